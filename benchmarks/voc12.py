@@ -1,0 +1,115 @@
+"""Real input: CDUL labels from real CLIP RN50x64 scores, a MobileNetV2 student on real photos, judged by real truth.
+
+    python benchmarks/voc12.py --data ../shared/voc12 --seeds 0 1 2
+
+The scores were stored as softmax(cosine / ln 100): the published run divided where it should have multiplied. The cosines
+come back up to a constant per row, and with them CLIP's own probabilities, softmax(100 · cosine). For the snippets' maximum
+and minimum that is the softmax of the best and worst cosine, a close stand-in for the best and worst softmax.
+
+Labels are written as labels.pt, and the ordinary commands `mlclip train` and `mlclip evaluate` do the rest. Truth serves the
+report and the ceiling only. Results are appended to OUT/results.jsonl as they come; a run found there is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from math import log
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mlclip.cdul import aggregate, fuse
+from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
+
+JUDGED = (
+    "bottle car cat chair cow dog horse person pottedplant sheep sofa tvmonitor".split()
+)  # 10 positives in both parts
+STUDENT = ["--arch", "mobilenet_v2", "--size", "160", "--epochs", "4", "--batch-size", "32", "--lr", "1e-4"]
+LOGIT_SCALE = 100.0  # 1/τ of OpenAI's CLIP
+
+
+def true_probabilities(stored: np.ndarray) -> torch.Tensor:
+    """softmax(cosine / ln 100) as stored (N, C) -> CLIP's own softmax(100 · cosine), float32 (N, C)."""
+    cosines = log(100) * np.log(stored.astype(np.float64))
+    return torch.from_numpy(LOGIT_SCALE * cosines).softmax(-1).float()
+
+
+def make_labels(data: Path) -> dict[str, Labels]:
+    """Labels of the photos that are here: by the whole photo alone, CDUL at ζ = 0.5 and ζ = 0, and the truth."""
+    stored = np.load(data / "rn50x64_scores.npz")
+    truth = read_labels(data / "truth_train.csv")
+    row_of = {identifier: row for row, identifier in enumerate(stored["ids"].tolist())}
+    rows = [row_of[Path(path).stem] for path in truth.paths]
+    whole, highest, lowest = (true_probabilities(stored[name][rows]) for name in ("global_", "alpha", "beta"))
+    print(
+        f"mean top-1 probability of the whole photos: {whole.amax(-1).mean():.3f} (0.85-0.9 means the logit scale is right)"
+    )
+    views = torch.stack([highest, lowest], dim=1)  # (N, 2, C): their max and min are what aggregate() looks for
+    tables = {
+        "global": whole,
+        "cdul ζ=0.5": fuse(whole, aggregate(views, 0.5)),
+        "cdul ζ=0": fuse(whole, aggregate(views, 0.0)),
+        "truth": truth.scores,
+    }
+    root, classes = str((data / "photos" / "train").resolve()), stored["classes"].tolist()
+    if classes != truth.classes:
+        raise SystemExit(f"classes differ: {classes} and {truth.classes}")
+    return {name: Labels(truth.paths, classes, scores, root=root) for name, scores in tables.items()}
+
+
+def mean_ap(labels: Labels, truth: Labels) -> float:
+    """mAP in percent over the twelve judged classes."""
+    return 100 * mean_average_precision(labels, truth.aligned(truth.paths, JUDGED))[0]
+
+
+def run_student(name: str, labels: Labels, data: Path, out: Path, seed: int, extra: list[str]) -> dict:
+    """Train and judge one student by the ordinary commands; mAP in percent and seconds."""
+    tag = "".join(c if c.isalnum() else "-" for c in name) + f"-{seed}"
+    file, model = out / f"{tag}.labels.pt", out / f"{tag}.model.pt"
+    write_labels(labels, file, overwrite=True)
+    command = [sys.executable, "-m", "mlclip"]
+    started = time.monotonic()
+    weights = ["--init", str(data / "mobilenet_v2_imagenet.pth")]
+    subprocess.run([*command, "train", "--labels", file, *STUDENT, *weights, "--seed", str(seed), "-o", model,
+                    "--overwrite", *extra], check=True)  # fmt: skip
+    seconds = time.monotonic() - started
+    judge = ["evaluate", "--model", model, data / "photos" / "test", "--truth", data / "truth_test.csv", "--only",
+             ",".join(JUDGED), "--format", "json"]  # fmt: skip
+    result = json.loads(subprocess.run([*command, *judge], check=True, stdout=subprocess.PIPE).stdout)
+    return {"labels": name, "seed": seed, "mAP": 100 * result["mAP"], "seconds": seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/voc12"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/voc12"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--labels", nargs="+", help="only these label tables, by name")
+    parser.add_argument("extra", nargs="*", help="further options of `mlclip train`, after --")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    truth = read_labels(args.data / "truth_train.csv")
+    tables = {n: t for n, t in make_labels(args.data).items() if not args.labels or n in args.labels}
+    results_file = args.out / "results.jsonl"
+    done = [json.loads(line) for line in results_file.read_text().splitlines()] if results_file.exists() else []
+    for seed in args.seeds:
+        for name, labels in tables.items():
+            if not any(r["labels"] == name and r["seed"] == seed for r in done):
+                done.append(run_student(name, labels, args.data.resolve(), args.out, seed, args.extra))
+                with results_file.open("a") as file:
+                    file.write(json.dumps(done[-1]) + "\n")
+    print("\n| labels | labels on train | student on test, mean (spread) | seeds |\n|---|---|---|---|")
+    for name, labels in tables.items():
+        scores = [r["mAP"] for r in done if r["labels"] == name and r["seed"] in args.seeds]
+        print(
+            f"| {name} | {mean_ap(labels, truth):.1f} | {np.mean(scores):.1f} ({min(scores):.1f}-{max(scores):.1f}) | {len(scores)} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""`mlclip pseudolabel`, `evaluate`, `report`: tables of labels, made, judged and shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import click
+
+from ..config import InputError, PseudolabelConfig
+from . import options
+from .console import Console, table
+
+OUTPUT = "labels.pt"
+WITHOUT_A_LIST = "coco"  # the preset taken when no class names are given and none lie about
+
+
+def _class_names(spec: str | None, root: str, say) -> dict[str, str]:
+    """The classes asked for; else classes.txt in the photos' folder, beside it, or here; else a preset, said aloud."""
+    from ..presets import parse_classes
+
+    if spec:
+        return parse_classes(spec)
+    for folder in (root, os.path.dirname(root), os.getcwd()):
+        file = os.path.join(folder, "classes.txt")
+        if os.path.isfile(file):
+            say(f"class names from {os.path.relpath(file)}")
+            return parse_classes(file)
+    say(f"no --classes given and no classes.txt found: using the {WITHOUT_A_LIST} preset's 80 names")
+    return parse_classes(WITHOUT_A_LIST)
+
+
+def _templates(given: tuple[str, ...]) -> list[str]:
+    from ..presets import TEMPLATES
+
+    if not given:
+        return TEMPLATES["paper-cdul"]
+    return [line for name in given for line in TEMPLATES.get(name, [name])]
+
+
+def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk: Console):
+    from ..clip import load_clip
+    from ..teacher import Teacher, default_clip
+    from ..workers import start_workers
+
+    workers = start_workers(device)
+    if not workers.is_main:
+        talk = Console(quiet=True)
+    if clip is None:
+        clip = default_clip(workers.device)
+        talk.say(
+            f"teacher: CLIP {clip}, the default on {workers.device.type}; choose another with --clip (see `mlclip models`)"
+        )
+    return Teacher(load_clip(clip, activation=activation, offline=offline, talk=talk), workers.device), workers, talk
+
+
+@click.command()
+@options.images
+@click.option(
+    "--classes",
+    help='FILE (a name per line, `label = prompt name`), a preset (voc, coco, nuswide), or "cat,dog=a small dog".',
+)
+@click.option(
+    "--contrast", help="Names, given as --classes are, that take part in the comparison and are then dropped."
+)
+@click.option(
+    "--clip",
+    help="The teacher: a name from `mlclip models`, or a weight FILE.  [default: ViT-B/32 on a CPU, RN50x64 on a GPU]",
+)
+@click.option(
+    "--clip-activation",
+    type=click.Choice(["quick_gelu", "gelu"]),
+    default="quick_gelu",
+    show_default=True,
+    help="What the weights were trained with: OpenAI's quick_gelu, LAION's mostly gelu.",
+)
+@click.option(
+    "--template",
+    multiple=True,
+    help="A prompt with {} for the class name, or a set: paper-cdul, paper-ccd, ensemble. Repeatable.  [default: paper-cdul]",
+)
+@options.setting(
+    PseudolabelConfig, "method", "--method", type=click.Choice(PseudolabelConfig.METHODS), help="How labels are made."
+)
+@options.setting(
+    PseudolabelConfig,
+    "part",
+    "--part",
+    type=click.Choice(PseudolabelConfig.PARTS),
+    help="Of CDUL's labels: the final ones, or one of the two they are made of.",
+)
+@options.setting(PseudolabelConfig, "snippets", "--snippets", type=int, help="n of the n×n grid of local views.")
+@options.setting(
+    PseudolabelConfig,
+    "zeta",
+    "--zeta",
+    type=float,
+    help="ζ: a class some snippet scores so high takes its maximum, else its minimum; 0 is always the maximum.",
+)
+@options.setting(
+    PseudolabelConfig,
+    "temperature",
+    "--temperature",
+    type=float,
+    help="τ of the softmax.  [default: CLIP's own, 0.01 for OpenAI's]",
+)
+@options.setting(
+    PseudolabelConfig,
+    "disagreement",
+    "--lambda",
+    type=float,
+    help="λ: weight of |global − aggregate| in the final labels.",
+)
+@click.option(
+    "--store", type=click.Path(file_okay=False), help="Folder of the view embeddings.  [default: in the cache]"
+)
+@click.option(
+    "-o", "--output", default=OUTPUT, show_default=True, help="Where the labels go: .pt, .csv, .json or .jsonl."
+)
+@options.overwrite
+@options.offline
+@options.encode_batch(64)
+@options.running
+def pseudolabel(
+    images,
+    classes,
+    contrast,
+    clip,
+    clip_activation,
+    template,
+    store,
+    output,
+    overwrite,
+    offline,
+    batch_size,
+    device,
+    loaders,
+    quiet,
+    **settings,
+):
+    """Label photos with CLIP: folders (with all below), files, globs or @list.txt.
+
+    Looks at each photo whole and in snippets, compares every view with the class names, and writes one table of
+    scores. What CLIP saw is kept: other class names, prompts or settings take seconds, and a run that was stopped
+    goes on where it was.
+    """
+    from ..files import check_output
+    from ..images import find_images
+    from ..labels import write_labels
+    from ..presets import check_class_count, parse_classes
+    from ..pseudolabel import pseudolabel as label_photos
+
+    talk, config = Console(quiet=quiet), PseudolabelConfig(**settings)
+    check_output(output, overwrite=overwrite)
+    found = find_images(images)
+    names = _class_names(classes, found.root, talk.say)
+    contrast = parse_classes(contrast) if contrast else {}
+    check_class_count(names, contrast)
+    teacher, workers, talk = _teacher(clip, clip_activation, device, offline, talk)
+    labels = label_photos(
+        found, names, teacher, config=config, templates=_templates(template), contrast=contrast, store=store,
+        batch_size=batch_size, loaders=loaders, workers=workers, talk=talk,
+    )  # fmt: skip
+    if not workers.is_main:
+        return 0
+    write_labels(labels, output, overwrite=overwrite)
+    per_photo = float((labels.scores >= 0.5).sum()) / len(labels)
+    talk.say(
+        f"{output}: {len(labels)} photos × {len(labels.classes)} classes, {per_photo:.2f} classes a photo at 0.5 or more"
+    )
+    talk.say(f"next: mlclip train --labels {output}")
+    return options.report_skipped(labels.meta["skipped"], output)
+
+
+@click.command()
+@click.argument("images", nargs=-1, metavar="[IMAGES...]")
+@click.option("--labels", "labels_file", help="A table of scores: .pt, .csv, .json or .jsonl.")
+@click.option("--model", help="Or a model, whose predictions on IMAGES are judged.")
+@click.option("--truth", required=True, help="voc:DIR[:split], coco:FILE, nuswide:DIR, or a table such as FILE.csv.")
+@click.option("--only", help="Judge only these classes: a list, a preset or a FILE.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@options.encode_batch(64)
+@options.running
+def evaluate(images, labels_file, model, truth, only, form, batch_size, device, loaders, quiet):
+    """Judge scores by true labels: average precision of each class, and their mean (mAP).
+
+    Rows are matched by path and classes by name. Classes without a positive are listed and not counted; labels that
+    are not known (difficult objects, empty cells) are ignored.
+    """
+    from ..datasets import read_truth
+    from ..labels import mean_average_precision, read_labels
+
+    if (labels_file is None) == (model is None):
+        raise click.UsageError("give either --labels FILE, or --model FILE and IMAGES")
+    if model and not images:
+        raise click.UsageError("--model needs IMAGES to predict")
+    if labels_file and images:
+        raise click.UsageError("--labels is a finished table: leave the IMAGES away, or give --model")
+    if model:
+        scores = predict_with(model, images, batch_size, device, loaders, quiet)
+    else:
+        scores = read_labels(labels_file)
+    known = read_truth(truth)
+    if only:
+        known = known.aligned(known.paths, _chosen(only, known.classes))
+    mean, per_class = mean_average_precision(scores, known)
+    judged = [name for name, value in per_class.items() if not math.isnan(value)]
+    empty = [name for name in per_class if name not in judged]
+    if form == "json":
+        result = {
+            "mAP": None if math.isnan(mean) else mean,
+            "AP": {n: per_class[n] for n in judged},
+            "without_positives": empty,
+        }
+        click.echo(json.dumps(result, indent=1))
+    else:
+        rows = [[name, f"{100 * per_class[name]:.1f}"] for name in judged]
+        click.echo(table(["class", "AP (%)"], [*rows, ["mAP", f"{100 * mean:.1f}"]], right=[1]))
+        if empty:
+            click.echo(f"no positives, not counted: {', '.join(empty)}", err=True)
+    return options.report_skipped(scores.meta.get("skipped", []), None) if model else 0
+
+
+def _chosen(only: str, classes: list[str]) -> list[str]:
+    from ..presets import parse_classes
+
+    names = list(parse_classes(only))
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise InputError(
+            f"--only names {', '.join(unknown)}, which the truth does not have; it has {', '.join(classes)}"
+        )
+    return names
+
+
+def predict_with(model: str, images, batch_size: int, device: str, loaders: int, quiet: bool):
+    """The Labels that the model file `model` predicts for the photos a user named."""
+    from ..checkpoint import load_checkpoint
+    from ..images import find_images
+    from ..predict import predict
+    from ..workers import choose_device
+
+    checkpoint, chosen = load_checkpoint(model), choose_device(device)
+    return predict(
+        find_images(images),
+        checkpoint,
+        device=chosen,
+        batch_size=batch_size,
+        loaders=loaders,
+        talk=Console(quiet=quiet),
+    )
+
+
+@click.command()
+@click.option("--labels", "labels_file", default=OUTPUT, show_default=True, help="The table to show.")
+@click.option("--truth", help="True labels to report against, as for `mlclip evaluate`.")
+@click.option(
+    "--limit", type=click.IntRange(0), default=60, show_default=True, help="How many photos the gallery shows."
+)
+@click.option("-o", "--output", default="report.html", show_default=True, help="The page.")
+@options.overwrite
+@options.quiet
+def report(labels_file, truth, limit, output, overwrite, quiet):
+    """Show labels as one self-contained HTML page: classes, confidences, and a gallery of photos."""
+    from ..datasets import read_truth
+    from ..files import atomic, check_output
+    from ..labels import read_labels
+    from ..report import render_report
+
+    check_output(output, overwrite=overwrite)
+    labels = read_labels(labels_file)
+    page = render_report(labels, truth=read_truth(truth) if truth else None, title=Path(labels_file).name, limit=limit)
+    with atomic(output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    Console(quiet=quiet).say(f"{output}: open it in a browser")
+    return 0

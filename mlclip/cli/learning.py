@@ -1,0 +1,174 @@
+"""`mlclip train`, `predict`, `export`: the student, made, used and passed on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+
+import click
+
+from ..config import TrainConfig
+from . import options
+from .console import Console, table
+
+MODEL = "model.pt"
+
+
+@click.command()
+@click.option(
+    "--labels",
+    "labels_file",
+    default="labels.pt",
+    show_default=True,
+    help="What `mlclip pseudolabel` wrote, or a table of true labels.",
+)
+@click.option("--root", help="The photos' folder, if it is not where the labels say.")
+@options.setting(
+    TrainConfig, "method", "--method", type=click.Choice(TrainConfig.METHODS), help="How the student learns."
+)
+@options.setting(TrainConfig, "arch", "--arch", help="The student's network.")
+@options.setting(
+    TrainConfig,
+    "init",
+    "--init",
+    help="What it starts from: imagenet (torchvision's weights), none, or a FILE of such weights.",
+)
+@options.setting(TrainConfig, "size", "--size", type=int, help="Its square input, in pixels.")
+@options.setting(TrainConfig, "epochs", "--epochs", type=int, help="Passes over the photos.")
+@options.setting(
+    TrainConfig, "batch_size", "--batch-size", type=int, help="Photos to a step, over all processes together."
+)
+@options.setting(TrainConfig, "lr", "--lr", type=float, help="Adam's learning rate.")
+@options.setting(
+    TrainConfig, "head_lr_factor", "--head-lr-factor", type=float, help="How much faster the new last layer learns."
+)
+@options.setting(TrainConfig, "seed", "--seed", type=int, help="Fixes every random choice.")
+@click.option("-o", "--output", default=MODEL, show_default=True, help="Where the model goes.")
+@click.option("--resume", is_flag=True, help="Go on after the last finished epoch of a run that was stopped.")
+@options.overwrite
+@options.offline
+@options.running
+def train(labels_file, root, output, resume, overwrite, offline, device, loaders, quiet, **settings):
+    """Train a small network on labels.pt and the photos it names, and write it to model.pt.
+
+    Every epoch is kept as it ends, so a run that was stopped goes on with --resume. Other defaults than the papers'
+    suit a CPU better: for example --arch mobilenet_v2 --size 224 --lr 1e-4 --batch-size 32 --epochs 4.
+    """
+    from dataclasses import replace
+
+    from ..labels import read_labels
+    from ..train import train as train_student
+    from ..workers import start_workers
+
+    config = TrainConfig(**settings)
+    labels = read_labels(labels_file)
+    if root:
+        labels = replace(labels, root=root)
+    workers = start_workers(device)
+    talk = Console(quiet=quiet or not workers.is_main)
+    checkpoint = train_student(
+        labels, output, config=config, resume=resume, overwrite=overwrite, offline=offline, loaders=loaders,
+        workers=workers, talk=talk,
+    )  # fmt: skip
+    if not workers.is_main:
+        return 0
+    talk.say(f"{output}: {config.arch}, {len(labels.classes)} classes, {config.size} px")
+    talk.say("next: mlclip predict PHOTO" + ("" if output == MODEL else f" --model {output}"))
+    return options.report_skipped(checkpoint.meta["skipped"], output)
+
+
+@click.command()
+@options.images
+@click.option("--model", default=MODEL, show_default=True, help="What `mlclip train` wrote.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table", show_default=True
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="One threshold for all classes.  [default: the model's own, per class]",
+)
+@click.option("--topk", type=click.IntRange(1), help="Show so many of the best classes, whatever their scores.")
+@options.encode_batch(64)
+@options.running
+def predict(images, model, form, threshold, topk, batch_size, device, loaders, quiet):
+    """Say what is in photos: folders (with all below), files, globs or @list.txt. CLIP is not needed."""
+    from .labelling import predict_with
+
+    labels = predict_with(model, images, batch_size, device, loaders, quiet)
+    thresholds = labels.meta["thresholds"] if threshold is None else [threshold] * len(labels.classes)
+    _WRITERS[form](labels, thresholds, topk)
+    return options.report_skipped(labels.meta["skipped"], None)
+
+
+def _chosen(
+    scores: list[float], classes: list[str], thresholds: list[float], topk: int | None
+) -> list[tuple[str, float]]:
+    """(class, score), best first: the best `topk`, or all that reach their thresholds."""
+    ranked = sorted(zip(classes, scores, thresholds, strict=True), key=lambda item: -item[1])
+    if topk:
+        return [(name, score) for name, score, _ in ranked[:topk]]
+    return [(name, score) for name, score, least in ranked if score >= least]
+
+
+def _write_table(labels, thresholds, topk) -> None:
+    rows = []
+    for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
+        chosen = _chosen(scores, labels.classes, thresholds, topk)
+        text = ", ".join(f"{name} {score:.2f}" for name, score in chosen)
+        if not chosen:
+            name, score = _chosen(scores, labels.classes, thresholds, 1)[0]
+            text = f"(none above its threshold; nearest {name} {score:.2f})"
+        rows.append([options.printable(path), text])
+    click.echo(table(["photo", "classes"], rows))
+
+
+def _objects(labels, thresholds, topk):
+    for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
+        chosen = _chosen(scores, labels.classes, thresholds, topk)
+        every = dict(zip(labels.classes, scores, strict=True))
+        yield {"path": path, "labels": [name for name, _ in chosen], "scores": dict(chosen) if topk else every}
+
+
+def _write_json(labels, thresholds, topk) -> None:
+    click.echo(json.dumps(list(_objects(labels, thresholds, topk)), indent=1))
+
+
+def _write_jsonl(labels, thresholds, topk) -> None:
+    for item in _objects(labels, thresholds, topk):
+        click.echo(json.dumps(item))
+
+
+def _write_csv(labels, thresholds, topk) -> None:
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["path", *labels.classes])
+    for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
+        least = sorted(scores, reverse=True)[topk - 1] if topk and topk < len(scores) else 0.0
+        writer.writerow([path, *(f"{score:.6g}" if score >= least else "" for score in scores)])
+    sys.stdout.flush()
+
+
+_WRITERS = {"table": _write_table, "json": _write_json, "jsonl": _write_jsonl, "csv": _write_csv}
+
+
+@click.command()
+@click.option("--model", default=MODEL, show_default=True, help="What `mlclip train` wrote.")
+@click.option("-o", "--output", default="model.onnx", show_default=True, help="Where the ONNX file goes.")
+@options.overwrite
+@options.quiet
+def export(model, output, overwrite, quiet):
+    """Write the model as ONNX: uint8 pixels (N, 3, size, size) in, scores (N, C) in [0, 1] out.
+
+    Needs the extra: pip install "mlclip[onnx]". Class names and thresholds travel in the file's metadata.
+    """
+    from ..checkpoint import load_checkpoint
+    from ..export import export_onnx
+    from ..files import check_output
+
+    check_output(output, overwrite=overwrite)
+    checkpoint = load_checkpoint(model)
+    difference = export_onnx(checkpoint, output)
+    Console(quiet=quiet).say(f"{output}: scores differ from PyTorch's by at most {difference:.1e} on a random picture")
+    return 0

@@ -1,0 +1,165 @@
+"""The layers of CLIP: the transformer both sides share, and the two families of image encoder.
+
+Parameter names are those of OpenAI's checkpoints, so their files load as they are.
+
+Letters: N images or texts, H W pixels or grid cells, L tokens, E width of a stream, D the joint embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEAD_WIDTH = 64  # channels to an attention head, which no shape reveals: 64 in all of OpenAI's models ...
+WIDE_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}  # ... but not in the image encoders of LAION's H, g, bigG and e
+
+
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x): what OpenAI's weights were trained with; LAION's mostly want nn.GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+def _activation(name: str) -> nn.Module:
+    return QuickGELU() if name == "quick_gelu" else nn.GELU()
+
+
+class ResidualAttentionBlock(nn.Module):
+    def __init__(self, width: int, hidden: int, head_width: int, activation: str):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(width, width // head_width, batch_first=True)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential()
+        self.mlp.add_module("c_fc", nn.Linear(width, hidden))
+        self.mlp.add_module("gelu", _activation(activation))
+        self.mlp.add_module("c_proj", nn.Linear(hidden, width))
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (N, L, E), (L, L)
+        h = self.ln_1(x)
+        x = x + self.attn(h, h, h, need_weights=False, attn_mask=mask)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, hidden: int, head_width: int, activation: str):
+        super().__init__()
+        self.resblocks = nn.ModuleList(
+            ResidualAttentionBlock(width, hidden, head_width, activation) for _ in range(layers)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for block in self.resblocks:
+            x = block(x, mask)
+        return x
+
+
+def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings (1 + n·n, E), class or mean token first, bilinearly resized to (1 + h·w, E)."""
+    side = round((len(positions) - 1) ** 0.5)
+    if grid == (side, side):
+        return positions
+    cells = positions[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, E, n, n)
+    cells = F.interpolate(cells.float(), size=grid, mode="bilinear", align_corners=False).to(positions.dtype)
+    return torch.cat([positions[:1], cells.flatten(2)[0].T])  # (1 + h·w, E)
+
+
+class VisionTransformer(nn.Module):
+    def __init__(self, side: int, patch: int, size: tuple[int, int, int], embed_dim: int, activation: str):
+        super().__init__()
+        width, layers, hidden = size
+        self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.zeros(width))
+        self.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, hidden, WIDE_HEADS.get(width, HEAD_WIDTH), activation)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.zeros(width, embed_dim))
+
+    def forward(self, pixels: Tensor) -> Tensor:  # (N, 3, H, W)
+        x = self.conv1(pixels)  # (N, E, h, w)
+        positions = resize_positions(self.positional_embedding, tuple(x.shape[2:]))
+        x = x.flatten(2).transpose(1, 2)  # (N, h·w, E)
+        x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1)  # (N, 1 + h·w, E)
+        x = self.transformer(self.ln_pre(x + positions))
+        return self.ln_post(x[:, 0]) @ self.proj  # (N, D)
+
+
+class Bottleneck(nn.Module):
+    """ResNet's bottleneck, but every stride is an average pool, as CLIP's is."""
+
+    def __init__(self, inputs: int, planes: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, planes, 1, bias=False), nn.BatchNorm2d(planes)
+        self.conv2, self.bn2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False), nn.BatchNorm2d(planes)
+        self.conv3, self.bn3 = nn.Conv2d(planes, 4 * planes, 1, bias=False), nn.BatchNorm2d(4 * planes)
+        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.downsample = None
+        if stride > 1 or inputs != 4 * planes:
+            self.downsample = nn.Sequential()
+            self.downsample.add_module("-1", nn.AvgPool2d(stride) if stride > 1 else nn.Identity())
+            self.downsample.add_module("0", nn.Conv2d(inputs, 4 * planes, 1, bias=False))
+            self.downsample.add_module("1", nn.BatchNorm2d(4 * planes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        h = F.relu(self.bn2(self.conv2(h)), inplace=True)
+        h = self.bn3(self.conv3(self.avgpool(h)))
+        return F.relu(h + (x if self.downsample is None else self.downsample(x)), inplace=True)
+
+
+class AttentionPool(nn.Module):
+    """One attention step in which the mean of all cells asks the cells."""
+
+    def __init__(self, side: int, width: int, embed_dim: int):
+        super().__init__()
+        self.heads = width // HEAD_WIDTH
+        self.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, width))
+        self.k_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.c_proj = nn.Linear(width, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, E, h, w)
+        positions = resize_positions(self.positional_embedding, tuple(x.shape[2:]))
+        x = x.flatten(2).transpose(1, 2)  # (N, h·w, E)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions  # (N, 1 + h·w, E)
+
+        def split(t: Tensor) -> Tensor:
+            return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, 64)
+
+        query, key, value = split(self.q_proj(x[:, :1])), split(self.k_proj(x)), split(self.v_proj(x))
+        pooled = F.scaled_dot_product_attention(query, key, value)  # (N, heads, 1, 64)
+        return self.c_proj(pooled.transpose(1, 2).flatten(1))  # (N, D)
+
+
+class ModifiedResNet(nn.Module):
+    """CLIP's ResNet: a three-convolution stem, average-pooled strides, attention pooling at the end."""
+
+    def __init__(self, resolution: int, width: int, layers: tuple[int, int, int, int], embed_dim: int):
+        super().__init__()
+        half = width // 2
+        self.conv1, self.bn1 = nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(half)
+        self.conv2, self.bn2 = nn.Conv2d(half, half, 3, padding=1, bias=False), nn.BatchNorm2d(half)
+        self.conv3, self.bn3 = nn.Conv2d(half, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.avgpool = nn.AvgPool2d(2)
+        inputs = width
+        for number, blocks in enumerate(layers, start=1):
+            planes = width * 2 ** (number - 1)
+            strides = [1 if number == 1 else 2] + [1] * (blocks - 1)
+            stage = nn.Sequential()
+            for stride in strides:
+                stage.append(Bottleneck(inputs, planes, stride))
+                inputs = 4 * planes
+            self.add_module(f"layer{number}", stage)
+        self.attnpool = AttentionPool(resolution // 32, inputs, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, 3, H, W)
+        for number in (1, 2, 3):
+            x = F.relu(self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x)), inplace=True)
+        x = self.avgpool(x)  # (N, E, H/4, W/4)
+        for number in (1, 2, 3, 4):
+            x = self.get_submodule(f"layer{number}")(x)
+        return self.attnpool(x)  # (N, D)

@@ -1,0 +1,138 @@
+"""CLIP by name or from a file: tensors in any usual format become a `CLIP`. Nothing that a file holds is run."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import InputError
+from ..talk import SILENT, Talk
+from .archive import RefusedError, named_tensors, read_archive
+from .fetch import download, hash_file
+from .model import CLIP, build_clip
+from .registry import MODELS, TINY, TINY_FILE, available_models, find_name
+from .tokenizer import VOCAB_SIZE
+
+GET_AGAIN = "get the file again, or give another"
+
+
+def load_clip(
+    name_or_path: str | Path,
+    *,
+    activation: str | None = None,
+    device: torch.device | str = "cpu",
+    offline: bool = False,
+    talk: Talk = SILENT,
+) -> CLIP:
+    """A CLIP in float32 and eval mode on `device`, by a name of `available_models()` or from a weight file.
+
+    A name is taken in any case and with "-" for "/"; its file is downloaded once, unless `offline`. A file may be
+    OpenAI's TorchScript archive, a `torch.save`d state dict, or `.safetensors`, in OpenAI's layout. `activation` is
+    "quick_gelu" (the default, OpenAI's) or "gelu" (LAION's). The model's `.name` and `.sha256` say which file it is.
+    Raises InputError for an unknown name, and for a file that is damaged, not a CLIP's, or not finite.
+    """
+    path, name, sha256 = _locate(name_or_path, offline, talk)
+    state = read_state_dict(path)
+    try:
+        model = build_clip(state, activation or "quick_gelu")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    _check_model(model, path)
+    model.name, model.sha256 = name, sha256
+    return model.to(device)
+
+
+def _locate(name_or_path: str | Path, offline: bool, talk: Talk) -> tuple[Path, str, str]:
+    """Path, name and sha256 of the weight file, which is hashed just once."""
+    name = find_name(str(name_or_path))
+    if name in MODELS:
+        return download(MODELS[name], talk=talk, offline=offline), name, MODELS[name].sha256
+    path = TINY_FILE if name == TINY else Path(name_or_path)
+    if name == TINY and not path.is_file():
+        raise InputError(f"{path} is missing, so there is no CLIP `tiny`; install mlclip again")
+    if not path.is_file():
+        raise InputError(
+            f"{name_or_path} is neither a file nor a known CLIP; known are {', '.join(available_models())}"
+        )
+    try:
+        return path, name or str(path), hash_file(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; see to its permissions") from error
+
+
+def _check_model(model: CLIP, path: Path) -> None:
+    if model.vocab_size != VOCAB_SIZE:
+        raise InputError(
+            f"{path} was trained with a vocabulary of {model.vocab_size} tokens, CLIP's own has {VOCAB_SIZE}; "
+            "give weights trained with CLIP's tokenizer"
+        )
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{path} holds NaN or infinite numbers in {name}; {GET_AGAIN}")
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Dotted names -> tensors, as stored, of a weight file in any format that `load_clip` reads, a CLIP's or not.
+
+    A state dict under "state_dict" or "model" is found, and a prefix "module." taken off. Nothing is run that the file
+    may hold. Raises InputError, naming the file and the remedy, where it cannot be read or holds no tensors.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; name a weight file") from error
+    try:
+        _refuse_what_is_no_weights(head)
+        tensors = _reader(path, head)(path)
+    except RefusedError as error:
+        raise InputError(f"{path} {error}; {GET_AGAIN}") from error
+    if not tensors:
+        raise InputError(f"{path} holds no tensors; {GET_AGAIN}")
+    return tensors
+
+
+def _refuse_what_is_no_weights(head: bytes) -> None:
+    if not head:
+        raise RefusedError("is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise RefusedError("is a git-LFS pointer, not the weights themselves: run `git lfs pull`")
+    if head.lstrip().startswith((b"<", b"{")):
+        raise RefusedError("is a web page or other text saved under this name, not weights")
+
+
+def _reader(path: Path, head: bytes):
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors
+    if head.startswith(b"PK"):
+        return read_archive
+    if head.startswith(b"\x80"):  # a bare pickle: torch.save before 2020
+        return _read_legacy
+    raise RefusedError("is not a weight file (neither PyTorch's nor .safetensors)")
+
+
+def _read_legacy(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; the file is read or refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile pickle may raise anything
+        raise RefusedError(
+            f"is damaged, or a pickle of more than tensors ({type(error).__name__}); nothing was run"
+        ) from error
+    return named_tensors(content, Tensor)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise InputError(f'{path} needs the safetensors package; pip install "mlclip[safetensors]"') from error
+    try:
+        return named_tensors(load_file(path), Tensor)
+    except Exception as error:  # safetensors has its own error type
+        raise RefusedError(f"is cut short or damaged ({str(error).splitlines()[0][:120]})") from error

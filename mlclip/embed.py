@@ -1,0 +1,105 @@
+"""Photos -> view embeddings in a store, resumable: what is there already is not encoded again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .images import Photo, PhotoViews, Skip, photo_batches
+from .store import Store, StoreKey, default_store, locked
+from .talk import SILENT, Talk
+from .teacher import Teacher
+from .workers import Workers
+
+SHARD_PHOTOS = 1024  # a shard is written when it holds so many photos
+SHARD_SECONDS = 60.0  # or when so much work would be lost by a kill
+
+
+def store_key(teacher: Teacher, grids: Sequence[int]) -> StoreKey:
+    return StoreKey(teacher.sha256, teacher.clip.activation, teacher.input_size, tuple(grids))
+
+
+def embed_images(
+    photos: Sequence[Photo],
+    teacher: Teacher,
+    *,
+    root: str,
+    grids: Sequence[int] = (1, 3),
+    store: str | Path | None = None,
+    batch_size: int = 64,
+    loaders: int = 2,
+    workers: Workers | None = None,
+    talk: Talk = SILENT,
+) -> tuple[Store, list[Skip]]:
+    """Make sure that every readable photo's views are in the store; return the store and what could not be read.
+
+    `grids` (1, 3) are the whole photo and its 3×3 snippets; `batch_size` counts views, not photos; `store` is a
+    folder, by default one in the cache. With several workers each encodes its share and all see the whole result.
+    """
+    workers = workers or Workers()
+    key = store_key(teacher, grids)
+    folder = Path(store) if store else default_store(key, root)
+    if not workers.is_main:
+        workers.wait()  # until the main process has made the folder and holds the lock
+        opened = Store(folder, key)
+        skipped = _encode(opened, photos, teacher, batch_size, loaders, workers, talk)
+    else:
+        with locked(folder, f"the embedding store {folder}"):
+            opened = Store(folder, key)
+            workers.wait()
+            skipped = _encode(opened, photos, teacher, batch_size, loaders, workers, talk)
+            opened.write_manifest(complete=True)
+    everyone = [skip for part in workers.gather(skipped) for skip in part]
+    opened.refresh()
+    return opened, sorted(everyone, key=lambda skip: skip.path)
+
+
+def _encode(
+    store: Store, photos: Sequence[Photo], teacher: Teacher, batch_size: int, loaders: int, workers: Workers, talk: Talk
+) -> list[Skip]:
+    missing = workers.share([photo for photo in photos if photo not in store])
+    if not missing:
+        return []
+    workers_done = len(photos) - len(missing) if workers.size == 1 else 0
+    skipped: list[Skip] = []
+    shard = _Shard(store, workers.rank)
+    dataset = PhotoViews(missing, teacher.input_size, store.key.grids)
+    batches = photo_batches(dataset, batch_size=max(1, batch_size // store.key.views), workers=loaders)
+    total = workers_done + len(missing)
+    with (talk if workers.is_main else SILENT).bar("encoding photos", total, "photos", done=workers_done) as bar:
+        for indices, pixels, unreadable in batches:
+            skipped += [Skip(missing[index].path, reason) for index, reason in unreadable]
+            if pixels is not None:
+                flat = torch.cat([teacher.embed_views(p) for p in pixels.flatten(0, 1).split(batch_size)])  # (n·V, D)
+                shard.add([missing[i] for i in indices.tolist()], flat.unflatten(0, (len(pixels), -1)).half().cpu())
+            bar.update(len(indices) + len(unreadable))
+    shard.flush()
+    return skipped
+
+
+class _Shard:
+    """Collects embeddings and writes them when there are enough, or when enough time has gone by."""
+
+    def __init__(self, store: Store, rank: int):
+        self.store, self.rank = store, rank
+        self._clear()
+
+    def _clear(self) -> None:
+        self.photos: list[Photo] = []
+        self.parts: list[Tensor] = []
+        self.since = time.monotonic()
+
+    def add(self, photos: list[Photo], embeddings: Tensor) -> None:  # (n, V, D)
+        self.photos += photos
+        self.parts.append(embeddings)
+        if len(self.photos) >= SHARD_PHOTOS or time.monotonic() - self.since > SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.photos:
+            self.store.write_shard(self.photos, torch.cat(self.parts), self.rank)
+        self._clear()

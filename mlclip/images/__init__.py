@@ -1,0 +1,23 @@
+"""From a folder to pixels: find the photos, open them safely, cut them into views, read them in batches."""
+
+from .decode import BACKGROUND, MAX_PIXELS, Unreadable, open_image
+from .find import STORE_MARK, SUFFIXES, Found, Photo, Skip, find_images
+from .loader import PhotoViews, collate, photo_batches, tile_boxes, view_pixels
+
+__all__ = [
+    "BACKGROUND",
+    "MAX_PIXELS",
+    "STORE_MARK",
+    "SUFFIXES",
+    "Found",
+    "Photo",
+    "PhotoViews",
+    "Skip",
+    "Unreadable",
+    "collate",
+    "find_images",
+    "open_image",
+    "photo_batches",
+    "tile_boxes",
+    "view_pixels",
+]

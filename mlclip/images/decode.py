@@ -1,0 +1,178 @@
+"""A photo file → RGB pixels, or a reason why not. Trusts nothing: not the name, the header, or Pillow's silence."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from .damage import AVIF_BRANDS, HEIF_BRANDS, brand, explain, find_damage
+
+MAX_PIXELS = 178_000_000  # a photo with more is refused by its header; just below Pillow's own limit
+MAX_BYTES = 2**30
+BACKGROUND = (255, 255, 255)  # transparent pixels are laid on white
+MARGIN = 2  # a JPEG is decoded at a fraction of its size, yet never below this many times the size asked for
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")  # EPS would start Ghostscript
+PILLOW_ERRORS = (  # what damaged files have been seen to raise, beside OSError
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+ORIENTATION = 0x0112
+TURNS = {  # EXIF orientation -> what brings the photo upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Unreadable(Exception):  # noqa: N818 (no fault of the program, a property of a photo)
+    """A photo that cannot be used; the message is the reason, without the file's name."""
+
+
+def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> Image.Image:
+    """The photo in `file`, upright, mode RGB, fully decoded; of an animation or many pages, the first.
+
+    Transparency is laid on BACKGROUND; 16-bit grey is divided by 257; float grey must lie in [0, 1] or [0, 255].
+    `smallest` (width, height in pixels) allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as long as
+    both sides keep MARGIN times the longer of the two; every byte is read all the same, so that damage is found alike.
+    Raises Unreadable with the reason. Starts no program, prints nothing, holds no file open.
+    """
+    data = _read(file)
+    with _strict_and_quiet():
+        try:
+            return _decode(data, smallest)
+        except UnidentifiedImageError as error:
+            raise Unreadable(explain(data, _formats_for(data))) from error
+        except Image.DecompressionBombError as error:
+            raise Unreadable(f"too large (over {MAX_PIXELS:,} pixels)") from error
+        except MemoryError as error:
+            raise Unreadable("not enough memory to decode it") from error
+        except PILLOW_ERRORS as error:
+            raise Unreadable(f"damaged or cut short ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def _read(file: str | Path) -> bytes:
+    try:
+        status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
+            raise Unreadable("not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise Unreadable(f"too large ({status.st_size:,} bytes, over {MAX_BYTES:,})")
+        with open(file, "rb") as stream:
+            data = stream.read()
+    except FileNotFoundError as error:
+        raise Unreadable("the file is gone") from error
+    except PermissionError as error:
+        raise Unreadable("no permission to read it") from error
+    except (OSError, ValueError) as error:
+        raise Unreadable(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if not data:
+        raise Unreadable("empty file")
+    return data
+
+
+@contextmanager
+def _strict_and_quiet() -> Iterator[None]:
+    """Pillow as strict as it can be, whatever the program around has set, and its warnings unheard."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=_formats_for(data))
+    if image.width * image.height > MAX_PIXELS:
+        raise Unreadable(f"too large ({image.width:,}×{image.height:,}, over {MAX_PIXELS:,} pixels)")
+    if damage := find_damage(data):
+        raise Unreadable(damage)
+    if smallest:
+        image.draft(None, (MARGIN * max(smallest),) * 2)
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    pixels = _to_rgb(image)
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def _formats_for(data: bytes) -> tuple[str, ...]:
+    return _formats(brand(data) in HEIF_BRANDS + AVIF_BRANDS)
+
+
+@lru_cache
+def _formats(plug_ins: bool) -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow reads, once the plug-ins for HEIC and AVIF that are installed have joined."""
+    Image.init()
+    if plug_ins:
+        with suppress(ImportError):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+        with suppress(ImportError):
+            import pillow_avif  # noqa: F401  (importing it registers it)
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(ORIENTATION)
+    except PILLOW_ERRORS:  # damaged EXIF: the photo is used as it lies
+        return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _from_integers(np.asarray(image))
+    if image.mode == "F":
+        return _from_floats(np.asarray(image))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, BACKGROUND)
+        canvas.paste(layer, mask=layer.getchannel("A"))
+        return canvas
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_integers(grey: np.ndarray) -> Image.Image:
+    low, high = int(grey.min()), int(grey.max())
+    if low < 0 or high > 65535:
+        raise Unreadable(f"integer pixels from {low} to {high}; 0 to 65535 are understood")
+    return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _from_floats(grey: np.ndarray) -> Image.Image:
+    low, high = float(grey.min()), float(grey.max())  # NaN if any pixel is
+    if not (low >= 0 and high <= 255):
+        raise Unreadable(f"float pixels from {low:g} to {high:g}; 0 to 1 or 0 to 255 are understood")
+    scale = 255 if high <= 1 else 1
+    return Image.fromarray(np.rint(grey * scale).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,134 @@
+"""Photos → batches of uint8 views, read by as many processes as wanted; what cannot be read comes out as a reason.
+
+Letters: n readable photos of a batch, V views of a photo, S the side of a view in pixels.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .decode import Unreadable, open_image
+from .find import Photo
+
+REDUCING_GAP = 3.0  # a large snippet is first averaged in whole-pixel steps, to no less than this many times the size
+
+Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # what `collate` makes
+
+
+def tile_boxes(width: int, height: int, n: int) -> list[tuple[int, int, int, int]]:
+    """CDUL 1: the n×n equal snippets of an image, row by row, as (x0, y0, x1, y1) in pixels; together they cover it.
+
+    Edges are rounded to whole pixels; where an image has fewer than n, snippets overlap rather than be empty.
+
+    >>> tile_boxes(9, 3, 3)[:4]
+    [(0, 0, 3, 1), (3, 0, 6, 1), (6, 0, 9, 1), (0, 1, 3, 2)]
+    """
+    return [(x0, y0, x1, y1) for y0, y1 in _cuts(height, n) for x0, x1 in _cuts(width, n)]
+
+
+def _cuts(side: int, n: int) -> list[tuple[int, int]]:
+    edges = [(2 * k * side + n) // (2 * n) for k in range(n + 1)]  # k · side / n, rounded
+    starts = [min(edge, side - 1) for edge in edges[:-1]]
+    return [(start, max(start + 1, end)) for start, end in zip(starts, edges[1:], strict=True)]
+
+
+def view_pixels(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> Tensor:
+    """CDUL 1: the views of an RGB image as uint8 (V, 3, S, S), V = Σ n² over `grids`.
+
+    For each n the image is cut into n×n snippets, row by row (1: the whole image), and each is squeezed to S×S,
+    aspect ratio not kept, by an antialiased bicubic that sees the snippet alone.
+    """
+    boxes = [box for n in grids for box in tile_boxes(*image.size, n)]
+    pixels = np.empty((len(boxes), 3, size, size), np.uint8)
+    for view, box in zip(pixels, boxes, strict=True):
+        snippet = image.crop(box).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
+        view[:] = np.asarray(snippet).transpose(2, 0, 1)
+    return torch.from_numpy(pixels)
+
+
+class PhotoViews(Dataset):
+    """Item i is (i, views of photo i, uint8 (V, 3, S, S)), or (i, the reason) where the photo cannot be read."""
+
+    def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,)):
+        self.photos, self.size, self.grids = photos, size, tuple(grids)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        needed = self.size * max(self.grids)
+        try:
+            image = open_image(self.photos[index].file, smallest=(needed, needed))
+        except Unreadable as error:
+            return index, str(error)
+        return index, view_pixels(image, self.size, self.grids)
+
+
+def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
+    """Items -> indices of the readable photos (n,) int64, their views uint8 (n, V, 3, S, S) or None if n = 0,
+    and (index, reason) of the others. Both keep the items' order.
+    """
+    good = [(index, views) for index, views in items if not isinstance(views, str)]
+    bad = [(index, reason) for index, reason in items if isinstance(reason, str)]
+    indices = torch.tensor([index for index, _ in good], dtype=torch.int64)
+    return indices, torch.stack([views for _, views in good]) if good else None, bad
+
+
+def photo_batches(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    order: Sequence[int] | None = None,
+    pin: bool = False,
+    keep_workers: bool = False,
+) -> DataLoader:
+    """Batches as `collate` makes them, of the photos in `order` (indices; every photo in turn by default).
+
+    `workers` processes read ahead; with 0 the caller's own does the work, and the batches are the same. They are
+    started afresh, not forked from this process with its threads and its GPU. `keep_workers` lets them live from
+    one epoch to the next. Torch's global random numbers are left alone.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=list(range(len(dataset)) if order is None else order),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=_start_method() if workers else None,
+        persistent_workers=keep_workers and workers > 0,
+        generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global one
+    )
+
+
+def _start_method() -> multiprocessing.context.BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
+    return context
+
+
+def _start_worker(_: int) -> None:
+    """One core each, and Ctrl-C left to the process that has something to save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _report_unless_abandoned
+    torch.set_num_threads(1)
+
+
+def _report_unless_abandoned(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The thread that hands over finished batches comes here when the caller leaves without fetching them all."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)

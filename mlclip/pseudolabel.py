@@ -1,0 +1,126 @@
+"""View embeddings -> pseudo labels: the step between the photos and a student.
+
+Letters: N photos, V views per photo (the whole photo first), C classes, D the joint embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import cdul
+from .config import InputError, PseudolabelConfig
+from .embed import embed_images
+from .images import Found, Photo
+from .labels import Labels
+from .presets import check_class_count
+from .store import Store
+from .talk import SILENT, Talk
+from .teacher import Teacher, class_embeddings, class_scores
+from .workers import Workers
+
+FLAT_MARGIN = 0.02  # a mean top-1 probability within this of 1/C cannot come from a sound temperature
+HISTOGRAM_BINS = 20
+
+
+def pseudolabel(
+    found: Found,
+    classes: Mapping[str, str],
+    teacher: Teacher,
+    *,
+    config: PseudolabelConfig | None = None,
+    templates: Sequence[str] = ("a photo of a {}",),
+    contrast: Mapping[str, str] | None = None,
+    store: str | Path | None = None,
+    batch_size: int = 64,
+    loaders: int = 2,
+    workers: Workers | None = None,
+    talk: Talk = SILENT,
+) -> Labels:
+    """Label the photos of `find_images` by CDUL (ICCV 2023), step 1: global and snippet similarities, aggregated and fused.
+
+    `classes` maps label names to prompt names; the names of `contrast` take part in the softmax and are then dropped,
+    for photos that may show none of the classes. Photos that cannot be read get no row; they are listed with their
+    reasons in `meta["skipped"]`. Raises InputError for a single class, or when no photo can be read.
+    """
+    config, contrast, workers = config or PseudolabelConfig(), contrast or {}, workers or Workers()
+    check_class_count(classes, contrast)
+    text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)  # (C + contrast, D)
+    opened, unreadable = embed_images(
+        found.photos,
+        teacher,
+        root=found.root,
+        grids=(1, config.snippets),
+        store=store,
+        batch_size=batch_size,
+        loaders=loaders,
+        workers=workers,
+        talk=talk,
+    )
+    skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
+    photos = [photo for photo in found.photos if photo in opened]
+    if not photos:
+        first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
+        raise InputError(
+            f"0 of {len(found.photos) + len(found.skipped)} photos in {found.root} are readable{first}; no labels were written"
+        )
+    logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
+    scores, summary = label_store(opened, photos, text, len(classes), logit_scale, config)
+    _check_sharpness(summary["mean_top1"], len(text), config, talk)
+    meta = {
+        "method": config.method,
+        "settings": {k: v for k, v in vars(config).items()},
+        "clip": {"name": teacher.name, "sha256": teacher.sha256, "logit_scale": logit_scale},
+        "templates": list(templates),
+        "prompts": list(classes.values()),
+        "contrast": list(contrast.values()),
+        "skipped": [[skip.path, skip.reason] for skip in skipped],
+        **summary,
+    }
+    return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta)
+
+
+def label_store(
+    store: Store, photos: Sequence[Photo], text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+) -> tuple[Tensor, dict]:
+    """CDUL labels (N, C) of photos in the store, shard by shard, and what is worth knowing about them.
+
+    `text` (C + contrast, D) holds the first `classes` rows to keep. The summary has the mean top-1 probability of the
+    whole photos and, for the paper's Figures 4 and 5, histograms of the global and the snippets' top-1 confidences.
+    """
+    scores = torch.empty(len(photos), classes)
+    counts = {"global": torch.zeros(HISTOGRAM_BINS), "snippets": torch.zeros(HISTOGRAM_BINS)}
+    top1 = 0.0
+    for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
+        similarity = class_scores(embeddings, text, logit_scale)  # (n, V, C + contrast)
+        top1 += float(similarity[:, 0].amax(-1).double().sum())
+        for name, views in (("global", similarity[:, 0]), ("snippets", similarity[:, 1:])):
+            counts[name] += torch.histc(views.amax(-1), HISTOGRAM_BINS, 0, 1)
+        scores[rows] = cdul_labels(similarity[..., :classes], config)
+    edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
+    histograms = {name: {"edges": edges, "counts": [int(c) for c in count]} for name, count in counts.items()}
+    return scores, {"mean_top1": top1 / len(photos), "histograms": histograms}
+
+
+def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:
+    """CDUL step 1 on the similarities (N, V, C) of the whole photo and its snippets -> (N, C) in [0, 1]."""
+    whole, local = similarity[:, 0], similarity[:, 1:]
+    if config.part == "global":
+        return whole
+    aggregated = cdul.aggregate(local, config.zeta)
+    if config.part == "aggregate":
+        return aggregated
+    return cdul.fuse(whole, aggregated, disagreement=config.disagreement)
+
+
+def _check_sharpness(mean_top1: float, classes: int, config: PseudolabelConfig, talk: Talk) -> None:
+    """Catch a logit scale that was divided by instead of multiplied: all probabilities are then about 1/C."""
+    if mean_top1 > 1 / classes + FLAT_MARGIN:
+        return
+    line = f"the mean top-1 probability is {mean_top1:.3f} for {classes} names, about 1/{classes}: the scores are flat and no label can be told from another"
+    if config.temperature is not None:
+        raise InputError(f"{line}; --temperature {config.temperature:g} is too high, OpenAI's models want 0.01")
+    talk.say(f"warning: {line}; this CLIP may not know these classes, or its weights are not trained")

@@ -1,0 +1,106 @@
+"""One process or many (torchrun): rank, device, sharing out, gathering. One process is the normal case.
+
+The same code runs for both: with one process every function here is the identity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .config import InputError
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among its fellows; only the one that `is_main` writes shared files and talks."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: list) -> list:
+        """This process's part of `items`: every size-th one, so that parts differ by at most one."""
+        return items[self.rank :: self.size]
+
+    def gather(self, value: Any) -> list[Any]:
+        """One plain object of every process, in order of rank, on every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor of one shape over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add up the gradients of all processes in one message; a parameter without one counts as zero."""
+        if self.size == 1:
+            return
+        parameters = [p for p in parameters if p.requires_grad]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        dist.all_reduce(flat)
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad = part.view_as(p)
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name` in any case: "auto" (CUDA, else Apple's MPS, else CPU), "cpu", "cuda", "cuda:1", "mps"."""
+    name = name.strip().lower()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name} is not a device; use auto, cpu, cuda, cuda:N or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"--device {name} is not supported; use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: {torch.cuda.device_count()} CUDA devices here; use --device cpu or auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps: no MPS here; use --device cpu or auto")
+    return device
+
+
+def start_workers(device: str = "auto") -> Workers:
+    """This process's Workers, read from the environment that torchrun sets; alone when there is none.
+
+    Joins the process group: nccl where every process has its own GPU, gloo otherwise.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    chosen = choose_device(device)
+    if size == 1:
+        return Workers(0, 1, chosen)
+    if chosen.type == "cuda" and chosen.index is None:
+        local = int(os.environ.get("LOCAL_RANK", str(rank)))
+        chosen = torch.device("cuda", local % torch.cuda.device_count())
+        torch.cuda.set_device(chosen)
+    if not dist.is_initialized():
+        own_gpu = chosen.type == "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= torch.cuda.device_count()
+        dist.init_process_group("nccl" if own_gpu else "gloo")
+    return Workers(rank, size, chosen)
+
+
+def stop_workers() -> None:
+    """Leave the process group, if one was joined."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,109 @@
+"""Pictures of the drawn world: single things (what the tiny CLIP learns from) and scenes (what the demo labels).
+
+A scene is hard in the way photos are. One thing is large and several are small; at CLIP's input size the whole scene
+shows the large one and loses the small ones. Kinds are unequally frequent, and not in the proportions in which the
+single things came, as photos of a user differ from the web's. Some scenes hold nothing.
+"""
+
+from __future__ import annotations
+
+from math import pi
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image, ImageDraw
+
+from .things import KINDS, arc, draw_thing, random_colour
+
+SCENE_SIZE = 160  # pixels a side
+EMPTY_SHARE = 0.06  # of scenes hold no thing at all
+LARGE = (0.5, 0.72)  # side of the large thing's tile, as a share of the scene's
+SMALL = (0.25, 0.36)  # of a small thing's
+MOST_SMALL = 4  # small things in a scene: 1 to this many
+SINGLE = (0.4, 1.05)  # side of a single thing's tile, as a share of its picture's
+_STEEPNESS = 2.5  # the commonest kind is e^2.5 = 12 times as frequent as the rarest
+
+
+def _skewed(order: np.ndarray) -> np.ndarray:
+    weights = np.exp(-_STEEPNESS * order / (len(order) - 1))
+    return weights / weights.sum()
+
+
+# How often each of KINDS turns up, (C,) summing to 1: among single things, and in scenes. The orders differ.
+SINGLE_FREQUENCY = _skewed((np.arange(len(KINDS)) * 7 + 3) % len(KINDS))
+SCENE_FREQUENCY = _skewed((np.arange(len(KINDS)) * 5 + 1) % len(KINDS))
+
+
+def draw_background(size: int, rng: Generator) -> Image.Image:
+    """RGB, size × size pixels: a soft gradient under random strokes, blobs, corners and arcs that are no thing."""
+    low = np.array([random_colour(rng, saturation=(0.05, 0.7), value=(0.25, 0.95)) for _ in range(9)], dtype=np.uint8)
+    picture = Image.fromarray(low.reshape(3, 3, 3)).resize((size, size), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    for _ in range(int(rng.integers(6, 18))):
+        _scribble(draw, size, rng)
+    return picture
+
+
+def _scribble(draw: ImageDraw.ImageDraw, size: int, rng: Generator) -> None:
+    colour = random_colour(rng, saturation=(0.0, 0.9), value=(0.1, 1.0))
+    x, y = rng.uniform(0, size, 2)
+    reach = rng.uniform(0.04, 0.22) * size
+    shape = rng.integers(4)
+    if shape == 0:
+        draw.line([(x, y), tuple(rng.normal((x, y), 2 * reach))], fill=colour, width=int(rng.integers(1, 5)))
+    elif shape == 1:
+        draw.polygon([tuple(p) for p in rng.normal((x, y), reach / 1.5, (3, 2))], fill=colour)
+    elif shape == 2:
+        draw.ellipse((x - reach / 2, y - reach / 3, x + reach / 2, y + reach / 3), fill=colour)
+    else:
+        start = rng.uniform(0, 2)
+        draw.line(arc(x, y, reach, start, start + rng.uniform(0.3, 1.2)), fill=colour, width=int(rng.integers(1, 5)))
+
+
+def _camera(picture: Image.Image, rng: Generator) -> Image.Image:
+    """Sensor noise and exposure, as a photo has."""
+    pixels = np.asarray(picture, dtype=np.float32) * rng.uniform(0.75, 1.15)
+    pixels += rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(2, 12)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _place(picture: Image.Image, kind: str, side: int, centre: tuple[float, float], rng: Generator) -> None:
+    thing = draw_thing(kind, side, rng)
+    picture.paste(thing, (round(centre[0] - side / 2), round(centre[1] - side / 2)), thing)
+
+
+def draw_single(kind: str, rng: Generator, size: int = 64) -> Image.Image:
+    """One thing of `kind` somewhere on a cluttered background: RGB, size × size pixels; it may be cut by the edge."""
+    picture = draw_background(size, rng)
+    side = max(8, round(size * rng.uniform(*SINGLE)))
+    play = max(0.0, (size - side) / 2) + 0.08 * size
+    _place(picture, kind, side, tuple(size / 2 + rng.uniform(-play, play, 2)), rng)
+    return _camera(picture, rng)
+
+
+def draw_scene(rng: Generator, size: int = SCENE_SIZE) -> tuple[Image.Image, list[str]]:
+    """A scene (RGB, size × size pixels) and the kinds that were drawn in it, in KINDS' order, each once."""
+    picture = draw_background(size, rng)
+    if rng.random() < EMPTY_SHARE:
+        return _camera(picture, rng), []
+    count = 1 + int(rng.integers(1, MOST_SMALL + 1))
+    chosen = rng.choice(len(KINDS), size=count, replace=False, p=SCENE_FREQUENCY)
+    middle = size / 2 + rng.uniform(-0.2, 0.2, 2) * size
+    large = rng.uniform(*LARGE) * size
+    _place(picture, KINDS[chosen[0]], round(large), tuple(middle), rng)
+    for number, centre in zip(chosen[1:], _corners(middle, large, size, count - 1, rng), strict=True):
+        _place(picture, KINDS[number], round(rng.uniform(*SMALL) * size), centre, rng)
+    return _camera(picture, rng), [KINDS[number] for number in sorted(chosen)]
+
+
+def _corners(middle: np.ndarray, large: float, size: int, count: int, rng: Generator) -> list[tuple[float, float]]:
+    """Centres for the small things: apart from each other, and off the large thing's middle."""
+    margin, centres = SMALL[1] * size / 2, []
+    clearance = 1.0
+    while len(centres) < count:
+        point = rng.uniform(margin, size - margin, 2)
+        apart = all(np.hypot(*(point - other)) > clearance * SMALL[1] * size for other in centres)
+        if apart and np.hypot(*(point - middle)) > clearance * 0.5 * (large + SMALL[0] * size):
+            centres.append(point)
+        clearance *= 0.985  # a crowded scene ends up with things that overlap, as photos do
+    return [tuple(point) for point in centres]

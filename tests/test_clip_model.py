@@ -1,0 +1,224 @@
+"""Our encoders against open_clip's on the same random weights, and the architecture read off the shapes."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mlclip.clip.encoders import HEAD_WIDTH, WIDE_HEADS, resize_positions
+from mlclip.clip.model import build_clip
+from mlclip.clip.tokenizer import tokenize
+from mlclip.config import InputError
+
+TEXTS = ["a photo of a cat", "", "two dogs, and a very long leash!"]
+TEXT_SIDE = {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 2}
+SMALL_VIT = {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16}
+SMALL_RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None, "head_width": 64}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread_and_no_gradients():
+    """Threads that fight over few cores take longer than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def open_clip():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("open_clip")
+
+
+def randomise(model):
+    """Every weight, bias and running statistic random, of a size that keeps the activations alive."""
+    noise = torch.randn(1_000_003, generator=torch.Generator().manual_seed(1))  # a prime: no two rows get the same part
+    model = model.to_empty(device="cpu")
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        values = noise.repeat(tensor.numel() // len(noise) + 1)[: tensor.numel()].view(tensor.shape)
+        if name.endswith(("bias", "running_mean")):
+            tensor.copy_(values / 10)
+        elif tensor.ndim < 2:  # the weights and variances of normalisations
+            tensor.copy_(1 + values.clamp(-2, 2) / 5)
+        else:
+            tensor.copy_(values * (tensor[0].numel() / 2 if tensor.ndim == 4 else tensor.shape[-1]) ** -0.5)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def small(open_clip):
+    """Factory of random open_clip models; `quick_gelu` as in OpenAI's."""
+    from open_clip.model import CLIP
+
+    def make(vision, *, quick_gelu=True, text=TEXT_SIDE, embed_dim=64):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about initialising without memory
+            model = CLIP(embed_dim, dict(vision), dict(text), quick_gelu=quick_gelu)
+        model = randomise(model)
+        model.attn_mask.copy_(torch.full_like(model.attn_mask, float("-inf")).triu(1))  # no weight, so not filled yet
+        return model
+
+    return make
+
+
+def assert_close(ours, theirs):
+    """Equal to 1e-4 of how much the reference differs from input to input, which is a part of its size."""
+    assert ours.shape == theirs.shape
+    spread = (theirs - theirs.mean(dim=0)).norm()
+    assert 0.01 * theirs.norm() < spread
+    assert (ours - theirs).norm() <= 1e-4 * spread
+
+
+def pictures(height, width, count=2):
+    generator = torch.Generator().manual_seed(2)
+    blots = F.interpolate(2 * torch.randn(count, 3, 3, 3, generator=generator), (height, width), mode="bilinear")
+    return blots + torch.randn(count, 3, height, width, generator=generator) / 2
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "RN50x4"])
+def test_image_and_text_embeddings_equal_the_reference_s(open_clip, small, name):
+    config = open_clip.get_model_config(name)
+    reference = small(config["vision_cfg"], text=config["text_cfg"], embed_dim=config["embed_dim"])
+    model = build_clip(reference.state_dict())
+    size = {"ViT-B-32": 224, "RN50": 224, "RN50x4": 288}[name]
+    assert model.input_resolution == size and not model.training and model.dtype == torch.float32
+    tokens = tokenize(TEXTS)
+    assert_close(model.encode_text(tokens), reference.encode_text(tokens))
+    assert_close(model.encode_image(pictures(size, size)), reference.encode_image(pictures(size, size)))
+
+
+@pytest.mark.parametrize("vision", [SMALL_VIT, SMALL_RESNET], ids=["vit", "resnet"])
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (96, 160), (64, 192)])
+def test_another_image_size_equals_the_reference_with_its_positions_resized(small, vision, height, width):
+    reference = small(vision)
+    model = build_clip(reference.state_dict())
+    cell = 16 if vision is SMALL_VIT else 32
+    owner = reference.visual if vision is SMALL_VIT else reference.visual.attnpool
+    old = owner.positional_embedding
+    side = 64 // cell
+    grid = old[1:].reshape(side, side, -1).permute(2, 0, 1)[None]
+    grid = F.interpolate(grid, (height // cell, width // cell), mode="bilinear", align_corners=False)
+    resized = torch.cat([old[:1], grid[0].permute(1, 2, 0).reshape(-1, old.shape[1])])
+    owner.positional_embedding = torch.nn.Parameter(resized)
+    theirs = reference.encode_image(pictures(height, width))
+    assert_close(model.encode_image(pictures(height, width)), theirs)
+
+
+def test_positions_at_their_own_size_are_left_alone_and_a_ramp_stays_a_ramp():
+    positions = torch.cat([torch.full((1, 1), 9.0), torch.tensor([0.0, 1, 0, 1])[:, None]])
+    assert resize_positions(positions, (2, 2)) is positions
+    resized = resize_positions(positions, (1, 4))
+    torch.testing.assert_close(resized[:, 0], torch.tensor([9.0, 0.0, 0.25, 0.75, 1.0]))
+
+
+@pytest.mark.parametrize("vision", [SMALL_VIT, SMALL_RESNET], ids=["vit", "resnet"])
+def test_each_activation_equals_the_reference_s_and_they_differ(small, vision):
+    tokens, embeddings = tokenize(TEXTS), {}
+    for activation in ("quick_gelu", "gelu"):
+        reference = small(vision, quick_gelu=activation == "quick_gelu")
+        model = build_clip(reference.state_dict(), activation)
+        embeddings[activation] = model.encode_text(tokens)
+        assert_close(embeddings[activation], reference.encode_text(tokens))
+        assert_close(model.encode_image(pictures(64, 64)), reference.encode_image(pictures(64, 64)))
+    difference = embeddings["gelu"] - embeddings["quick_gelu"]
+    assert difference.norm() > 1e-3 * embeddings["gelu"].norm()
+    with pytest.raises(InputError, match=r"unknown CLIP activation 'relu'.*quick_gelu, gelu"):
+        build_clip(reference.state_dict(), "relu")
+
+
+def test_the_architecture_is_read_off_the_shapes(small):
+    vit = build_clip(small(SMALL_VIT, embed_dim=96).state_dict())
+    assert (vit.input_resolution, vit.embed_dim, vit.context_length, vit.vocab_size) == (64, 96, 77, 49408)
+    assert len(vit.visual.transformer.resblocks) == len(vit.transformer.resblocks) == 2
+    assert vit.visual.conv1.kernel_size == (16, 16) and vit.visual.transformer.resblocks[0].attn.num_heads == 2
+    text = {**TEXT_SIDE, "vocab_size": 300, "context_length": 10, "width": 64, "heads": 1, "layers": 1}
+    resnet = build_clip(small(SMALL_RESNET, text=text, embed_dim=32).state_dict())
+    assert (resnet.input_resolution, resnet.embed_dim, resnet.context_length, resnet.vocab_size) == (64, 32, 10, 300)
+    assert [len(resnet.visual.get_submodule(f"layer{n}")) for n in (1, 2, 3, 4)] == [1, 2, 1, 1]
+
+
+def test_an_unusual_perceptron_and_laion_s_wide_heads_equal_the_reference(small):
+    reference = small(
+        {**SMALL_VIT, "width": 1408, "layers": 1, "head_width": 88, "mlp_ratio": 4.3637, "patch_size": 32}
+    )
+    model = build_clip(reference.state_dict())
+    assert_close(model.encode_image(pictures(64, 64)), reference.encode_image(pictures(64, 64)))
+
+
+def test_the_head_width_taken_is_that_of_every_model_the_reference_knows(open_clip):
+    checked = 0
+    for path in (Path(open_clip.__file__).parent / "model_configs").glob("*.json"):
+        config = json.loads(path.read_text())
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        if isinstance(vision.get("layers"), int) and "width" in vision and "hf_model_name" not in text:
+            assert WIDE_HEADS.get(vision["width"], HEAD_WIDTH) == vision.get("head_width", 64), path.name
+            assert text["width"] // HEAD_WIDTH == text["heads"], path.name
+            checked += 1
+    assert checked > 20
+
+
+def test_half_precision_files_and_what_checkpoints_carry_along_load(small):
+    state = small(SMALL_VIT).state_dict()
+    carried = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
+    masks = {"transformer.resblocks.0.attn_mask": torch.full((77, 77), float("-inf"))}
+    half = build_clip({name: tensor.half() for name, tensor in state.items()} | carried | masks)
+    assert half.dtype == torch.float32
+    whole = build_clip(state).encode_text(tokenize(TEXTS))
+    difference = half.encode_text(tokenize(TEXTS)) - whole
+    assert 0 < difference.norm() < 0.01 * whole.norm()
+
+
+def test_a_later_word_never_changes_what_an_earlier_one_was_read_as(small):
+    model = build_clip(small(SMALL_VIT).state_dict())
+    tokens = tokenize(["a cat", "a cat"])
+    tokens[1, 4:] = 7  # after the end mark
+    embeddings = model.encode_text(tokens)
+    torch.testing.assert_close(embeddings[0], embeddings[1])
+    torch.testing.assert_close(model.encode_text(tokens[:1, :4])[0], embeddings[0], atol=1e-5, rtol=1e-5)
+
+
+def without(name):
+    return lambda state: state.pop(name)
+
+
+def replaced(name, tensor):
+    return lambda state: state.update({name: tensor})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (without("text_projection"), "text_projection"),
+        (without("ln_final.bias"), "ln_final.bias"),
+        (without("visual.conv1.weight"), "visual.conv1.weight"),
+        (replaced("stranger", torch.zeros(2)), "stranger"),
+        (replaced("visual.ln_post.weight", torch.zeros(3)), "visual.ln_post.weight"),
+        (replaced("ln_final.weight", torch.zeros(10**6)), "ln_final.weight"),
+        (replaced("positional_embedding", torch.zeros(())), "not a CLIP checkpoint"),
+        (replaced("visual.positional_embedding", torch.zeros(0, 128)), "not a CLIP checkpoint"),
+        (replaced("transformer.resblocks.0.mlp.c_fc.weight", torch.zeros(512, 32)), "not a CLIP checkpoint"),
+        (replaced("ln_final.bias", torch.zeros(128, dtype=torch.int64)), "do not fit together"),
+        (lambda state: state.clear(), "not a CLIP checkpoint"),
+    ],
+)
+def test_tensors_that_are_no_clip_are_refused_in_one_line(small, spoil, said):
+    state = dict(small(SMALL_VIT).state_dict())
+    spoil(state)
+    with pytest.raises(InputError, match=said) as caught:
+        build_clip(state)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_cannot_ask_for_more_memory_than_it_brings(small):
+    state = dict(small(SMALL_VIT).state_dict())
+    state["transformer.resblocks.0.mlp.c_fc.weight"] = torch.zeros(1, 64 * 10**6)  # would be 10¹⁶ numbers of attention
+    with pytest.raises(InputError, match="do not fit together"):
+        build_clip(state)

@@ -1,0 +1,269 @@
+"""Downloads from a server on this machine that breaks off, ignores ranges, lies, or is not there."""
+
+import hashlib
+import multiprocessing
+import os
+import socket
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from toy_server import CONTENT, SHA256, Server
+
+from mlclip.clip import fetch
+from mlclip.clip.fetch import download
+from mlclip.clip.registry import Entry
+from mlclip.config import InputError
+from mlclip.talk import Bar, Talk
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(fetch, "PAUSE", 0.0)
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+class Listener(Talk):
+    def __init__(self):
+        self.lines, self.bars = [], []
+
+    def say(self, line):
+        self.lines.append(line)
+
+    @contextmanager
+    def bar(self, label, total, unit="", done=0):
+        record = {"label": label, "total": total, "unit": unit, "start": done, "done": done}
+        self.bars.append(record)
+
+        class Counting(Bar):
+            def update(self, done, note=""):
+                record["done"] += done
+
+        yield Counting()
+
+
+def part_of(entry):
+    return entry.path.with_name("toy.pt.part")
+
+
+def leave_part(entry, data):
+    entry.path.parent.mkdir(parents=True, exist_ok=True)
+    part_of(entry).write_bytes(data)
+
+
+def refused(entry, **how):
+    with pytest.raises(InputError) as caught:
+        download(entry, **how)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_file_is_fetched_once_with_its_progress_told(server, own_cache):
+    entry, talk = server.entry(), Listener()
+    assert download(entry, talk=talk) == own_cache / "toy.pt" == entry.path
+    assert entry.path.read_bytes() == CONTENT and not part_of(entry).exists()
+    size = len(CONTENT)
+    assert talk.bars == [{"label": "downloading Toy", "total": size, "unit": "B", "start": 0, "done": size}]
+    download(entry, talk=talk)
+    assert len(server.asked) == 1
+
+
+def test_a_connection_broken_half_way_goes_on_from_there(server):
+    half = len(CONTENT) // 2
+    server.breaks = [half, half + 1000]
+    talk = Listener()
+    assert download(server.entry(), talk=talk).read_bytes() == CONTENT
+    assert server.asked == [None, f"bytes={half}-", f"bytes={half + 1000}-"]
+    assert [bar["start"] for bar in talk.bars] == [0, half, half + 1000]
+    assert len(talk.lines) == 2 and "broke" in talk.lines[0]
+
+
+def test_a_later_run_goes_on_where_an_earlier_one_was_interrupted(server):
+    entry = server.entry()
+    leave_part(entry, CONTENT[:1000])
+    assert download(entry).read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-"]
+
+
+def test_a_server_that_ignores_ranges_is_read_from_the_start(server):
+    server.ranges = False
+    server.breaks = [len(CONTENT) // 2]
+    assert download(server.entry()).read_bytes() == CONTENT
+    assert len(server.asked) == 2
+
+
+def test_a_server_that_always_breaks_is_given_up_and_what_came_is_kept(server):
+    server.breaks = [1000] * 20
+    entry = server.entry()
+    line = refused(entry)
+    assert entry.url in line and str(entry.path) in line and "1000 bytes" in line
+    assert len(server.asked) <= 1 + fetch.FAILURES
+    assert part_of(entry).read_bytes() == CONTENT[:1000] and not entry.path.exists()
+
+
+def test_a_part_that_is_whole_already_is_used_and_one_too_long_starts_over(server):
+    entry = server.entry()
+    leave_part(entry, CONTENT)
+    assert download(entry).read_bytes() == CONTENT
+    assert len(server.asked) == 1
+    entry.path.unlink()
+    leave_part(entry, CONTENT + b"more")
+    assert download(entry).read_bytes() == CONTENT
+    assert server.asked[-1] is None
+
+
+def test_another_part_than_was_asked_for_is_not_appended(server):
+    entry = server.entry()
+    leave_part(entry, CONTENT[:1000])
+    server.wrong_range = True
+    assert download(entry).read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-", None]
+
+
+def test_a_download_with_another_hash_is_refused_with_both_hashes_and_deleted(server):
+    entry = server.entry(sha256="0" * 64)
+    line = refused(entry)
+    assert entry.url in line and str(entry.path) in line and SHA256 in line and "0" * 64 in line
+    assert not entry.path.exists() and not part_of(entry).exists()
+
+
+def test_a_rotten_part_ends_in_a_refusal_and_the_next_run_in_the_file(server):
+    entry = server.entry()
+    leave_part(entry, b"\x00" * 1000)
+    assert SHA256 in refused(entry)
+    assert download(entry).read_bytes() == CONTENT
+
+
+def test_a_cut_file_is_refused_with_both_hashes_and_left_alone(server):
+    entry = server.entry()
+    entry.path.write_bytes(CONTENT[:1000])
+    line = refused(entry)
+    assert str(entry.path) in line and hashlib.sha256(CONTENT[:1000]).hexdigest() in line and SHA256 in line
+    assert "delete it" in line and server.asked == [] and entry.path.stat().st_size == 1000
+
+
+def test_a_good_file_survives_a_failed_download_of_another(server):
+    good, other = server.entry(), Entry("Other", server.entry().url.replace("toy", "other"), "1" * 64, 3, 32)
+    download(good)
+    refused(other)
+    assert good.path.read_bytes() == CONTENT and not other.path.exists()
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_missing_file_is_said_at_once_with_the_url_and_the_place(server, status):
+    server.status = status
+    entry = server.entry()
+    line = refused(entry)
+    assert str(status) in line and entry.url in line and str(entry.path) in line and len(server.asked) == 1
+
+
+def test_a_server_in_trouble_is_asked_again_a_few_times(server):
+    server.status = 503
+    assert "503" in refused(server.entry())
+    assert len(server.asked) == fetch.FAILURES
+
+
+def test_no_network_names_the_url_and_where_to_put_the_file_by_hand(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(fetch, "PAUSE", 0.0)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        entry = Entry("Toy", f"http://127.0.0.1:{unused.getsockname()[1]}/toy.pt", SHA256, 3, 32)
+        line = refused(entry)
+    assert entry.url in line and str(entry.path) in line and "by hand" in line
+
+
+def block_sockets(monkeypatch):
+    def blocked(*_, **__):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", blocked)
+    monkeypatch.setattr(socket, "create_connection", blocked)
+    monkeypatch.setattr(socket, "getaddrinfo", blocked)
+
+
+def test_offline_with_nothing_cached_is_refused_at_once_with_what_to_put_where(server, monkeypatch, own_cache):
+    entry = server.entry()
+    block_sockets(monkeypatch)
+    line = refused(entry, offline=True)
+    assert entry.url in line and str(entry.path) in line and "--offline" in line
+    assert list(own_cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_full_cache_needs_no_socket(server, monkeypatch, offline):
+    entry = server.entry()
+    entry.path.write_bytes(CONTENT)
+    block_sockets(monkeypatch)
+    assert download(entry, offline=offline) == entry.path
+    entry.path.unlink()
+    if not offline:
+        with pytest.raises(AssertionError, match="a socket was opened"):  # so the block does block
+            download(entry)
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file" / "cache"))
+    line = refused(server.entry())
+    assert str(tmp_path / "file") in line and "MLCLIP_CACHE" in line
+
+
+def test_a_full_disk_is_named_and_not_taken_for_a_broken_connection(server):
+    full = "/dev/full"
+    if not os.path.exists(full):
+        pytest.skip("this system has no /dev/full")
+    entry = server.entry()
+    entry.path.parent.mkdir(parents=True, exist_ok=True)
+    part_of(entry).symlink_to(full)
+    line = refused(entry)
+    assert "No space left" in line and str(entry.path) in line and len(server.asked) == 1
+
+
+def download_in_a_process(entry, start, results):
+    start.wait()
+    talk = Listener()
+    path = download(entry, talk=talk)
+    results.put((hashlib.sha256(path.read_bytes()).hexdigest(), talk.lines))
+
+
+def test_two_processes_at_once_end_with_one_good_file_fetched_once(server, own_cache):
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Event(), context.Queue()
+    arguments = (server.entry(), start, results)
+    processes = [context.Process(target=download_in_a_process, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    start.set()
+    assert [results.get(timeout=60)[0] for _ in processes] == [SHA256, SHA256]
+    for process in processes:
+        process.join()
+    assert len(server.asked) == 1
+    assert sorted(path.name for path in own_cache.iterdir()) == ["toy.pt", "toy.pt.lock"]
+
+
+def test_who_comes_second_says_that_it_waits_and_takes_the_other_s_file(server):
+    fcntl = pytest.importorskip("fcntl")
+    entry, talk = server.entry(), Listener()
+    entry.path.parent.mkdir(parents=True, exist_ok=True)
+    with open(entry.path.with_name("toy.pt.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        second = threading.Thread(target=download, args=(entry,), kwargs={"talk": talk})
+        second.start()
+        while not talk.lines and second.is_alive():
+            second.join(0.01)
+        entry.path.write_bytes(CONTENT)
+    second.join()
+    assert "another process is downloading" in talk.lines[0] and server.asked == []
+
+
+def test_without_file_locks_a_download_still_works(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    assert download(server.entry()).read_bytes() == CONTENT

@@ -1,0 +1,471 @@
+"""The table, its files, how well two tables agree; and the class names that become its columns."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import pickle
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from mlclip.config import InputError
+from mlclip.labels import Labels, average_precision, match_tables, mean_average_precision, read_labels, write_labels
+from mlclip.presets import CLASS_PRESETS, TEMPLATES, check_class_count, fill_template, parse_classes
+
+SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
+NAN = math.nan
+AWKWARD = [
+    "a/1.jpg",
+    "b/1.jpg",
+    "-dash.jpg",
+    "comma, and 'quote'.jpg",
+    'double "quoted".jpg',
+    "new\nline.jpg",
+    "carriage\rreturn.jpg",
+    "both\r\n.jpg",
+    " blanks around ",
+    "tab\there.jpg",
+    "emoji \U0001f431.jpg",
+    "grüße.jpg",
+    os.fsdecode(b"latin1-\xe9\xff.jpg"),
+    "=1+1.jpg",
+    "line\u2028separator.jpg",
+    "#hash.jpg",
+    "path",
+]
+
+
+def table(rows=5, classes=3, seed=0, meta=None):
+    scores = torch.rand(rows, classes, generator=torch.Generator().manual_seed(seed))
+    names = [f"class {c}, with a comma" for c in range(classes)]
+    return Labels([f"p{i}.jpg" for i in range(rows)], names, scores, root="photos", meta=meta or {})
+
+
+def same(a, b):
+    return (
+        a.paths == b.paths and a.classes == b.classes and torch.equal(a.scores.nan_to_num(-1), b.scores.nan_to_num(-1))
+    )
+
+
+def one_line(error):
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 400
+    return text
+
+
+# -- the type
+
+
+@pytest.mark.parametrize(
+    ("paths", "classes", "scores", "word"),
+    [
+        (["a"], ["x", "y"], [[0.1]], "shape"),
+        (["a", "a"], ["x"], [[0.1], [0.2]], "'a'"),
+        (["a"], ["x", "x"], [[0.1, 0.2]], "'x'"),
+        (["a"], ["x"], [[1.5]], "1.5"),
+        (["a"], ["x"], [[-0.1]], "-0.1"),
+        (["a"], ["x"], [[math.inf]], "inf"),
+        ([""], ["x"], [[0.1]], "blank"),
+        ([3], ["x"], [[0.1]], "not text"),
+    ],
+)
+def test_a_table_that_does_not_fit_together_is_refused(paths, classes, scores, word):
+    with pytest.raises(InputError, match=word):
+        Labels(paths, classes, torch.tensor(scores))
+
+
+def test_not_known_is_allowed_and_float64_becomes_float32():
+    labels = Labels(["a"], ["x", "y"], torch.tensor([[NAN, 0.5]], dtype=torch.float64))
+    assert labels.scores.dtype == torch.float32 and len(labels) == 1
+
+
+def test_aligned_reorders_rows_and_columns_and_names_what_is_missing():
+    labels = table()
+    turned = labels.aligned(labels.paths[::-1], labels.classes[:0:-1])
+    assert torch.equal(turned.scores, labels.scores.flip(0)[:, [2, 1]]) and turned.root == "photos"
+    with pytest.raises(InputError, match=r"unicorn.*class 0"):
+        labels.aligned(labels.paths, ["unicorn"])
+
+
+# -- files
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_scores_come_back_to_the_last_bit_in_every_format(tmp_path, suffix):
+    labels = table(200, 7)
+    labels.scores[0] = torch.tensor([0.0, 1.0, NAN, 1e-38, 1e-45, 1 - 2**-24, 1 / 3])
+    write_labels(labels, tmp_path / f"l{suffix}")
+    assert same(labels, read_labels(tmp_path / f"l{suffix}"))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_awkward_file_names_come_back_as_they_were_in_every_format(tmp_path, suffix):
+    labels = Labels(AWKWARD, ["x", 'a "b", c'], torch.rand(len(AWKWARD), 2))
+    write_labels(labels, tmp_path / f"l{suffix}")
+    assert same(labels, read_labels(tmp_path / f"l{suffix}"))
+
+
+def test_a_name_that_is_not_utf8_stands_in_the_csv_with_its_own_bytes(tmp_path):
+    write_labels(Labels([os.fsdecode(b"\xe9.jpg")], ["x"], torch.ones(1, 1)), tmp_path / "l.csv")
+    assert (tmp_path / "l.csv").read_bytes() == b"path,x\n\xe9.jpg,1\n"
+
+
+def test_the_csv_is_what_another_csv_reader_reads(tmp_path):
+    write_labels(Labels(AWKWARD[:9], ["x"], torch.rand(9, 1)), tmp_path / "l.csv")
+    with open(tmp_path / "l.csv", newline="", encoding="utf-8") as file:
+        assert [row[0] for row in csv.reader(file)] == ["path", *AWKWARD[:9]]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_json_output_is_ascii_and_knows_no_nan(tmp_path, suffix):
+    labels = Labels(AWKWARD, ["x"], torch.full((len(AWKWARD), 1), NAN))
+    write_labels(labels, tmp_path / f"l{suffix}")
+    text = (tmp_path / f"l{suffix}").read_bytes().decode("ascii")
+    for part in [text] if suffix == ".json" else text.splitlines():
+        json.loads(part, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".json"])
+def test_root_and_meta_travel_with_the_table(tmp_path, suffix):
+    meta = {"method": "cdul", "settings": {"zeta": 0.5, "temperature": None}, "skipped": [["a.jpg", "cut"]]}
+    write_labels(table(meta=meta), tmp_path / f"l{suffix}")
+    back = read_labels(tmp_path / f"l{suffix}")
+    assert back.root == "photos" and back.meta == meta
+
+
+def test_meta_that_could_not_be_read_back_is_not_written(tmp_path):
+    with pytest.raises(TypeError, match=r"PosixPath|WindowsPath"):
+        write_labels(table(meta={"a": [{"b": tmp_path}]}), tmp_path / "l.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_truth_is_written_as_1_0_and_empty(tmp_path):
+    write_labels(Labels(["a"], ["x", "y", "z"], torch.tensor([[1, 0, NAN]])), tmp_path / "l.csv")
+    assert (tmp_path / "l.csv").read_text() == "path,x,y,z\na,1,0,\n"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_existing_file_is_replaced_only_on_request(tmp_path, suffix):
+    path = tmp_path / f"l{suffix}"
+    write_labels(table(), path)
+    with pytest.raises(InputError, match="--overwrite"):
+        write_labels(table(seed=1), path)
+    assert same(read_labels(path), table())
+    write_labels(table(seed=1), path, overwrite=True)
+    assert same(read_labels(path), table(seed=1)) and os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("name", ["l.txt", "labels", "l.pth"])
+def test_an_unknown_suffix_is_refused_naming_the_four(tmp_path, name):
+    for call in (lambda: write_labels(table(), tmp_path / name), lambda: read_labels(tmp_path / name)):
+        with pytest.raises(InputError, match=r"\.pt, \.csv, \.json or \.jsonl"):
+            call()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path, suffix):
+    with pytest.raises(InputError, match=f"gone{suffix} not found"):
+        read_labels(tmp_path / f"gone{suffix}")
+    (tmp_path / f"d{suffix}").mkdir()
+    with pytest.raises(InputError, match=f"d{suffix}"):
+        read_labels(tmp_path / f"d{suffix}")
+    with pytest.raises(InputError, match="folder"):
+        write_labels(table(), tmp_path / f"d{suffix}", overwrite=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_spreadsheets_csv_is_read_with_its_mark_and_line_ends(tmp_path, encoding, end):
+    text = end.join([" cat , path,dog", "1,grüße.jpg,0", "", ",b.jpg, 0.5 ", ""])
+    (tmp_path / "l.csv").write_bytes(text.encode(encoding))
+    labels = read_labels(tmp_path / "l.csv")
+    assert labels.paths == ["grüße.jpg", "b.jpg"] and labels.classes == ["cat", "dog"]
+    assert same(labels, Labels(labels.paths, ["cat", "dog"], torch.tensor([[1, 0], [NAN, 0.5]])))
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("file,cat\na,1\n", "`path`"),
+        ("", "`path`"),
+        ("path;cat\na;1\n", "`path`"),
+        ("path,cat\na,1\nb\n", "line 3: 1 cells"),
+        ("path,cat\na,1,0\n", "line 2: 3 cells"),
+        ("path,cat\na,1\nb,yes\n", "line 3: 'yes'"),
+        ("path,cat\na,1.1\n", "line 2: '1.1'"),
+        ("path,cat\na,inf\n", "line 2: 'inf'"),
+        ("path,cat\na,-1\n", "line 2: '-1'"),
+        ("path,cat\na,1\nb,0\na,0\n", "line 4: the path 'a' stood in line 2"),
+        ("path,cat,cat\na,1,1\n", "line 1: the class 'cat'"),
+        ("path,cat,\na,1,1\n", "line 1: a class without a name"),
+        ("path,cat\n,1\n", "line 2: a path without a name"),
+        ('path,cat\n"a"b,1\n', "line 2"),
+        ('path,cat\n"a,1\n', "line"),
+        ("path\na\n", "no classes"),
+    ],
+)
+def test_a_damaged_csv_is_refused_with_its_name_and_line(tmp_path, text, word):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(InputError, match=word) as error:
+        read_labels(tmp_path / "l.csv")
+    assert "l.csv" in one_line(error)
+
+
+def test_a_line_number_counts_line_ends_inside_quotes(tmp_path):
+    (tmp_path / "l.csv").write_text('path,cat\n"a\nb",1\nc,2\n')
+    with pytest.raises(InputError, match="line 4"):
+        read_labels(tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ('{"path": "a", "scores": {"x": 1}}\n{"path": "b"', "line 2: not JSON"),
+        ('{"path": "a", "scores": {"x": 2}}', "line 1: '2'"),
+        ('{"path": "a", "scores": {"x": [1]}}', "line 1"),
+        ('{"path": "a", "scores": {"x": Infinity}}', "line 1"),
+        ('{"path": "a", "scores": {"x": 1e999}}', "line 1"),
+        ('\n{"path": "a", "scores": [1]}', "line 2: not of the form"),
+        ('{"path": 3, "scores": {"x": 1}}', "line 1"),
+        ("[]", "line 1"),
+        ('{"path": "a", "scores": {"x": 1}}\n{"path": "a", "scores": {"x": 1}}', "line 2: the path 'a'"),
+        ("[" * 100_000, "line 1"),
+        ("9" * 10_000, "line 1"),
+        ("", "no classes"),
+    ],
+)
+def test_a_damaged_jsonl_is_refused_with_its_name_and_line(tmp_path, text, word):
+    (tmp_path / "l.jsonl").write_text(text)
+    with pytest.raises(InputError, match=word) as error:
+        read_labels(tmp_path / "l.jsonl")
+    assert "l.jsonl" in one_line(error)
+
+
+def test_a_class_that_a_jsonl_line_leaves_out_is_not_known_there(tmp_path):
+    (tmp_path / "l.jsonl").write_text(
+        '{"path": "a", "scores": {"x": 1}}\n{"path": "b", "scores": {"y": 0}, "more": 1}\n'
+    )
+    assert same(read_labels(tmp_path / "l.jsonl"), Labels(["a", "b"], ["x", "y"], torch.tensor([[1, NAN], [NAN, 0]])))
+
+
+def test_a_damaged_json_is_refused_by_name(tmp_path):
+    write_labels(table(), tmp_path / "good.json")
+    good = json.loads((tmp_path / "good.json").read_text())
+    bad = [{"format": "x"}, {"version": 2}, {"scores": [[0.1]] * 5}, {"scores": [1]}, {"classes": None}, {"paths": 3}]
+    for change in [*bad, {"meta": []}, {"root": 1}, {"scores": [["a"] * 3] * 5}, {"scores": None}]:
+        (tmp_path / "bad.json").write_text(json.dumps(good | change))
+        with pytest.raises(InputError, match=r"bad\.json") as error:
+            read_labels(tmp_path / "bad.json")
+        one_line(error)
+
+
+def test_a_pt_that_is_cut_or_altered_is_refused_by_name(tmp_path):
+    write_labels(table(), tmp_path / "l.pt")
+    data = (tmp_path / "l.pt").read_bytes()
+    for size in (0, 10, len(data) // 2, len(data) - 10):
+        (tmp_path / "bad.pt").write_bytes(data[:size])
+        with pytest.raises(InputError, match=r"bad\.pt") as error:
+            read_labels(tmp_path / "bad.pt")
+        one_line(error)
+
+
+def test_a_pt_with_parts_missing_or_of_another_type_is_refused_by_name(tmp_path):
+    write_labels(table(), tmp_path / "l.pt")
+    good = torch.load(tmp_path / "l.pt", weights_only=True)
+    scores = good["scores"]
+    wrong = [None, scores[:2], scores.double(), scores.to_sparse(), scores.to("meta"), scores + 1, scores[0]]
+    changes = [{"scores": s} for s in wrong] + [{"paths": None}, {"paths": [1] * 5}, {"classes": "abc"}, {"meta": 1}]
+    for change in changes:
+        torch.save(good | change, tmp_path / "bad.pt")
+        with pytest.raises(InputError, match=r"bad\.pt"):
+            read_labels(tmp_path / "bad.pt")
+
+
+class Trap:
+    def __reduce__(self):
+        return (os.mkdir, ("sprung",))
+
+
+def test_a_malicious_pt_is_refused_and_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": "mlclip.labels", "version": 1, "paths": Trap()}, "zip.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Trap()))
+    for name in ("zip.pt", "raw.pt"):
+        with pytest.raises(InputError, match=name):
+            read_labels(name)
+    assert not (tmp_path / "sprung").exists()
+
+
+# -- how well two tables agree
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+@pytest.mark.parametrize("seed", range(8))
+def test_average_precision_is_sklearns_with_ties_and_gaps(seed, levels):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(levels, (300,), generator=generator) / levels
+    truth = (torch.rand(300, generator=generator) < 0.2).float()
+    truth[torch.rand(300, generator=generator) < 0.1] = NAN
+    known = ~truth.isnan()
+    assert average_precision(scores, truth) == pytest.approx(
+        average_precision_score(truth[known], scores[known]), abs=1e-9
+    )
+
+
+def test_average_precision_of_the_worked_example():
+    assert average_precision(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1.0, 0, 1])) == pytest.approx(
+        5 / 6, abs=1e-12
+    )
+
+
+def test_average_precision_does_not_depend_on_the_order_of_rows():
+    scores, truth = torch.randint(5, (100,)) / 5, torch.randint(2, (100,)).float()
+    order = torch.randperm(100)
+    assert average_precision(scores, truth) == average_precision(scores[order], truth[order])
+
+
+def test_average_precision_tells_apart_what_half_precision_would_not():
+    scores = torch.tensor([0.9999999, 0.99999994])
+    assert average_precision(scores, torch.tensor([0.0, 1.0])) == 1.0
+
+
+def test_nothing_positive_gives_nan_and_no_row_at_all_too():
+    assert math.isnan(average_precision(torch.rand(3), torch.zeros(3)))
+    assert math.isnan(average_precision(torch.rand(2), torch.full((2,), NAN)))
+    assert math.isnan(average_precision(torch.empty(0), torch.empty(0)))
+
+
+def test_not_answering_never_helps():
+    truth = torch.tensor([1.0, 0, 1])
+    assert average_precision(torch.tensor([0.9, 0.1, NAN]), truth) < average_precision(
+        torch.tensor([0.9, 0.1, 0.2]), truth
+    )
+
+
+def test_scores_given_as_truth_are_refused():
+    with pytest.raises(InputError, match="other than 1 and 0"):
+        average_precision(torch.rand(3), torch.tensor([0.3, 0, 1]))
+
+
+def test_map_matches_rows_by_path_and_classes_by_name():
+    labels, flips = table(40, 4), torch.randint(2, (40, 4), generator=torch.Generator().manual_seed(1)).float()
+    truth = Labels(labels.paths, labels.classes, flips)
+    expected = [average_precision_score(flips[:, c], labels.scores[:, c]) for c in range(4)]
+    shuffled = truth.aligned(labels.paths[::-1], [labels.classes[i] for i in (2, 0, 3, 1)])
+    for answers in (truth, shuffled):
+        mean, each = mean_average_precision(labels, answers)
+        assert list(each) == labels.classes
+        assert list(each.values()) == pytest.approx(expected, abs=1e-9)
+        assert mean == pytest.approx(sum(expected) / 4, abs=1e-9)
+
+
+def test_a_class_without_a_positive_is_listed_but_not_counted():
+    labels = Labels(["a", "b"], ["x", "y"], torch.rand(2, 2))
+    mean, each = mean_average_precision(labels, Labels(["a", "b"], ["x", "y"], torch.tensor([[1, 0], [1, NAN]])))
+    assert mean == each["x"] == 1.0 and math.isnan(each["y"])
+    mean, _ = mean_average_precision(labels, Labels(["a", "b"], ["y"], torch.zeros(2, 1)))
+    assert math.isnan(mean)
+
+
+def test_what_only_one_table_has_is_left_out_and_told():
+    match = match_tables(
+        Labels(["a", "b"], ["x", "y"], torch.rand(2, 2)), Labels(["b", "c"], ["z", "x"], torch.ones(2, 2))
+    )
+    assert match.rows == [(1, 0)] and match.classes == ["x"]
+    assert (match.paths_only_first, match.paths_only_second) == (["a"], ["c"])
+    assert (match.classes_only_first, match.classes_only_second) == (["y"], ["z"])
+
+
+def test_file_names_alone_match_only_where_they_are_unique_and_no_whole_path_does():
+    truth = Labels(["q/1.jpg", "q/2.jpg", "r/2.jpg", "q/3.jpg"], ["x"], torch.ones(4, 1))
+    labels = Labels(["1.jpg", "2.jpg", "3.jpg"], ["x"], torch.ones(3, 1))
+    assert match_tables(labels, truth).rows == [(0, 0), (2, 3)]
+    exact = Labels(["q/1.jpg", "3.jpg"], ["x"], torch.ones(2, 1))
+    assert match_tables(exact, truth).rows == [(0, 0)]
+
+
+def test_tables_without_a_common_photo_or_class_are_refused_with_examples():
+    labels = Labels(["a.jpg"], ["cat"], torch.ones(1, 1))
+    with pytest.raises(InputError, match=r"'a\.jpg' and 'b\.jpg'"):
+        mean_average_precision(labels, Labels(["b.jpg"], ["cat"], torch.ones(1, 1)))
+    with pytest.raises(InputError, match=r"cat \| dog"):
+        mean_average_precision(labels, Labels(["a.jpg"], ["dog"], torch.ones(1, 1)))
+    with pytest.raises(InputError, match="no photo"):
+        mean_average_precision(labels, Labels([], ["cat"], torch.ones(0, 1)))
+
+
+# -- class names
+
+
+def test_the_presets_have_the_counts_of_their_data_sets_in_order():
+    assert {name: len(classes) for name, classes in CLASS_PRESETS.items()} == {"voc": 20, "coco": 80, "nuswide": 81}
+    assert list(CLASS_PRESETS["voc"]) == sorted(CLASS_PRESETS["voc"])
+    assert list(CLASS_PRESETS["nuswide"]) == sorted(CLASS_PRESETS["nuswide"])
+    assert CLASS_PRESETS["voc"]["tvmonitor"] == "tv monitor" and CLASS_PRESETS["voc"]["cat"] == "cat"
+
+
+def test_a_preset_is_a_fresh_copy():
+    parse_classes("voc").clear()
+    assert len(parse_classes("voc")) == 20
+
+
+def test_a_comma_list_may_name_prompts():
+    assert parse_classes(" cat, dog = a small dog ") == {"cat": "cat", "dog": "a small dog"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_class_file_is_read_whatever_editor_saved_it(tmp_path, encoding, end):
+    text = end.join(["# animals", "", " cat ", "chien = a dog, small", "  # end", "C#", ""])
+    (tmp_path / "c.txt").write_bytes(text.encode(encoding))
+    assert parse_classes(tmp_path / "c.txt") == {"cat": "cat", "chien": "a dog, small", "C#": "C#"}
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"", "no class name"),
+        (b"\n# only\n", "no class name"),
+        (b"cat\ndog\ncat \n", "'cat' twice"),
+        (b"cat\nCAT\n", "'cat' and 'CAT'"),
+        (b"a=x\nb=x\n", "prompt names 'x' and 'x'"),
+        (b"cat =\n", "blank"),
+        (b"= cat\n", "blank"),
+        (b"caf\xe9\ntea\n", "UTF-8"),
+        (b"\x89PNG\r\n", "UTF-8"),
+        (b"PK\x03\x04\0\0cat", "binary"),
+        (b"c\0a\0t\0\n\0", "binary"),
+        (b"\xff\xfec", "UTF-8"),
+    ],
+)
+def test_an_unusable_class_file_is_refused_by_name(tmp_path, data, word):
+    (tmp_path / "c.txt").write_bytes(data)
+    with pytest.raises(InputError, match=word) as error:
+        parse_classes(str(tmp_path / "c.txt"))
+    assert "c.txt" in one_line(error)
+
+
+@pytest.mark.parametrize("spec", ["", "cat,,dog", "cat,dog,Dog", "cat,", "missing.txt", "no/such/file"])
+def test_an_unusable_class_list_is_refused(spec):
+    with pytest.raises(InputError):
+        parse_classes(spec)
+
+
+def test_a_single_class_needs_contrast():
+    with pytest.raises(InputError, match=r"'cat'.*--contrast"):
+        check_class_count(["cat"])
+    with pytest.raises(InputError, match="no classes"):
+        check_class_count([], ["dog"])
+    check_class_count({"cat": "cat"}, ["dog"])
+
+
+def test_a_template_takes_the_name_as_it_is():
+    assert fill_template("a photo of a {}", "{}{0} {x}") == "a photo of a {}{0} {x}"
+    assert all(fill_template(template, "cat") for templates in TEMPLATES.values() for template in templates)
+    for template in ("a photo", "{} and {}", "{0}"):
+        with pytest.raises(InputError, match="once"):
+            fill_template(template, "cat")

@@ -1,0 +1,211 @@
+"""The page about a table of labels: whole in itself, harmless, and true to the numbers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mlclip import page
+from mlclip.config import InputError
+from mlclip.labels import Labels, mean_average_precision, read_labels
+from mlclip.report import render_report
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "voc12"
+VOID = {"meta", "img", "br"}  # elements of the page that need no end
+EVIL = "<script>alert(1)</script>\"'&\n\x07"
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and words, and checks that each element ends where it should."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def attributes(self, tag, name):
+        return [attrs[name] for kind, attrs in self.tags if kind == tag and name in attrs]
+
+
+def photos(folder, names):
+    for number, name in enumerate(names):
+        colour = (40 * number % 256, 200, 255 - 40 * number % 256)
+        Image.new("RGB", (90 + number, 60), colour).save(folder / name, "JPEG")
+
+
+@pytest.fixture
+def labels(tmp_path):
+    names = [f"{i}.jpg" for i in range(6)]
+    photos(tmp_path, names)
+    scores = torch.tensor([[0.9, 0.6], [0.8, 0.1], [0.2, 0.3], [0.7, 0.55], [0.0, 0.0], [math.nan, 0.42]])
+    meta = {"method": "cdul", "settings": {"zeta": 0.5}, "skipped": [["bad.jpg", "empty file"]]}
+    return Labels(names, ["cat", "dog"], scores, root=str(tmp_path), meta=meta)
+
+
+def facts(text):
+    return dict(reversed(pair) for pair in re.findall(r'<div class="fact"><b>(.*?)</b><span>(.*?)</span>', text))
+
+
+def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(labels):
+    text = render_report(labels, title="t")
+    reader = Reader(text)
+    assert {tag for tag, _ in reader.tags}.isdisjoint({"script", "link", "iframe", "object", "base", "form", "a"})
+    assert all(source.startswith("data:image/jpeg;base64,") for source in reader.attributes("img", "src"))
+    assert not re.search(r"https?:|url\(|@import", text)
+    assert any("default-src 'none'" in attrs.get("content", "") for tag, attrs in reader.tags if tag == "meta")
+
+
+def test_every_photo_is_there_as_a_small_jpeg(labels):
+    sources = Reader(render_report(labels)).attributes("img", "src")
+    sizes = [Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size for source in sources]
+    assert sizes.count((440, 330)) == 6 and sizes.count((112, 112)) == 2 * 5
+
+
+def test_the_facts_are_those_of_the_table(labels):
+    told = facts(render_report(labels))
+    assert told["photos"] == "6" and told["classes"] == "2" and told["photos skipped"] == "1"
+    assert told["labels per photo"] == "0.83" and told["photos without a label"] == "3"
+    assert told["mean top-1 score"] == f"{(0.9 + 0.8 + 0.3 + 0.7 + 0 + 0.42) / 6:.2f}"
+
+
+@pytest.mark.parametrize("thresholds", [[0.75, 0.5], {"cat": 0.75}, torch.tensor([0.75, 0.5])])
+def test_thresholds_of_the_model_decide_what_counts_as_given(labels, thresholds):
+    labels.meta["thresholds"] = thresholds
+    text = render_report(labels)
+    assert facts(text)["labels per photo"] == "0.67"
+    assert "2 <small>≥ 0.75</small>" in text and "2 <small>≥ 0.50</small>" in text
+
+
+def test_the_photos_that_score_highest_stand_first_and_unknown_scores_nowhere(labels):
+    hints = Reader(render_report(labels, limit=0)).attributes("img", "title")
+    assert hints[:5] == ["0.jpg: 0.900", "1.jpg: 0.800", "3.jpg: 0.700", "2.jpg: 0.200", "4.jpg: 0.000"]
+
+
+def test_the_gallery_is_spread_evenly_and_limited(labels):
+    text = render_report(labels, limit=3)
+    assert re.findall(r'<div class="file">(.*?)</div>', text) == ["0.jpg", "2.jpg", "4.jpg"] and "3 of 6 photos" in text
+    assert 'class="gallery"' not in render_report(labels, limit=0)
+    assert "All photos" in render_report(labels, limit=99)
+
+
+def test_truth_adds_ap_and_true_labels_and_says_report_only(labels):
+    truth = Labels(labels.paths[:5], ["dog", "cat"], torch.tensor([[0, 1], [1, 1], [0, 0], [0, 0], [0, 1.0]]))
+    text = render_report(labels, truth=truth)
+    mean, each = mean_average_precision(labels, truth)
+    assert facts(text)["mAP in %, report only"] == f"{100 * mean:.1f}"
+    assert all(f'<td class="number">{100 * ap:.1f}</td>' in text for ap in each.values())
+    assert text.count("truth: none") == 2 and "truth: dog, cat" in text and text.count("truth:") == 5
+    assert "report only" not in render_report(labels)
+
+
+def test_truth_that_shares_nothing_is_refused(labels):
+    for paths, scores in ((["x.jpg"], torch.ones(1, 1)), ([], torch.ones(0, 1))):
+        with pytest.raises(InputError, match="no photo"):
+            render_report(labels, truth=Labels(paths, ["cat"], scores))
+
+
+def test_everything_a_stranger_could_name_is_escaped(tmp_path):
+    meta = {
+        "method": EVIL,
+        "clip": {"name": EVIL},
+        EVIL: [EVIL],
+        "skipped": [[EVIL, EVIL]],
+        "histograms": {EVIL: {"edges": [0, 1], "counts": [3]}},
+    }
+    labels = Labels(
+        [EVIL, os.fsdecode(b"\xff.jpg")], [EVIL, "b"], torch.rand(2, 2), root=str(tmp_path / EVIL), meta=meta
+    )
+    truth = Labels(labels.paths, labels.classes, torch.ones(2, 2))
+    text = render_report(labels, truth=truth, title=EVIL)
+    assert "<script" not in text and "\x07" not in text and "\\udcff.jpg" in text
+    assert "script" not in {tag for tag, _ in Reader(text).tags}
+    text.encode("utf-8")
+
+
+def test_photos_that_cannot_be_opened_are_counted_and_leave_a_grey_field(labels, tmp_path):
+    (tmp_path / "0.jpg").write_bytes(b"")
+    (tmp_path / "1.jpg").unlink()
+    labels.paths[2] = "nul\0.jpg"
+    text = render_report(labels)
+    Reader(text)
+    assert "3 of these photos could not be opened" in text and text.count(">no photo<") == 3 + 2 * 3
+    assert "could not be opened" not in render_report(Labels(["3.jpg"], ["a"], torch.ones(1, 1), root=str(tmp_path)))
+
+
+def test_histograms_are_drawn_in_proportion():
+    text = page.histogram("h", [0, 0.5, 1], [10, 5])
+    low, high = sorted(float(tall) for tall in Reader(text).attributes("rect", "height"))
+    assert high == 2 * low and "15 in all, at most 10 in one bar" in text
+    Reader(page.histogram("nothing", [0, 1], [0]))
+
+
+def test_histograms_of_clips_confidence_stand_beside_the_scores(labels):
+    labels.meta["histograms"] = {name: {"edges": [0, 0.5, 1], "counts": [1, 2]} for name in ("global", "snippets")}
+    text = render_report(labels)
+    assert text.count("<svg") == 3 and "top-1 confidence: snippets" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"histograms": {"a": {"edges": [0, 1], "counts": []}}},
+        {"histograms": {"a": {"edges": [0, 1], "counts": [math.nan]}}},
+        {"histograms": {"a": {"edges": "x", "counts": [1]}}},
+        {"histograms": {"a": 1}},
+        {"histograms": [1]},
+        {"thresholds": [0.5] * 3},
+        {"thresholds": ["x", "y"]},
+        {"thresholds": None},
+    ],
+)
+def test_damaged_meta_is_refused_in_one_line(labels, change):
+    labels.meta.update(change)
+    with pytest.raises(InputError, match="make the labels again") as error:
+        render_report(labels)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("skipped", [None, 3, [["only one"]], [1], "text"])
+def test_a_strange_list_of_skipped_photos_is_left_out(labels, skipped):
+    labels.meta["skipped"] = skipped
+    assert "Skipped photos" not in render_report(labels)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_table_without_rows_or_without_known_scores_has_a_page_too(rows):
+    text = render_report(Labels(["a"][:rows], ["x", "y"], torch.full((rows, 2), math.nan)))
+    Reader(text)
+    assert facts(text)["mean top-1 score"] == "–"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED.name}: the real photos are not here")
+def test_a_page_of_real_photos_stays_small():
+    truth = read_labels(SHARED / "truth_test.csv")
+    truth.root = str(SHARED / "photos" / "test")
+    text = render_report(truth, truth=truth, limit=30)
+    assert "could not be opened" not in text and len(text) < 3_000_000

@@ -1,0 +1,93 @@
+"""The shape of the code: levels, import costs, no printing in the library."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlclip
+
+PACKAGE = Path(mlclip.__file__).parent
+LEVELS = {
+    0: {"clip", "config", "talk", "files", "page", "presets", "world"},
+    1: {"labels", "tables", "images", "cdul", "workers"},
+    2: {"teacher", "classifier", "datasets", "report", "store"},
+    3: {"embed", "checkpoint"},
+    4: {"pseudolabel", "train", "predict", "export"},
+    5: {"cli", "__main__"},
+}
+LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _home(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(file: Path) -> set[str]:
+    """The mlclip modules that a file imports at its top or inside functions."""
+    depth = len(file.relative_to(PACKAGE).parts)
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("mlclip."):
+            found.add(node.module.split(".")[1])
+    return {name for name in found if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_levels_that_are_not_above_its_own(file):
+    home = _home(file)
+    if home == "__init__":
+        return
+    too_high = {m for m in _imports(file) - {home} if LEVEL_OF[m] > LEVEL_OF[home]}
+    assert not too_high, f"{home} (level {LEVEL_OF[home]}) imports {too_high}"
+
+
+def test_every_module_has_a_level_and_every_level_a_module():
+    assert {_home(file) for file in FILES} - {"__init__"} == set(LEVEL_OF)
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if _home(f) != "cli"], ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_the_library_neither_prints_nor_knows_click(file):
+    tree = ast.parse(file.read_text())
+    calls = [n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert "print" not in calls
+    modules = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    modules += [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    assert "click" not in modules
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["pseudolabel", "--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_no_torch(arguments):
+    code = (
+        "import sys; from mlclip.cli import _status; status = _status(sys.argv[1:]);"
+        "heavy = {'torch', 'numpy', 'PIL', 'ftfy'} & set(sys.modules); sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mlclip" in done.stdout
+
+
+def test_help_takes_less_than_three_tenths_of_a_second():
+    code = (
+        "import time; start = time.perf_counter(); from mlclip.cli import _status; _status(['--help']);"
+        "import sys; print(time.perf_counter() - start, file=sys.stderr)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(5)]
+    assert min(float(run.stderr) for run in runs) < 0.3
+
+
+def test_importing_the_package_imports_no_torch_and_every_public_name_resolves():
+    code = "import sys, mlclip; assert 'torch' not in sys.modules; [getattr(mlclip, n) for n in mlclip.__all__]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_there_is_exactly_one_optimizer_step():
+    text = "".join(file.read_text() for file in FILES)
+    assert text.count("optimizer.step()") == 1
