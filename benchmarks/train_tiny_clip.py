@@ -199,7 +199,9 @@ def report(model: CLIP, options: argparse.Namespace, log) -> None:
     log(f"mean top-1 probability {confidence.mean():.3f}; exp(logit_scale) {model.logit_scale.exp():.1f}")
     for number, kind in enumerate(KINDS):
         said = (guesses == number).sum() / HELD_OUT_EACH
-        log(f"  {kind:10s} right {right[kinds == number].float().mean():.2f}   predicted {said:.2f} times as often as shown")
+        log(
+            f"  {kind:10s} right {right[kinds == number].float().mean():.2f}   predicted {said:.2f} times as often as shown"
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlclip.cdul import aggregate, fuse
+from mlclip.cdul import fuse
 from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
 
 JUDGED = (
@@ -49,11 +49,10 @@ def make_labels(data: Path) -> dict[str, Labels]:
     print(
         f"mean top-1 probability of the whole photos: {whole.amax(-1).mean():.3f} (0.85-0.9 means the logit scale is right)"
     )
-    views = torch.stack([highest, lowest], dim=1)  # (N, 2, C): their max and min are what aggregate() looks for
     tables = {
         "global": whole,
-        "cdul ζ=0.5": fuse(whole, aggregate(views, 0.5)),
-        "cdul ζ=0": fuse(whole, aggregate(views, 0.0)),
+        "cdul ζ=0.5": fuse(whole, torch.where(highest >= 0.5, highest, lowest)),  # what cdul.aggregate does, from its
+        "cdul ζ=0": fuse(whole, highest),  # two extremes: the snippets themselves are not among the data
         "truth": truth.scores,
     }
     root, classes = str((data / "photos" / "train").resolve()), stored["classes"].tolist()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .classifier import Classifier
+from .classifier import Classifier, classifier_of
 from .config import InputError
 from .files import load_plain, save_plain
 
@@ -44,20 +44,19 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """The student of a `model.pt`, in eval mode on `device`. InputError where the file is missing, damaged, or not one."""
+    """The student of a `model.pt`, in eval mode on `device`. InputError where the file is missing or damaged."""
     content = load_plain(path, kind="model", made_by="mlclip train --labels labels.pt")
     try:
-        model = Classifier(content["arch"], content["classes"], content["size"])
-        model.load_state_dict(content["weights"])
+        model = classifier_of(content["arch"], content["classes"], content["size"], content["weights"])
         thresholds, meta = content["thresholds"], content["meta"]
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} does not fit its own description ({content.get('arch')}, {len(content.get('classes') or ())} classes): "
-            f"{str(error).splitlines()[0]}; train again"
+            f"{path} does not fit its own description ({content.get('arch')}, {len(content.get('classes') or ())} classes; "
+            f"{str(error).splitlines()[0]}); train again"
         ) from error
     broken = next((n for n, w in content["weights"].items() if w.is_floating_point() and not w.isfinite().all()), None)
-    if broken or tuple(thresholds.shape) != (len(model.classes),):
-        raise InputError(
-            f"{path} holds {'NaN or infinite weights in ' + broken if broken else 'no threshold per class'}; train again"
-        )
+    if broken:
+        raise InputError(f"{path} holds NaN or infinite weights ({broken}); train again")
+    if tuple(thresholds.shape) != (len(model.classes),):
+        raise InputError(f"{path} holds {len(thresholds)} thresholds for {len(model.classes)} classes; train again")
     return Checkpoint(model.to(device).eval(), thresholds, meta)

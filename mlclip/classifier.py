@@ -15,6 +15,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from .clip.encoders import ModifiedResNet
+from .clip.model import IMAGE_MEAN, IMAGE_STD
 from .config import InputError
 
 ARCHS = (
@@ -30,13 +32,14 @@ ARCHS = (
 )
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_ARCH = "clip-resnet"  # the image trunk of a CLIP with a ResNet; widths and depths come from its weights
 _HEADS = ("fc.", "classifier.")  # what torchvision calls the part that we replace
 
 
 def _trunk(arch: str) -> nn.Sequential:
     """torchvision's `arch` up to its last feature map, parameter names as in torchvision's files."""
     if arch not in ARCHS:
-        raise InputError(f"unknown --arch {arch!r}: choose one of {', '.join(ARCHS)}")
+        raise InputError(f"unknown --arch {arch!r}: choose one of {', '.join([*ARCHS, CLIP_ARCH])}")
     network = torchvision.models.get_model(arch, weights=None)
     if arch.startswith("resnet"):
         parts = OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc"))
@@ -47,27 +50,56 @@ def _trunk(arch: str) -> nn.Sequential:
     return nn.Sequential(parts)
 
 
+def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:
+    """The image ResNet of a CLIP state dict up to its last feature map, with the weights of `state`."""
+    prefix = "visual."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "attnpool" not in k}
+    if "layer4.0.conv1.weight" not in own:
+        raise InputError(f"{origin} is no CLIP with a ResNet; {CLIP_ARCH} needs one, such as RN50 or tiny")
+    trunk = _empty_clip_trunk(own)
+    trunk.load_state_dict(own, strict=False)
+    return trunk
+
+
+def _empty_clip_trunk(own: Mapping[str, Tensor]) -> nn.Module:
+    layers = tuple(len({k.split(".")[1] for k in own if k.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4))
+    trunk = ModifiedResNet(64, own["layer1.0.conv1.weight"].shape[0], layers, 1)
+    trunk.attnpool = nn.Identity()
+    return trunk
+
+
+def classifier_of(arch: str, classes: Sequence[str], size: int, weights: Mapping[str, Tensor]) -> Classifier:
+    """The student that `weights`, its whole state dict, belong to; KeyError or RuntimeError where they do not fit."""
+    prefix = "trunk."
+    own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    model = Classifier(arch, classes, size, trunk=_empty_clip_trunk(own) if arch == CLIP_ARCH else None)
+    model.load_state_dict(weights)
+    return model
+
+
 class Classifier(nn.Module):
     """Photos in, logits and class activation maps out.
 
     `classes` are the names in the order of the logits; `size` is the square input in pixels the student is made for
-    (any other works). Weights are random until `load_trunk` or `load_state_dict`.
+    (any other works). `trunk` makes feature maps (N, K, h, w) of photos, by default `arch`'s of torchvision, whose
+    weights are random until `load_trunk` or `load_state_dict`.
     """
 
-    def __init__(self, arch: str, classes: Sequence[str], size: int):
+    def __init__(self, arch: str, classes: Sequence[str], size: int, *, trunk: nn.Module | None = None):
         super().__init__()
         self.arch, self.classes, self.size = arch, list(classes), size
-        self.trunk = _trunk(arch)
+        self.trunk = _trunk(arch) if trunk is None else trunk
         with torch.no_grad():
             training = self.trunk.training
             channels = self.trunk.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
             self.trunk.train(training)
         self.head = nn.Conv2d(channels, len(self.classes), 1)
-        self.register_buffer("_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+        mean, std = (IMAGE_MEAN, IMAGE_STD) if arch == CLIP_ARCH else (IMAGENET_MEAN, IMAGENET_STD)
+        self.register_buffer("_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (N, 3, H, W) -> float32, as torchvision's weights expect them."""
+        """uint8 pixels (N, 3, H, W) -> float32, as the trunk's weights expect them."""
         return (pixels.float() / 255 - self._mean) / self._std
 
     def maps(self, pixels: Tensor) -> Tensor:
@@ -88,7 +120,7 @@ def _trunk_names(arch: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
-    """Fill the student's trunk: "imagenet" (torchvision's own weights), "none" (left random), or a file of such weights.
+    """Fill the student's trunk: "imagenet" (torchvision's own weights), "none" (left random), or a file of them.
 
     Returns a line about what was taken. Never falls back to something else: weights that cannot be had or do not fit
     are an InputError that says where to put them.

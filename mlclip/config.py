@@ -52,14 +52,16 @@ class TrainConfig:
     epochs: int = 20
     batch_size: int = 8  # photos per weight step, over all processes together
     lr: float = 1e-5
-    head_lr_factor: float = 1.0  # learning rate of the new 1×1 convolution, as a multiple of lr
+    head_lr_factor: float = (
+        10.0  # learning rate of the new 1×1 convolution, as a multiple of lr (CCD's; CDUL says none)
+    )
     seed: int = 0
 
     METHODS = ("fixed",)
 
     def __post_init__(self):
         _require(self.method in self.METHODS, "--method", self.method, f"one of {', '.join(self.METHODS)}")
-        _require(self.size >= 32, "--size", self.size, "at least 32 pixels")
+        _require(self.size >= 64, "--size", self.size, "at least 64 pixels")
         _require(self.epochs >= 1, "--epochs", self.epochs, "at least 1")
         _require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
         _require(self.lr > 0, "--lr", self.lr, "above 0")

@@ -6,6 +6,7 @@ Letters: N photos, V views per photo (the whole photo first), C classes, D the j
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ def pseudolabel(
     workers: Workers | None = None,
     talk: Talk = SILENT,
 ) -> Labels:
-    """Label the photos of `find_images` by CDUL (ICCV 2023), step 1: global and snippet similarities, aggregated and fused.
+    """Label the photos of `find_images` by CDUL (ICCV 2023), step 1: similarities, aggregated and fused.
 
     `classes` maps label names to prompt names; the names of `contrast` take part in the softmax and are then dropped,
     for photos that may show none of the classes. Photos that cannot be read get no row; they are listed with their
@@ -65,14 +66,14 @@ def pseudolabel(
     if not photos:
         first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
         raise InputError(
-            f"0 of {len(found.photos) + len(found.skipped)} photos in {found.root} are readable{first}; no labels were written"
+            f"0 of {len(found.photos) + len(found.skipped)} photos in {found.root} are readable{first}; nothing was written"
         )
     logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
     scores, summary = label_store(opened, photos, text, len(classes), logit_scale, config)
     _check_sharpness(summary["mean_top1"], len(text), config, talk)
     meta = {
         "method": config.method,
-        "settings": {k: v for k, v in vars(config).items()},
+        "settings": asdict(config),
         "clip": {"name": teacher.name, "sha256": teacher.sha256, "logit_scale": logit_scale},
         "templates": list(templates),
         "prompts": list(classes.values()),
@@ -120,7 +121,10 @@ def _check_sharpness(mean_top1: float, classes: int, config: PseudolabelConfig, 
     """Catch a logit scale that was divided by instead of multiplied: all probabilities are then about 1/C."""
     if mean_top1 > 1 / classes + FLAT_MARGIN:
         return
-    line = f"the mean top-1 probability is {mean_top1:.3f} for {classes} names, about 1/{classes}: the scores are flat and no label can be told from another"
+    line = (
+        f"the mean top-1 probability is {mean_top1:.3f} for {classes} names, about 1/{classes}: the scores are flat and "
+        "no label can be told from another"
+    )
     if config.temperature is not None:
         raise InputError(f"{line}; --temperature {config.temperature:g} is too high, OpenAI's models want 0.01")
     talk.say(f"warning: {line}; this CLIP may not know these classes, or its weights are not trained")

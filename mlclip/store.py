@@ -45,7 +45,7 @@ class StoreKey:
 
 
 def default_store(key: StoreKey, root: str) -> Path:
-    """Where the store of photos under `root` lies unless the user names a place: in the cache, by model, views, root."""
+    """Where the store of photos under `root` lies unless the user names a place: in the cache."""
     cache = Path(os.environ.get("MLCLIP_CACHE") or Path.home() / ".cache" / "mlclip")
     name = hashlib.sha256(json.dumps([asdict(key), os.fsencode(root).hex()]).encode()).hexdigest()[:20]
     return cache / "embeddings" / name

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .cdul import bernoulli_kl_with_logits
 from .checkpoint import Checkpoint, save_checkpoint
-from .classifier import Classifier, load_trunk
+from .classifier import CLIP_ARCH, Classifier, clip_trunk, load_trunk
+from .clip import load_clip
 from .config import InputError, TrainConfig
 from .files import check_output, load_plain, save_plain
 from .images import Photo, PhotoViews, photo_batches
@@ -28,6 +29,7 @@ from .talk import SILENT, Talk
 from .workers import Workers
 
 DEFAULT_THRESHOLD = 0.5
+RAREST = 1e-3  # the head's first bias takes no class to be rarer than this
 
 
 def train(
@@ -44,8 +46,8 @@ def train(
 ) -> Checkpoint:
     """Train a student on pseudo labels and write it to `output`.
 
-    Every epoch's end is kept beside `output` (`model.resume.pt`), so that `resume` loses at most one epoch and ends as if
-    never stopped; labels that are NaN (not known) take no part. Photos that cannot be read are left out and listed in
+    Every epoch's end is kept beside `output` (`model.resume.pt`), so that `resume` loses at most one epoch and ends
+    as if never stopped; labels that are NaN (not known) take no part. Photos that cannot be read are left out and listed in
     `meta["skipped"]`. Raises InputError for labels or settings that do not fit, and when the loss is not finite.
     """
     config, workers = config or TrainConfig(), workers or Workers()
@@ -60,8 +62,8 @@ def train(
     _check_batch(config, len(photos), workers)
     targets = labels.scores[[row for row, _ in photos]]  # (N, C)
     torch.manual_seed(config.seed)
-    model = Classifier(config.arch, labels.classes, config.size)
-    origin = load_trunk(model, config.init, offline=offline)
+    model, origin = new_student(config, labels, offline)
+    start_bias(model, targets)
     fast_layout(model, workers.device)
     optimizer = torch.optim.Adam(
         [
@@ -103,6 +105,38 @@ def train(
         save_checkpoint(checkpoint, output)
         kept.unlink(missing_ok=True)
     return checkpoint
+
+
+def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Classifier, str]:
+    """The untrained student and a line on what it starts from; `init` "clip" takes the labels' own teacher's ResNet."""
+    if config.init != "clip":
+        if config.arch == CLIP_ARCH:
+            raise InputError(f"--arch {CLIP_ARCH} takes its shape from the teacher: add --init clip")
+        model = Classifier(config.arch, labels.classes, config.size)
+        return model, load_trunk(model, config.init, offline=offline)
+    teacher = labels.meta.get("clip", {})
+    if not teacher:
+        raise InputError("--init clip: these labels do not say which CLIP made them; use another --init")
+    clip = load_clip(teacher["name"], offline=offline)
+    if clip.sha256 != teacher["sha256"]:
+        raise InputError(
+            f"{teacher['name']} is not the CLIP that made the labels (another sha256); label again, or change --init"
+        )
+    trunk = clip_trunk(clip.state_dict(), teacher["name"])
+    return Classifier(
+        CLIP_ARCH, labels.classes, config.size, trunk=trunk
+    ), f"the student starts from the image ResNet of CLIP {teacher['name']}"
+
+
+@torch.no_grad()
+def start_bias(model: Classifier, targets: Tensor) -> None:
+    """Let the head's bias say each class's mean label from the start: targets (N, C) in [0, 1] or NaN.
+
+    Most classes are absent from most photos. From a bias of 0 the whole network would first be bent to say so, which at
+    these learning rates takes much of the training; and a bias is what says it best.
+    """
+    frequency = targets.nanmean(dim=0).nan_to_num(0.5)
+    model.head.bias.copy_(torch.logit(frequency, eps=RAREST))
 
 
 def weight_step(
@@ -212,7 +246,7 @@ def _load_state(file: Path, run: dict, model: Classifier, optimizer: torch.optim
         changed.append("labels")
     if changed:
         raise InputError(
-            f"{file} was trained with another {', '.join(changed)}; give the same to --resume, or start anew with --overwrite"
+            f"{file} was trained with another {', '.join(changed)}; --resume needs the same; --overwrite starts anew"
         )
     model.load_state_dict(state["weights"])
     optimizer.load_state_dict(state["optimizer"])

@@ -6,16 +6,14 @@ import os
 import socket
 import sys
 import threading
-from contextlib import contextmanager
 
 import pytest
-from toy_server import CONTENT, SHA256, Server
+from toy_server import CONTENT, SHA256, Listener, Server
 
 from mlclip.clip import fetch
 from mlclip.clip.fetch import download
 from mlclip.clip.registry import Entry
 from mlclip.config import InputError
-from mlclip.talk import Bar, Talk
 
 
 @pytest.fixture
@@ -28,25 +26,6 @@ def server(monkeypatch):
         yield running
         running.shutdown()
         thread.join()
-
-
-class Listener(Talk):
-    def __init__(self):
-        self.lines, self.bars = [], []
-
-    def say(self, line):
-        self.lines.append(line)
-
-    @contextmanager
-    def bar(self, label, total, unit="", done=0):
-        record = {"label": label, "total": total, "unit": unit, "start": done, "done": done}
-        self.bars.append(record)
-
-        class Counting(Bar):
-            def update(self, done, note=""):
-                record["done"] += done
-
-        yield Counting()
 
 
 def part_of(entry):

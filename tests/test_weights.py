@@ -1,4 +1,4 @@
-"""Weight files of every kind into a CLIP, and everything a weight file can be instead. Downloads: test_download.py."""
+"""Weight files of every kind become a CLIP. What is refused: test_archive.py; downloads: test_download.py."""
 
 import hashlib
 import re

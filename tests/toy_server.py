@@ -1,11 +1,13 @@
-"""A server of one weight file on this machine, which can break off, ignore ranges, and lie."""
+"""A server of one weight file on this machine, which can break off, ignore ranges, and lie; and an ear for what is told."""
 
 import hashlib
 import random
 import re
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from mlclip.clip.registry import Entry
+from mlclip.talk import Bar, Talk
 
 CONTENT = random.Random(0).randbytes(3 << 20)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -47,3 +49,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Nothing on stderr."""
+
+
+class Listener(Talk):
+    def __init__(self):
+        self.lines, self.bars = [], []
+
+    def say(self, line):
+        self.lines.append(line)
+
+    @contextmanager
+    def bar(self, label, total, unit="", done=0):
+        record = {"label": label, "total": total, "unit": unit, "start": done, "done": done}
+        self.bars.append(record)
+
+        class Counting(Bar):
+            def update(self, done, note=""):
+                record["done"] += done
+
+        yield Counting()

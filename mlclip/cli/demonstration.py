@@ -32,7 +32,7 @@ STUDENT = [
 
 
 def run(folder: Path, *, seed: int, overwrite: bool, device: str, loaders: int, quiet: bool) -> None:
-    """Draw the world into `folder`, label, train, predict, evaluate by the command line's own commands, and show a table."""
+    """Draw the world into `folder`, label, train and judge by the command line's own commands, and show a table."""
     from ..labels import read_labels
     from . import cli
     from .labelling import predict_with
@@ -73,11 +73,11 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, loaders: int, 
 
 def draw(folder: Path, seed: int, talk: Console) -> None:
     """The world's files: `train/`, `test/`, `classes.txt`, the two truth tables, and the tiny CLIP as `clip.pt`."""
-    from ..clip.weights import tiny_path
+    from ..clip.registry import TINY_FILE
     from ..world import write_world
 
     write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, talk=talk)
-    shutil.copyfile(tiny_path(), folder / "clip.pt")
+    shutil.copyfile(TINY_FILE, folder / "clip.pt")
 
 
 def _clear(folder: Path) -> None:

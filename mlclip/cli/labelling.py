@@ -51,7 +51,7 @@ def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk
     if clip is None:
         clip = default_clip(workers.device)
         talk.say(
-            f"teacher: CLIP {clip}, the default on {workers.device.type}; choose another with --clip (see `mlclip models`)"
+            f"teacher: CLIP {clip}, the default on {workers.device.type}; --clip takes another (see `mlclip models`)"
         )
     return Teacher(load_clip(clip, activation=activation, offline=offline, talk=talk), workers.device), workers, talk
 
@@ -79,7 +79,7 @@ def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk
 @click.option(
     "--template",
     multiple=True,
-    help="A prompt with {} for the class name, or a set: paper-cdul, paper-ccd, ensemble. Repeatable.  [default: paper-cdul]",
+    help="A prompt with {} for the class name, or a set: paper-cdul, paper-ccd, ensemble. Repeatable.  [paper-cdul]",
 )
 @options.setting(
     PseudolabelConfig, "method", "--method", type=click.Choice(PseudolabelConfig.METHODS), help="How labels are made."
@@ -167,9 +167,7 @@ def pseudolabel(
         return 0
     write_labels(labels, output, overwrite=overwrite)
     per_photo = float((labels.scores >= 0.5).sum()) / len(labels)
-    talk.say(
-        f"{output}: {len(labels)} photos × {len(labels.classes)} classes, {per_photo:.2f} classes a photo at 0.5 or more"
-    )
+    talk.say(f"{output}: {len(labels)} photos × {len(labels.classes)} classes, {per_photo:.2f} a photo at 0.5 or more")
     talk.say(f"next: mlclip train --labels {output}")
     return options.report_skipped(labels.meta["skipped"], output)
 
@@ -198,10 +196,8 @@ def evaluate(images, labels_file, model, truth, only, form, batch_size, device, 
         raise click.UsageError("--model needs IMAGES to predict")
     if labels_file and images:
         raise click.UsageError("--labels is a finished table: leave the IMAGES away, or give --model")
-    if model:
-        scores = predict_with(model, images, batch_size, device, loaders, quiet)
-    else:
-        scores = read_labels(labels_file)
+    judged = (model, images, batch_size, device, loaders, quiet)
+    scores = predict_with(*judged) if model else read_labels(labels_file)
     known = read_truth(truth)
     if only:
         known = known.aligned(known.paths, _chosen(only, known.classes))

@@ -13,7 +13,7 @@ from .console import table
 @click.command()
 def models():
     """List the teachers that --clip takes by name: size, input resolution, and whether they are here."""
-    from ..clip.weights import MODELS, is_cached, model_path
+    from ..clip.registry import MODELS, is_cached, model_path
 
     rows = []
     for name, entry in MODELS.items():

@@ -100,7 +100,9 @@ def read_archive(path: Path) -> dict[str, Tensor]:
             records = _records(_read(archive, f"{folder}/data.pkl", LARGEST_PICKLE))
             _check(records, archive, folder, LARGEST_GROWTH * os.path.getsize(path))
             return _load(records, archive, folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except RefusedError:
+        raise
+    except Exception as error:  # a damaged zip may raise anything
         raise RefusedError(f"is cut short or damaged ({error})") from error
 
 

@@ -7,8 +7,6 @@ single things came, as photos of a user differ from the web's. Some scenes hold 
 
 from __future__ import annotations
 
-from math import pi
-
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw

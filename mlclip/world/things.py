@@ -240,7 +240,7 @@ KINDS: tuple[str, ...] = tuple(_DRAWERS)
 
 
 def draw_thing(kind: str, size: int, rng: Generator) -> Image.Image:
-    """One thing of `kind` (of KINDS) on a transparent RGBA tile of size × size pixels, its colours, turn and build random."""
+    """One thing of `kind` (of KINDS) on a transparent RGBA tile of size × size pixels; colours, turn and build are random."""
     tile = Image.new("RGBA", (SUPERSAMPLING * size,) * 2, (40, 40, 40, 0))
     pen = Pen(tile, rng, turn=rng.uniform(-0.22, 0.22) * pi, stretch=rng.uniform(0.78, 1.28))
     _DRAWERS[kind](pen)
