@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .images import Photo, PhotoViews, Skip, photo_batches
-from .store import Store, StoreKey, default_store, locked
+from .store import Store, StoreKey, default_store, locked, refuse_foreign
 from .talk import SILENT, Talk
 from .teacher import Teacher
 from .workers import Workers
@@ -43,6 +43,7 @@ def embed_images(
     workers = workers or Workers()
     key = store_key(teacher, grids)
     folder = Path(store) if store else default_store(key, root)
+    refuse_foreign(folder)
     if not workers.is_main:
         workers.wait()  # until the main process has made the folder and holds the lock
         opened = Store(folder, key)

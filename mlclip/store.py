@@ -77,14 +77,6 @@ class Store:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{manifest} is damaged; remove the folder {self.folder} and run again") from error
         if held is None:
-            if (
-                any(self.folder.iterdir())
-                and not any(self.folder.glob("shard-*.pt"))
-                and not (self.folder / "lock").exists()
-            ):
-                raise InputError(
-                    f"{self.folder} holds other files and is no embedding store; give --store an empty folder"
-                )
             self.write_manifest(complete=False)
         elif held != json.loads(json.dumps(asdict(self.key))):
             raise InputError(
@@ -131,6 +123,13 @@ class Store:
             yield indices, embeddings[rows].float()
 
 
+def refuse_foreign(folder: Path) -> None:
+    """InputError if `folder` holds files but is no embedding store: nothing of the user's is written among."""
+    ours = (folder / MANIFEST).exists() or (folder / "lock").exists()
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
+        raise InputError(f"{folder} holds other files and is no embedding store; give --store an empty folder")
+
+
 @contextlib.contextmanager
 def locked(folder: str | Path, what: str) -> Iterator[None]:
     """Hold `folder`/lock for this process; InputError at once if another one holds it. Freed even by a kill."""
@@ -139,8 +138,12 @@ def locked(folder: str | Path, what: str) -> Iterator[None]:
     except ImportError:  # no such locks on Windows: two commands at once are then not told apart
         yield
         return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(Path(folder) / "lock", "w") as file:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        file = open(Path(folder) / "lock", "w")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise InputError(f"cannot write {what}: {error.strerror}; choose another place") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -134,6 +134,13 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, clip_file, va
     assert "NaN or infinite numbers in ln_final.bias" in refusal(tmp_path / "nan.pt")
 
 
+def test_what_a_file_calls_things_never_reaches_the_terminal_raw(tmp_path):
+    torch.save({"\x1b[31m\nweight": torch.zeros(2)}, tmp_path / "names.pt")
+    assert "control characters" in refusal(tmp_path / "names.pt")
+    evil = b"c\x1b[31mos\nsystem\n."
+    assert refusal(pickled_archive(tmp_path / "evil.pt", evil)).isprintable()
+
+
 def test_weights_for_another_vocabulary_are_refused(tmp_path, clip_file):
     state = torch.load(clip_file)
     torch.save({**state, "token_embedding.weight": torch.zeros(32000, 64)}, tmp_path / "other.pt")

@@ -1,4 +1,4 @@
-"""A server of one weight file on this machine, which can break off, ignore ranges, and lie; and an ear for what is told."""
+"""A server of one weight file on this machine, which can break off, ignore ranges, and lie; and a listener."""
 
 import hashlib
 import random

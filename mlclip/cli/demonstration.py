@@ -15,7 +15,7 @@ from ..config import InputError
 from .console import Console, table
 
 TRAIN_SCENES, TEST_SCENES = 1200, 500
-STUDENT = [
+STUDENT = ["--init", "clip", "--size", "96", "--epochs", "6", "--batch-size", "32", "--lr", "1e-3"]
     "--arch",
     "resnet18",
     "--init",

@@ -89,8 +89,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         _refuse_what_is_no_weights(head)
         tensors = _reader(path, head)(path)
+        if not all(name.isprintable() for name in tensors):  # they will stand in messages
+            raise RefusedError("names a tensor with control characters")
     except RefusedError as error:
-        raise InputError(f"{path} {error}; {GET_AGAIN}") from error
+        reason = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:300])  # names are the file's
+        raise InputError(f"{path} {reason}; {GET_AGAIN}") from error
     if not tensors:
         raise InputError(f"{path} holds no tensors; {GET_AGAIN}")
     return tensors

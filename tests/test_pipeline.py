@@ -1,0 +1,222 @@
+"""From photos to labels: the teacher, the store, CDUL over it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from mlclip.clip import load_clip
+from mlclip.config import InputError, OptionError, PseudolabelConfig
+from mlclip.embed import embed_images, store_key
+from mlclip.images import find_images, open_image, view_pixels
+from mlclip.pseudolabel import cdul_labels, pseudolabel
+from mlclip.store import Store, default_store, locked
+from mlclip.teacher import Teacher, class_embeddings, class_scores
+
+CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
+
+
+@pytest.fixture(scope="module")
+def teacher(clip_file):
+    return Teacher(load_clip(clip_file))
+
+
+def label(photos, teacher, **options):
+    return pseudolabel(find_images([photos]), CLASSES, teacher, loaders=0, **options)
+
+
+class Counting:
+    """A teacher that counts the views it has encoded."""
+
+    def __init__(self, teacher, stop_after=None):
+        self.teacher, self.views, self.stop_after = teacher, 0, stop_after
+
+    def __getattr__(self, name):
+        return getattr(self.teacher, name)
+
+    def embed_views(self, pixels):
+        if self.stop_after is not None and self.views >= self.stop_after:
+            raise KeyboardInterrupt
+        self.views += len(pixels)
+        return self.teacher.embed_views(pixels)
+
+
+def test_labels_equal_the_paper_computed_slowly_one_photo_at_a_time(photos, teacher):
+    labels = label(photos, teacher)
+    text = class_embeddings(teacher, list(CLASSES.values()), ["a photo of a {}"])
+    for path, row in zip(labels.paths, labels.scores, strict=True):
+        views = view_pixels(open_image(photos / path), 64, (1, 3))
+        similarity = torch.stack([class_scores(teacher.embed_views(v[None])[0], text, 100.0) for v in views])
+        highest, lowest = similarity[1:].amax(0), similarity[1:].amin(0)
+        expected = 0.5 * (similarity[0] + torch.where(highest >= 0.5, highest, lowest))
+        assert torch.allclose(row, expected, atol=0.02), path  # embeddings are kept in half precision
+    assert labels.paths == [f"{n:02d}.jpg" for n in range(12)]
+    assert labels.root == str(photos)
+
+
+def test_a_second_run_with_other_names_and_settings_encodes_nothing(photos, teacher):
+    first = Counting(teacher)
+    label(photos, first)
+    assert first.views == 12 * 10
+    second = Counting(teacher)
+    config = PseudolabelConfig(zeta=0.1, temperature=0.02)
+    pseudolabel(find_images([photos]), {"cat": "cat", "dog": "dog"}, second, config=config, loaders=0)
+    assert second.views == 0
+
+
+def test_only_new_and_changed_photos_are_encoded(photos, teacher):
+    label(photos, teacher)
+    shutil.copy(photos / "03.jpg", photos / "new.jpg")
+    Image.new("RGB", (50, 50), "white").save(photos / "04.jpg")
+    counting = Counting(teacher)
+    labels = label(photos, counting)
+    assert counting.views == 2 * 10
+    assert len(labels) == 13
+    assert torch.equal(labels.scores[labels.paths.index("new.jpg")], labels.scores[labels.paths.index("03.jpg")])
+
+
+def test_a_run_that_was_stopped_goes_on_from_its_last_shard_and_ends_the_same(photos, teacher, tmp_path, monkeypatch):
+    whole = label(photos, teacher, store=tmp_path / "whole", batch_size=10)
+    monkeypatch.setattr("mlclip.embed.SHARD_PHOTOS", 2)
+    with pytest.raises(KeyboardInterrupt):
+        label(photos, Counting(teacher, stop_after=50), store=tmp_path / "cut", batch_size=10)
+    counting = Counting(teacher)
+    labels = label(photos, counting, store=tmp_path / "cut", batch_size=10)
+    assert counting.views == 120 - 40  # five photos were done, four of them in whole shards
+    assert labels.paths == whole.paths
+    assert torch.equal(labels.scores, whole.scores)
+
+
+@pytest.mark.parametrize(("batch_size", "loaders"), [(1, 0), (1000, 2)])
+def test_batch_size_and_loader_processes_change_nothing(photos, teacher, tmp_path, batch_size, loaders):
+    found = find_images([photos])
+    one = pseudolabel(found, CLASSES, teacher, loaders=0, store=tmp_path / "a")
+    other = pseudolabel(found, CLASSES, teacher, loaders=loaders, batch_size=batch_size, store=tmp_path / "b")
+    assert one.paths == other.paths
+    assert torch.allclose(one.scores, other.scores, atol=0.02)
+
+
+def test_a_bad_photo_gets_no_row_and_is_listed_while_the_others_keep_their_scores(photos, teacher, tmp_path):
+    good = label(photos, teacher, store=tmp_path / "a")
+    (photos / "05.jpg").write_bytes((photos / "05.jpg").read_bytes()[:600])
+    (photos / "06.jpg").write_bytes(b"")
+    mixed = label(photos, teacher, store=tmp_path / "b", batch_size=10)
+    assert [path for path, _ in mixed.meta["skipped"]] == ["05.jpg", "06.jpg"]
+    kept = [n for n in range(12) if n not in (5, 6)]
+    assert mixed.paths == [good.paths[n] for n in kept]
+    assert torch.allclose(mixed.scores, good.scores[kept], atol=0.02)
+
+
+def test_when_every_photo_is_bad_it_is_refused_with_the_count(tmp_path, teacher):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_text("<html>")
+    with pytest.raises(InputError, match="0 of 2 photos"):
+        pseudolabel(find_images([tmp_path]), CLASSES, teacher, loaders=0)
+
+
+def test_the_store_of_another_model_or_of_other_views_is_refused(photos, teacher, tmp_path):
+    label(photos, teacher, store=tmp_path / "s")
+    with pytest.raises(InputError, match="another model or other views"):
+        label(photos, teacher, store=tmp_path / "s", config=PseudolabelConfig(snippets=2))
+
+
+def test_a_folder_with_other_files_is_not_taken_for_a_store(photos, teacher, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("words")
+    with pytest.raises(InputError, match="holds other files"):
+        label(photos, teacher, store=tmp_path / "mine")
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["thesis.txt"]
+
+
+def test_two_runs_cannot_write_one_store_at_once(photos, teacher, tmp_path):
+    with locked(tmp_path / "s", "the store"), pytest.raises(InputError, match="another mlclip is writing"):
+        label(photos, teacher, store=tmp_path / "s")
+
+
+def test_a_damaged_shard_is_refused_by_name(photos, teacher, tmp_path):
+    label(photos, teacher, store=tmp_path / "s")
+    shard = next((tmp_path / "s").glob("shard-*.pt"))
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(InputError, match=shard.name):
+        label(photos, teacher, store=tmp_path / "s")
+
+
+def test_embeddings_are_kept_in_half_precision_and_read_back_in_order(photos, teacher, tmp_path):
+    found = find_images([photos])
+    store, skipped = embed_images(found.photos, teacher, root=found.root, store=tmp_path / "s", loaders=0)
+    assert skipped == []
+    reversed_photos = found.photos[::-1]
+    for rows, embeddings in store.read(reversed_photos):
+        assert embeddings.shape[1:] == (10, 32)
+        for row, views in zip(rows.tolist(), embeddings, strict=True):
+            pixels = view_pixels(open_image(reversed_photos[row].file), 64, (1, 3))
+            assert torch.allclose(views, teacher.embed_views(pixels), atol=1e-3)
+    shard = torch.load(next((tmp_path / "s").glob("shard-*.pt")), weights_only=True)
+    assert shard["embeddings"].dtype == torch.float16
+    assert '"complete": true' in (tmp_path / "s" / "mlclip-store.json").read_text()
+
+
+def test_the_default_store_depends_on_model_views_and_root(teacher):
+    key = store_key(teacher, (1, 3))
+    places = {default_store(key, "/a"), default_store(key, "/b"), default_store(store_key(teacher, (1, 2)), "/a")}
+    assert len(places) == 3
+    assert all(str(place).startswith(os.environ["MLCLIP_CACHE"]) for place in places)
+
+
+def test_contrast_names_take_their_share_and_are_then_dropped(photos, teacher):
+    found = find_images([photos])
+    config = PseudolabelConfig(part="global")
+    alone = pseudolabel(found, CLASSES, teacher, config=config, loaders=0)
+    with_contrast = pseudolabel(found, CLASSES, teacher, config=config, contrast={"sky": "sky"}, loaders=0)
+    assert with_contrast.classes == list(CLASSES)
+    assert torch.allclose(alone.scores.sum(1), torch.ones(12), atol=1e-3)
+    assert (with_contrast.scores.sum(1) < alone.scores.sum(1)).all()
+
+
+def test_a_single_class_is_refused_unless_there_are_contrast_names(photos, teacher):
+    with pytest.raises(InputError, match="--contrast"):
+        pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, loaders=0)
+    labels = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, contrast={"sky": "sky"}, loaders=0)
+    assert labels.scores.max() < 1
+
+
+def test_a_temperature_that_makes_every_score_one_in_c_is_refused(photos, teacher):
+    with pytest.raises(InputError, match=r"--temperature 4.6 is too high"):
+        label(photos, teacher, config=PseudolabelConfig(temperature=4.6))
+
+
+def test_the_text_side_averages_normalised_templates(teacher):
+    templates = ["a photo of a {}", "many {}"]
+    mean = class_embeddings(teacher, ["cat", "dog"], templates)
+    single = torch.stack([teacher.embed_texts([t.replace("{}", n) for t in templates]) for n in ("cat", "dog")])
+    assert torch.allclose(mean, torch.nn.functional.normalize(single.mean(1), dim=-1), atol=1e-5)
+    assert torch.allclose(mean.norm(dim=-1), torch.ones(2))
+
+
+def test_parts_are_what_the_final_labels_are_made_of():
+    similarity = torch.rand(4, 10, 3)
+    parts = {part: cdul_labels(similarity, PseudolabelConfig(part=part)) for part in PseudolabelConfig.PARTS}
+    assert torch.allclose(parts["final"], (parts["global"] + parts["aggregate"]) / 2)
+
+
+def test_settings_out_of_range_are_wrong_usage():
+    for wrong in ({"zeta": 2}, {"snippets": 0}, {"temperature": 0.0}, {"method": "magic"}):
+        with pytest.raises(OptionError):
+            PseudolabelConfig(**wrong)
+
+
+def test_histograms_count_every_view(photos, teacher):
+    histograms = label(photos, teacher).meta["histograms"]
+    assert sum(histograms["global"]["counts"]) == 12
+    assert sum(histograms["snippets"]["counts"]) == 12 * 9
+
+
+def test_a_store_reopened_knows_its_photos(photos, teacher, tmp_path):
+    found = find_images([photos])
+    embed_images(found.photos[:5], teacher, root=found.root, store=tmp_path / "s", loaders=0)
+    store = Store(tmp_path / "s", store_key(teacher, (1, 3)))
+    assert [photo in store for photo in found.photos] == [True] * 5 + [False] * 7

@@ -1,0 +1,203 @@
+"""The student: its trunks, its loss, its training, what is kept and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+
+from mlclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mlclip.classifier import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_trunk
+from mlclip.clip import read_state_dict
+from mlclip.config import InputError, OptionError, TrainConfig
+from mlclip.images import find_images
+from mlclip.labels import Labels
+from mlclip.predict import predict
+from mlclip.train import resume_file, train, weight_step
+from mlclip.workers import Workers
+
+CONFIG = TrainConfig(arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
+CLASSES = ["red", "green", "blue"]
+
+
+@pytest.fixture
+def labels(photos) -> Labels:
+    scores = torch.nn.functional.one_hot(torch.arange(12) % 3).float() * 0.9 + 0.05
+    return Labels([f"{n:02d}.jpg" for n in range(12)], CLASSES, scores, root=str(photos))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_trunk_yields_maps_whose_means_are_the_logits(arch):
+    model = Classifier(arch, CLASSES, 64).eval()
+    pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        maps, logits = model.maps(pixels), model(pixels)
+    assert maps.shape == (2, 3, 2, 3)
+    assert torch.allclose(maps.mean((2, 3)), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "convnext_tiny"])
+def test_torchvision_weights_from_a_file_give_torchvision_s_features(arch, tmp_path):
+    torch.manual_seed(1)
+    reference = torchvision.models.get_model(arch, weights=None).eval()
+    state = {f"module.{k}": v.half() if v.is_floating_point() else v for k, v in reference.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    model = Classifier(arch, CLASSES, 64).eval()
+    load_trunk(model, str(tmp_path / "weights.pth"))
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    loaded = {k: v for k, v in model.trunk.state_dict().items() if not k.startswith("norm.")}
+    assert all(torch.allclose(v.float(), reference.state_dict()[k].half().float()) for k, v in loaded.items())
+    assert model.trunk(model.normalise(pixels)).isfinite().all()
+
+
+def test_weights_of_another_architecture_are_refused_with_both_named(tmp_path):
+    torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"weights.pth.*resnet18"):
+        load_trunk(Classifier("resnet18", CLASSES, 64), str(tmp_path / "weights.pth"))
+
+
+def test_weights_with_nan_are_refused(tmp_path):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state["conv1.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match="NaN"):
+        load_trunk(Classifier("resnet18", CLASSES, 64), str(tmp_path / "weights.pth"))
+
+
+def test_imagenet_weights_that_are_not_here_are_refused_offline_with_the_place_to_put_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=rf"put https.*resnet18.* at {tmp_path}"):
+        load_trunk(Classifier("resnet18", CLASSES, 64), "imagenet", offline=True)
+
+
+def test_a_clip_s_resnet_can_be_the_student_and_survives_the_round_trip(clip_file, tmp_path):
+    model = Classifier(CLIP_ARCH, CLASSES, 64, trunk=clip_trunk(read_state_dict(clip_file), "small.pt")).eval()
+    save_checkpoint(Checkpoint(model, torch.full((3,), 0.5)), tmp_path / "model.pt")
+    loaded = load_checkpoint(tmp_path / "model.pt").model
+    pixels = torch.randint(0, 256, (1, 3, 96, 64), dtype=torch.uint8)
+    assert torch.equal(loaded(pixels), model(pixels))
+
+
+def test_a_student_learns_the_colours_it_is_told(labels, tmp_path):
+    checkpoint = train(labels, tmp_path / "model.pt", config=replace(CONFIG, epochs=15), loaders=0)
+    again = load_checkpoint(tmp_path / "model.pt")
+    predicted = predict(find_images([labels.root]), again, loaders=0)
+    assert predicted.scores.argmax(1).tolist() == [n % 3 for n in range(12)]
+    assert checkpoint.meta["settings"]["epochs"] == 15
+    assert not resume_file(tmp_path / "model.pt").exists()
+
+
+def test_seeds_fix_everything_and_another_seed_does_not(labels, tmp_path):
+    weights = [
+        train(labels, tmp_path / f"{n}.pt", config=replace(CONFIG, epochs=1, seed=seed), loaders=0).model.head.weight
+        for n, seed in enumerate((0, 0, 1))
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tmp_path, monkeypatch):
+    config = replace(CONFIG, epochs=3)
+    whole = train(labels, tmp_path / "whole.pt", config=config, loaders=0)
+    steps = 0
+
+    def stopped(*args):
+        nonlocal steps
+        steps += 1
+        if steps == 5:  # in the middle of the second epoch of three steps
+            raise KeyboardInterrupt
+        return weight_step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlclip.train.weight_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(labels, tmp_path / "cut.pt", config=config, loaders=0)
+    assert not (tmp_path / "cut.pt").exists()
+    resumed = train(labels, tmp_path / "cut.pt", config=config, loaders=0, resume=True)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+
+
+def test_resuming_with_other_settings_or_labels_is_refused(labels, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlclip.train.save_checkpoint", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+    with pytest.raises(InputError, match="another lr"):
+        train(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), loaders=0, resume=True)
+    changed = replace(labels, scores=1 - labels.scores)
+    with pytest.raises(InputError, match="another labels"):
+        train(changed, tmp_path / "m.pt", config=CONFIG, loaders=0, resume=True)
+    with pytest.raises(InputError, match="--resume"):
+        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(labels, tmp_path, monkeypatch):
+    calls = iter(range(100))
+
+    def diverging(*args):
+        return (float("nan"), 4) if next(calls) == 4 else weight_step(*args)
+
+    monkeypatch.setattr("mlclip.train.weight_step", diverging)
+    with pytest.raises(InputError, match="not finite in epoch 2"):
+        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+    monkeypatch.undo()
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), loaders=0, resume=True)
+    assert load_checkpoint(tmp_path / "m.pt").model.classes == CLASSES
+
+
+def test_unknown_labels_have_no_gradient():
+    model = Classifier("resnet18", CLASSES, 64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    targets = torch.tensor([[1.0, float("nan"), 0.0], [0.0, float("nan"), 1.0]])
+    loss, count = weight_step(model, optimizer, pixels, targets, Workers())
+    assert count == 2 and loss > 0
+    assert model.head.bias.grad[1] == 0 and model.head.bias.grad[0] != 0
+
+
+def test_a_photo_that_turns_bad_is_left_out_and_listed(labels, photos, tmp_path):
+    (photos / "03.jpg").write_bytes(b"")
+    (photos / "04.jpg").unlink()
+    checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), loaders=0)
+    assert [path for path, _ in checkpoint.meta["skipped"]] == ["03.jpg", "04.jpg"]
+
+
+def test_labels_whose_photos_are_elsewhere_are_refused_with_the_remedy(labels, tmp_path):
+    with pytest.raises(InputError, match="--root"):
+        train(replace(labels, root=str(tmp_path / "gone")), tmp_path / "m.pt", config=CONFIG, loaders=0)
+
+
+def test_an_existing_model_is_not_overwritten_unasked(labels, tmp_path):
+    (tmp_path / "m.pt").write_text("precious")
+    with pytest.raises(InputError, match="--overwrite"):
+        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+    assert (tmp_path / "m.pt").read_text() == "precious"
+
+
+def test_a_model_file_that_is_none_is_refused(tmp_path):
+    (tmp_path / "a.pt").write_text("hello")
+    torch.save({"format": "mlclip.labels", "version": 1}, tmp_path / "b.pt")
+    for name in ("a.pt", "b.pt", "missing.pt"):
+        with pytest.raises(InputError, match=rf"{name}.*mlclip train"):
+            load_checkpoint(tmp_path / name)
+
+
+def test_settings_out_of_range_are_wrong_usage():
+    for wrong in ({"size": 8}, {"epochs": 0}, {"lr": -1.0}, {"method": "magic"}):
+        with pytest.raises(OptionError):
+            TrainConfig(**wrong)
+
+
+def test_predictions_do_not_depend_on_batch_size_or_loaders(labels, tmp_path):
+    checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), loaders=0)
+    found = find_images([labels.root])
+    one = predict(found, checkpoint, batch_size=1, loaders=0)
+    many = predict(found, checkpoint, batch_size=64, loaders=2)
+    assert one.paths == many.paths
+    assert torch.allclose(one.scores, many.scores, atol=1e-5)
