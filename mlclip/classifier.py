@@ -130,7 +130,7 @@ def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
     if init == "imagenet":
         state, origin = _torchvision_weights(student.arch, offline)
     else:
-        state, origin = _weights_of_file(init), init
+        state, origin = weights_of_file(init), init
     state = _trunk_names(student.arch, state)
     own = student.trunk.state_dict()
     wrong = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
@@ -149,7 +149,8 @@ def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
     return f"the student starts from {origin}"
 
 
-def _weights_of_file(init: str) -> Mapping[str, Tensor]:
+def weights_of_file(init: str) -> Mapping[str, Tensor]:
+    """The state dict of a weight file that a user named; nothing that it holds is run."""
     from .clip import read_state_dict
 
     if not Path(init).is_file():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .cdul import bernoulli_kl_with_logits
 from .checkpoint import Checkpoint, save_checkpoint
-from .classifier import CLIP_ARCH, Classifier, clip_trunk, load_trunk
+from .classifier import CLIP_ARCH, Classifier, clip_trunk, load_trunk, weights_of_file
 from .clip import load_clip
 from .config import InputError, TrainConfig
 from .files import check_output, load_plain, save_plain
@@ -108,24 +108,29 @@ def train(
 
 
 def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Classifier, str]:
-    """The untrained student and a line on what it starts from; `init` "clip" takes the labels' own teacher's ResNet."""
-    if config.init != "clip":
-        if config.arch == CLIP_ARCH:
-            raise InputError(f"--arch {CLIP_ARCH} takes its shape from the teacher: add --init clip")
+    """The untrained student and a line on what it starts from.
+
+    `init` "clip" takes the image ResNet of the labels' own teacher; so does arch "clip-resnet" with a CLIP's file.
+    """
+    if config.init == "clip":
+        teacher = labels.meta.get("clip")
+        if not teacher:
+            raise InputError(
+                f"--init clip: these labels do not say which CLIP made them; add --arch {CLIP_ARCH} --init FILE"
+            )
+        clip = load_clip(teacher["name"], offline=offline)
+        if clip.sha256 != teacher["sha256"]:
+            raise InputError(f"--init clip: {teacher['name']} is not the CLIP that made the labels (another sha256)")
+        state, origin = clip.state_dict(), f"CLIP {teacher['name']}"
+    elif config.arch == CLIP_ARCH:
+        if config.init in ("imagenet", "none"):
+            raise InputError(f"--arch {CLIP_ARCH} takes its shape from a CLIP: add --init clip, or --init FILE")
+        state, origin = weights_of_file(config.init), config.init
+    else:
         model = Classifier(config.arch, labels.classes, config.size)
         return model, load_trunk(model, config.init, offline=offline)
-    teacher = labels.meta.get("clip", {})
-    if not teacher:
-        raise InputError("--init clip: these labels do not say which CLIP made them; use another --init")
-    clip = load_clip(teacher["name"], offline=offline)
-    if clip.sha256 != teacher["sha256"]:
-        raise InputError(
-            f"{teacher['name']} is not the CLIP that made the labels (another sha256); label again, or change --init"
-        )
-    trunk = clip_trunk(clip.state_dict(), teacher["name"])
-    return Classifier(
-        CLIP_ARCH, labels.classes, config.size, trunk=trunk
-    ), f"the student starts from the image ResNet of CLIP {teacher['name']}"
+    model = Classifier(CLIP_ARCH, labels.classes, config.size, trunk=clip_trunk(state, origin))
+    return model, f"the student starts from the image ResNet of {origin}"
 
 
 @torch.no_grad()

@@ -15,20 +15,7 @@ from ..config import InputError
 from .console import Console, table
 
 TRAIN_SCENES, TEST_SCENES = 1200, 500
-STUDENT = ["--init", "clip", "--size", "96", "--epochs", "6", "--batch-size", "32", "--lr", "1e-3"]
-    "--arch",
-    "resnet18",
-    "--init",
-    "none",
-    "--size",
-    "96",
-    "--epochs",
-    "6",
-    "--batch-size",
-    "32",
-    "--lr",
-    "1e-3",
-]
+STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
 
 
 def run(folder: Path, *, seed: int, overwrite: bool, device: str, loaders: int, quiet: bool) -> None:
@@ -64,7 +51,7 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, loaders: int, 
         ("student of the final labels", str(folder / "labels.pt"), str(folder / "model.pt")),
         ("student of the true labels", truth_train, str(folder / "model_truth.pt")),
     ):
-        step("train", "--labels", labels, "--root", train, *STUDENT, "--seed", str(seed), "-o", model)
+        step("train", "--labels", labels, "--root", train, *STUDENT, "--init", clip, "--seed", str(seed), "-o", model)
         scores = predict_with(model, [str(folder / "test")], 64, device, loaders, quiet)
         rows.append([name, "test", _mean_ap(scores, truth_test)])
     click.echo(table(["what", "scenes", "mAP (%)"], rows, right=[2]))

@@ -73,7 +73,7 @@ def train(labels_file, root, output, resume, overwrite, offline, device, loaders
     )  # fmt: skip
     if not workers.is_main:
         return 0
-    talk.say(f"{output}: {config.arch}, {len(labels.classes)} classes, {config.size} px")
+    talk.say(f"{output}: {checkpoint.model.arch}, {len(labels.classes)} classes, {config.size} px")
     talk.say("next: mlclip predict PHOTO" + ("" if output == MODEL else f" --model {output}"))
     return options.report_skipped(checkpoint.meta["skipped"], output)
 
