@@ -26,9 +26,20 @@ import torch
 from mlclip.cdul import fuse
 from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
 
-JUDGED = (
-    "bottle car cat chair cow dog horse person pottedplant sheep sofa tvmonitor".split()
-)  # 10 positives in both parts
+JUDGED = [
+    "bottle",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "dog",
+    "horse",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "tvmonitor",
+]  # 10 positives in both parts
 STUDENT = ["--arch", "mobilenet_v2", "--size", "160", "--epochs", "4", "--batch-size", "32", "--lr", "1e-4"]
 LOGIT_SCALE = 100.0  # 1/τ of OpenAI's CLIP
 
