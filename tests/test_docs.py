@@ -1,0 +1,49 @@
+"""The documentation says what the program does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlclip.cli import cli
+from mlclip.world import write_world
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_has_help_and_stands_in_the_readme(name):
+    command = cli.commands[name]
+    assert command.help and len(command.help) > 30
+    assert all(option.help for option in command.params if option.param_type_name == "option")
+    assert f"`mlclip {name}" in README
+
+
+def test_the_readme_s_example_runs_word_for_word(tmp_path):
+    write_world(tmp_path / "mlclip-demo", train=24, test=2, seed=0)
+    (block,) = re.findall(r"```console\n(.*?)```", README, flags=re.S)
+    commands = [line.removeprefix("$ ") for line in block.splitlines()]
+    assert len(commands) == 5
+    for command in commands:
+        program, *args = shlex.split(command)
+        assert program == "mlclip"
+        done = subprocess.run([sys.executable, "-m", "mlclip", *args], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_the_readme_names_every_option_that_it_uses():
+    known = {name for command in cli.commands.values() for option in command.params for name in option.opts}
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
+    assert used <= known, used - known
+
+
+def test_the_files_the_readme_links_to_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
