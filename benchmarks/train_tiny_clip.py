@@ -58,7 +58,7 @@ def main() -> None:
         print(f"[{time.time() - started:5.0f} s] {line}", flush=True)
 
     log(f"{' '.join(sys.argv)}   torch {torch.__version__}, {options.threads} threads")
-    log(f"settings {vars(options)}")
+    log(f"settings {vars(options) | {'output': Path(options.output).name}}")
     log(f"image tower {RESOLUTION} px, width {WIDTH}, layers {LAYERS}, embedding {EMBED_DIM}; text tower {TEXT}")
     log(f"frequency of kinds {dict(zip(KINDS, SINGLE_FREQUENCY.round(3).tolist(), strict=True))}")
     kinds = choose_kinds(options.drawings, options.seed)
@@ -69,7 +69,9 @@ def main() -> None:
     state = to_state(model)
     torch.save(state, options.output)
     size = len(zlib.compress(Path(options.output).read_bytes(), 6))
-    log(f"wrote {options.output}: {sum(t.numel() for t in state.values())} numbers, {size / 1e6:.2f} MB deflated")
+    log(
+        f"wrote {Path(options.output).name}: {sum(t.numel() for t in state.values())} numbers, {size / 1e6:.2f} MB deflated"
+    )
     report(build_clip(state), options, log)
 
 
@@ -77,7 +79,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", default=str(Path(__file__).parents[1] / "mlclip" / "clip" / "tiny.pt"))
     parser.add_argument("--drawings", type=int, default=40000)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=0.05)
