@@ -47,7 +47,7 @@ def export_onnx(checkpoint: Checkpoint, path: str | Path) -> float:
     pixels = torch.randint(0, 256, (2, 3, model.size, model.size), generator=generator, dtype=torch.uint8)
     with atomic(path) as temporary:
         batch = torch.export.Dim("N", min=1)
-        program = torch.onnx.export(_Scores(model), (pixels,), input_names=["pixels"], output_names=["scores"],
+        program = torch.onnx.export(_Scores(model).eval(), (pixels,), input_names=["pixels"], output_names=["scores"],
                                     dynamic_shapes=({0: batch},), dynamo=True, verbose=False)  # fmt: skip
         proto = program.model_proto
         values = {"classes": model.classes, "thresholds": checkpoint.thresholds.tolist(), "size": model.size}

@@ -10,7 +10,8 @@ import click
 
 from .. import __version__
 from ..config import InputError, OptionError
-from .labelling import evaluate, pseudolabel, report
+from .judging import evaluate, report
+from .labelling import pseudolabel
 from .learning import export, predict, train
 from .showing import demo, models
 

@@ -22,7 +22,7 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, loaders: int, 
     """Draw the world into `folder`, label, train and judge by the command line's own commands, and show a table."""
     from ..labels import read_labels
     from . import cli
-    from .labelling import predict_with
+    from .judging import predict_with
 
     started = time.monotonic()
     talk = Console(quiet=quiet)

@@ -94,7 +94,7 @@ def train(labels_file, root, output, resume, overwrite, offline, device, loaders
 @options.running
 def predict(images, model, form, threshold, topk, batch_size, device, loaders, quiet):
     """Say what is in photos: folders (with all below), files, globs or @list.txt. CLIP is not needed."""
-    from .labelling import predict_with
+    from .judging import predict_with
 
     labels = predict_with(model, images, batch_size, device, loaders, quiet)
     thresholds = labels.meta["thresholds"] if threshold is None else [threshold] * len(labels.classes)
