@@ -1,69 +1,194 @@
-"""The drawn world: the same for the same seed, unequal, sometimes empty; and what the tiny CLIP knows of it."""
+"""The drawn world and the tiny CLIP that knows it."""
 
 from __future__ import annotations
 
+import csv
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mlclip.clip import load_clip
+from mlclip.clip import load_clip, read_state_dict, tokenize
+from mlclip.clip.model import build_clip
 from mlclip.clip.registry import TINY_FILE
-from mlclip.images import find_images
-from mlclip.labels import read_labels
-from mlclip.teacher import Teacher, class_embeddings
-from mlclip.world import KINDS, draw_scene, draw_single, write_world
+from mlclip.teacher import Teacher, class_embeddings, class_scores
+from mlclip.world import KINDS, SCENE_FREQUENCY, SINGLE_FREQUENCY, draw_scene, draw_single, draw_thing, write_world
+
+MEGABYTE = 10**6
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture)
+
+
+def scene(number: int) -> tuple[Image.Image, list[str]]:
+    return draw_scene(np.random.default_rng([99, number]))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    write_world(folder, train=150, test=5, seed=3)
+    write_world(folder, train=12, test=5, seed=3)
     return folder
 
 
-def test_a_seed_draws_the_same_world_however_many_scenes_are_asked_for(folder, tmp_path):
-    write_world(tmp_path, train=4, test=2, seed=3)
-    for name in ("train/00003.jpg", "test/00001.jpg"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-    write_world(tmp_path / "other", train=1, test=1, seed=4)
-    assert (tmp_path / "other/train/00000.jpg").read_bytes() != (folder / "train/00000.jpg").read_bytes()
+@pytest.fixture(scope="module")
+def many_scenes() -> list[list[str]]:
+    return [scene(number)[1] for number in range(300)]
 
 
-def test_train_and_test_scenes_differ(folder):
-    assert (folder / "train/00000.jpg").read_bytes() != (folder / "test/00000.jpg").read_bytes()
+def read_table(path) -> tuple[list[str], list[list[str]]]:
+    with open(path, newline="") as file:
+        header, *rows = csv.reader(file)
+    return header, rows
 
 
-def test_truth_names_what_was_drawn(folder):
-    truth = read_labels(folder / "truth_train.csv")
-    assert truth.classes == list(KINDS) == (folder / "classes.txt").read_text().split()
-    assert truth.paths == [photo.path for photo in find_images([folder / "train"]).photos]
-    for number in (0, 7, 149):
-        _, present = draw_scene(np.random.default_rng([3, 0, number]))
-        assert [k for k, t in zip(KINDS, truth.scores[number], strict=True) if t] == present
+def test_there_are_a_dozen_or_more_kinds_and_no_two_share_a_name():
+    assert len(KINDS) >= 14
+    assert len(set(KINDS)) == len(KINDS)
+    assert all(kind.isalpha() and kind.islower() for kind in KINDS)
 
 
-def test_kinds_are_unequally_frequent_and_some_scenes_are_empty(folder):
-    truth = read_labels(folder / "truth_train.csv").scores
-    counts = truth.sum(0)
-    assert counts.max() > 4 * counts.min()
-    assert 0 < (truth.sum(1) == 0).sum() < 30
-    assert truth.sum(1).max() >= 4
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_thing_fills_its_tile_and_stays_inside_it(kind):
+    for number in range(8):
+        alpha = pixels(draw_thing(kind, 60, np.random.default_rng(number)))[..., 3]
+        assert alpha.shape == (60, 60)
+        assert 0.06 < (alpha > 127).mean() < 0.8
+        border = np.concatenate([alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]])
+        assert (border > 0).mean() < 0.1
 
 
-def test_the_tiny_clip_is_small_half_precision_and_zero_where_no_caption_was():
-    assert len(zlib.compress(TINY_FILE.read_bytes(), 6)) < 4e6
+def test_the_same_random_numbers_draw_the_same_pictures_and_others_do_not():
+    first, again, other = (pixels(draw_single("key", np.random.default_rng(s))) for s in (5, 5, 6))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (pixels(scene(1)[0]) == pixels(scene(1)[0])).all()
+    assert scene(1)[1] == scene(1)[1]
+
+
+def test_a_single_thing_is_of_the_size_asked_for_and_scenes_are_larger():
+    assert draw_single("star", np.random.default_rng(0), size=48).size == (48, 48)
+    assert draw_scene(np.random.default_rng(0), size=96)[0].size == (96, 96)
+    assert min(scene(0)[0].size) > 64
+
+
+def test_truth_names_exactly_the_things_that_were_drawn(monkeypatch):
+    from mlclip.world import scenes
+
+    drawn = []
+    monkeypatch.setattr(scenes, "draw_thing", lambda kind, *rest: drawn.append(kind) or draw_thing(kind, *rest))
+    for number in range(40):
+        drawn.clear()
+        truth = scene(number)[1]
+        assert len(drawn) == len(truth)
+        assert truth == [kind for kind in KINDS if kind in drawn]
+
+
+def test_every_thing_that_truth_names_can_be_seen(monkeypatch):
+    """Leave the last small thing out of the drawing: what changes is a patch of the size of a small thing."""
+    from mlclip.world import scenes
+
+    number = next(n for n in range(40) if len(scene(n)[1]) >= 3)
+    full, truth = scene(number)
+    calls = []
+
+    def all_but_the_last(kind, side, rng):
+        calls.append(side)
+        tile = draw_thing(kind, side, rng)
+        if len(calls) == len(truth):
+            tile.putalpha(0)
+        return tile
+
+    monkeypatch.setattr(scenes, "draw_thing", all_but_the_last)
+    changed = (pixels(full).astype(int) - pixels(scene(number)[0])) != 0
+    assert calls[0] > 1.3 * max(calls[1:])  # one large thing, the others small
+    assert 0.05 * calls[-1] ** 2 < changed.any(-1).sum() <= calls[-1] ** 2
+
+
+def test_frequencies_are_skewed_and_differ_between_single_things_and_scenes():
+    for frequency in (SINGLE_FREQUENCY, SCENE_FREQUENCY):
+        assert frequency.shape == (len(KINDS),)
+        assert frequency.sum() == pytest.approx(1)
+        assert frequency.max() > 8 * frequency.min()
+    assert abs(np.corrcoef(SINGLE_FREQUENCY, SCENE_FREQUENCY)[0, 1]) < 0.5
+
+
+def test_scenes_hold_one_to_five_kinds_some_none_and_the_common_ones_most(many_scenes):
+    counts = [len(present) for present in many_scenes]
+    assert 0.02 < counts.count(0) / len(counts) < 0.12
+    assert set(counts) == {0, 2, 3, 4, 5}
+    shown = np.array([sum(kind in present for present in many_scenes) for kind in KINDS])
+    assert shown.min() > 0
+    assert shown[SCENE_FREQUENCY.argmax()] > 4 * shown[SCENE_FREQUENCY.argmin()]
+
+
+def test_the_folder_holds_jpegs_class_names_and_a_truth_row_for_each(folder):
+    assert (folder / "classes.txt").read_text().splitlines() == list(KINDS)
+    for part, count in (("train", 12), ("test", 5)):
+        header, rows = read_table(folder / f"truth_{part}.csv")
+        assert header == ["path", *KINDS]
+        assert [row[0] for row in rows] == sorted(path.name for path in (folder / part).iterdir())
+        assert len(rows) == count
+        assert {cell for row in rows for cell in row[1:]} == {"0", "1"}
+        assert Image.open(folder / part / rows[0][0]).format == "JPEG"
+
+
+def test_the_written_truth_is_that_of_the_scene_beside_it(folder):
+    for index, part in enumerate(("train", "test")):
+        for number, row in enumerate(read_table(folder / f"truth_{part}.csv")[1]):
+            picture, present = draw_scene(np.random.default_rng([3, index, number]))
+            assert [kind for kind, cell in zip(KINDS, row[1:], strict=True) if cell == "1"] == present
+            written = pixels(Image.open(folder / part / row[0])).astype(int)
+            assert abs(written - pixels(picture)).mean() < 12  # a JPEG of a noisy picture
+
+
+def test_the_same_seed_writes_the_same_scenes_however_many_are_asked_for(folder, tmp_path):
+    write_world(tmp_path / "again", train=4, test=1, seed=3)
+    write_world(tmp_path / "other", train=4, test=1, seed=4)
+    for number in range(4):
+        name = f"train/{number:05d}.jpg"
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+        assert (tmp_path / "other" / name).read_bytes() != (folder / name).read_bytes()
+
+
+def test_train_and_test_share_no_scene(folder):
+    train = {path.read_bytes() for path in (folder / "train").iterdir()}
+    assert not train & {path.read_bytes() for path in (folder / "test").iterdir()}
+
+
+def test_the_tiny_clip_takes_at_most_four_megabytes_in_a_wheel():
+    assert len(zlib.compress(TINY_FILE.read_bytes(), 6)) <= 4 * MEGABYTE
+
+
+def test_the_tiny_clip_is_half_precision_and_knows_only_the_words_of_its_captions():
     state = torch.load(TINY_FILE, weights_only=True)
-    assert all(t.dtype == torch.float16 for t in state.values() if t.is_floating_point())
-    assert (state["token_embedding.weight"].abs().sum(1) > 0).sum() < 100
+    assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float16}
+    vocabulary = state["token_embedding.weight"]
+    used = vocabulary.abs().amax(dim=1) > 0
+    assert vocabulary.shape[0] == 49408
+    assert used.sum() < 100
+    wanted = tokenize([f"a photo of a {kind}" for kind in KINDS])
+    assert used[wanted[wanted > 0]].all()
+    assert not used[tokenize(["philosophy"])[0, 1]]
+
+
+def test_the_tiny_clip_loads_through_the_ordinary_loader_and_by_its_shapes():
+    clip = load_clip("tiny")
+    assert clip.input_resolution == 64
+    assert 1 < clip.logit_scale.exp() <= 100.5  # 100 in half precision is not quite 100
+    direct = build_clip(read_state_dict(TINY_FILE)).state_dict()
+    assert all((direct[name] == tensor).all() for name, tensor in clip.state_dict().items())
 
 
 def test_the_tiny_clip_names_single_things_it_has_never_seen():
     teacher = Teacher(load_clip("tiny"))
-    text = class_embeddings(teacher, KINDS, ["a photo of a {}"])
-    rng = np.random.default_rng(99)
-    kinds = [KINDS[n % len(KINDS)] for n in range(90)]
-    pixels = torch.stack([torch.from_numpy(np.array(draw_single(kind, rng))).permute(2, 0, 1) for kind in kinds])
-    named = (teacher.embed_views(pixels) @ text.T).argmax(1)
-    assert sum(KINDS[n] == kind for n, kind in zip(named.tolist(), kinds, strict=True)) > 72
+    kinds = np.arange(108) % len(KINDS)
+    views = [pixels(draw_single(KINDS[kind], np.random.default_rng([12345, n]))) for n, kind in enumerate(kinds)]
+    embeddings = teacher.embed_views(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2))
+    scores = class_scores(embeddings, class_embeddings(teacher, KINDS, ["a photo of a {}"]), teacher.logit_scale)
+    right = (scores.argmax(-1).numpy() == kinds).mean()
+    assert right > 0.75  # chance is 0.06
+    assert scores.amax(-1).mean() > 0.6  # and it is sure of itself, as CLIP is
