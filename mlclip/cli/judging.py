@@ -20,7 +20,14 @@ from .labelling import OUTPUT as LABELS
 @click.option("--model", help="Or a model, whose predictions on IMAGES are judged.")
 @click.option("--truth", required=True, help="voc:DIR[:split], coco:FILE, nuswide:DIR, or a table such as FILE.csv.")
 @click.option("--only", help="Judge only these classes: a list, a preset or a FILE.")
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print it.",
+)
 @options.encode_batch(64)
 @options.running
 def evaluate(images, labels_file, model, truth, only, form, batch_size, device, loaders, quiet):

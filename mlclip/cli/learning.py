@@ -82,7 +82,12 @@ def train(labels_file, root, output, resume, overwrite, offline, device, loaders
 @options.images
 @click.option("--model", default=MODEL, show_default=True, help="What `mlclip train` wrote.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "json", "jsonl", "csv"]), default="table", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["table", "json", "jsonl", "csv"]),
+    default="table",
+    show_default=True,
+    help="How to print the result.",
 )
 @click.option(
     "--threshold",
