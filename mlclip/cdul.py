@@ -74,8 +74,16 @@ def bernoulli_kl_with_logits(target: Tensor, logits: Tensor) -> Tensor:
     tensor(0.6931)
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    entropy = -(torch.xlogy(target, target) + torch.xlogy(1 - target, 1 - target))
-    return (cross_entropy - entropy).sum(dim=-1)
+    return (cross_entropy - bernoulli_entropy(target)).sum(dim=-1)
+
+
+def bernoulli_entropy(label: Tensor) -> Tensor:
+    """H(Bern(label)) of labels (..., C) in [0, 1], in nats, same shape; 0 at exactly 0 and 1, ln 2 at ½.
+
+    >>> bernoulli_entropy(torch.tensor([0.5, 1.0]))
+    tensor([0.6931, 0.0000])
+    """
+    return torch.special.entr(label) + torch.special.entr(1 - label)
 
 
 def gaussian_gate(label: Tensor, sigma: float = 1.0) -> Tensor:

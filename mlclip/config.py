@@ -45,7 +45,7 @@ class PseudolabelConfig:
 class TrainConfig:
     """How the student learns. Defaults are CDUL's for VOC: ResNet-101, ImageNet weights, 448 px, Adam at 1e-5."""
 
-    method: str = "fixed"
+    method: str = "fixed"  # "fixed" labels, or "cdul": labels and weights learn in turns
     arch: str = "resnet101"
     init: str = "imagenet"  # "imagenet", "none", "clip" (with arch "clip-resnet"), or a file of torchvision weights
     size: int = 448  # the student's square input, pixels
@@ -56,8 +56,12 @@ class TrainConfig:
         10.0  # learning rate of the new 1×1 convolution, as a multiple of lr (CCD's; CDUL says none)
     )
     seed: int = 0
+    label_rate: float = 1.0  # η of CDUL's label step
+    sigma: float = 1.0  # σ of the Gaussian gate ψ of the label step
+    label_every: int = 1  # k: a label step at the end of every k-th epoch after the warm-up
+    warmup: int = 2  # epochs of weight steps alone (CDUL says no number; this is CCD's)
 
-    METHODS = ("fixed",)
+    METHODS = ("fixed", "cdul")
 
     def __post_init__(self):
         _require(self.method in self.METHODS, "--method", self.method, f"one of {', '.join(self.METHODS)}")
@@ -66,6 +70,14 @@ class TrainConfig:
         _require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
         _require(self.lr > 0, "--lr", self.lr, "above 0")
         _require(self.head_lr_factor > 0, "--head-lr-factor", self.head_lr_factor, "above 0")
+        _require(self.label_rate >= 0, "--label-rate", self.label_rate, "0 (labels stay) or more")
+        _require(self.sigma > 0, "--sigma", self.sigma, "above 0")
+        _require(self.label_every >= 1, "--label-every", self.label_every, "at least 1")
+        _require(self.warmup >= 0, "--warmup", self.warmup, "0 or more")
+        for name in ("label_rate", "sigma", "label_every", "warmup") if self.method == "fixed" else ():
+            if getattr(self, name) != default_of(type(self), name):
+                option = "--" + name.replace("_", "-")
+                raise OptionError(f"{option} has no part in --method fixed; add --method cdul, or leave it away")
 
 
 def default_of(config: type, name: str) -> object:

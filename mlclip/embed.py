@@ -63,6 +63,7 @@ def _encode(
     store: Store, photos: Sequence[Photo], teacher: Teacher, batch_size: int, loaders: int, workers: Workers, talk: Talk
 ) -> list[Skip]:
     missing = workers.share([photo for photo in photos if photo not in store])
+    workers.wait()  # a shard written before every process has looked would be shared out differently
     if not missing:
         return []
     workers_done = len(photos) - len(missing) if workers.size == 1 else 0

@@ -1,35 +1,33 @@
-"""The student's training, written out in order.
+"""The student's training, written out in order: CDUL's weight steps and label steps in turns.
 
 Letters: N photos, C classes, B photos of one weight step, H W pixels.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .cdul import bernoulli_kl_with_logits
+from .cdul import bernoulli_entropy, bernoulli_kl_with_logits, update_latent
 from .checkpoint import Checkpoint, save_checkpoint
-from .classifier import CLIP_ARCH, Classifier, clip_trunk, load_trunk, weights_of_file
-from .clip import load_clip
-from .config import InputError, TrainConfig
-from .files import check_output, load_plain, save_plain
+from .classifier import Classifier
+from .config import InputError, OptionError, TrainConfig
+from .epochlog import REPORT_ONLY, EpochLog, epoch_line
+from .files import check_output
 from .images import Photo, PhotoViews, photo_batches
-from .labels import Labels
-from .predict import autocast, fast_layout
+from .labels import Labels, mean_average_precision, write_labels
+from .predict import autocast, score_photos
+from .run import Run, resume_file, resume_run, save_run, start_run
 from .talk import SILENT, Talk
 from .workers import Workers
 
 DEFAULT_THRESHOLD = 0.5
-RAREST = 1e-3  # the head's first bias takes no class to be rarer than this
+PREDICT_BATCH = 32  # photos of one pass through the network in a label step
 
 
 def train(
@@ -37,6 +35,8 @@ def train(
     output: str | Path,
     *,
     config: TrainConfig | None = None,
+    truth: Labels | None = None,
+    save_labels: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     offline: bool = False,
@@ -44,104 +44,84 @@ def train(
     workers: Workers | None = None,
     talk: Talk = SILENT,
 ) -> Checkpoint:
-    """Train a student on pseudo labels and write it to `output`.
+    """Train a student on pseudo labels and write it to `output`: CDUL (ICCV 2023), step 2, gradient alignment.
+
+    With `config.method` "cdul" weights and labels learn in turns; with "fixed" the labels stay. The refined labels go to
+    `save_labels`. Labels that are NaN (not known) take no part and stay so. Photos that cannot be read are left out and
+    listed in `meta["skipped"]`. `truth` adds mAPs to what is reported of every epoch, and changes nothing else.
 
     Every epoch's end is kept beside `output` (`model.resume.pt`), so that `resume` loses at most one epoch and ends
-    as if never stopped; labels that are NaN (not known) take no part. Photos that cannot be read are left out and listed in
-    `meta["skipped"]`. Raises InputError for labels or settings that do not fit, and when the loss is not finite.
+    as if never stopped; its facts are in `model.log.csv`. Raises InputError for labels or settings that do not fit, and
+    when the loss is not finite.
     """
     config, workers = config or TrainConfig(), workers or Workers()
     kept = resume_file(output)
     if workers.is_main:
-        check_output(output, overwrite=overwrite)
-        if kept.exists() and not (resume or overwrite):
-            raise InputError(
-                f"{kept} holds an unfinished training; add --resume to go on with it, or --overwrite to start anew"
-            )
-    photos, skipped = labelled_photos(labels)
-    _check_batch(config, len(photos), workers)
-    targets = labels.scores[[row for row, _ in photos]]  # (N, C)
-    torch.manual_seed(config.seed)
-    model, origin = new_student(config, labels, offline)
-    start_bias(model, targets)
-    fast_layout(model, workers.device)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": model.trunk.parameters()},
-            {"params": model.head.parameters(), "lr": config.lr * config.head_lr_factor},
-        ],
-        lr=config.lr,
-    )
-    run = {"settings": asdict(config), "labels": fingerprint(labels)}
-    done = _load_state(kept, run, model, optimizer, workers) if resume else 0
-    talk.say(f"going on after epoch {done}" if done else origin)
+        _check_outputs(config, output, save_labels, kept, resume, overwrite)
+    run = start_run(labels, config, offline, workers, talk)
+    if resume:
+        resume_run(run, kept)
+    _announce(run, talk)
+    log = EpochLog(output, run.log) if workers.is_main else None
 
-    for epoch in range(done, config.epochs):
-        started, seen, total = time.monotonic(), 0, 0.0
-        with talk.bar(f"epoch {epoch + 1}/{config.epochs}", len(photos), "photos") as bar:
-            for rows, pixels, bad in epoch_batches([p for _, p in photos], epoch, config, loaders, workers):
-                skipped |= bad
-                loss, count = weight_step(model, optimizer, pixels, targets[rows], workers)
-                if not math.isfinite(loss):
-                    raise InputError(
-                        f"the loss is not finite in epoch {epoch + 1}: lower --lr (now {config.lr:g}); "
-                        + (
-                            f"epoch {epoch} is kept, --resume --epochs {epoch} writes it as a model"
-                            if epoch
-                            else "nothing was kept"
-                        )
-                    )
-                seen, total = seen + count, total + loss * count
-                bar.update(count, f"loss {total / seen:.4f}")
-        talk.say(f"epoch {epoch + 1}: loss {total / seen:.4f}, {seen / (time.monotonic() - started):.0f} photos/s")
-        if workers.is_main:
-            _save_state(kept, run, model, optimizer, epoch + 1)
+    while run.epochs < config.epochs:
+        # Weight steps: the labels stand still.
+        before = run.targets  # (N, C)
+        loss, speed = weight_epoch(run, before, loaders, talk)
+
+        # Label step: the weights stand still.
+        moves = label_step_due(config, run.epochs + 1)
+        predictions = predict_all(run, loaders, talk) if moves or truth else None  # (N, C)
+        if moves:
+            run.latent = label_step(run.latent, predictions, config)
+
+        # Report.
+        run.epochs += 1
+        row = {"epoch": run.epochs, "loss": loss, "photos_per_second": speed, **label_facts(before, run.targets, moves)}
+        if truth:
+            row |= {
+                "labels_mAP": _mean_ap(run, run.targets, truth),
+                "predictions_mAP": _mean_ap(run, predictions, truth),
+            }
+        run.log.append({f"{k}_{REPORT_ONLY}" if k.endswith("mAP") else k: v for k, v in row.items()})
+        talk.say(epoch_line(run.log[-1]))
+
+        # Save.
+        run.skipped = {path: reason for part in workers.gather(run.skipped) for path, reason in part.items()}
+        if log:
+            save_run(run, kept)
+            log.write(run.log)
         workers.wait()
 
-    skipped = {path: reason for part in workers.gather(skipped) for path, reason in part.items()}
-    meta = {**run, "root": labels.root, "labels_meta": labels.meta, "skipped": sorted(map(list, skipped.items()))}
-    checkpoint = Checkpoint(model.eval(), torch.full((len(labels.classes),), DEFAULT_THRESHOLD), meta)
-    if workers.is_main:
+    checkpoint = _finished(run, labels)
+    if log:
+        log.close()
+        if save_labels:
+            write_labels(refined_labels(run, labels), save_labels, overwrite=overwrite)
         save_checkpoint(checkpoint, output)
         kept.unlink(missing_ok=True)
     return checkpoint
 
 
-def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Classifier, str]:
-    """The untrained student and a line on what it starts from.
-
-    `init` "clip" takes the image ResNet of the labels' own teacher; so does arch "clip-resnet" with a CLIP's file.
-    """
-    if config.init == "clip":
-        teacher = labels.meta.get("clip")
-        if not teacher:
-            raise InputError(
-                f"--init clip: these labels do not say which CLIP made them; add --arch {CLIP_ARCH} --init FILE"
-            )
-        clip = load_clip(teacher["name"], offline=offline)
-        if clip.sha256 != teacher["sha256"]:
-            raise InputError(f"--init clip: {teacher['name']} is not the CLIP that made the labels (another sha256)")
-        state, origin = clip.state_dict(), f"CLIP {teacher['name']}"
-    elif config.arch == CLIP_ARCH:
-        if config.init in ("imagenet", "none"):
-            raise InputError(f"--arch {CLIP_ARCH} takes its shape from a CLIP: add --init clip, or --init FILE")
-        state, origin = weights_of_file(config.init), config.init
-    else:
-        model = Classifier(config.arch, labels.classes, config.size)
-        return model, load_trunk(model, config.init, offline=offline)
-    model = Classifier(CLIP_ARCH, labels.classes, config.size, trunk=clip_trunk(state, origin))
-    return model, f"the student starts from the image ResNet of {origin}"
-
-
-@torch.no_grad()
-def start_bias(model: Classifier, targets: Tensor) -> None:
-    """Let the head's bias say each class's mean label from the start: targets (N, C) in [0, 1] or NaN.
-
-    Most classes are absent from most photos. From a bias of 0 the whole network would first be bent to say so, which at
-    these learning rates takes much of the training; and a bias is what says it best.
-    """
-    frequency = targets.nanmean(dim=0).nan_to_num(0.5)
-    model.head.bias.copy_(torch.logit(frequency, eps=RAREST))
+def weight_epoch(run: Run, targets: Tensor, loaders: int, talk: Talk) -> tuple[float, float]:
+    """CDUL step 2, weight steps: one pass over the photos towards targets (N, C). The mean loss, and photos a second."""
+    config, epoch = run.config, run.epochs
+    started, seen, total = time.monotonic(), 0, 0.0
+    with talk.bar(f"epoch {epoch + 1}/{config.epochs}", len(run.photos), "photos") as bar:
+        for rows, pixels, bad in epoch_batches(run.photos, epoch, config, loaders, run.workers):
+            run.skipped |= bad
+            loss, count = weight_step(run.model, run.optimizer, pixels, targets[rows], run.workers)
+            if not math.isfinite(loss):
+                kept = f"epoch {epoch} is kept, --resume --epochs {epoch} writes it as a model"
+                raise InputError(
+                    f"the loss is not finite in epoch {epoch + 1}: lower --lr (now {config.lr:g}); "
+                    + (kept if epoch else "nothing was kept")
+                )
+            seen, total = seen + count, total + loss * count
+            bar.update(count, f"loss {total / max(1, seen):.4f}")
+    if not seen:
+        raise InputError(f"not one of {len(run.photos)} labelled photos can be read; see which with `mlclip predict`")
+    return total / seen, seen / (time.monotonic() - started)
 
 
 def weight_step(
@@ -153,6 +133,9 @@ def weight_step(
     neither the loss nor the gradient.
     """
     device = workers.device
+    count = int(workers.sum(torch.tensor(len(pixels), device=device)))
+    if not count:
+        return 0.0, 0
     pixels = pixels.to(device, memory_format=torch.channels_last, non_blocking=True)
     targets = targets.to(device)
     known = ~targets.isnan()
@@ -161,13 +144,52 @@ def weight_step(
         logits = model(pixels)  # (B, C)
     logits = torch.where(known, logits.float(), 0.0)
     divergence = bernoulli_kl_with_logits(torch.where(known, targets, 0.5), logits)  # (B,); an unknown label adds 0
-    count = workers.sum(torch.tensor(len(pixels), device=device))
-    loss = divergence.sum() / count.clamp(min=1)
+    loss = divergence.sum() / count
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     workers.sum_gradients(model.parameters())
     optimizer.step()
-    return float(workers.sum(loss.detach())), int(count)
+    return float(workers.sum(loss.detach())), count
+
+
+def label_step_due(config: TrainConfig, epoch: int) -> bool:
+    """Whether epoch number `epoch`, from 1, ends with a label step: every k-th one after the warm-up does.
+
+    The last epoch's moves no weight any more, but the refined labels have it.
+    """
+    since = epoch - config.warmup
+    return config.method == "cdul" and since > 0 and since % config.label_every == 0
+
+
+def label_step(latent: Tensor, predictions: Tensor, config: TrainConfig) -> Tensor:
+    """CDUL step 2, label step: the new latent labels (N, C); rows without a prediction (NaN) stay.
+
+    All photos move together, by predictions (N, C) in [0, 1] made on the un-augmented photos after the epoch.
+    """
+    moved = update_latent(latent, predictions, config.label_rate, config.sigma)
+    return torch.where(predictions.isnan(), latent, moved)
+
+
+def predict_all(run: Run, loaders: int, talk: Talk) -> Tensor:
+    """The student's scores (N, C) of the run's photos, un-augmented; the same on every process; NaN where unreadable."""
+    workers = run.workers
+    rows = workers.share(list(range(len(run.photos))))
+    scores, unreadable = score_photos(
+        run.model, [run.photos[row] for row in rows], device=workers.device, batch_size=PREDICT_BATCH, loaders=loaders,
+        talk=talk, label="  predicting",
+    )  # fmt: skip
+    run.skipped |= {run.photos[rows[index]].path: reason for index, reason in unreadable}
+    everyone = torch.full_like(run.given, float("nan"))
+    for part, values in workers.gather((rows, scores)):
+        everyone[part] = values
+    return everyone
+
+
+def label_facts(before: Tensor, after: Tensor, moved: bool) -> dict[str, float]:
+    """Of labels (N, C) in [0, 1] or NaN: their mean entropy in nats after the epoch, and how many crossed ½ in it."""
+    crossed = ((before >= 0.5) != (after >= 0.5)) & ~after.isnan()
+    entropy = float(bernoulli_entropy(after).nanmean())
+    return {"label_entropy": entropy, "labels_moved": int(moved), "labels_crossed_half": int(crossed.sum())}
 
 
 def epoch_batches(
@@ -197,62 +219,46 @@ def epoch_batches(
         yield rows, pixels, bad
 
 
-def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
-    """(row of labels, photo) for every row whose file is there, and path -> reason for the others."""
-    found, missing = [], {}
-    for row, path in enumerate(labels.paths):
-        file = os.path.join(labels.root, path)
-        try:
-            stat = os.stat(file)
-            found.append((row, Photo(path, file, stat.st_size, stat.st_mtime_ns)))
-        except OSError as error:
-            missing[path] = error.strerror
-    if not found:
+def refined_labels(run: Run, labels: Labels) -> Labels:
+    """The labels as the run left them, for the photos that could be read."""
+    kept = [row for row, photo in enumerate(run.photos) if photo.path not in run.skipped]
+    meta = {**labels.meta, "refined": run.identity["settings"], "skipped": sorted(map(list, run.skipped.items()))}
+    return Labels([run.photos[row].path for row in kept], labels.classes, run.targets[kept], labels.root, meta)
+
+
+def _check_outputs(
+    config: TrainConfig, output: str | Path, save_labels: str | Path | None, kept: Path, resume: bool, overwrite: bool
+) -> None:
+    check_output(output, overwrite=overwrite)
+    if kept.exists() and not (resume or overwrite):
         raise InputError(
-            f"none of the {len(labels.paths)} labelled photos is under {labels.root}; say where they are with --root"
+            f"{kept} holds an unfinished training; add --resume to go on with it, or --overwrite to start anew"
         )
-    return found, missing
+    if save_labels:
+        if config.method == "fixed":
+            raise OptionError("--save-labels: labels do not change with --method fixed; add --method cdul")
+        check_output(save_labels, overwrite=overwrite)
 
 
-def _check_batch(config: TrainConfig, photos: int, workers: Workers) -> None:
-    if config.batch_size % workers.size:
-        raise InputError(
-            f"--batch-size {config.batch_size} cannot be shared evenly by {workers.size} processes; make it a multiple"
+def _announce(run: Run, talk: Talk) -> None:
+    config = run.config
+    if run.epochs:
+        talk.say(f"going on after epoch {run.epochs}")
+    if config.method == "cdul" and not any(label_step_due(config, n + 1) for n in range(config.epochs)):
+        talk.say(
+            f"warning: {config.epochs} epochs with --warmup {config.warmup} and --label-every {config.label_every} have no "
+            "label step; the labels stay as they are"
         )
-    if photos < 2:
-        raise InputError(f"{photos} labelled photo is too few to train on; label at least 2")
 
 
-def fingerprint(labels: Labels) -> str:
-    """A hash of what a training run depends on in its labels: classes, paths and scores."""
-    digest = hashlib.sha256(repr((labels.classes, labels.paths)).encode("utf-8", "surrogateescape"))
-    digest.update(labels.scores.numpy().tobytes())
-    return digest.hexdigest()
+def _mean_ap(run: Run, scores: Tensor, truth: Labels) -> float:
+    """mAP in [0, 1] of scores (N, C) of the run's photos. For the report: nothing else may call this."""
+    known = (~scores.isnan().all(1)).nonzero().flatten().tolist()
+    paths = [run.photos[row].path for row in known]
+    return mean_average_precision(Labels(paths, run.model.classes, scores[known]), truth)[0]
 
 
-def resume_file(output: str | Path) -> Path:
-    """Where training towards `output` keeps what it needs to go on: `model.pt` -> `model.resume.pt`."""
-    return Path(output).with_suffix(".resume.pt")
-
-
-def _save_state(file: Path, run: dict, model: Classifier, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-    content = {"format": "mlclip.resume", "version": 1, "run": run, "epochs": epochs}
-    save_plain({**content, "weights": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
-
-
-def _load_state(file: Path, run: dict, model: Classifier, optimizer: torch.optim.Optimizer, workers: Workers) -> int:
-    """Restore the last epoch's end; the number of epochs done, 0 where there is nothing to go on from."""
-    if not file.exists():
-        return 0
-    state = load_plain(file, kind="resume", made_by="mlclip train --overwrite")
-    held = state["run"]
-    changed = [k for k, v in run["settings"].items() if k != "epochs" and held["settings"].get(k) != v]
-    if held["labels"] != run["labels"]:
-        changed.append("labels")
-    if changed:
-        raise InputError(
-            f"{file} was trained with another {', '.join(changed)}; --resume needs the same; --overwrite starts anew"
-        )
-    model.load_state_dict(state["weights"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["epochs"])
+def _finished(run: Run, labels: Labels) -> Checkpoint:
+    meta = {**run.identity, "root": labels.root, "labels_meta": labels.meta}
+    meta["skipped"] = sorted(map(list, run.skipped.items()))
+    return Checkpoint(run.model.eval(), torch.full((len(labels.classes),), DEFAULT_THRESHOLD), meta)

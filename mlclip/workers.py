@@ -63,6 +63,53 @@ class Workers:
             dist.barrier()
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """Σ over the processes, differentiable: every process's loss depends on every process's input."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches (B, C, H, W) of all processes taken together, on any device; B may be 0 here.
+
+    torch's own SyncBatchNorm runs on GPUs only. Equal to `nn.BatchNorm2d` on the whole batch, to rounding.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(features)
+        axes, wide = (0, 2, 3), features.float()
+        cells = features.numel() // features.shape[1]
+        sums = _SumOverProcesses.apply(torch.cat([wide.sum(axes), wide.new_tensor([float(cells)])]))  # (C + 1,)
+        count = sums[-1].detach()
+        mean = sums[:-1] / count  # (C,)
+        centred = wide - mean[:, None, None]
+        variance = _SumOverProcesses.apply(centred.square().sum(axes)) / count  # (C,)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(features.dtype)
+
+
+def share_batch_norm(model: nn.Module, workers: Workers) -> None:
+    """Let every batch norm of `model` see the photos of all processes; nothing changes where there is only one."""
+    for module in model.modules() if workers.size > 1 else ():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """The device called `name` in any case: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps"."""
     name = name.strip().lower()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 
 import click
 
-from ..config import TrainConfig
+from ..config import InputError, OptionError, TrainConfig
 from . import options
 from .console import Console, table
 
 MODEL = "model.pt"
+MAPS_SHOWN = 5  # heat maps of one photo, the best classes
 
 
 @click.command()
@@ -25,7 +27,11 @@ MODEL = "model.pt"
 )
 @click.option("--root", help="The photos' folder, if it is not where the labels say.")
 @options.setting(
-    TrainConfig, "method", "--method", type=click.Choice(TrainConfig.METHODS), help="How the student learns."
+    TrainConfig,
+    "method",
+    "--method",
+    type=click.Choice(TrainConfig.METHODS),
+    help="fixed: the labels stay. cdul: labels and weights learn in turns (gradient alignment).",
 )
 @options.setting(TrainConfig, "arch", "--arch", help="The student's network.")
 @options.setting(
@@ -43,37 +49,56 @@ MODEL = "model.pt"
 @options.setting(
     TrainConfig, "head_lr_factor", "--head-lr-factor", type=float, help="How much faster the new last layer learns."
 )
+@options.setting(TrainConfig, "label_rate", "--label-rate", type=float, help="cdul: η, the label step's rate.")
+@options.setting(TrainConfig, "sigma", "--sigma", type=float, help="cdul: σ, how wide around ½ labels move.")
+@options.setting(
+    TrainConfig, "label_every", "--label-every", type=int, help="cdul: a label step at the end of every k-th epoch."
+)
+@options.setting(TrainConfig, "warmup", "--warmup", type=int, help="cdul: epochs before the first label step may come.")
 @options.setting(TrainConfig, "seed", "--seed", type=int, help="Fixes every random choice.")
+@click.option("--save-labels", help="cdul: where the refined labels go: .pt, .csv, .json or .jsonl.")
+@click.option(
+    "--truth", help="True labels to report mAPs of every epoch by, as for `mlclip evaluate`; nothing else uses them."
+)
 @click.option("-o", "--output", default=MODEL, show_default=True, help="Where the model goes.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished epoch of a run that was stopped.")
 @options.overwrite
 @options.offline
 @options.running
-def train(labels_file, root, output, resume, overwrite, offline, device, loaders, quiet, **settings):
+def train(
+    labels_file, root, save_labels, truth, output, resume, overwrite, offline, device, loaders, quiet, **settings
+):
     """Train a small network on labels.pt and the photos it names, and write it to model.pt.
 
-    Every epoch is kept as it ends, so a run that was stopped goes on with --resume. Other defaults than the papers'
-    suit a CPU better: for example --arch mobilenet_v2 --size 224 --lr 1e-4 --batch-size 32 --epochs 4.
+    Every epoch is kept as it ends, so a run that was stopped goes on with --resume; its facts are in model.log.csv. Other
+    defaults than the papers' suit a CPU better: for example --arch mobilenet_v2 --size 224 --lr 1e-4 --batch-size 32 --epochs 4.
+    Several GPUs or machines: torchrun --nproc-per-node 2 -m mlclip train, with the same options.
     """
     from dataclasses import replace
 
+    from ..datasets import read_truth
     from ..labels import read_labels
     from ..train import train as train_student
     from ..workers import start_workers
 
     config = TrainConfig(**settings)
     labels = read_labels(labels_file)
+    if save_labels and os.path.exists(save_labels) and os.path.samefile(save_labels, labels_file):
+        raise OptionError(f"--save-labels {save_labels} would replace the labels being read; choose another name")
+    known = read_truth(truth) if truth else None
     if root:
         labels = replace(labels, root=root)
     workers = start_workers(device)
     talk = Console(quiet=quiet or not workers.is_main)
     checkpoint = train_student(
-        labels, output, config=config, resume=resume, overwrite=overwrite, offline=offline, loaders=loaders,
-        workers=workers, talk=talk,
+        labels, output, config=config, truth=known, save_labels=save_labels, resume=resume, overwrite=overwrite,
+        offline=offline, loaders=loaders, workers=workers, talk=talk,
     )  # fmt: skip
     if not workers.is_main:
         return 0
     talk.say(f"{output}: {checkpoint.model.arch}, {len(labels.classes)} classes, {config.size} px")
+    if save_labels:
+        talk.say(f"{save_labels}: the refined labels")
     talk.say("next: mlclip predict PHOTO" + ("" if output == MODEL else f" --model {output}"))
     return options.report_skipped(checkpoint.meta["skipped"], output)
 
@@ -95,16 +120,54 @@ def train(labels_file, root, output, resume, overwrite, offline, device, loaders
     help="One threshold for all classes.  [default: the model's own, per class]",
 )
 @click.option("--topk", type=click.IntRange(1), help="Show so many of the best classes, whatever their scores.")
+@click.option(
+    "--heatmaps",
+    type=click.Path(),
+    metavar="DIR",
+    help="Also draw where the student saw each class it names: a picture for every photo, in DIR.",
+)
+@options.overwrite
 @options.encode_batch(64)
 @options.running
-def predict(images, model, form, threshold, topk, batch_size, device, loaders, quiet):
+def predict(images, model, form, threshold, topk, heatmaps, overwrite, batch_size, device, loaders, quiet):
     """Say what is in photos: folders (with all below), files, globs or @list.txt. CLIP is not needed."""
     from .judging import predict_with
 
+    if heatmaps:
+        _check_folder(heatmaps, overwrite)
     labels = predict_with(model, images, batch_size, device, loaders, quiet)
     thresholds = labels.meta["thresholds"] if threshold is None else [threshold] * len(labels.classes)
     _WRITERS[form](labels, thresholds, topk)
+    if heatmaps:
+        _draw_heatmaps(labels, thresholds, topk, model, heatmaps, device, loaders, Console(quiet=quiet))
     return options.report_skipped(labels.meta["skipped"], None)
+
+
+def _check_folder(folder: str, overwrite: bool) -> None:
+    from ..files import check_output
+
+    if os.path.isdir(folder) and os.listdir(folder) and not overwrite:
+        raise InputError(f"--heatmaps {folder} is not empty; add --overwrite to draw there, or choose another folder")
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"--heatmaps {folder} is a file; give a folder")
+    check_output(os.path.join(folder, "picture"), overwrite=True)
+
+
+def _draw_heatmaps(labels, thresholds, topk, model, folder, device, loaders, talk) -> None:
+    """Pictures of the classes that the other output names; of the nearest one where it names none."""
+    from ..checkpoint import load_checkpoint
+    from ..heatmaps import write_heatmaps
+    from ..images import Photo
+    from ..workers import choose_device
+
+    column, chosen = {name: c for c, name in enumerate(labels.classes)}, []
+    for scores in labels.scores.tolist():
+        named = _chosen(scores, labels.classes, thresholds, topk) or _chosen(scores, labels.classes, thresholds, 1)
+        chosen.append([(column[name], score) for name, score in named[:MAPS_SHOWN]])
+    photos = [Photo(path, os.path.join(labels.root, path), 0, 0) for path in labels.paths]
+    checkpoint, chosen_device = load_checkpoint(model), choose_device(device)
+    drawn = write_heatmaps(photos, chosen, checkpoint, folder, device=chosen_device, loaders=loaders, talk=talk)
+    talk.say(f"{folder}: {drawn} heat maps")
 
 
 def _chosen(

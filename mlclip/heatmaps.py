@@ -1,0 +1,113 @@
+"""Where the student saw a class: class activation maps laid over the photo, as CDUL's Figure 5 shows them.
+
+Letters: n photos of a batch, K classes shown of one photo, h w cells of a map, H W pixels of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .checkpoint import Checkpoint
+from .files import atomic
+from .images import Photo, PhotoViews, Unreadable, open_image, photo_batches
+from .predict import autocast, fast_layout
+from .talk import SILENT, Talk
+
+SIDE = 360  # the longer side of one picture of the strip, pixels
+CAPTION = 22  # the height of the line above it
+GAP = 6
+STRENGTH = 0.55  # how much the colours cover the photo
+RAMP = ((0, 0, 90), (0, 90, 220), (0, 200, 180), (190, 220, 40), (255, 140, 0), (190, 0, 0))  # weakest to strongest
+
+Chosen = Sequence[tuple[int, float]]  # (class column, score) of what to show of one photo
+
+
+def write_heatmaps(
+    photos: Sequence[Photo],
+    chosen: Sequence[Chosen],
+    checkpoint: Checkpoint,
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 16,
+    loaders: int = 2,
+    talk: Talk = SILENT,
+) -> int:
+    """One JPEG per photo, `folder`/PATH.heatmap.jpg: the photo, and beside it each chosen class's map over it.
+
+    Every map is stretched from its own weakest cell (blue) to its strongest (red): colours compare places of a photo,
+    not classes; the caption's score does that. Returns how many were written; a photo that turned unreadable is left out.
+    """
+    folder, device, model = Path(folder), torch.device(device), checkpoint.model
+    fast_layout(model, device).eval()
+    written = 0
+    batches = photo_batches(PhotoViews(photos, model.size), batch_size=batch_size, workers=loaders)
+    with talk.bar("heat maps", len(photos), "photos") as bar:
+        for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, S, S)
+            maps = _maps(model, pixels[:, 0], device) if pixels is not None else ()  # (n, C, h, w)
+            for index, own in zip(indices.tolist(), maps, strict=True):
+                try:
+                    image = open_image(photos[index].file, smallest=(SIDE, SIDE))
+                except Unreadable:
+                    continue
+                columns = [column for column, _ in chosen[index]]
+                captions = [f"{model.classes[column]} {score:.2f}" for column, score in chosen[index]]
+                _save(heatmap_strip(image, own[columns], captions), folder, photos[index].path)
+                written += 1
+            bar.update(len(indices) + len(unreadable))
+    return written
+
+
+@torch.inference_mode()
+def _maps(model: torch.nn.Module, pixels: Tensor, device: torch.device) -> Tensor:
+    with autocast(device):
+        return model.maps(pixels.to(device, memory_format=torch.channels_last)).float().cpu()
+
+
+def _save(picture: Image.Image, folder: Path, path: str) -> None:
+    inside = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]  # never outside of `folder`
+    file = folder.joinpath(*inside).with_name(inside[-1] + ".heatmap.jpg")
+    with atomic(file) as temporary:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(temporary, "JPEG", quality=88)
+
+
+def heatmap_strip(image: Image.Image, maps: Tensor, captions: Sequence[str]) -> Image.Image:
+    """An RGB photo and its class activation maps (K, h, w), each laid over it, side by side under K captions."""
+    scale = SIDE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    photo = image.resize((width, height), Image.Resampling.BICUBIC)
+    strip = Image.new("RGB", ((width + GAP) * (len(maps) + 1) - GAP, height + CAPTION), "white")
+    draw = ImageDraw.Draw(strip)
+    for place, caption in enumerate(["photo", *captions]):
+        picture = photo if place == 0 else lay_over(photo, maps[place - 1])
+        strip.paste(picture, (place * (width + GAP), CAPTION))
+        draw.text((place * (width + GAP) + 2, 2), caption, fill="black", font=ImageFont.load_default(15))
+    return strip
+
+
+def lay_over(photo: Image.Image, cam: Tensor) -> Image.Image:
+    """An RGB photo under the colours of a class activation map (h, w), resized bilinearly and min-max normalised."""
+    heat = Image.fromarray(normalised(cam).numpy()).resize(photo.size, Image.Resampling.BILINEAR)
+    ramp = np.asarray(RAMP, dtype=np.float32)  # (colours, 3)
+    place = np.asarray(heat, dtype=np.float32).clip(0, 1) * (len(ramp) - 1)  # (H, W)
+    colours = np.stack([np.interp(place, np.arange(len(ramp)), ramp[:, c]) for c in range(3)], axis=-1)  # (H, W, 3)
+    mixed = (1 - STRENGTH) * np.asarray(photo, dtype=np.float32) + STRENGTH * colours
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def normalised(cam: Tensor) -> Tensor:
+    """A class activation map (h, w) from 0 at its weakest cell to 1 at its strongest; 0 everywhere if it is flat.
+
+    >>> normalised(torch.tensor([[2.0, 4.0], [3.0, 2.0]]))
+    tensor([[0.0000, 1.0000],
+            [0.5000, 0.0000]])
+    """
+    low, high = cam.min(), cam.max()
+    return (cam.float() - low) / (high - low) if high > low else torch.zeros_like(cam, dtype=torch.float32)

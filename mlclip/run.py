@@ -1,0 +1,134 @@
+"""A training between two epochs: how it starts, what is kept of it, how it is taken up again.
+
+Letters: N photos, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cdul import latent_of
+from .classifier import Classifier
+from .config import InputError, TrainConfig
+from .files import load_plain, save_plain
+from .images import Photo
+from .labels import Labels
+from .predict import fast_layout
+from .student import new_student, start_bias
+from .talk import Talk
+from .workers import Workers, share_batch_norm
+
+
+@dataclass
+class Run:
+    """Everything that the next epoch needs; `epochs` are done, `log` has a row of facts for each."""
+
+    config: TrainConfig
+    workers: Workers
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    photos: list[Photo]  # N
+    given: Tensor  # (N, C) the labels that came with the photos, in [0, 1] or NaN
+    latent: Tensor | None  # (N, C) CDUL's ỹ, row = photo; None where labels do not learn
+    identity: dict  # settings, and the labels' fingerprint: what a resumed run must share
+    epochs: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
+    log: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def targets(self) -> Tensor:
+        """(N, C) the labels of the moment in [0, 1], NaN where not known."""
+        return self.given if self.latent is None else self.latent.sigmoid()
+
+
+def start_run(labels: Labels, config: TrainConfig, offline: bool, workers: Workers, talk: Talk) -> Run:
+    """The run before its first epoch. Raises InputError where labels, photos and settings do not fit together."""
+    photos, missing = labelled_photos(labels)
+    if config.batch_size % workers.size:
+        raise InputError(
+            f"--batch-size {config.batch_size} cannot be shared evenly by {workers.size} processes; make it a multiple"
+        )
+    if len(photos) < 2:
+        raise InputError(f"{len(photos)} labelled photo is too few to train on; label at least 2")
+    given = labels.scores[[row for row, _ in photos]]  # (N, C)
+    torch.manual_seed(config.seed)
+    model, origin = new_student(config, labels, offline)
+    talk.say(origin)
+    start_bias(model, given)
+    fast_layout(model, workers.device)
+    share_batch_norm(model, workers)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": model.trunk.parameters()},
+            {"params": model.head.parameters(), "lr": config.lr * config.head_lr_factor},
+        ],
+        lr=config.lr,
+    )
+    latent = latent_of(given) if config.method == "cdul" else None
+    identity = {"settings": asdict(config), "labels": fingerprint(labels)}
+    return Run(config, workers, model, optimizer, [p for _, p in photos], given, latent, identity, skipped=missing)
+
+
+def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
+    """(row of labels, photo) for every row whose file is there, and path -> reason for the others."""
+    found, missing = [], {}
+    for row, path in enumerate(labels.paths):
+        file = os.path.join(labels.root, path)
+        try:
+            stat = os.stat(file)
+            found.append((row, Photo(path, file, stat.st_size, stat.st_mtime_ns)))
+        except OSError as error:
+            missing[path] = error.strerror
+    if not found:
+        raise InputError(
+            f"none of the {len(labels.paths)} labelled photos is under {labels.root}; say where they are with --root"
+        )
+    return found, missing
+
+
+def fingerprint(labels: Labels) -> str:
+    """A hash of what a training run depends on in its labels: classes, paths and scores."""
+    digest = hashlib.sha256(repr((labels.classes, labels.paths)).encode("utf-8", "surrogateescape"))
+    digest.update(labels.scores.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def resume_file(output: str | Path) -> Path:
+    """Where training towards `output` keeps what it needs to go on: `model.pt` -> `model.resume.pt`."""
+    return Path(output).with_suffix(".resume.pt")
+
+
+def save_run(run: Run, file: Path) -> None:
+    """Keep the run as it stands after its last epoch, atomically."""
+    content: dict[str, Any] = {"format": "mlclip.resume", "version": 1, "run": run.identity, "epochs": run.epochs}
+    content |= {"weights": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
+    save_plain(content | {"latent": run.latent, "skipped": run.skipped, "log": run.log}, file)
+
+
+def resume_run(run: Run, file: Path) -> None:
+    """Put a fresh run where `save_run` left it; nothing happens where there is no such file.
+
+    Raises InputError where the file belongs to other labels or other settings; a different --epochs is allowed.
+    """
+    if not file.exists():
+        return
+    state = load_plain(file, kind="resume", made_by="mlclip train --overwrite")
+    held = state["run"]
+    changed = [k for k, v in run.identity["settings"].items() if k != "epochs" and held["settings"].get(k) != v]
+    if held["labels"] != run.identity["labels"]:
+        changed.append("labels")
+    if changed:
+        raise InputError(
+            f"{file} was trained with another {', '.join(changed)}; --resume needs the same; --overwrite starts anew"
+        )
+    run.model.load_state_dict(state["weights"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.latent, run.epochs, run.log = state["latent"], int(state["epochs"]), state["log"]
+    run.skipped |= state["skipped"]

@@ -1,0 +1,267 @@
+"""CDUL's training: label steps, what is kept and said of every epoch, refined labels, several processes."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mlclip import cdul
+from mlclip.checkpoint import load_checkpoint
+from mlclip.config import InputError, OptionError, TrainConfig
+from mlclip.labels import Labels, read_labels, write_labels
+from mlclip.run import resume_file
+from mlclip.train import label_step, label_step_due, train, weight_step
+
+CLASSES = ["red", "green", "blue"]
+CONFIG = TrainConfig(
+    method="cdul", arch="resnet18", init="none", size=64, epochs=4, batch_size=4, lr=1e-3, warmup=1, label_every=2
+)
+
+
+@pytest.fixture
+def labels(photos) -> Labels:
+    scores = torch.nn.functional.one_hot(torch.arange(12) % 3).float() * 0.6 + 0.2
+    scores[0] = torch.tensor([1.0, 0.0, 0.0])
+    return Labels([f"{n:02d}.jpg" for n in range(12)], CLASSES, scores, root=str(photos))
+
+
+@pytest.fixture
+def truth(labels) -> Labels:
+    return replace(labels, scores=torch.nn.functional.one_hot(torch.arange(12) % 3).float())
+
+
+def log_rows(model_file) -> list[dict[str, str]]:
+    with open(model_file.with_suffix(".log.csv"), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_label_steps_end_every_kth_epoch_after_the_warm_up():
+    due = [n for n in range(1, 10) if label_step_due(replace(CONFIG, warmup=2, label_every=3), n)]
+    assert due == [5, 8]
+    assert [n for n in range(1, 5) if label_step_due(replace(CONFIG, warmup=0, label_every=1), n)] == [1, 2, 3, 4]
+    assert not any(label_step_due(TrainConfig(method="fixed"), n) for n in range(1, 20))
+
+
+def test_the_label_step_is_the_gradient_of_the_divergence_in_the_label():
+    latent = torch.tensor([[-3.0, 0.2, 4.0]], dtype=torch.double)
+    prediction = torch.tensor([[0.7, 0.1, 0.9]], dtype=torch.double)
+    label = latent.sigmoid().requires_grad_()
+    (gradient,) = torch.autograd.grad(cdul.bernoulli_kl(label, prediction).sum(), label)
+    expected = latent - 0.5 * cdul.gaussian_gate(label.detach(), 0.3) * gradient
+    config = replace(CONFIG, label_rate=0.5, sigma=0.3)
+    assert torch.allclose(label_step(latent, prediction, config), expected, atol=1e-6)
+
+
+def test_rows_without_a_prediction_keep_their_labels_and_extreme_labels_stay_finite():
+    latent = cdul.latent_of(torch.tensor([[0.0, 1.0], [0.3, 0.6]]))
+    predictions = torch.tensor([[1.0, 0.0], [float("nan")] * 2])
+    moved = label_step(latent, predictions, CONFIG)
+    assert moved.isfinite().all()
+    assert torch.equal(moved[1], latent[1]) and not torch.equal(moved[0], latent[0])
+
+
+def test_labels_move_only_at_label_steps_and_come_out_as_a_table(labels, tmp_path):
+    train(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt", loaders=0)
+    refined = read_labels(tmp_path / "refined.pt")
+    assert refined.paths == labels.paths and refined.classes == CLASSES
+    assert refined.meta["refined"]["method"] == "cdul"
+    assert not torch.allclose(refined.scores, labels.scores, atol=1e-3)
+    assert [row["labels_moved"] for row in log_rows(tmp_path / "m.pt")] == ["0", "0", "1", "0"]
+
+
+def test_a_rate_of_zero_leaves_the_labels_and_unknown_labels_stay_unknown(labels, tmp_path):
+    scores = labels.scores.clone()
+    scores[5, 1] = float("nan")
+    labels = replace(labels, scores=scores)
+    config = replace(CONFIG, label_rate=0.0)
+    train(labels, tmp_path / "m.pt", config=config, save_labels=tmp_path / "refined.csv", loaders=0)
+    refined = read_labels(tmp_path / "refined.csv")
+    assert refined.scores[5, 1].isnan()
+    assert torch.allclose(refined.scores, labels.scores, atol=1e-5, equal_nan=True)
+
+
+def test_the_log_says_what_truth_says_and_truth_changes_nothing(labels, truth, tmp_path):
+    plain = train(labels, tmp_path / "a.pt", config=CONFIG, loaders=0)
+    judged = train(labels, tmp_path / "b.pt", config=CONFIG, truth=truth, loaders=0)
+    weights = plain.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in judged.model.state_dict().items())
+    rows = log_rows(tmp_path / "b.pt")
+    assert len(rows) == 4 and float(rows[0]["labels_mAP_report_only"]) == 1.0
+    assert all(0 <= float(row["predictions_mAP_report_only"]) <= 1 for row in rows)
+    assert not any("report_only" in name for name in log_rows(tmp_path / "a.pt")[0])
+    entropy = cdul.bernoulli_entropy(labels.scores).mean()
+    assert float(rows[0]["label_entropy"]) == pytest.approx(float(entropy), rel=1e-4)
+
+
+def test_tensorboard_gets_the_same_numbers(labels, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+    events = EventAccumulator(str(tmp_path / "m.tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("loss")]
+    expected = [(int(row["epoch"]), float(row["loss"])) for row in log_rows(tmp_path / "m.pt")]
+    assert shown == [(step, pytest.approx(value, rel=1e-4)) for step, value in expected]
+
+
+@pytest.mark.parametrize("where", ["weight_step", "score_photos", "save_run"])
+def test_a_run_stopped_anywhere_resumes_bit_equal(where, labels, tmp_path, monkeypatch):
+    import mlclip.train
+
+    config = replace(CONFIG, warmup=0, label_every=1)
+    whole = train(labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt", loaders=0)
+    original, calls = getattr(mlclip.train, where), 0
+
+    def stopped(*args, **rest):
+        nonlocal calls
+        calls += 1
+        if calls == (5 if where == "weight_step" else 2):
+            raise KeyboardInterrupt
+        return original(*args, **rest)
+
+    kept = {"config": config, "save_labels": tmp_path / "cut.labels.pt", "loaders": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(f"mlclip.train.{where}", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(labels, tmp_path / "cut.pt", **kept)
+    resumed = train(labels, tmp_path / "cut.pt", resume=True, **kept)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+    one, two = read_labels(tmp_path / "whole.labels.pt"), read_labels(tmp_path / "cut.labels.pt")
+    assert torch.equal(one.scores, two.scores)
+    facts = [[row["epoch"], row["loss"]] for row in log_rows(tmp_path / "whole.pt")]
+    assert facts == [[row["epoch"], row["loss"]] for row in log_rows(tmp_path / "cut.pt")]
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "mlclip", *args]
+
+
+OPTIONS = ["--method", "cdul", "--init", "none", "--size", "64", "--batch-size", "4", "--warmup", "1", "--workers", "0",
+           "--device", "cpu"]  # fmt: skip
+
+
+def test_kill_9_loses_at_most_an_epoch_and_the_end_is_the_same(labels, tmp_path):
+    write_labels(labels, tmp_path / "labels.pt")
+    shared = ["train", "--labels", str(tmp_path / "labels.pt"), *OPTIONS, "--epochs", "12"]
+    shared += ["--arch", "mobilenet_v3_small", "--lr", "1e-3"]
+    killed = subprocess.Popen(command(*shared, "-o", str(tmp_path / "killed.pt")), stderr=subprocess.DEVNULL)
+    kept = resume_file(tmp_path / "killed.pt")
+    until = time.monotonic() + 120
+    while not kept.exists() and killed.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert kept.exists() and not (tmp_path / "killed.pt").exists()
+    again = subprocess.run(
+        command(*shared, "-o", str(tmp_path / "killed.pt"), "--resume"), capture_output=True, text=True, check=True
+    )
+    assert "going on after epoch" in again.stderr
+    subprocess.run(command(*shared, "-o", str(tmp_path / "whole.pt")), check=True, capture_output=True)
+    one, two = (load_checkpoint(tmp_path / f"{n}.pt").model.state_dict() for n in ("killed", "whole"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def torchrun(*args: str) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mlclip"]
+    done = subprocess.run([*launcher, *args], capture_output=True, text=True, timeout=240, env=_one_thread())
+    assert done.returncode == 0, done.stderr
+
+
+def _one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("photos_used", [12, 9], ids=["even", "uneven tail"])
+def test_two_processes_train_as_one_does(photos_used, labels, truth, tmp_path):
+    labels = replace(labels, paths=labels.paths[:photos_used], scores=labels.scores[:photos_used])
+    write_labels(labels, tmp_path / "labels.pt")
+    write_labels(truth, tmp_path / "truth.csv")
+    shared = ["train", "--labels", str(tmp_path / "labels.pt"), "--truth", str(tmp_path / "truth.csv"), *OPTIONS]
+    shared += ["--arch", "resnet18", "--lr", "1e-5"]  # at a high rate Adam would blow rounding up to differences
+    for name, run in (
+        ("one", lambda *a: subprocess.run(command(*a), check=True, env=_one_thread())),
+        ("two", torchrun),
+    ):
+        run(
+            *shared, "--epochs", "3", "-o", str(tmp_path / f"{name}.pt"), "--save-labels", str(tmp_path / f"{name}.csv")
+        )
+    one, two = log_rows(tmp_path / "one.pt"), log_rows(tmp_path / "two.pt")
+    for name in ("loss", "label_entropy", "predictions_mAP_report_only"):
+        assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], rel=2e-3)
+    assert float(two[0]["loss"]) == pytest.approx(float(one[0]["loss"]), rel=1e-5)
+    assert one[1]["labels_crossed_half"] == two[1]["labels_crossed_half"]
+    refined = [read_labels(tmp_path / f"{name}.csv").scores for name in ("one", "two")]
+    assert torch.allclose(*refined, atol=1e-4)
+
+
+def test_two_processes_label_as_one_does(photos, clip_file, tmp_path):
+    (photos / "05.jpg").write_bytes(b"")  # 11 readable photos: shares of unequal length
+    shared = ["pseudolabel", str(photos), "--classes", "red,green,blue", "--clip", str(clip_file), "--workers", "0",
+              "--device", "cpu"]  # fmt: skip
+    subprocess.run(command(*shared, "-o", str(tmp_path / "one.pt"), "--store", str(tmp_path / "s1")), env=_one_thread())
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mlclip"]
+    two = [*shared, "-o", str(tmp_path / "two.pt"), "--store", str(tmp_path / "s2")]
+    subprocess.run(
+        [*launcher, *two], env=_one_thread(), capture_output=True, timeout=240
+    )  # its exit status is torchrun's
+    one, two = read_labels(tmp_path / "one.pt"), read_labels(tmp_path / "two.pt")
+    assert one.paths == two.paths and len(one) == 11
+    assert one.meta["skipped"] == two.meta["skipped"]
+    assert torch.allclose(one.scores, two.scores, atol=2e-3)
+
+
+def test_refined_labels_need_a_method_that_refines(labels, tmp_path):
+    with pytest.raises(OptionError, match="--method cdul"):
+        train(labels, tmp_path / "m.pt", config=replace(CONFIG, method="fixed", warmup=2, label_every=1),
+              save_labels=tmp_path / "refined.pt", loaders=0)  # fmt: skip
+
+
+def test_label_step_options_without_label_steps_are_wrong_usage():
+    with pytest.raises(OptionError, match=r"--sigma .*--method cdul"):
+        TrainConfig(method="fixed", sigma=0.5)
+    for wrong in ({"sigma": 0.0}, {"label_every": 0}, {"warmup": -1}, {"label_rate": -0.1}):
+        with pytest.raises(OptionError):
+            TrainConfig(method="cdul", **wrong)
+
+
+def test_a_training_whose_warm_up_never_ends_says_so(labels, tmp_path):
+    from mlclip.talk import Talk
+
+    lines = []
+
+    class Heard(Talk):
+        def say(self, line):
+            lines.append(line)
+
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), loaders=0, talk=Heard())
+    assert any(line.startswith("warning") and "label step" in line for line in lines)
+
+
+def test_photos_that_all_turned_bad_are_refused(labels, photos, tmp_path):
+    for file in photos.iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match="not one of 12"):
+        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_a_step_of_no_photos_changes_nothing(labels, tmp_path):
+    from mlclip.classifier import Classifier
+    from mlclip.workers import Workers
+
+    model = Classifier("resnet18", CLASSES, 64)
+    before = model.head.bias.detach().clone()
+    optimizer = torch.optim.Adam(model.parameters())
+    empty = torch.empty(0, 3, 64, 64, dtype=torch.uint8)
+    assert weight_step(model, optimizer, empty, torch.empty(0, 3), Workers()) == (0.0, 0)
+    assert torch.equal(model.head.bias, before)
