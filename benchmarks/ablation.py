@@ -1,0 +1,193 @@
+"""CDUL taken apart: what its snippets, its ζ, its label step and the label step's settings are each worth.
+
+    python benchmarks/ablation.py world --seeds 0 1 2                          # the drawn world: every setting
+    python benchmarks/ablation.py voc12 --data ../shared/voc12 --seeds 0 1 2   # real photos: those that need no encoder
+
+Every case is run by the ordinary commands and compared with the first of its list. True labels serve the report and nothing
+else: no case is chosen, stopped or kept by them. Results are appended to OUT/PART.jsonl as they come, and a case found there is
+not repeated; `--jobs 2` runs two cases at a time, each on its share of the cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from voc12 import JUDGED, STUDENT, make_labels
+
+from mlclip.cli.demonstration import STUDENT as WORLD_STUDENT
+from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
+from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
+from mlclip.world import write_world
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table: options of `mlclip pseudolabel` (or the name of a table of labels) and of `mlclip train`."""
+
+    name: str
+    labels: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+
+
+def cdul(*options: str) -> tuple[str, ...]:
+    return ("--method", "cdul", *options)
+
+
+WORLD = [
+    Case("labels fixed (3×3, ζ = 0.5)"),
+    *(Case(f"snippets {n}×{n}", ("--snippets", str(n))) for n in (1, 2, 4, 5)),
+    *(Case(f"ζ = {zeta}", ("--zeta", zeta)) for zeta in ("0", "0.25", "0.75", "1")),
+    Case("label step (σ = 1, warm-up 2, k = 1)", (), cdul()),
+    *(Case(f"label step, σ = {sigma}", (), cdul("--sigma", sigma)) for sigma in ("0.1", "0.25", "0.5", "2")),
+    *(Case(f"label step, warm-up {n}", (), cdul("--warmup", n)) for n in ("0", "1", "4")),
+    Case("label step, k = 2", (), cdul("--label-every", "2")),
+    Case("ζ = 0, label step", ("--zeta", "0"), cdul()),
+]
+VOC12 = [
+    Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
+    Case("labels fixed (ζ = 0.5)", ("cdul ζ=0.5",)),
+    Case("label step, ζ = 0 (σ = 1, warm-up 1)", ("cdul ζ=0",), cdul("--warmup", "1")),
+    Case("label step, ζ = 0.5 (σ = 1, warm-up 1)", ("cdul ζ=0.5",), cdul("--warmup", "1")),
+    Case("label step, ζ = 0, σ = 0.25", ("cdul ζ=0",), cdul("--warmup", "1", "--sigma", "0.25")),
+    Case("label step, ζ = 0, warm-up 0", ("cdul ζ=0",), cdul("--warmup", "0")),
+    Case("label step, ζ = 0, warm-up 2", ("cdul ζ=0",), cdul("--warmup", "2")),
+]
+
+
+class Bench:
+    """A part of the ablation: where its photos and truths are, which student, and what has been measured so far."""
+
+    def __init__(self, part: str, out: Path, data: Path, threads: int):
+        self.part, self.out, self.data = part, out, data
+        self.env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MLCLIP_CACHE": str(out / "cache")}
+        self.file, self.lock = out / f"{part}.jsonl", threading.Lock()
+        out.mkdir(parents=True, exist_ok=True)
+        self.done = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+        self.tables = make_labels(data) if part == "voc12" else {}
+
+    def mlclip(self, *args: object) -> str:
+        command = [sys.executable, "-m", "mlclip", *map(str, args)]
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+        return done.stdout
+
+    def prepare(self, seed: int) -> None:
+        """The world of this seed, and its embeddings, which the cases then share."""
+        folder = self.out / f"world-{seed}"
+        if self.part == "world" and not (folder / "ready").exists():
+            write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
+            for n in (1, 2, 3, 4, 5):
+                self.mlclip("pseudolabel", folder / "train", "--clip", "tiny", "--snippets", n, "--overwrite",
+                            "-o", folder / "embedded.pt", "--workers", 0)  # fmt: skip
+            (folder / "ready").touch()
+
+    def places(self, seed: int) -> tuple[Path, Path, Path, list[str]]:
+        """Truth of the training photos, the test photos and their truth, and what judges them."""
+        if self.part == "world":
+            folder = self.out / f"world-{seed}"
+            return folder / "truth_train.csv", folder / "test", folder / "truth_test.csv", []
+        judged = ["--only", ",".join(JUDGED)]
+        return self.data / "truth_train.csv", self.data / "photos" / "test", self.data / "truth_test.csv", judged
+
+    def student(self) -> list[object]:
+        if self.part == "world":
+            return [*WORLD_STUDENT, "--init", "clip"]
+        return [*STUDENT, "--init", self.data / "mobilenet_v2_imagenet.pth"]
+
+    def labels(self, case: Case, seed: int, file: Path) -> None:
+        if self.part == "world":
+            train = self.out / f"world-{seed}" / "train"
+            self.mlclip("pseudolabel", train, "--clip", "tiny", *case.labels, "-o", file, "--overwrite", "--workers", 0)
+        else:
+            write_labels(self.tables[case.labels[0]], file, overwrite=True)
+
+    def run(self, case: Case, seed: int) -> None:
+        """One case, judged; a row more in the file."""
+        truth_train, test, truth_test, judged = self.places(seed)
+        tag = "".join(c if c.isalnum() else "-" for c in case.name) + f"-{seed}"
+        labels, model, refined = (self.out / f"{self.part}-{tag}.{end}.pt" for end in ("labels", "model", "refined"))
+        self.labels(case, seed, labels)
+        started = time.monotonic()
+        save = ["--save-labels", refined] if case.train else []
+        self.mlclip("train", "--labels", labels, *self.student(), *case.train, *save, "--seed", seed, "-o", model,
+                    "--overwrite", "--workers", 0)  # fmt: skip
+        seconds = time.monotonic() - started
+        judge = ["evaluate", "--model", model, test, "--truth", truth_test, *judged, "--format", "json", "--workers", 0]
+        row = {"case": case.name, "seed": seed, "student": 100 * json.loads(self.mlclip(*judge))["mAP"]}
+        row |= judged_labels(read_labels(labels), read_labels(refined if save else labels), read_labels(truth_train),
+                             JUDGED if judged else None)  # fmt: skip
+        with self.lock, self.file.open("a") as file:
+            file.write(json.dumps(row | {"seconds": seconds}) + "\n")
+            self.done.append(row)
+        print(row, file=sys.stderr, flush=True)
+
+    def table(self, cases: list[Case], seeds: list[int]) -> None:
+        """Mean and spread of every case, and of its difference from the first one seed by seed."""
+        of = {(row["case"], row["seed"]): row for row in self.done}
+        print("\n| case | labels on train | after the label steps | true labels moved | false moved | student on test | "
+              "against the first, seed by seed | seeds |\n|" + "---|" * 8)  # fmt: skip
+        for case in cases:
+            ran = [seed for seed in seeds if (case.name, seed) in of]
+            rows = [of[case.name, seed] for seed in ran]
+            if not rows:
+                continue
+            column = {key: [row[key] for row in rows] for key in rows[0] if key != "case"}
+            first = [of[cases[0].name, seed]["student"] for seed in ran if (cases[0].name, seed) in of]
+            gains = [own - base for own, base in zip(column["student"], first, strict=True)]
+            cells = [spread(column["labels"])]
+            cells += [spread(column["refined"]), f"{np.mean(column['true_moved']):+.3f}",
+                      f"{np.mean(column['false_moved']):+.3f}"] if case.train else ["", "", ""]  # fmt: skip
+            against = f"{np.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})"
+            print(f"| {case.name} | " + " | ".join([*cells, spread(column["student"]), against, str(len(ran))]) + " |")
+
+
+def judged_labels(before: Labels, after: Labels, truth: Labels, only: list[str] | None) -> dict[str, float]:
+    """mAP in percent of labels before and after the label steps; how far labels of true and of false classes moved."""
+    truth = truth.aligned(before.paths, only or before.classes)
+    before, after = (table.aligned(truth.paths, truth.classes) for table in (before, after))
+    moved = after.scores - before.scores  # (N, C) in probability
+    return {
+        "labels": 100 * mean_average_precision(before, truth)[0],
+        "refined": 100 * mean_average_precision(after, truth)[0],
+        "true_moved": float(moved[truth.scores == 1].mean()),
+        "false_moved": float(moved[truth.scores == 0].mean()),
+    }
+
+
+def spread(values: list[float]) -> str:
+    return f"{np.mean(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["world", "voc12"])
+    parser.add_argument("--data", type=Path, default=Path("../shared/voc12"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/ablation"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1)
+    args = parser.parse_args()
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    bench = Bench(args.part, args.out.resolve(), args.data.resolve(), threads)
+    cases = WORLD if args.part == "world" else VOC12
+    ran = {(row["case"], row["seed"]) for row in bench.done}
+    todo = [(case, seed) for seed in args.seeds for case in cases if (case.name, seed) not in ran]
+    for seed in dict.fromkeys(seed for _, seed in todo):
+        bench.prepare(seed)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda job: bench.run(*job), todo))
+    bench.table(cases, args.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Pictures of where the student saw a class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlclip.checkpoint import Checkpoint, save_checkpoint
+from mlclip.classifier import Classifier
+from mlclip.cli import _status
+from mlclip.heatmaps import CAPTION, GAP, SIDE, heatmap_strip, lay_over, write_heatmaps
+from mlclip.images import find_images
+
+CLASSES = ["red", "green", "blue"]
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    return Checkpoint(Classifier("resnet18", CLASSES, 64).eval(), torch.full((3,), 0.5))
+
+
+def test_the_hottest_cell_of_a_map_is_red_and_the_coldest_blue():
+    grey = Image.new("RGB", (40, 20), (128, 128, 128))
+    shown = np.asarray(lay_over(grey, torch.tensor([[-5.0, -5.0, -5.0, 3.0]]))).astype(int)
+    assert shown.shape == (20, 40, 3)
+    assert shown[10, 39, 0] > shown[10, 39, 2] + 40
+    assert shown[10, 0, 2] > shown[10, 0, 0] + 20
+
+
+def test_a_flat_map_colours_nothing_more_than_anything_else():
+    shown = np.asarray(lay_over(Image.new("RGB", (8, 8), "white"), torch.full((2, 2), 7.0)))
+    assert (shown == shown[0, 0]).all()
+
+
+def test_a_strip_holds_the_photo_and_one_picture_per_class():
+    strip = heatmap_strip(Image.new("RGB", (100, 50)), torch.rand(2, 3, 3), ["red 0.90", "green 0.60"])
+    assert strip.size == (3 * SIDE + 2 * GAP, SIDE // 2 + CAPTION)
+
+
+def test_every_photo_gets_its_picture_in_folders_like_its_own(checkpoint, photos, tmp_path):
+    (photos / "sub").mkdir()
+    (photos / "00.jpg").rename(photos / "sub" / "01.jpg")
+    found = find_images([str(photos)])
+    (photos / "02.jpg").write_bytes(b"")
+    chosen = [[(0, 0.9), (2, 0.4)]] * len(found.photos)
+    written = write_heatmaps(found.photos, chosen, checkpoint, tmp_path / "maps", loaders=0)
+    assert written == 11
+    assert (tmp_path / "maps" / "sub" / "01.jpg.heatmap.jpg").is_file()
+    with Image.open(tmp_path / "maps" / "01.jpg.heatmap.jpg") as picture:
+        assert picture.width == 3 * SIDE + 2 * GAP
+    assert not (tmp_path / "maps" / "02.jpg.heatmap.jpg").exists()
+
+
+def test_the_command_draws_what_it_names_and_spares_a_full_folder(checkpoint, photos, tmp_path, capfd):
+    save_checkpoint(checkpoint, tmp_path / "model.pt")
+    shared = ["predict", str(photos / "01.jpg"), "--model", str(tmp_path / "model.pt"), "--workers", "0"]
+    shared += ["--heatmaps", str(tmp_path / "maps")]
+    assert _status([*shared, "--topk", "2"]) == 0
+    with Image.open(tmp_path / "maps" / "01.jpg.heatmap.jpg") as picture:
+        assert picture.width == 3 * SIDE + 2 * GAP
+    assert _status([*shared, "--threshold", "1.0"]) == 1
+    assert "--overwrite" in capfd.readouterr().err
+    assert _status([*shared, "--threshold", "1.0", "--overwrite"]) == 0  # none reaches it: the nearest is drawn
+    with Image.open(tmp_path / "maps" / "01.jpg.heatmap.jpg") as picture:
+        assert picture.width == 2 * SIDE + GAP
