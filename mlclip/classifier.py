@@ -82,10 +82,19 @@ class Classifier(nn.Module):
 
     `classes` are the names in the order of the logits; `size` is the square input in pixels the student is made for
     (any other works). `trunk` makes feature maps (N, K, h, w) of photos, by default `arch`'s of torchvision, whose
-    weights are random until `load_trunk` or `load_state_dict`.
+    weights are random until `load_trunk` or `load_state_dict`. `cam_boost` multiplies positive cells of the class maps
+    before they are pooled (CCD step 2); 1 is none. It is not learned, and travels with the weights.
     """
 
-    def __init__(self, arch: str, classes: Sequence[str], size: int, *, trunk: nn.Module | None = None):
+    def __init__(
+        self,
+        arch: str,
+        classes: Sequence[str],
+        size: int,
+        *,
+        trunk: nn.Module | None = None,
+        cam_boost: float = 1.0,
+    ):
         super().__init__()
         self.arch, self.classes, self.size = arch, list(classes), size
         self.trunk = _trunk(arch) if trunk is None else trunk
@@ -95,6 +104,7 @@ class Classifier(nn.Module):
             self.trunk.train(training)
         self.head = nn.Conv2d(channels, len(self.classes), 1)
         mean, std = (IMAGE_MEAN, IMAGE_STD) if arch == CLIP_ARCH else (IMAGENET_MEAN, IMAGENET_STD)
+        self.register_buffer("cam_boost", torch.tensor(float(cam_boost)))
         self.register_buffer("_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -103,12 +113,13 @@ class Classifier(nn.Module):
         return (pixels.float() / 255 - self._mean) / self._std
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (N, 3, H, W) -> class activation maps (N, C, h, w); their means are the logits."""
+        """uint8 pixels (N, 3, H, W) -> class activation maps (N, C, h, w), as the 1×1 convolution makes them."""
         return self.head(self.trunk(self.normalise(pixels)))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (N, 3, H, W) -> logits (N, C)."""
-        return self.maps(pixels).mean(dim=(2, 3))
+        """uint8 pixels (N, 3, H, W) -> logits (N, C), the means of the maps once positive cells are boosted."""
+        maps = self.maps(pixels)
+        return torch.where(maps > 0, maps * self.cam_boost, maps).mean(dim=(2, 3))
 
 
 def _trunk_names(arch: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

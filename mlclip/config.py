@@ -18,19 +18,40 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
         raise OptionError(f"{name} is {value}: it must be {wanted}")
 
 
+def _refuse_foreign(config: object, method: str, owners: dict[str, tuple[str, ...]]) -> None:
+    """OptionError for a field set by the user that another method owns: it would be ignored in silence."""
+    for name, methods in owners.items():
+        if method not in methods and getattr(config, name) != default_of(type(config), name):
+            option = OPTION_NAMES.get(name, "--" + name.replace("_", "-"))
+            raise OptionError(
+                f"{option} has no part in --method {method}; add --method {' or '.join(methods)}, or leave it away"
+            )
+
+
+OPTION_NAMES = {"disagreement": "--lambda"}  # where a field's option is not its own name
+
+
 @dataclass(frozen=True)
 class PseudolabelConfig:
-    """How view embeddings become pseudo labels. Defaults are CDUL's (ICCV 2023)."""
+    """How view embeddings become pseudo labels. Defaults are those of CDUL (ICCV 2023) and CCD (CVPR 2025)."""
 
     method: str = "cdul"
     part: str = "final"  # of CDUL's labels: "final", or "global" / "aggregate" alone, for comparison
     snippets: int = 3  # n of the n×n grid of local views
     zeta: float = 0.5  # ζ: a class whose best snippet reaches it takes its maximum, else its minimum
-    temperature: float | None = None  # τ; None means CLIP's own, 1/100 for OpenAI's models
     disagreement: float = 0.0  # λ: weight of |global − aggregate| in the final labels (the paper's supplement)
+    view_size: int | None = None  # CCD: side of the squeezed photo, pixels; None means 10/7 of CLIP's own (448 -> 640)
+    max_entropy: float = 2.0  # CCD: a photo is confident up to this entropy, nats
+    floor: float = 0.05  # CCD: scores are raised to it before they are debiased
+    debias: bool = True  # CCD: divide by each class's bias
+    temperature: float | None = None  # τ; None means CLIP's own, 1/100 for OpenAI's models
 
-    METHODS = ("cdul",)
+    METHODS = ("cdul", "ccd")
     PARTS = ("final", "global", "aggregate")
+    OWNERS = {  # noqa: RUF012  (not a field)
+        **dict.fromkeys(("part", "snippets", "zeta", "disagreement"), ("cdul",)),
+        **dict.fromkeys(("view_size", "max_entropy", "floor", "debias"), ("ccd",)),
+    }
 
     def __post_init__(self):
         _require(self.method in self.METHODS, "--method", self.method, f"one of {', '.join(self.METHODS)}")
@@ -38,46 +59,76 @@ class PseudolabelConfig:
         _require(1 <= self.snippets <= 16, "--snippets", self.snippets, "from 1 to 16")
         _require(0 <= self.zeta <= 1, "--zeta", self.zeta, "from 0 (always the maximum) to 1")
         _require(self.temperature is None or self.temperature > 0, "--temperature", self.temperature, "above 0")
-        _require(0 <= self.disagreement <= 1, "--disagreement", self.disagreement, "from 0 to 1")
+        _require(0 <= self.disagreement <= 1, "--lambda", self.disagreement, "from 0 to 1")
+        _require(self.view_size is None or self.view_size >= 32, "--view-size", self.view_size, "at least 32 pixels")
+        _require(self.max_entropy > 0, "--max-entropy", self.max_entropy, "above 0 nats")
+        _require(0 <= self.floor < 1, "--floor", self.floor, "from 0 to below 1")
+        _refuse_foreign(self, self.method, self.OWNERS)
+
+
+PAPER_SCHEDULES = {"fixed": (20, 8), "cdul": (20, 8), "ccd": (10, 16)}  # epochs, photos per weight step
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the student learns. Defaults are CDUL's for VOC: ResNet-101, ImageNet weights, 448 px, Adam at 1e-5."""
+    """How the student learns. Defaults are the papers' for VOC: ResNet-101, ImageNet weights, 448 px, Adam at 1e-5."""
 
-    method: str = "fixed"  # "fixed" labels, or "cdul": labels and weights learn in turns
+    method: str = (
+        "fixed"  # "fixed" labels; "cdul": labels and weights learn in turns; "ccd": one update from local views
+    )
     arch: str = "resnet101"
     init: str = "imagenet"  # "imagenet", "none", "clip" (with arch "clip-resnet"), or a file of torchvision weights
     size: int = 448  # the student's square input, pixels
-    epochs: int = 20
-    batch_size: int = 8  # photos per weight step, over all processes together
+    epochs: int | None = None  # None: the paper's of the method, see PAPER_SCHEDULES
+    batch_size: int | None = None  # photos per weight step, over all processes together; None: the paper's
     lr: float = 1e-5
     head_lr_factor: float = (
         10.0  # learning rate of the new 1×1 convolution, as a multiple of lr (CCD's; CDUL says none)
     )
     seed: int = 0
-    label_rate: float = 1.0  # η of CDUL's label step
-    sigma: float = 1.0  # σ of the Gaussian gate ψ of the label step
-    label_every: int = 1  # k: a label step at the end of every k-th epoch after the warm-up
     warmup: int = 2  # epochs of weight steps alone (CDUL says no number; this is CCD's)
+    label_rate: float = 1.0  # η of CDUL's label step
+    sigma: float = 1.0  # σ of the Gaussian gate ψ of CDUL's label step
+    label_every: int = 1  # k: CDUL's label step comes at the end of every k-th epoch after the warm-up
+    cam_boost: float = 3.0  # CCD: positive cells of the class maps are multiplied by it before they are pooled
+    local_views: str = (
+        "cam"  # CCD: where the label update looks: "cam", "grid", "random", "boxes", or "none", no update
+    )
+    update_keep: float = 0.2  # CCD: r, how much of the old label the update keeps
+    consistency: float = 1.0  # CCD: weight of the loss between weak and strong view after the update; 0 is none
+    stopping: bool = True  # CCD: end where the increase of the label-free measure accelerates
 
-    METHODS = ("fixed", "cdul")
+    METHODS = ("fixed", "cdul", "ccd")
+    LOCAL_VIEWS = ("cam", "grid", "random", "boxes", "none")
+    OWNERS = {  # noqa: RUF012  (not a field)
+        "warmup": ("cdul", "ccd"),
+        **dict.fromkeys(("label_rate", "sigma", "label_every"), ("cdul",)),
+        **dict.fromkeys(("cam_boost", "local_views", "update_keep", "consistency", "stopping"), ("ccd",)),
+    }
 
     def __post_init__(self):
         _require(self.method in self.METHODS, "--method", self.method, f"one of {', '.join(self.METHODS)}")
+        epochs, batch_size = PAPER_SCHEDULES[self.method]
+        for name, paper in (("epochs", epochs), ("batch_size", batch_size)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, paper)
         _require(self.size >= 64, "--size", self.size, "at least 64 pixels")
         _require(self.epochs >= 1, "--epochs", self.epochs, "at least 1")
         _require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
         _require(self.lr > 0, "--lr", self.lr, "above 0")
         _require(self.head_lr_factor > 0, "--head-lr-factor", self.head_lr_factor, "above 0")
+        _require(self.warmup >= 0, "--warmup", self.warmup, "0 or more")
         _require(self.label_rate >= 0, "--label-rate", self.label_rate, "0 (labels stay) or more")
         _require(self.sigma > 0, "--sigma", self.sigma, "above 0")
         _require(self.label_every >= 1, "--label-every", self.label_every, "at least 1")
-        _require(self.warmup >= 0, "--warmup", self.warmup, "0 or more")
-        for name in ("label_rate", "sigma", "label_every", "warmup") if self.method == "fixed" else ():
-            if getattr(self, name) != default_of(type(self), name):
-                option = "--" + name.replace("_", "-")
-                raise OptionError(f"{option} has no part in --method fixed; add --method cdul, or leave it away")
+        _require(self.cam_boost >= 1, "--cam-boost", self.cam_boost, "1 (none) or more")
+        _require(self.local_views in self.LOCAL_VIEWS, "--local-views", self.local_views, ", ".join(self.LOCAL_VIEWS))
+        if self.method == "ccd" and self.local_views != "none":
+            wanted = "at least 1: the label update needs a student that can point"
+            _require(self.warmup >= 1, "--warmup", self.warmup, wanted)
+        _require(0 <= self.update_keep <= 1, "--update-keep", self.update_keep, "from 0 to 1")
+        _require(self.consistency >= 0, "--consistency", self.consistency, "0 (none) or more")
+        _refuse_foreign(self, self.method, self.OWNERS)
 
 
 def default_of(config: type, name: str) -> object:

@@ -42,6 +42,16 @@ def read_truth(spec: str) -> Labels:
     )
 
 
+def read_boxes(spec: str) -> Boxes:
+    """Boxes by a short word: `voc:DIR`, `voc:DIR:val` or `coco:FILE`; {path: [(class, box_xyxy in pixels)]}."""
+    kind, colon, rest = str(spec).partition(":")
+    if colon and kind == "coco":
+        return read_coco_boxes(rest)
+    if colon and kind == "voc":
+        return read_voc_boxes(*((rest, None) if Path(rest).is_dir() else _split_off(rest)))
+    raise InputError(f"{spec!r} names no boxes; give voc:DIR, voc:DIR:val or coco:FILE")
+
+
 def _split_off(text: str) -> tuple[str, str | None]:
     folder, colon, split = text.rpartition(":")
     return (folder, split or None) if colon else (text, None)

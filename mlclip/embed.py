@@ -19,8 +19,8 @@ SHARD_PHOTOS = 1024  # a shard is written when it holds so many photos
 SHARD_SECONDS = 60.0  # or when so much work would be lost by a kill
 
 
-def store_key(teacher: Teacher, grids: Sequence[int]) -> StoreKey:
-    return StoreKey(teacher.sha256, teacher.clip.activation, teacher.input_size, tuple(grids))
+def store_key(teacher: Teacher, grids: Sequence[int], size: int | None = None) -> StoreKey:
+    return StoreKey(teacher.sha256, teacher.clip.activation, size or teacher.input_size, tuple(grids))
 
 
 def embed_images(
@@ -29,6 +29,7 @@ def embed_images(
     *,
     root: str,
     grids: Sequence[int] = (1, 3),
+    size: int | None = None,
     store: str | Path | None = None,
     batch_size: int = 64,
     loaders: int = 2,
@@ -37,11 +38,12 @@ def embed_images(
 ) -> tuple[Store, list[Skip]]:
     """Make sure that every readable photo's views are in the store; return the store and what could not be read.
 
-    `grids` (1, 3) are the whole photo and its 3×3 snippets; `batch_size` counts views, not photos; `store` is a
+    `grids` (1, 3) are the whole photo and its 3×3 snippets, each squeezed to `size` pixels a side (None: CLIP's own);
+    `batch_size` counts views, not photos; `store` is a
     folder, by default one in the cache. With several workers each encodes its share and all see the whole result.
     """
     workers = workers or Workers()
-    key = store_key(teacher, grids)
+    key = store_key(teacher, grids, size)
     folder = Path(store) if store else default_store(key, root)
     refuse_foreign(folder)
     if not workers.is_main:
@@ -69,7 +71,7 @@ def _encode(
     workers_done = len(photos) - len(missing) if workers.size == 1 else 0
     skipped: list[Skip] = []
     shard = _Shard(store, workers.rank)
-    dataset = PhotoViews(missing, teacher.input_size, store.key.grids)
+    dataset = PhotoViews(missing, store.key.input_size, store.key.grids)
     batches = photo_batches(dataset, batch_size=max(1, batch_size // store.key.views), workers=loaders)
     total = workers_done + len(missing)
     with (talk if workers.is_main else SILENT).bar("encoding photos", total, "photos", done=workers_done) as bar:

@@ -69,6 +69,8 @@ def epoch_line(row: dict[str, float]) -> str:
     line += f", label entropy {row['label_entropy']:.4f} nats"
     if row["labels_moved"]:
         line += f", {row['labels_crossed_half']} labels crossed ½"
+    if "stopping_measure" in row:
+        line += f", {100 * row['stopping_measure']:.1f} mAP against labels of exactly 1"
     report = {k.removesuffix(f"_{REPORT_ONLY}"): v for k, v in row.items() if k.endswith(REPORT_ONLY)}
     if report:
         line += "; report only: " + ", ".join(f"{name.replace('_', ' ')} {100 * v:.1f}" for name, v in report.items())

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -16,14 +15,13 @@ from torch import Tensor
 from .checkpoint import Checkpoint
 from .files import atomic
 from .images import Photo, PhotoViews, Unreadable, open_image, photo_batches
+from .overlay import lay_over
 from .predict import autocast, fast_layout
 from .talk import SILENT, Talk
 
 SIDE = 360  # the longer side of one picture of the strip, pixels
 CAPTION = 22  # the height of the line above it
 GAP = 6
-STRENGTH = 0.55  # how much the colours cover the photo
-RAMP = ((0, 0, 90), (0, 90, 220), (0, 200, 180), (190, 220, 40), (255, 140, 0), (190, 0, 0))  # weakest to strongest
 
 Chosen = Sequence[tuple[int, float]]  # (class column, score) of what to show of one photo
 
@@ -90,24 +88,3 @@ def heatmap_strip(image: Image.Image, maps: Tensor, captions: Sequence[str]) -> 
         strip.paste(picture, (place * (width + GAP), CAPTION))
         draw.text((place * (width + GAP) + 2, 2), caption, fill="black", font=ImageFont.load_default(15))
     return strip
-
-
-def lay_over(photo: Image.Image, cam: Tensor) -> Image.Image:
-    """An RGB photo under the colours of a class activation map (h, w), resized bilinearly and min-max normalised."""
-    heat = Image.fromarray(normalised(cam).numpy()).resize(photo.size, Image.Resampling.BILINEAR)
-    ramp = np.asarray(RAMP, dtype=np.float32)  # (colours, 3)
-    place = np.asarray(heat, dtype=np.float32).clip(0, 1) * (len(ramp) - 1)  # (H, W)
-    colours = np.stack([np.interp(place, np.arange(len(ramp)), ramp[:, c]) for c in range(3)], axis=-1)  # (H, W, 3)
-    mixed = (1 - STRENGTH) * np.asarray(photo, dtype=np.float32) + STRENGTH * colours
-    return Image.fromarray(mixed.round().astype(np.uint8))
-
-
-def normalised(cam: Tensor) -> Tensor:
-    """A class activation map (h, w) from 0 at its weakest cell to 1 at its strongest; 0 everywhere if it is flat.
-
-    >>> normalised(torch.tensor([[2.0, 4.0], [3.0, 2.0]]))
-    tensor([[0.0000, 1.0000],
-            [0.5000, 0.0000]])
-    """
-    low, high = cam.min(), cam.max()
-    return (cam.float() - low) / (high - low) if high > low else torch.zeros_like(cam, dtype=torch.float32)

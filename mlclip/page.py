@@ -42,6 +42,9 @@ color:var(--soft)}
 .row.on{color:var(--ink);font-weight:600}
 .track{display:block;height:7px;min-width:60px;background:var(--line);border-radius:4px;overflow:hidden}
 .track i{display:block;height:100%;background:var(--faint)}.on .track i,td .track i{background:var(--bar)}
+.updates{display:grid;gap:14px}.strip{display:flex;flex-wrap:wrap;gap:8px;margin:4px 0}
+figure{margin:0}figure img{display:block;border-radius:4px}figcaption{font-size:12px;color:var(--soft);margin-top:2px}
+.mark{display:inline-block;width:9px;height:9px;border-radius:2px;margin-right:5px}
 details{margin-top:14px}summary{cursor:pointer;color:var(--soft)}td.value{overflow-wrap:anywhere}
 """
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import cdul
+from . import ccd, cdul
 from .config import InputError, PseudolabelConfig
 from .embed import embed_images
 from .images import Found, Photo
 from .labels import Labels
-from .presets import check_class_count
+from .presets import check_class_count, shorten
 from .store import Store
 from .talk import SILENT, Talk
 from .teacher import Teacher, class_embeddings, class_scores
@@ -41,7 +41,10 @@ def pseudolabel(
     workers: Workers | None = None,
     talk: Talk = SILENT,
 ) -> Labels:
-    """Label the photos of `find_images` by CDUL (ICCV 2023), step 1: similarities, aggregated and fused.
+    """Label the photos of `find_images` by CDUL (ICCV 2023) or CCD (CVPR 2025), step 1 of each.
+
+    CDUL: similarities of the whole photo and its snippets, aggregated and fused. CCD: similarities of the whole photo at
+    a larger size, debiased; the biases are in `meta["bias"]`.
 
     `classes` maps label names to prompt names; the names of `contrast` take part in the softmax and are then dropped,
     for photos that may show none of the classes. Photos that cannot be read get no row; they are listed with their
@@ -49,12 +52,14 @@ def pseudolabel(
     """
     config, contrast, workers = config or PseudolabelConfig(), contrast or {}, workers or Workers()
     check_class_count(classes, contrast)
+    size = _view_size(config, teacher)
     text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)  # (C + contrast, D)
     opened, unreadable = embed_images(
         found.photos,
         teacher,
         root=found.root,
-        grids=(1, config.snippets),
+        grids=(1, config.snippets) if config.method == "cdul" else (1,),
+        size=size,
         store=store,
         batch_size=batch_size,
         loaders=loaders,
@@ -69,12 +74,20 @@ def pseudolabel(
             f"0 of {len(found.photos) + len(found.skipped)} photos in {found.root} are readable{first}; nothing was written"
         )
     logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
-    scores, summary = label_store(opened, photos, text, len(classes), logit_scale, config)
+    label = cdul_store if config.method == "cdul" else ccd_store
+    scores, summary = label(opened, photos, text, len(classes), logit_scale, config)
+    _say_unestimated(summary, list(classes), talk)
     _check_sharpness(summary["mean_top1"], len(text), config, talk)
     meta = {
         "method": config.method,
         "settings": asdict(config),
-        "clip": {"name": teacher.name, "sha256": teacher.sha256, "logit_scale": logit_scale},
+        "clip": {
+            "name": teacher.name,
+            "sha256": teacher.sha256,
+            "activation": teacher.clip.activation,
+            "logit_scale": logit_scale,
+            "view_size": size,
+        },
         "templates": list(templates),
         "prompts": list(classes.values()),
         "contrast": list(contrast.values()),
@@ -84,7 +97,18 @@ def pseudolabel(
     return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta)
 
 
-def label_store(
+def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
+    """The side in pixels that the photo is squeezed to."""
+    if config.method == "cdul":
+        return teacher.input_size
+    size = config.view_size or teacher.larger_size()
+    if size % teacher.stride:
+        near = max(1, round(size / teacher.stride)) * teacher.stride
+        raise InputError(f"--view-size {size}: this CLIP looks in steps of {teacher.stride} pixels; try {near}")
+    return size
+
+
+def cdul_store(
     store: Store, photos: Sequence[Photo], text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
     """CDUL labels (N, C) of photos in the store, shard by shard, and what is worth knowing about them.
@@ -104,6 +128,42 @@ def label_store(
     edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
     histograms = {name: {"edges": edges, "counts": [int(c) for c in count]} for name, count in counts.items()}
     return scores, {"mean_top1": top1 / len(photos), "histograms": histograms}
+
+
+def ccd_store(
+    store: Store, photos: Sequence[Photo], text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+) -> tuple[Tensor, dict]:
+    """CCD labels (N, C) of photos in the store, shard by shard, and what is worth knowing about them.
+
+    `text` as for `cdul_store`; contrast names compete for the top-1 and are then dropped. The summary has each class's
+    bias, how many confident photos it was estimated from (0: it is the mean of the others), and a histogram.
+    """
+    similarity = torch.empty(len(photos), len(text))  # (N, C + contrast)
+    for rows, embeddings in store.read(photos):  # (n,), (n, 1, D)
+        similarity[rows] = class_scores(embeddings[:, 0], text, logit_scale)
+    sure = ccd.entropy(similarity) <= config.max_entropy  # (N,)
+    estimated = torch.bincount(similarity.argmax(-1)[sure], minlength=len(text))[:classes]  # (C,)
+    bias = ccd.complete_bias(ccd.class_bias(similarity, config.max_entropy)[:classes])  # (C,)
+    if not config.debias:
+        bias = torch.ones_like(bias)
+    top1 = similarity.amax(-1)  # (N,)
+    counts = torch.histc(top1, HISTOGRAM_BINS, 0, 1)
+    edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
+    return ccd.debias(similarity[:, :classes], bias, config.floor), {
+        "mean_top1": float(top1.double().mean()),
+        "histograms": {"global": {"edges": edges, "counts": [int(c) for c in counts]}},
+        "bias": bias.tolist(),
+        "bias_photos": estimated.tolist(),
+    }
+
+
+def _say_unestimated(summary: dict, classes: list[str], talk: Talk) -> None:
+    none = [name for name, photos in zip(classes, summary.get("bias_photos", []), strict=False) if not photos]
+    if none:
+        talk.say(
+            f"no confident photo shows {shorten(none)} above all else ({len(none)} of {len(classes)} classes): their bias is "
+            "taken to be the mean of the others"
+        )
 
 
 def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:

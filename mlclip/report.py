@@ -19,11 +19,13 @@ from . import page
 from .config import InputError
 from .images import Unreadable, open_image
 from .labels import Labels, match_tables, mean_average_precision
+from .updatepage import bias_section, update_section
 
 DEFAULT_THRESHOLD = 0.5
 BEST_PER_CLASS, BEST_IN_ALL = 5, 600  # thumbnails in the table of classes
 SHOWN_LABELS = 5  # bars under a photo of the gallery
 SHOWN_SKIPPED, SHOWN_LETTERS = 500, 600  # of the folded tables: rows, and letters to a setting
+SHOWN_UPDATES = 24  # photos whose label update is drawn
 BINS = 20
 
 Quality = tuple[float, dict[str, float]]  # mAP and {class: AP}
@@ -43,6 +45,8 @@ def render_report(labels: Labels, *, truth: Labels | None = None, title: str | N
         _facts(labels, thresholds, quality),
         _charts(labels),
         _class_table(labels, thresholds, quality, album),
+        bias_section(labels),
+        update_section(labels, min(limit, SHOWN_UPDATES)),
         _gallery(labels, truth, thresholds, limit, album),
         _about(labels),
     ]
@@ -194,7 +198,7 @@ def _true_labels(truth: Labels, row: int) -> str:
 
 def _about(labels: Labels) -> str:
     """What `meta` says, and the photos that were skipped, each folded away."""
-    elsewhere = ("histograms", "skipped", "thresholds")
+    elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update")
     settings = {name: value for name, value in labels.meta.items() if name not in elsewhere}
     parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
     folded = []

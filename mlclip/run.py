@@ -6,6 +6,7 @@ Letters: N photos, C classes.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,12 +36,19 @@ class Run:
     model: Classifier
     optimizer: torch.optim.Optimizer
     photos: list[Photo]  # N
-    given: Tensor  # (N, C) the labels that came with the photos, in [0, 1] or NaN
+    given: Tensor  # (N, C) the labels that came with the photos, or CCD's update of them, in [0, 1] or NaN
     latent: Tensor | None  # (N, C) CDUL's ỹ, row = photo; None where labels do not learn
     identity: dict  # settings, and the labels' fingerprint: what a resumed run must share
     epochs: int = 0
     skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
     log: list[dict[str, float]] = field(default_factory=list)
+    update: dict = field(default_factory=dict)  # how CCD's label update came about, once it is made
+
+    @property
+    def history(self) -> list[float]:
+        """CCD's label-free measure of every epoch that has it."""
+        measured = [row["stopping_measure"] for row in self.log if "stopping_measure" in row]
+        return [value for value in measured if not math.isnan(value)]
 
     @property
     def targets(self) -> Tensor:
@@ -109,7 +117,8 @@ def save_run(run: Run, file: Path) -> None:
     """Keep the run as it stands after its last epoch, atomically."""
     content: dict[str, Any] = {"format": "mlclip.resume", "version": 1, "run": run.identity, "epochs": run.epochs}
     content |= {"weights": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-    save_plain(content | {"latent": run.latent, "skipped": run.skipped, "log": run.log}, file)
+    content |= {"given": run.given, "latent": run.latent, "update": run.update}
+    save_plain(content | {"skipped": run.skipped, "log": run.log}, file)
 
 
 def resume_run(run: Run, file: Path) -> None:
@@ -130,5 +139,6 @@ def resume_run(run: Run, file: Path) -> None:
         )
     run.model.load_state_dict(state["weights"])
     run.optimizer.load_state_dict(state["optimizer"])
-    run.latent, run.epochs, run.log = state["latent"], int(state["epochs"]), state["log"]
+    run.given, run.latent, run.update = state["given"], state["latent"], state["update"]
+    run.epochs, run.log = int(state["epochs"]), state["log"]
     run.skipped |= state["skipped"]

@@ -33,10 +33,15 @@ def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Cla
             raise InputError(f"--arch {CLIP_ARCH} takes its shape from a CLIP: add --init clip, or --init FILE")
         state, origin = weights_of_file(config.init), config.init
     else:
-        model = Classifier(config.arch, labels.classes, config.size)
+        model = Classifier(config.arch, labels.classes, config.size, cam_boost=_boost(config))
         return model, load_trunk(model, config.init, offline=offline)
-    model = Classifier(CLIP_ARCH, labels.classes, config.size, trunk=clip_trunk(state, origin))
+    trunk = clip_trunk(state, origin)
+    model = Classifier(CLIP_ARCH, labels.classes, config.size, trunk=trunk, cam_boost=_boost(config))
     return model, f"the student starts from the image ResNet of {origin}"
+
+
+def _boost(config: TrainConfig) -> float:
+    return config.cam_boost if config.method == "ccd" else 1.0
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from .clip.model import CLIP, IMAGE_MEAN, IMAGE_STD
 from .config import InputError
 
 TEXTS_AT_ONCE = 256
+LARGER = 640 / 448  # CCD's view of the whole photo against CLIP's own input
 
 
 class Teacher:
@@ -33,6 +34,15 @@ class Teacher:
         self._half = self.device.type == "cuda"
         self._mean = torch.tensor(IMAGE_MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(IMAGE_STD, device=self.device).view(3, 1, 1)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a view's side come in multiples of this: a transformer's patch, a ResNet's whole reduction."""
+        return getattr(self.clip.visual, "stride", 32)
+
+    def larger_size(self) -> int:
+        """CCD's view: 10/7 of CLIP's own side (RN50x64: 640 instead of 448), in whole strides."""
+        return round(self.input_size * LARGER / self.stride) * self.stride
 
     @torch.inference_mode()
     def embed_views(self, pixels: Tensor) -> Tensor:

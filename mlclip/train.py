@@ -1,4 +1,4 @@
-"""The student's training, written out in order: CDUL's weight steps and label steps in turns.
+"""The student's training, written out in order: weight steps, what happens to the labels, report, save.
 
 Letters: N photos, C classes, B photos of one weight step, H W pixels.
 """
@@ -8,26 +8,41 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .cdul import bernoulli_entropy, bernoulli_kl_with_logits, update_latent
+from . import ccd
+from .augment import jitter_table, shake_colours
+from .cdul import bernoulli_kl_with_logits
 from .checkpoint import Checkpoint, save_checkpoint
 from .classifier import Classifier
 from .config import InputError, OptionError, TrainConfig
 from .epochlog import REPORT_ONLY, EpochLog, epoch_line
 from .files import check_output
 from .images import Photo, PhotoViews, photo_batches
-from .labels import Labels, mean_average_precision, write_labels
-from .predict import autocast, score_photos
+from .labels import Labels, write_labels
+from .labelsteps import (
+    label_facts,
+    label_step,
+    label_step_due,
+    predict_all,
+    refined_labels,
+    stopping_measure,
+    true_mean_ap,
+    update_due,
+    update_labels,
+)
+from .localviews import Annotated, judge_of
+from .predict import autocast
 from .run import Run, resume_file, resume_run, save_run, start_run
 from .talk import SILENT, Talk
+from .teacher import Teacher
 from .workers import Workers
 
 DEFAULT_THRESHOLD = 0.5
-PREDICT_BATCH = 32  # photos of one pass through the network in a label step
 
 
 def train(
@@ -35,6 +50,9 @@ def train(
     output: str | Path,
     *,
     config: TrainConfig | None = None,
+    teacher: Teacher | None = None,
+    other_teacher: bool = False,
+    annotated: Annotated | None = None,
     truth: Labels | None = None,
     save_labels: str | Path | None = None,
     resume: bool = False,
@@ -44,47 +62,57 @@ def train(
     workers: Workers | None = None,
     talk: Talk = SILENT,
 ) -> Checkpoint:
-    """Train a student on pseudo labels and write it to `output`: CDUL (ICCV 2023), step 2, gradient alignment.
+    """Train a student on pseudo labels and write it to `output`: step 2 of CDUL (ICCV 2023) and of CCD (CVPR 2025).
 
-    With `config.method` "cdul" weights and labels learn in turns; with "fixed" the labels stay. The refined labels go to
-    `save_labels`. Labels that are NaN (not known) take no part and stay so. Photos that cannot be read are left out and
-    listed in `meta["skipped"]`. `truth` adds mAPs to what is reported of every epoch, and changes nothing else.
+    `config.method` "fixed": the labels stay. "cdul": weights and labels learn in turns, by gradient alignment. "ccd": after
+    a warm-up the `teacher`, the CLIP that made the labels unless `other_teacher` allows another, looks again where the
+    student points and the labels are updated once; from then on a strong view must agree with the weak one, until the
+    label-free measure accelerates. `annotated` boxes are for `config.local_views` "boxes" alone.
 
-    Every epoch's end is kept beside `output` (`model.resume.pt`), so that `resume` loses at most one epoch and ends
-    as if never stopped; its facts are in `model.log.csv`. Raises InputError for labels or settings that do not fit, and
-    when the loss is not finite.
+    The labels as they are in the end go to `save_labels`. Labels that are NaN (not known) take no part and stay so. Photos
+    that cannot be read are left out and listed in `meta["skipped"]`. `truth` adds mAPs to what is reported of every epoch,
+    and changes nothing else. Every epoch's end is kept beside `output` (`model.resume.pt`), so that `resume` loses at most
+    one epoch and ends as if never stopped; its facts are in `model.log.csv`. Raises InputError for labels or settings that
+    do not fit, and when the loss is not finite.
     """
     config, workers = config or TrainConfig(), workers or Workers()
-    kept = resume_file(output)
+    kept, parts = resume_file(output), Path(output).with_suffix(".update")
     if workers.is_main:
         _check_outputs(config, output, save_labels, kept, resume, overwrite)
     run = start_run(labels, config, offline, workers, talk)
+    needs_teacher = config.method == "ccd" and config.local_views != "none"
+    judge = judge_of(labels, teacher, other_teacher=other_teacher) if needs_teacher else None
     if resume:
         resume_run(run, kept)
     _announce(run, talk)
     log = EpochLog(output, run.log) if workers.is_main else None
 
-    while run.epochs < config.epochs:
+    while run.epochs < config.epochs and ccd.acceleration(run.history) is None:
+        # CCD's label update, once: the student points, the teacher looks again.
+        if update_due(run):
+            run.given, run.update = update_labels(run, judge, annotated, parts, loaders, talk)
+
         # Weight steps: the labels stand still.
         before = run.targets  # (N, C)
         loss, speed = weight_epoch(run, before, loaders, talk)
 
-        # Label step: the weights stand still.
+        # CDUL's label step: the weights stand still.
         moves = label_step_due(config, run.epochs + 1)
-        predictions = predict_all(run, loaders, talk) if moves or truth else None  # (N, C)
+        measured = config.method == "ccd" and config.stopping and run.epochs >= config.warmup
+        predictions = predict_all(run, loaders, talk) if moves or measured or truth else None  # (N, C)
         if moves:
             run.latent = label_step(run.latent, predictions, config)
 
         # Report.
         run.epochs += 1
         row = {"epoch": run.epochs, "loss": loss, "photos_per_second": speed, **label_facts(before, run.targets, moves)}
+        if measured:
+            row["stopping_measure"] = stopping_measure(predictions, run.targets)
         if truth:
-            row |= {
-                "labels_mAP": _mean_ap(run, run.targets, truth),
-                "predictions_mAP": _mean_ap(run, predictions, truth),
-            }
-        run.log.append({f"{k}_{REPORT_ONLY}" if k.endswith("mAP") else k: v for k, v in row.items()})
-        talk.say(epoch_line(run.log[-1]))
+            row[f"labels_mAP_{REPORT_ONLY}"] = true_mean_ap(run, run.targets, truth)
+            row[f"predictions_mAP_{REPORT_ONLY}"] = true_mean_ap(run, predictions, truth)
+        run.log.append(row)
+        talk.say(epoch_line(row))
 
         # Save.
         run.skipped = {path: reason for part in workers.gather(run.skipped) for path, reason in part.items()}
@@ -94,23 +122,32 @@ def train(
         workers.wait()
 
     checkpoint = _finished(run, labels)
+    if run.epochs < config.epochs:
+        talk.say(
+            f"stopped after epoch {run.epochs} of {config.epochs}: the label-free measure accelerates (--no-stopping goes on)"
+        )
     if log:
         log.close()
         if save_labels:
             write_labels(refined_labels(run, labels), save_labels, overwrite=overwrite)
         save_checkpoint(checkpoint, output)
         kept.unlink(missing_ok=True)
+        _remove(parts)
     return checkpoint
 
 
 def weight_epoch(run: Run, targets: Tensor, loaders: int, talk: Talk) -> tuple[float, float]:
-    """CDUL step 2, weight steps: one pass over the photos towards targets (N, C). The mean loss, and photos a second."""
+    """One pass of weight steps over the photos towards targets (N, C): the mean loss, and photos a second."""
     config, epoch = run.config, run.epochs
+    shakes = None
+    if strong_views(config, epoch):
+        shakes = jitter_table(len(run.photos), torch.Generator().manual_seed(config.seed * 100_003 + epoch))  # (N, 8)
     started, seen, total = time.monotonic(), 0, 0.0
     with talk.bar(f"epoch {epoch + 1}/{config.epochs}", len(run.photos), "photos") as bar:
         for rows, pixels, bad in epoch_batches(run.photos, epoch, config, loaders, run.workers):
             run.skipped |= bad
-            loss, count = weight_step(run.model, run.optimizer, pixels, targets[rows], run.workers)
+            strong = () if shakes is None else (shakes[rows], config.consistency)
+            loss, count = weight_step(run.model, run.optimizer, pixels, targets[rows], run.workers, *strong)
             if not math.isfinite(loss):
                 kept = f"epoch {epoch} is kept, --resume --epochs {epoch} writes it as a model"
                 raise InputError(
@@ -125,26 +162,37 @@ def weight_epoch(run: Run, targets: Tensor, loaders: int, talk: Talk) -> tuple[f
 
 
 def weight_step(
-    model: Classifier, optimizer: torch.optim.Optimizer, pixels: Tensor, targets: Tensor, workers: Workers
+    model: Classifier,
+    optimizer: torch.optim.Optimizer,
+    pixels: Tensor,
+    targets: Tensor,
+    workers: Workers,
+    shakes: Tensor | None = None,
+    consistency: float = 1.0,
 ) -> tuple[float, int]:
-    """One step on uint8 pixels (B, 3, H, W) towards targets (B, C) in [0, 1] or NaN: the mean Bernoulli KL, and B.
+    """One step on uint8 pixels (B, 3, H, W) towards targets (B, C) in [0, 1] or NaN: the mean loss, and B.
 
-    B counts the photos of all processes, and the loss is their common mean: how many processes share a step changes
-    neither the loss nor the gradient.
+    The loss is the Bernoulli KL divergence, binary cross-entropy but for a constant. With `shakes` (B, 8), rows of
+    `augment.jitter_table`, CCD's consistency between the photo and its strong view is added, times `consistency`. B counts
+    the photos of all processes and the loss is their common mean: how many share a step changes neither it nor the gradient.
     """
     device = workers.device
     count = int(workers.sum(torch.tensor(len(pixels), device=device)))
     if not count:
         return 0.0, 0
     pixels = pixels.to(device, memory_format=torch.channels_last, non_blocking=True)
+    views = pixels if shakes is None else torch.cat([pixels, shake_colours(pixels, shakes)])  # (B or 2·B, 3, H, W)
     targets = targets.to(device)
     known = ~targets.isnan()
     model.train()
     with autocast(device):
-        logits = model(pixels)  # (B, C)
-    logits = torch.where(known, logits.float(), 0.0)
-    divergence = bernoulli_kl_with_logits(torch.where(known, targets, 0.5), logits)  # (B,); an unknown label adds 0
-    loss = divergence.sum() / count
+        logits = model(views)  # (B or 2·B, C)
+    weak, strong = logits[: len(pixels)].float(), logits[len(pixels) :].float()
+    seen = torch.where(known, weak, 0.0)
+    losses = bernoulli_kl_with_logits(torch.where(known, targets, 0.5), seen)  # (B,); an unknown label adds 0
+    if shakes is not None:
+        losses = losses + consistency * ccd.consistency_loss(weak, strong)
+    loss = losses.sum() / count
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     workers.sum_gradients(model.parameters())
@@ -152,44 +200,9 @@ def weight_step(
     return float(workers.sum(loss.detach())), count
 
 
-def label_step_due(config: TrainConfig, epoch: int) -> bool:
-    """Whether epoch number `epoch`, from 1, ends with a label step: every k-th one after the warm-up does.
-
-    The last epoch's moves no weight any more, but the refined labels have it.
-    """
-    since = epoch - config.warmup
-    return config.method == "cdul" and since > 0 and since % config.label_every == 0
-
-
-def label_step(latent: Tensor, predictions: Tensor, config: TrainConfig) -> Tensor:
-    """CDUL step 2, label step: the new latent labels (N, C); rows without a prediction (NaN) stay.
-
-    All photos move together, by predictions (N, C) in [0, 1] made on the un-augmented photos after the epoch.
-    """
-    moved = update_latent(latent, predictions, config.label_rate, config.sigma)
-    return torch.where(predictions.isnan(), latent, moved)
-
-
-def predict_all(run: Run, loaders: int, talk: Talk) -> Tensor:
-    """The student's scores (N, C) of the run's photos, un-augmented; the same on every process; NaN where unreadable."""
-    workers = run.workers
-    rows = workers.share(list(range(len(run.photos))))
-    scores, unreadable = score_photos(
-        run.model, [run.photos[row] for row in rows], device=workers.device, batch_size=PREDICT_BATCH, loaders=loaders,
-        talk=talk, label="  predicting",
-    )  # fmt: skip
-    run.skipped |= {run.photos[rows[index]].path: reason for index, reason in unreadable}
-    everyone = torch.full_like(run.given, float("nan"))
-    for part, values in workers.gather((rows, scores)):
-        everyone[part] = values
-    return everyone
-
-
-def label_facts(before: Tensor, after: Tensor, moved: bool) -> dict[str, float]:
-    """Of labels (N, C) in [0, 1] or NaN: their mean entropy in nats after the epoch, and how many crossed ½ in it."""
-    crossed = ((before >= 0.5) != (after >= 0.5)) & ~after.isnan()
-    entropy = float(bernoulli_entropy(after).nanmean())
-    return {"label_entropy": entropy, "labels_moved": int(moved), "labels_crossed_half": int(crossed.sum())}
+def strong_views(config: TrainConfig, epochs_done: int) -> bool:
+    """Whether the next epoch has CCD's consistency loss: every one after the warm-up."""
+    return config.method == "ccd" and config.consistency > 0 and epochs_done >= config.warmup
 
 
 def epoch_batches(
@@ -219,13 +232,6 @@ def epoch_batches(
         yield rows, pixels, bad
 
 
-def refined_labels(run: Run, labels: Labels) -> Labels:
-    """The labels as the run left them, for the photos that could be read."""
-    kept = [row for row, photo in enumerate(run.photos) if photo.path not in run.skipped]
-    meta = {**labels.meta, "refined": run.identity["settings"], "skipped": sorted(map(list, run.skipped.items()))}
-    return Labels([run.photos[row].path for row in kept], labels.classes, run.targets[kept], labels.root, meta)
-
-
 def _check_outputs(
     config: TrainConfig, output: str | Path, save_labels: str | Path | None, kept: Path, resume: bool, overwrite: bool
 ) -> None:
@@ -235,8 +241,8 @@ def _check_outputs(
             f"{kept} holds an unfinished training; add --resume to go on with it, or --overwrite to start anew"
         )
     if save_labels:
-        if config.method == "fixed":
-            raise OptionError("--save-labels: labels do not change with --method fixed; add --method cdul")
+        if config.method == "fixed" or config.local_views == "none":
+            raise OptionError("--save-labels: labels do not change so; add --method cdul, or ccd with local views")
         check_output(save_labels, overwrite=overwrite)
 
 
@@ -249,13 +255,18 @@ def _announce(run: Run, talk: Talk) -> None:
             f"warning: {config.epochs} epochs with --warmup {config.warmup} and --label-every {config.label_every} have no "
             "label step; the labels stay as they are"
         )
+    if config.method == "ccd" and config.warmup >= config.epochs:
+        talk.say(
+            f"warning: {config.epochs} epochs are all warm-up (--warmup {config.warmup}): no label update, no strong views"
+        )
 
 
-def _mean_ap(run: Run, scores: Tensor, truth: Labels) -> float:
-    """mAP in [0, 1] of scores (N, C) of the run's photos. For the report: nothing else may call this."""
-    known = (~scores.isnan().all(1)).nonzero().flatten().tolist()
-    paths = [run.photos[row].path for row in known]
-    return mean_average_precision(Labels(paths, run.model.classes, scores[known]), truth)[0]
+def _remove(folder: Path) -> None:
+    """The finished parts of a label update, and only those."""
+    for file in folder.glob("part-*.pt"):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _finished(run: Run, labels: Labels) -> Checkpoint:

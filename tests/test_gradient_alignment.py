@@ -17,8 +17,9 @@ from mlclip import cdul
 from mlclip.checkpoint import load_checkpoint
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.labels import Labels, read_labels, write_labels
+from mlclip.labelsteps import label_step, label_step_due
 from mlclip.run import resume_file
-from mlclip.train import label_step, label_step_due, train, weight_step
+from mlclip.train import train, weight_step
 
 CLASSES = ["red", "green", "blue"]
 CONFIG = TrainConfig(
@@ -115,11 +116,13 @@ def test_tensorboard_gets_the_same_numbers(labels, tmp_path):
 
 @pytest.mark.parametrize("where", ["weight_step", "score_photos", "save_run"])
 def test_a_run_stopped_anywhere_resumes_bit_equal(where, labels, tmp_path, monkeypatch):
+    import mlclip.labelsteps
     import mlclip.train
 
     config = replace(CONFIG, warmup=0, label_every=1)
     whole = train(labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt", loaders=0)
-    original, calls = getattr(mlclip.train, where), 0
+    home = mlclip.labelsteps if where == "score_photos" else mlclip.train
+    original, calls = getattr(home, where), 0
 
     def stopped(*args, **rest):
         nonlocal calls
@@ -130,7 +133,7 @@ def test_a_run_stopped_anywhere_resumes_bit_equal(where, labels, tmp_path, monke
 
     kept = {"config": config, "save_labels": tmp_path / "cut.labels.pt", "loaders": 0}
     with monkeypatch.context() as patch:
-        patch.setattr(f"mlclip.train.{where}", stopped)
+        patch.setattr(home, where, stopped)
         with pytest.raises(KeyboardInterrupt):
             train(labels, tmp_path / "cut.pt", **kept)
     resumed = train(labels, tmp_path / "cut.pt", resume=True, **kept)

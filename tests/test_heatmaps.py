@@ -10,8 +10,9 @@ from PIL import Image
 from mlclip.checkpoint import Checkpoint, save_checkpoint
 from mlclip.classifier import Classifier
 from mlclip.cli import _status
-from mlclip.heatmaps import CAPTION, GAP, SIDE, heatmap_strip, lay_over, write_heatmaps
+from mlclip.heatmaps import CAPTION, GAP, SIDE, heatmap_strip, write_heatmaps
 from mlclip.images import find_images
+from mlclip.overlay import draw_boxes, lay_over
 
 CLASSES = ["red", "green", "blue"]
 
@@ -33,6 +34,12 @@ def test_the_hottest_cell_of_a_map_is_red_and_the_coldest_blue():
 def test_a_flat_map_colours_nothing_more_than_anything_else():
     shown = np.asarray(lay_over(Image.new("RGB", (8, 8), "white"), torch.full((2, 2), 7.0)))
     assert (shown == shown[0, 0]).all()
+
+
+def test_a_box_is_outlined_where_its_shares_say():
+    shown = np.asarray(draw_boxes(Image.new("RGB", (101, 51), "white"), [(0.5, 0.0, 1.0, 1.0)], width=1))
+    assert (shown[25, 50] != 255).any() and (shown[25, 100] != 255).any()
+    assert (shown[25, 49] == 255).all() and (shown[25, 75] == 255).all()
 
 
 def test_a_strip_holds_the_photo_and_one_picture_per_class():

@@ -14,10 +14,10 @@ import mlclip
 PACKAGE = Path(mlclip.__file__).parent
 LEVELS = {
     0: {"clip", "config", "talk", "files", "page", "presets", "world"},
-    1: {"labels", "tables", "images", "cdul", "workers", "epochlog"},
-    2: {"teacher", "classifier", "datasets", "report", "store"},
+    1: {"labels", "tables", "images", "cdul", "ccd", "workers", "epochlog", "augment", "overlay"},
+    2: {"teacher", "classifier", "datasets", "report", "updatepage", "store"},
     3: {"embed", "checkpoint", "student"},
-    4: {"pseudolabel", "run", "train", "predict", "heatmaps", "export"},
+    4: {"pseudolabel", "run", "localviews", "labelsteps", "train", "predict", "heatmaps", "export"},
     5: {"cli", "__main__"},
 }
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}

@@ -70,7 +70,7 @@ def draw(folder: Path, seed: int, talk: Console) -> None:
 def _clear(folder: Path) -> None:
     """Remove an earlier demo, and only that: a folder with anything else in it is refused."""
     ours = {"train", "test", "embeddings", "classes.txt", "truth_train.csv", "truth_test.csv", "clip.pt", "labels.pt",
-            "labels.skipped.csv"}  # fmt: skip
+            "labels.skipped.csv", "boxes_train.json", "boxes_test.json"}  # fmt: skip
     ours |= {model + end for model in ("model", "model_truth")
              for end in (".pt", ".resume.pt", ".log.csv", ".tensorboard")}  # fmt: skip
     others = sorted(p.name for p in folder.iterdir() if p.name not in ours)

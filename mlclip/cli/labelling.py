@@ -29,11 +29,11 @@ def _class_names(spec: str | None, root: str, say) -> dict[str, str]:
     return parse_classes(WITHOUT_A_LIST)
 
 
-def _templates(given: tuple[str, ...]) -> list[str]:
+def _templates(given: tuple[str, ...], method: str) -> list[str]:
     from ..presets import TEMPLATES
 
     if not given:
-        return TEMPLATES["paper-cdul"]
+        return TEMPLATES[f"paper-{method}"]
     return [line for name in given for line in TEMPLATES.get(name, [name])]
 
 
@@ -76,25 +76,29 @@ def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk
 @click.option(
     "--template",
     multiple=True,
-    help="A prompt with {} for the class name, or a set: paper-cdul, paper-ccd, ensemble. Repeatable.  [paper-cdul]",
+    help="A prompt with {} for the class name, or a set: paper-cdul, paper-ccd, ensemble. Repeatable.  [default: the method's paper's]",
 )
 @options.setting(
-    PseudolabelConfig, "method", "--method", type=click.Choice(PseudolabelConfig.METHODS), help="How labels are made."
+    PseudolabelConfig,
+    "method",
+    "--method",
+    type=click.Choice(PseudolabelConfig.METHODS),
+    help="cdul: whole photo and snippets, fused. ccd: whole photo at a larger size, debiased.",
 )
 @options.setting(
     PseudolabelConfig,
     "part",
     "--part",
     type=click.Choice(PseudolabelConfig.PARTS),
-    help="Of CDUL's labels: the final ones, or one of the two they are made of.",
+    help="cdul: the final labels, or one of the two they are made of.",
 )
-@options.setting(PseudolabelConfig, "snippets", "--snippets", type=int, help="n of the n×n grid of local views.")
+@options.setting(PseudolabelConfig, "snippets", "--snippets", type=int, help="cdul: n of the n×n grid of local views.")
 @options.setting(
     PseudolabelConfig,
     "zeta",
     "--zeta",
     type=float,
-    help="ζ: a class some snippet scores so high takes its maximum, else its minimum; 0 is always the maximum.",
+    help="cdul: ζ; a class some snippet scores so high takes its maximum, else its minimum; 0 is always the maximum.",
 )
 @options.setting(
     PseudolabelConfig,
@@ -108,7 +112,23 @@ def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk
     "disagreement",
     "--lambda",
     type=float,
-    help="λ: weight of |global − aggregate| in the final labels.",
+    help="cdul: λ, weight of |global − aggregate| in the final labels.",
+)
+@options.setting(
+    PseudolabelConfig,
+    "view_size",
+    "--view-size",
+    type=int,
+    help="ccd: side of the squeezed photo in pixels.  [default: 10/7 of CLIP's own]",
+)
+@options.setting(
+    PseudolabelConfig, "max_entropy", "--max-entropy", type=float, help="ccd: nats up to which a photo is confident."
+)
+@options.setting(
+    PseudolabelConfig, "floor", "--floor", type=float, help="ccd: scores are raised to it before they are debiased."
+)
+@options.setting(
+    PseudolabelConfig, "debias", "--debias/--no-debias", help="ccd: divide by each class's bias, or do not."
 )
 @click.option(
     "--store", type=click.Path(file_okay=False), help="Folder of the view embeddings.  [default: in the cache]"
@@ -157,7 +177,7 @@ def pseudolabel(
     check_class_count(names, contrast)
     teacher, workers, talk = _teacher(clip, clip_activation, device, offline, talk)
     labels = label_photos(
-        found, names, teacher, config=config, templates=_templates(template), contrast=contrast, store=store,
+        found, names, teacher, config=config, templates=_templates(template, config.method), contrast=contrast, store=store,
         batch_size=batch_size, loaders=loaders, workers=workers, talk=talk,
     )  # fmt: skip
     if not workers.is_main:

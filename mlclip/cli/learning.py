@@ -9,12 +9,18 @@ import sys
 
 import click
 
-from ..config import InputError, OptionError, TrainConfig
+from ..config import PAPER_SCHEDULES, InputError, OptionError, TrainConfig
 from . import options
 from .console import Console, table
 
 MODEL = "model.pt"
 MAPS_SHOWN = 5  # heat maps of one photo, the best classes
+
+
+def _papers(place: int) -> str:
+    """The papers' values of one part of the schedule, for the help."""
+    shared, ccd = PAPER_SCHEDULES["cdul"][place], PAPER_SCHEDULES["ccd"][place]
+    return f"the papers': {shared}, for ccd {ccd}"
 
 
 @click.command()
@@ -31,7 +37,7 @@ MAPS_SHOWN = 5  # heat maps of one photo, the best classes
     "method",
     "--method",
     type=click.Choice(TrainConfig.METHODS),
-    help="fixed: the labels stay. cdul: labels and weights learn in turns (gradient alignment).",
+    help="fixed: the labels stay. cdul: labels and weights learn in turns. ccd: the teacher looks again where the student points.",
 )
 @options.setting(TrainConfig, "arch", "--arch", help="The student's network.")
 @options.setting(
@@ -41,9 +47,13 @@ MAPS_SHOWN = 5  # heat maps of one photo, the best classes
     help="What it starts from: imagenet (torchvision's weights), none, or a FILE of such weights.",
 )
 @options.setting(TrainConfig, "size", "--size", type=int, help="Its square input, in pixels.")
-@options.setting(TrainConfig, "epochs", "--epochs", type=int, help="Passes over the photos.")
+@options.setting(TrainConfig, "epochs", "--epochs", type=int, help=f"Passes over the photos.  [default: {_papers(0)}]")
 @options.setting(
-    TrainConfig, "batch_size", "--batch-size", type=int, help="Photos to a step, over all processes together."
+    TrainConfig,
+    "batch_size",
+    "--batch-size",
+    type=int,
+    help=f"Photos to a step, over all processes together.  [default: {_papers(1)}]",
 )
 @options.setting(TrainConfig, "lr", "--lr", type=float, help="Adam's learning rate.")
 @options.setting(
@@ -54,9 +64,39 @@ MAPS_SHOWN = 5  # heat maps of one photo, the best classes
 @options.setting(
     TrainConfig, "label_every", "--label-every", type=int, help="cdul: a label step at the end of every k-th epoch."
 )
-@options.setting(TrainConfig, "warmup", "--warmup", type=int, help="cdul: epochs before the first label step may come.")
+@options.setting(
+    TrainConfig, "warmup", "--warmup", type=int, help="cdul, ccd: epochs before anything happens to the labels."
+)
+@options.setting(
+    TrainConfig, "cam_boost", "--cam-boost", type=float, help="ccd: factor of the class maps' positive cells."
+)
+@options.setting(
+    TrainConfig,
+    "local_views",
+    "--local-views",
+    type=click.Choice(TrainConfig.LOCAL_VIEWS),
+    help="ccd: where the label update looks again; none leaves it out.",
+)
+@options.setting(
+    TrainConfig, "update_keep", "--update-keep", type=float, help="ccd: r, how much of the old label the update keeps."
+)
+@options.setting(
+    TrainConfig,
+    "consistency",
+    "--consistency",
+    type=float,
+    help="ccd: weight of the loss between weak and strong view.",
+)
+@options.setting(
+    TrainConfig, "stopping", "--stopping/--no-stopping", help="ccd: end where the label-free measure accelerates."
+)
+@click.option("--clip", help="ccd: where the labels' CLIP is, a name or a FILE.  [default: as when they were made]")
+@click.option("--other-teacher", is_flag=True, help="ccd: allow another CLIP than the one that made the labels.")
+@click.option(
+    "--boxes", help="ccd, --local-views boxes: voc:DIR[:split] or coco:FILE, whose annotated boxes are looked at."
+)
 @options.setting(TrainConfig, "seed", "--seed", type=int, help="Fixes every random choice.")
-@click.option("--save-labels", help="cdul: where the refined labels go: .pt, .csv, .json or .jsonl.")
+@click.option("--save-labels", help="cdul, ccd: where the refined labels go: .pt, .csv, .json or .jsonl.")
 @click.option(
     "--truth", help="True labels to report mAPs of every epoch by, as for `mlclip evaluate`; nothing else uses them."
 )
@@ -66,8 +106,9 @@ MAPS_SHOWN = 5  # heat maps of one photo, the best classes
 @options.offline
 @options.running
 def train(
-    labels_file, root, save_labels, truth, output, resume, overwrite, offline, device, loaders, quiet, **settings
-):
+    labels_file, root, clip, other_teacher, boxes, save_labels, truth, output, resume, overwrite, offline, device, loaders,
+    quiet, **settings,
+):  # fmt: skip
     """Train a small network on labels.pt and the photos it names, and write it to model.pt.
 
     Every epoch is kept as it ends, so a run that was stopped goes on with --resume; its facts are in model.log.csv. Other
@@ -91,7 +132,9 @@ def train(
     workers = start_workers(device)
     talk = Console(quiet=quiet or not workers.is_main)
     checkpoint = train_student(
-        labels, output, config=config, truth=known, save_labels=save_labels, resume=resume, overwrite=overwrite,
+        labels, output, config=config, teacher=_teacher(config, labels, clip, offline, workers, talk),
+        other_teacher=other_teacher, annotated=_annotated(config, boxes), truth=known, save_labels=save_labels,
+        resume=resume, overwrite=overwrite,
         offline=offline, loaders=loaders, workers=workers, talk=talk,
     )  # fmt: skip
     if not workers.is_main:
@@ -101,6 +144,34 @@ def train(
         talk.say(f"{save_labels}: the refined labels")
     talk.say("next: mlclip predict PHOTO" + ("" if output == MODEL else f" --model {output}"))
     return options.report_skipped(checkpoint.meta["skipped"], output)
+
+
+def _teacher(config: TrainConfig, labels, clip, offline, workers, talk):
+    """The CLIP that CCD's label update asks: the labels' own unless another is named; None where none is needed."""
+    made = labels.meta.get("clip")
+    if config.method != "ccd" or config.local_views == "none":
+        if clip:
+            raise OptionError(
+                "--clip has no part in this training: only --method ccd with local views asks the teacher"
+            )
+        return None
+    if not (clip or made):
+        return None
+    from ..clip import load_clip
+    from ..teacher import Teacher
+
+    activation = made.get("activation", "quick_gelu") if made else "quick_gelu"
+    return Teacher(load_clip(clip or made["name"], activation=activation, offline=offline, talk=talk), workers.device)
+
+
+def _annotated(config: TrainConfig, boxes: str | None):
+    if (config.local_views == "boxes") != (boxes is not None):
+        raise OptionError("--local-views boxes and --boxes go together: give both, or neither")
+    if boxes is None:
+        return None
+    from ..datasets import read_boxes
+
+    return read_boxes(boxes)
 
 
 @click.command()

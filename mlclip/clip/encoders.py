@@ -70,6 +70,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, side: int, patch: int, size: tuple[int, int, int], embed_dim: int, activation: str):
         super().__init__()
         width, layers, hidden = size
+        self.stride = patch  # pixels
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, width))
@@ -140,6 +141,7 @@ class ModifiedResNet(nn.Module):
 
     def __init__(self, resolution: int, width: int, layers: tuple[int, int, int, int], embed_dim: int):
         super().__init__()
+        self.stride = 32  # pixels
         half = width // 2
         self.conv1, self.bn1 = nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(half)
         self.conv2, self.bn2 = nn.Conv2d(half, half, 3, padding=1, bias=False), nn.BatchNorm2d(half)

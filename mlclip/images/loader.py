@@ -5,10 +5,11 @@ Letters: n readable photos of a batch, V views of a photo, S the side of a view 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -22,6 +23,7 @@ from .find import Photo
 
 REDUCING_GAP = 3.0  # a large snippet is first averaged in whole-pixel steps, to no less than this many times the size
 
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # what `collate` makes
 
 
@@ -74,6 +76,45 @@ class PhotoViews(Dataset):
         return index, view_pixels(image, self.size, self.grids)
 
 
+class PhotoCrops(Dataset):
+    """Item i is (i, crops of photo i, a list of uint8 (3, h, w)), or (i, the reason) where the photo cannot be read.
+
+    `boxes[i]` are its crops as (x0, y0, x1, y1) in shares of the photo's width and height, each in [0, 1]. Each crop is
+    resized, aspect ratio kept, so that its longer side is `longest` pixels and its shorter one a multiple of `stride`.
+    """
+
+    def __init__(self, photos: Sequence[Photo], boxes: Sequence[Sequence[Box]], longest: int, stride: int):
+        self.photos, self.boxes, self.longest, self.stride = photos, boxes, longest, stride
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[int, list[Tensor] | str]:
+        try:
+            image = open_image(self.photos[index].file)
+        except Unreadable as error:
+            return index, str(error)
+        return index, [self._crop(image, box) for box in self.boxes[index]]
+
+    def _crop(self, image: Image.Image, box: Box) -> Tensor:
+        x0, y0 = (min(int(share * side), side - 1) for share, side in zip(box[:2], image.size, strict=True))
+        x1, y1 = (math.ceil(share * side) for share, side in zip(box[2:], image.size, strict=True))
+        crop = image.crop((x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)))
+        size = crop_size(*crop.size, self.longest, self.stride)
+        pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP))
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def crop_size(width: int, height: int, longest: int, stride: int) -> tuple[int, int]:
+    """CCD 2: a crop's (width, height) in pixels once its longer side is `longest`, both in whole strides.
+
+    >>> crop_size(200, 90, 640, 32)
+    (640, 288)
+    """
+    scale = longest / max(width, height)
+    return tuple(max(1, round(side * scale / stride)) * stride for side in (width, height))
+
+
 def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
     """Items -> indices of the readable photos (n,) int64, their views uint8 (n, V, 3, S, S) or None if n = 0,
     and (index, reason) of the others. Both keep the items' order.
@@ -92,8 +133,9 @@ def photo_batches(
     order: Sequence[int] | None = None,
     pin: bool = False,
     keep_workers: bool = False,
+    collate_fn: Callable = collate,
 ) -> DataLoader:
-    """Batches as `collate` makes them, of the photos in `order` (indices; every photo in turn by default).
+    """Batches as `collate_fn` makes them, of the photos in `order` (indices; every photo in turn by default).
 
     `workers` processes read ahead; with 0 the caller's own does the work, and the batches are the same. They are
     started afresh, not forked from this process with its threads and its GPU. `keep_workers` lets them live from
@@ -104,7 +146,7 @@ def photo_batches(
         batch_size=batch_size,
         sampler=list(range(len(dataset)) if order is None else order),
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_fn,
         pin_memory=pin,
         worker_init_fn=_start_worker,
         multiprocessing_context=_start_method() if workers else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..files import atomic
 from ..talk import SILENT, Talk
-from .scenes import draw_scene
+from .scenes import Box, draw_scene_with_boxes
 from .things import KINDS
 
 JPEG_QUALITY = 92
@@ -21,22 +22,37 @@ _PARTS = ("train", "test")  # a scene's random numbers follow from the seed, the
 def write_world(folder: str | Path, *, train: int, test: int, seed: int = 0, talk: Talk = SILENT) -> None:
     """Draw `train` and `test` scenes into folder/train/ and folder/test/ as JPEGs.
 
-    Beside them go classes.txt, one name per line, and truth_train.csv and truth_test.csv: `path` within the part's
-    folder, then one 0/1 column per class. The same seed draws the same scenes, however many are asked for.
+    Beside them go classes.txt, one name per line; truth_train.csv and truth_test.csv, `path` within the part's folder,
+    then one 0/1 column per class; and boxes_train.json and boxes_test.json, where each thing is, in COCO's form. The same
+    seed draws the same scenes, however many are asked for.
     """
     folder = Path(folder)
     with talk.bar("drawing scenes", train + test, "scenes") as bar:
         for part, count in zip(_PARTS, (train, test), strict=True):
             os.makedirs(folder / part, exist_ok=True)
-            rows = []
+            rows, boxes = [], {}
             for number in range(count):
-                picture, present = draw_scene(np.random.default_rng([seed, _PARTS.index(part), number]))
+                picture, present = draw_scene_with_boxes(np.random.default_rng([seed, _PARTS.index(part), number]))
                 name = f"{number:05d}.jpg"
                 picture.save(folder / part / name, quality=JPEG_QUALITY)
+                boxes[name] = (picture.size, present)
                 rows.append([name, *(int(kind in present) for kind in KINDS)])
                 bar.update(1)
             _write_text(folder / f"truth_{part}.csv", _csv([["path", *KINDS], *rows]))
+            _write_text(folder / f"boxes_{part}.json", json.dumps(_coco(boxes)) + "\n")
     _write_text(folder / "classes.txt", "\n".join(KINDS) + "\n")
+
+
+def _coco(scenes: dict[str, tuple[tuple[int, int], dict[str, Box]]]) -> dict:
+    """{file name: (size, {kind: box_xyxy})} as COCO's instances."""
+    images, annotations = [], []
+    for number, (name, ((width, height), boxes)) in enumerate(scenes.items(), start=1):
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for kind, (x0, y0, x1, y1) in boxes.items():
+            place = {"id": len(annotations) + 1, "image_id": number, "category_id": KINDS.index(kind) + 1}
+            annotations.append({**place, "bbox": [x0, y0, x1 - x0, y1 - y0], "iscrowd": 0})
+    categories = [{"id": number, "name": kind} for number, kind in enumerate(KINDS, start=1)]
+    return {"images": images, "categories": categories, "annotations": annotations}
 
 
 def _csv(rows: list[list]) -> str:

@@ -19,6 +19,7 @@ LARGE = (0.5, 0.72)  # side of the large thing's tile, as a share of the scene's
 SMALL = (0.25, 0.36)  # of a small thing's
 MOST_SMALL = 4  # small things in a scene: 1 to this many
 SINGLE = (0.4, 1.05)  # side of a single thing's tile, as a share of its picture's
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 _STEEPNESS = 2.5  # the commonest kind is e^2.5 = 12 times as frequent as the rarest
 
 
@@ -65,9 +66,14 @@ def _camera(picture: Image.Image, rng: Generator) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def _place(picture: Image.Image, kind: str, side: int, centre: tuple[float, float], rng: Generator) -> None:
+def _place(picture: Image.Image, kind: str, side: int, centre: tuple[float, float], rng: Generator) -> Box:
+    """Paste a thing; its box_xyxy in pixels, as much of it as lies in the picture."""
     thing = draw_thing(kind, side, rng)
-    picture.paste(thing, (round(centre[0] - side / 2), round(centre[1] - side / 2)), thing)
+    left, top = (round(c - side / 2) for c in centre)
+    picture.paste(thing, (left, top), thing)
+    x0, y0, x1, y1 = thing.getbbox() or (0, 0, side, side)
+    width, height = picture.size
+    return max(0, left + x0), max(0, top + y0), min(width, left + x1), min(height, top + y1)
 
 
 def draw_single(kind: str, rng: Generator, size: int = 64) -> Image.Image:
@@ -81,17 +87,23 @@ def draw_single(kind: str, rng: Generator, size: int = 64) -> Image.Image:
 
 def draw_scene(rng: Generator, size: int = SCENE_SIZE) -> tuple[Image.Image, list[str]]:
     """A scene (RGB, size × size pixels) and the kinds that were drawn in it, in KINDS' order, each once."""
+    picture, boxes = draw_scene_with_boxes(rng, size)
+    return picture, list(boxes)
+
+
+def draw_scene_with_boxes(rng: Generator, size: int = SCENE_SIZE) -> tuple[Image.Image, dict[str, Box]]:
+    """The scene of `draw_scene`, and where in it each kind is: {kind: box_xyxy in pixels}, in KINDS' order."""
     picture = draw_background(size, rng)
     if rng.random() < EMPTY_SHARE:
-        return _camera(picture, rng), []
+        return _camera(picture, rng), {}
     count = 1 + int(rng.integers(1, MOST_SMALL + 1))
     chosen = rng.choice(len(KINDS), size=count, replace=False, p=SCENE_FREQUENCY)
     middle = size / 2 + rng.uniform(-0.2, 0.2, 2) * size
     large = rng.uniform(*LARGE) * size
-    _place(picture, KINDS[chosen[0]], round(large), tuple(middle), rng)
+    boxes = {chosen[0]: _place(picture, KINDS[chosen[0]], round(large), tuple(middle), rng)}
     for number, centre in zip(chosen[1:], _corners(middle, large, size, count - 1, rng), strict=True):
-        _place(picture, KINDS[number], round(rng.uniform(*SMALL) * size), centre, rng)
-    return _camera(picture, rng), [KINDS[number] for number in sorted(chosen)]
+        boxes[number] = _place(picture, KINDS[number], round(rng.uniform(*SMALL) * size), centre, rng)
+    return _camera(picture, rng), {KINDS[number]: boxes[number] for number in sorted(chosen)}
 
 
 def _corners(middle: np.ndarray, large: float, size: int, count: int, rng: Generator) -> list[tuple[float, float]]:

@@ -1,0 +1,316 @@
+"""CCD: its equations against slow references, its labels, its training, its label update, its pictures."""
+
+from __future__ import annotations
+
+import doctest
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mlclip import ccd
+from mlclip.augment import jitter_table, shake_colours
+from mlclip.checkpoint import load_checkpoint
+from mlclip.classifier import Classifier
+from mlclip.clip import load_clip
+from mlclip.config import InputError, OptionError, PseudolabelConfig, TrainConfig
+from mlclip.images import PhotoCrops, crop_size, find_images, open_image
+from mlclip.labels import Labels, read_labels
+from mlclip.labelsteps import stopping_measure
+from mlclip.localviews import judge_of, local_labels, pictured_rows, point
+from mlclip.pseudolabel import pseudolabel
+from mlclip.report import render_report
+from mlclip.teacher import Teacher, class_embeddings, class_scores
+from mlclip.train import train
+from mlclip.workers import Workers
+
+CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
+CONFIG = TrainConfig(
+    method="ccd", arch="resnet18", init="none", size=64, epochs=3, batch_size=4, lr=1e-3, warmup=1, stopping=False
+)
+
+
+@pytest.fixture(scope="module")
+def teacher(clip_file):
+    return Teacher(load_clip(clip_file))
+
+
+@pytest.fixture
+def labels(photos, teacher) -> Labels:
+    return pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(method="ccd"), loaders=0)
+
+
+def test_the_worked_examples_in_the_docstrings_hold():
+    assert doctest.testmod(ccd).failed == 0 and doctest.testmod(ccd).attempted > 8
+
+
+def test_the_bias_is_the_mean_of_confident_top_scores():
+    scores = (torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) * 3).softmax(-1)
+    bias = ccd.class_bias(scores, max_entropy=1.0)
+    for c in range(6):
+        sure = [float(row.max()) for row in scores if row.argmax() == c and -(row * row.log()).sum() <= 1.0]
+        assert float(bias[c]) == pytest.approx(np.mean(sure), rel=1e-5)
+
+
+def test_a_class_never_seen_confidently_takes_the_mean_of_the_others():
+    assert ccd.complete_bias(torch.tensor([0.5, math.nan, 0.7])).tolist() == pytest.approx([0.5, 0.6, 0.7])
+    assert ccd.complete_bias(torch.tensor([math.nan, math.nan])).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("fewer_than", [2.0, 4.0, 6.0])
+def test_the_threshold_is_the_first_step_at_which_few_enough_classes_are_above(fewer_than):
+    scores = torch.rand(100, 20, generator=torch.Generator().manual_seed(1)) ** 3
+    t = ccd.calibrate_threshold(scores, fewer_than)
+    slow = next(0.05 + 0.001 * k for k in range(951) if (scores > 0.05 + 0.001 * k).sum(1).float().mean() < fewer_than)
+    assert t == pytest.approx(slow, abs=1e-6)
+
+
+def test_the_threshold_stays_where_few_are_above_it_at_once():
+    assert ccd.calibrate_threshold(torch.zeros(30, 3)) == 0.05
+
+
+def test_a_box_holds_all_hot_pixels_not_just_the_first_and_last_in_row_order():
+    cam = torch.zeros(100, 200)
+    cam[20, 150] = cam[50, 30] = cam[80, 90] = 1.0  # in row order the first is right of all others
+    assert ccd.cam_box(cam, margin=0) == (30, 20, 151, 81)
+    assert ccd.cam_box(cam, margin=80) == (0, 0, 200, 100)
+    assert ccd.cam_box(torch.full((7, 9), 0.3)) == (0, 0, 9, 7)
+
+
+def test_consistency_is_least_where_both_views_agree_and_gives_the_weak_one_no_gradient():
+    weak = torch.tensor([[2.0, -1.0]], requires_grad=True)
+    strong = torch.tensor([[2.0, -1.0]], requires_grad=True)
+    loss = ccd.consistency_loss(weak, strong).sum()
+    loss.backward()
+    assert weak.grad is None and torch.allclose(strong.grad, torch.zeros(1, 2), atol=1e-6)
+    assert ccd.consistency_loss(weak, strong + 1.0).sum() > loss
+
+
+def test_training_stops_where_the_increase_first_accelerates():
+    assert ccd.acceleration([0.1, 0.3, 0.4, 0.45, 0.6, 0.9]) == 4
+    assert ccd.acceleration([0.1, 0.3]) is None
+    assert ccd.acceleration([0.5, 0.8, 0.9, 0.95]) is None
+
+
+def test_crops_keep_their_aspect_and_come_in_whole_strides():
+    assert crop_size(640, 640, 640, 32) == (640, 640)
+    assert crop_size(10, 400, 224, 32) == (32, 224)
+    for width, height in ((300, 200), (123, 77), (50, 400)):
+        w, h = crop_size(width, height, 320, 32)
+        assert max(w, h) == 320 and w % 32 == 0 and h % 32 == 0
+        assert abs(w / h - width / height) < 0.35 * width / height or min(w, h) == 32
+
+
+def test_a_crop_shows_its_part_of_the_photo(tmp_path):
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    pixels[50:, 100:] = (255, 0, 0)  # the lower right quarter is red
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (photo,) = find_images([tmp_path / "a.png"]).photos
+    _, (red, black) = PhotoCrops([photo], [[(0.5, 0.5, 1.0, 1.0), (0.0, 0.0, 0.5, 0.5)]], 64, 32)[0]
+    assert red.shape == (3, 32, 64) and int(red[0].min()) == 255 and int(red[1].max()) == 0
+    assert int(black.max()) == 0
+
+
+def test_the_whole_photo_is_seen_at_ten_sevenths_of_clip_s_size(labels, photos, teacher):
+    assert teacher.larger_size() == 96 and labels.meta["clip"]["view_size"] == 96
+    text = class_embeddings(teacher, list(CLASSES.values()), ["a photo of a {}"])
+    rows = []
+    for path in labels.paths:
+        view = open_image(photos / path).resize((96, 96), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.asarray(view).transpose(2, 0, 1).copy())[None]
+        rows.append(class_scores(teacher.embed_views(pixels)[0], text, teacher.logit_scale))
+    scores = torch.stack(rows)
+    expected = ccd.debias(scores, ccd.complete_bias(ccd.class_bias(scores)))
+    assert torch.allclose(labels.scores, expected, atol=0.03)  # embeddings are kept in half precision
+    assert labels.meta["bias"] == pytest.approx(ccd.complete_bias(ccd.class_bias(scores)).tolist(), abs=0.01)
+
+
+def test_debiasing_can_be_left_out_and_a_size_that_does_not_fit_is_refused(photos, teacher):
+    plain = PseudolabelConfig(method="ccd", debias=False, floor=0.0)
+    scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain, loaders=0).scores
+    assert torch.allclose(scores.sum(1), torch.ones(12), atol=1e-4)
+    with pytest.raises(InputError, match="steps of 32 pixels; try 96"):
+        pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100), loaders=0)
+    with pytest.raises(OptionError, match=r"--floor .*--method ccd"):
+        PseudolabelConfig(floor=0.1)
+    with pytest.raises(OptionError, match=r"--zeta .*--method cdul"):
+        PseudolabelConfig(method="ccd", zeta=0.1)
+
+
+def test_positive_cells_of_the_maps_are_boosted_and_the_boost_travels_with_the_model(labels, teacher, tmp_path):
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=2), teacher=teacher, loaders=0)
+    model = load_checkpoint(tmp_path / "m.pt").model
+    pixels = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        maps, logits = model.maps(pixels), model(pixels)
+    assert float(model.cam_boost) == 3.0
+    assert torch.allclose(logits, (maps.clamp(min=0) * 3 + maps.clamp(max=0)).mean((2, 3)), atol=1e-5)
+
+
+def test_the_strong_view_depends_on_its_row_alone_and_changes_only_colours():
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    table = jitter_table(3, torch.Generator().manual_seed(0))
+    assert (table[:, :3] >= 0.5).all() and (table[:, :3] <= 1.5).all() and (table[:, 3].abs() <= 0.5).all()
+    together = shake_colours(pixels, table)
+    assert together.dtype == torch.uint8 and together.shape == pixels.shape
+    assert torch.equal(shake_colours(pixels[2:], table[2:])[0], together[2])
+    grey = torch.full((1, 3, 8, 8), 90, dtype=torch.uint8)
+    assert len(shake_colours(grey, table[:1]).unique()) == 1
+
+
+def pointed(views, photos, labels, annotated=None, seed=0):
+    torch.manual_seed(0)
+    model = Classifier("resnet18", labels.classes, 64)
+    scores = torch.tensor([[0.9, 0.8, 0.1]] * 11 + [[0.0, 0.0, 0.0]])
+    found = find_images([photos]).photos
+    config = replace(CONFIG, local_views=views, seed=seed)
+    return point(
+        model, found, scores, 0.5, config, annotated=annotated, loaders=0, workers=Workers(), talk=_silent()
+    ), found
+
+
+def _silent():
+    from mlclip.talk import SILENT
+
+    return SILENT
+
+
+def test_every_choice_of_views_spends_the_same_budget(photos, labels):
+    annotated = {
+        f"{n:02d}.jpg": [("red", (0, 0, 30, 20)), ("blue", (5, 5, 40, 40)), ("red", (1, 1, 9, 9))] for n in range(12)
+    }
+    for views in ("cam", "grid", "random", "boxes"):
+        pointer, _ = pointed(views, photos, labels, annotated)
+        assert [len(boxes) for boxes in pointer.boxes] == [2] * 11 + [0], views
+        for x0, y0, x1, y1 in (box for boxes in pointer.boxes for box in boxes):
+            assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+        again, _ = pointed(views, photos, labels, annotated)
+        assert again.boxes == pointer.boxes
+
+
+def test_maps_are_kept_for_the_pictures_of_a_report(photos, labels):
+    pointer, _ = pointed("cam", photos, labels)
+    assert pointer.classes == [[0, 1]] * 11 + [[]]
+    assert sorted(pointer.maps) == list(range(11)) and pointer.maps[0].shape == (2, 2, 2)
+    assert pictured_rows(120)[:3] == [0, 2, 4] and len(pictured_rows(1000)) == 60
+
+
+def test_local_labels_equal_one_crop_at_a_time(photos, labels, teacher, tmp_path):
+    pointer, found = pointed("random", photos, labels)
+    judge = judge_of(labels, teacher)
+    local = local_labels(
+        judge, found, pointer.boxes, tmp_path / "u", "run", loaders=0, workers=Workers(), talk=_silent()
+    )
+    text = class_embeddings(teacher, list(CLASSES.values()), ["a photo of a {}"])
+    for row, boxes in enumerate(pointer.boxes):
+        _, crops = PhotoCrops([found[row]], [boxes], 96, 32)[0]
+        scores = [class_scores(teacher.embed_views(crop[None])[0], text, teacher.logit_scale) for crop in crops]
+        expected = ccd.local_scores(torch.stack(scores) if scores else torch.empty(0, 3), judge.bias)
+        assert torch.allclose(local[row], expected, atol=1e-4)
+    assert torch.allclose(local[11], 0.05 / judge.bias)
+
+
+def test_an_update_that_was_stopped_goes_on_and_repeats_nothing(photos, labels, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlclip.localviews.SHARD_PHOTOS", 4)
+    pointer, found = pointed("random", photos, labels)
+    rest = {"loaders": 0, "workers": Workers(), "talk": _silent()}
+    whole = local_labels(judge_of(labels, teacher), found, pointer.boxes, tmp_path / "a", "run", **rest)
+
+    class Counting:
+        crops, stop_after = 0, math.inf
+
+        def __getattr__(self, name):
+            return getattr(teacher, name)
+
+        def embed_views(self, pixels):
+            if self.crops >= self.stop_after:
+                raise KeyboardInterrupt
+            self.crops += len(pixels)
+            return teacher.embed_views(pixels)
+
+    counting = Counting()
+    counting.stop_after = 8
+    judge = replace(judge_of(labels, teacher), teacher=counting)
+    with pytest.raises(KeyboardInterrupt):
+        local_labels(judge, found, pointer.boxes, tmp_path / "b", "run", **rest)
+    counting.crops, counting.stop_after = 0, math.inf
+    resumed = local_labels(judge, found, pointer.boxes, tmp_path / "b", "run", **rest)
+    assert torch.equal(resumed, whole)
+    assert 0 < counting.crops < 22
+    other = local_labels(judge, found, pointer.boxes, tmp_path / "b", "another run", **rest)
+    assert torch.equal(other, whole) and counting.crops > 22
+
+
+def test_another_teacher_is_refused_unless_asked_for(labels, teacher, tmp_path):
+    foreign = replace(labels, meta={**labels.meta, "clip": {**labels.meta["clip"], "sha256": "0" * 64}})
+    with pytest.raises(InputError, match=r"not the one that made the labels.*--other-teacher"):
+        train(foreign, tmp_path / "m.pt", config=CONFIG, teacher=teacher, loaders=0)
+    assert judge_of(foreign, teacher, other_teacher=True).longest == 96
+    with pytest.raises(InputError, match="--local-views none"):
+        train(replace(labels, meta={}), tmp_path / "m.pt", config=CONFIG, loaders=0)
+
+
+def test_the_whole_training_updates_the_labels_once_and_resumes_bit_equal(labels, teacher, tmp_path, monkeypatch):
+    import mlclip.train as home
+
+    kept = {"config": CONFIG, "teacher": teacher, "loaders": 0}
+    whole = train(labels, tmp_path / "whole.pt", save_labels=tmp_path / "whole.labels.pt", **kept)
+    assert not (tmp_path / "whole.update").exists()
+    step, calls = home.weight_step, 0
+
+    def stopped(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # three steps of warm-up, the update, then in the middle of the second epoch
+            raise KeyboardInterrupt
+        return step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(home, "weight_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", **kept)
+    resumed = train(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", resume=True, **kept)
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+    one, two = read_labels(tmp_path / "whole.labels.pt"), read_labels(tmp_path / "cut.labels.pt")
+    assert torch.equal(one.scores, two.scores) and not torch.equal(one.scores, labels.scores)
+    before = torch.tensor(one.meta["update"]["before"])
+    assert torch.equal(before, labels.scores)
+    text = render_report(one)
+    assert "The label update" in text and "Bias of each class" in text and "→" in text
+
+
+def test_the_stopping_measure_asks_only_labels_that_are_exactly_one():
+    labels = torch.tensor([[1.0, 0.99], [0.2, 0.99], [1.0, 0.5]])
+    predictions = torch.tensor([[0.9, 0.1], [0.5, 0.2], [0.4, 0.3]])
+    assert stopping_measure(predictions, labels) == pytest.approx((1 + 2 / 3) / 2)
+    assert math.isnan(stopping_measure(predictions, labels * 0.9))
+
+
+def test_a_training_stops_by_itself_and_says_so(labels, teacher, tmp_path, monkeypatch):
+    measures = iter([0.5, 0.6, 0.65, 0.9, 0.95, 1.0])
+    monkeypatch.setattr("mlclip.train.stopping_measure", lambda *_: next(measures))
+    config = replace(CONFIG, epochs=9, stopping=True)
+    checkpoint = train(labels, tmp_path / "m.pt", config=config, teacher=teacher, loaders=0)
+    assert len((tmp_path / "m.log.csv").read_text().splitlines()) == 1 + 5  # warm-up, and four with a measure
+    assert checkpoint.meta["settings"]["epochs"] == 9
+
+
+def test_without_local_views_no_teacher_is_needed_and_labels_of_any_origin_will_do(labels, tmp_path):
+    bare = replace(labels, meta={})
+    config = replace(CONFIG, local_views="none", epochs=2)
+    train(bare, tmp_path / "m.pt", config=config, loaders=0)
+    assert load_checkpoint(tmp_path / "m.pt").model.classes == list(CLASSES)
+
+
+def test_settings_that_make_no_sense_are_wrong_usage():
+    for wrong in ({"cam_boost": 0.5}, {"local_views": "everywhere"}, {"update_keep": 2.0}, {"warmup": 0}):
+        with pytest.raises(OptionError):
+            TrainConfig(method="ccd", **wrong)
+    with pytest.raises(OptionError, match=r"--cam-boost .*--method ccd"):
+        TrainConfig(method="cdul", cam_boost=2.0)
+    assert (TrainConfig(method="ccd").epochs, TrainConfig(method="ccd").batch_size) == (10, 16)
+    assert (TrainConfig(method="cdul").epochs, TrainConfig(method="cdul").batch_size) == (20, 8)
