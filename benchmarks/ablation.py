@@ -46,6 +46,7 @@ def cdul(*options: str) -> tuple[str, ...]:
 WORLD = [
     Case("labels fixed (3×3, ζ = 0.5)"),
     Case("label step (σ = 1, warm-up 2, k = 1)", (), cdul()),
+    *(Case(f"label step, {m} matched", (), cdul("--label-match", m)) for m in ("mean", "ranks")),
     *(Case(f"label step, σ = {sigma}", (), cdul("--sigma", sigma)) for sigma in ("0.1", "0.25", "0.5", "2")),
     *(Case(f"label step, warm-up {n}", (), cdul("--warmup", n)) for n in ("0", "1", "4")),
     Case("label step, k = 2", (), cdul("--label-every", "2")),
@@ -53,12 +54,15 @@ WORLD = [
     Case("ζ = 0, label step", ("--zeta", "0"), cdul()),
     *(Case(f"snippets {n}×{n}", ("--snippets", str(n))) for n in (1, 2, 4, 5)),
     Case("snippets 2×2, label step", ("--snippets", "2"), cdul()),
+    Case("snippets 2×2, label step, ranks matched", ("--snippets", "2"), cdul("--label-match", "ranks")),
 ]
 VOC12 = [
     Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
     Case("labels fixed (ζ = 0.5)", ("cdul ζ=0.5",)),
     Case("label step, ζ = 0 (σ = 1, warm-up 1)", ("cdul ζ=0",), cdul("--warmup", "1")),
     Case("label step, ζ = 0.5 (σ = 1, warm-up 1)", ("cdul ζ=0.5",), cdul("--warmup", "1")),
+    Case("label step, ζ = 0, mean matched", ("cdul ζ=0",), cdul("--warmup", "1", "--label-match", "mean")),
+    Case("label step, ζ = 0, ranks matched", ("cdul ζ=0",), cdul("--warmup", "1", "--label-match", "ranks")),
     Case("label step, ζ = 0, σ = 0.25", ("cdul ζ=0",), cdul("--warmup", "1", "--sigma", "0.25")),
     Case("label step, ζ = 0, warm-up 0", ("cdul ζ=0",), cdul("--warmup", "0")),
     Case("label step, ζ = 0, warm-up 2", ("cdul ζ=0",), cdul("--warmup", "2")),
