@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -184,55 +183,6 @@ def test_kill_9_loses_at_most_an_epoch_and_the_end_is_the_same(labels, tmp_path)
     subprocess.run(command(*shared, "-o", str(tmp_path / "whole.pt")), check=True, capture_output=True)
     one, two = (load_checkpoint(tmp_path / f"{n}.pt").model.state_dict() for n in ("killed", "whole"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
-
-
-def torchrun(*args: str) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mlclip"]
-    done = subprocess.run([*launcher, *args], capture_output=True, text=True, timeout=240, env=_one_thread())
-    assert done.returncode == 0, done.stderr
-
-
-def _one_thread() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-@pytest.mark.parametrize("photos_used", [12, 9], ids=["even", "uneven tail"])
-def test_two_processes_train_as_one_does(photos_used, labels, truth, tmp_path):
-    labels = replace(labels, paths=labels.paths[:photos_used], scores=labels.scores[:photos_used])
-    write_labels(labels, tmp_path / "labels.pt")
-    write_labels(truth, tmp_path / "truth.csv")
-    shared = ["train", "--labels", str(tmp_path / "labels.pt"), "--truth", str(tmp_path / "truth.csv"), *OPTIONS]
-    shared += ["--arch", "resnet18", "--lr", "1e-5"]  # at a high rate Adam would blow rounding up to differences
-    for name, run in (
-        ("one", lambda *a: subprocess.run(command(*a), check=True, env=_one_thread())),
-        ("two", torchrun),
-    ):
-        run(
-            *shared, "--epochs", "3", "-o", str(tmp_path / f"{name}.pt"), "--save-labels", str(tmp_path / f"{name}.csv")
-        )
-    one, two = log_rows(tmp_path / "one.pt"), log_rows(tmp_path / "two.pt")
-    for name in ("loss", "label_entropy", "predictions_mAP_report_only"):
-        assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], rel=2e-3)
-    assert float(two[0]["loss"]) == pytest.approx(float(one[0]["loss"]), rel=1e-5)
-    assert one[1]["labels_crossed_half"] == two[1]["labels_crossed_half"]
-    refined = [read_labels(tmp_path / f"{name}.csv").scores for name in ("one", "two")]
-    assert torch.allclose(*refined, atol=1e-4)
-
-
-def test_two_processes_label_as_one_does(photos, clip_file, tmp_path):
-    (photos / "05.jpg").write_bytes(b"")  # 11 readable photos: shares of unequal length
-    shared = ["pseudolabel", str(photos), "--classes", "red,green,blue", "--clip", str(clip_file), "--workers", "0",
-              "--device", "cpu"]  # fmt: skip
-    subprocess.run(command(*shared, "-o", str(tmp_path / "one.pt"), "--store", str(tmp_path / "s1")), env=_one_thread())
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mlclip"]
-    two = [*shared, "-o", str(tmp_path / "two.pt"), "--store", str(tmp_path / "s2")]
-    subprocess.run(
-        [*launcher, *two], env=_one_thread(), capture_output=True, timeout=240
-    )  # its exit status is torchrun's
-    one, two = read_labels(tmp_path / "one.pt"), read_labels(tmp_path / "two.pt")
-    assert one.paths == two.paths and len(one) == 11
-    assert one.meta["skipped"] == two.meta["skipped"]
-    assert torch.allclose(one.scores, two.scores, atol=2e-3)
 
 
 def test_refined_labels_need_a_method_that_refines(labels, tmp_path):
