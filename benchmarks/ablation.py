@@ -45,27 +45,23 @@ def cdul(*options: str) -> tuple[str, ...]:
 
 WORLD = [
     Case("labels fixed (3×3, ζ = 0.5)"),
-    Case("label step (σ = 1, warm-up 2, k = 1)", (), cdul()),
-    *(Case(f"label step, {m} matched", (), cdul("--label-match", m)) for m in ("mean", "ranks")),
+    Case("label step (η = 1, σ = 1, warm-up 2, k = 1)", (), cdul()),
+    *(Case(f"label step, η = {rate}", (), cdul("--label-rate", rate)) for rate in ("0.25", "0.1")),
     *(Case(f"label step, σ = {sigma}", (), cdul("--sigma", sigma)) for sigma in ("0.1", "0.25", "0.5", "2")),
-    *(Case(f"label step, warm-up {n}", (), cdul("--warmup", n)) for n in ("0", "1", "4")),
+    *(Case(f"label step, warm-up {n}", (), cdul("--warmup", n)) for n in ("0", "4")),
     Case("label step, k = 2", (), cdul("--label-every", "2")),
     *(Case(f"ζ = {zeta}", ("--zeta", zeta)) for zeta in ("0", "0.25", "0.75", "1")),
-    Case("ζ = 0, label step", ("--zeta", "0"), cdul()),
     *(Case(f"snippets {n}×{n}", ("--snippets", str(n))) for n in (1, 2, 4, 5)),
-    Case("snippets 2×2, label step", ("--snippets", "2"), cdul()),
-    Case("snippets 2×2, label step, ranks matched", ("--snippets", "2"), cdul("--label-match", "ranks")),
+    Case("snippets 2×2, label step, η = 0.25", ("--snippets", "2"), cdul("--label-rate", "0.25")),
 ]
 VOC12 = [
     Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
     Case("labels fixed (ζ = 0.5)", ("cdul ζ=0.5",)),
-    Case("label step, ζ = 0 (σ = 1, warm-up 1)", ("cdul ζ=0",), cdul("--warmup", "1")),
-    Case("label step, ζ = 0.5 (σ = 1, warm-up 1)", ("cdul ζ=0.5",), cdul("--warmup", "1")),
-    Case("label step, ζ = 0, mean matched", ("cdul ζ=0",), cdul("--warmup", "1", "--label-match", "mean")),
-    Case("label step, ζ = 0, ranks matched", ("cdul ζ=0",), cdul("--warmup", "1", "--label-match", "ranks")),
-    Case("label step, ζ = 0, σ = 0.25", ("cdul ζ=0",), cdul("--warmup", "1", "--sigma", "0.25")),
-    Case("label step, ζ = 0, warm-up 0", ("cdul ζ=0",), cdul("--warmup", "0")),
-    Case("label step, ζ = 0, warm-up 2", ("cdul ζ=0",), cdul("--warmup", "2")),
+    Case("ζ = 0, label step (η = 1, σ = 1, warm-up 1, k = 1)", ("cdul ζ=0",), cdul("--warmup", "1")),
+    Case("ζ = 0.5, label step", ("cdul ζ=0.5",), cdul("--warmup", "1")),
+    Case("ζ = 0, label step, η = 0.25", ("cdul ζ=0",), cdul("--warmup", "1", "--label-rate", "0.25")),
+    Case("ζ = 0, label step, σ = 0.25", ("cdul ζ=0",), cdul("--warmup", "1", "--sigma", "0.25")),
+    Case("ζ = 0, label step, warm-up 0", ("cdul ζ=0",), cdul("--warmup", "0")),
 ]
 
 

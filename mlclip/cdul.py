@@ -106,34 +106,3 @@ def update_latent(latent: Tensor, prediction: Tensor, rate: float = 1.0, sigma: 
     """
     derivative = latent - torch.logit(prediction, eps=PROBABILITY_MARGIN)
     return latent - rate * gaussian_gate(latent.sigmoid(), sigma) * derivative
-
-
-def match_mean(prediction: Tensor, label: Tensor) -> Tensor:
-    """Beyond the paper: predictions (N, C) in [0, 1], shifted in the logit so that each class's mean is that of label (N, C).
-
-    A student half-way through its training says most classes too seldom. Labels that follow it sink with it; labels that
-    follow these predictions keep, class by class, how often the class is said. The shift is found by bisection.
-
-    >>> match_mean(torch.tensor([[0.1], [0.3]]), torch.tensor([[0.2], [0.8]])).mean(0)
-    tensor([0.5000])
-    """
-    logits, wanted = torch.logit(prediction.double(), eps=PROBABILITY_MARGIN), label.double().mean(0)
-    low, high = torch.full_like(wanted, -40.0), torch.full_like(wanted, 40.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        too_many = (logits + middle).sigmoid().mean(0) > wanted
-        low, high = torch.where(too_many, low, middle), torch.where(too_many, middle, high)
-    return (logits + (low + high) / 2).sigmoid().to(prediction.dtype)
-
-
-def match_ranks(prediction: Tensor, label: Tensor) -> Tensor:
-    """Beyond the paper: predictions (N, C), each replaced by the label (N, C) that has its rank in its class.
-
-    The student's ranking is worth more than its numbers. Labels that follow these predictions are, class by class, the
-    same numbers in another order: as many sure ones, as many doubtful ones, only given to other photos.
-
-    >>> match_ranks(torch.tensor([[0.3], [0.1], [0.2]]), torch.tensor([[0.0], [0.5], [0.9]])).flatten()
-    tensor([0.9000, 0.0000, 0.5000])
-    """
-    order = prediction.argsort(dim=0, stable=True)
-    return torch.empty_like(label).scatter_(0, order, label.sort(dim=0).values)

@@ -103,11 +103,10 @@ class TrainConfig:
     stopping: bool = True  # CCD: end where the increase of the label-free measure accelerates
 
     METHODS = ("fixed", "cdul", "ccd")
-    LABEL_MATCHES = ("none", "mean", "ranks")
     LOCAL_VIEWS = ("cam", "grid", "random", "boxes", "none")
     OWNERS = {  # noqa: RUF012  (not a field)
         "warmup": ("cdul", "ccd"),
-        **dict.fromkeys(("label_rate", "sigma", "label_every", "label_match"), ("cdul",)),
+        **dict.fromkeys(("label_rate", "sigma", "label_every"), ("cdul",)),
         **dict.fromkeys(("cam_boost", "local_views", "update_keep", "consistency", "stopping"), ("ccd",)),
     }
 
@@ -126,9 +125,6 @@ class TrainConfig:
         _require(self.label_rate >= 0, "--label-rate", self.label_rate, "0 (labels stay) or more")
         _require(self.sigma > 0, "--sigma", self.sigma, "above 0")
         _require(self.label_every >= 1, "--label-every", self.label_every, "at least 1")
-        _require(
-            self.label_match in self.LABEL_MATCHES, "--label-match", self.label_match, ", ".join(self.LABEL_MATCHES)
-        )
         _require(self.cam_boost >= 1, "--cam-boost", self.cam_boost, "1 (none) or more")
         _require(self.local_views in self.LOCAL_VIEWS, "--local-views", self.local_views, ", ".join(self.LOCAL_VIEWS))
         if self.method == "ccd" and self.local_views != "none":

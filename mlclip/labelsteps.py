@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import ccd
-from .cdul import bernoulli_entropy, match_mean, match_ranks, update_latent
+from .cdul import bernoulli_entropy, update_latent
 from .config import TrainConfig
 from .labels import Labels, average_precision, mean_average_precision
 from .localviews import Annotated, Judge, local_labels, point
@@ -33,18 +33,11 @@ def label_step_due(config: TrainConfig, epoch: int) -> bool:
 
 
 def label_step(latent: Tensor, predictions: Tensor, config: TrainConfig) -> Tensor:
-    """CDUL step 2, label step: the new latent labels (N, C); cells without label or prediction (NaN) stay.
+    """CDUL step 2, label step: the new latent labels (N, C); rows without a prediction (NaN) stay.
 
-    All photos move together, by predictions (N, C) in [0, 1] made on the un-augmented photos after the epoch. The paper
-    takes the predictions as they are; `config.label_match` brings them to the labels' own scale first.
+    All photos move together, by predictions (N, C) in [0, 1] made on the un-augmented photos after the epoch.
     """
-    follow = {"none": None, "mean": match_mean, "ranks": match_ranks}[config.label_match]
-    target = predictions.clone()
-    for c in range(latent.shape[1]) if follow else ():
-        known = ~(predictions[:, c].isnan() | latent[:, c].isnan())  # (N,)
-        if known.any():
-            target[known, c] = follow(predictions[known, c, None], latent[known, c, None].sigmoid())[:, 0]
-    moved = update_latent(latent, target, config.label_rate, config.sigma)
+    moved = update_latent(latent, predictions, config.label_rate, config.sigma)
     return torch.where(predictions.isnan(), latent, moved)
 
 

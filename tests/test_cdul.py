@@ -96,19 +96,3 @@ def test_class_scores_multiply_by_the_logit_scale_rather_than_its_logarithm():
     classes = torch.nn.functional.normalize(torch.randn(3, 16), dim=-1)
     expected = torch.softmax(100 * embeddings @ classes.T, dim=-1)
     assert torch.allclose(teacher.class_scores(embeddings, classes, 100.0), expected, atol=1e-6)
-
-
-def test_matching_the_mean_keeps_each_class_s_frequency_and_the_order_of_photos():
-    chance = torch.Generator().manual_seed(0)
-    prediction, label = torch.rand(50, 4, generator=chance) * 0.3, torch.rand(50, 4, generator=chance)
-    matched = cdul.match_mean(prediction, label)
-    assert torch.allclose(matched.mean(0), label.mean(0), atol=1e-4)
-    assert torch.equal(matched.argsort(0), prediction.argsort(0))
-
-
-def test_matching_ranks_gives_the_labels_own_numbers_in_the_predictions_order():
-    chance = torch.Generator().manual_seed(0)
-    prediction, label = torch.rand(50, 4, generator=chance), torch.rand(50, 4, generator=chance)
-    matched = cdul.match_ranks(prediction, label)
-    assert torch.equal(matched.sort(0).values, label.sort(0).values)
-    assert torch.equal(matched.argsort(0), prediction.argsort(0))

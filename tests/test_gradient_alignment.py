@@ -68,18 +68,6 @@ def test_rows_without_a_prediction_keep_their_labels_and_extreme_labels_stay_fin
     assert torch.equal(moved[1], latent[1]) and not torch.equal(moved[0], latent[0])
 
 
-@pytest.mark.parametrize("match", ["mean", "ranks"])
-def test_matched_label_steps_leave_unknown_cells_and_unread_rows_alone(match):
-    chance = torch.Generator().manual_seed(0)
-    latent, predictions = torch.randn(9, 3, generator=chance), torch.rand(9, 3, generator=chance) * 0.1
-    latent[2, 1], predictions[4] = float("nan"), float("nan")
-    moved = label_step(latent, predictions, replace(CONFIG, label_match=match))
-    assert moved[2, 1].isnan() and torch.equal(moved[4], latent[4])
-    assert moved.isnan().sum() == 1
-    plain = label_step(latent, predictions, CONFIG)
-    assert moved.nansum() > plain.nansum()  # predictions far too low: as they are they drag every label down
-
-
 def test_labels_move_only_at_label_steps_and_come_out_as_a_table(labels, tmp_path):
     train(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt", loaders=0)
     refined = read_labels(tmp_path / "refined.pt")

@@ -65,13 +65,6 @@ def _papers(place: int) -> str:
     TrainConfig, "label_every", "--label-every", type=int, help="cdul: a label step at the end of every k-th epoch."
 )
 @options.setting(
-    TrainConfig,
-    "label_match",
-    "--label-match",
-    type=click.Choice(TrainConfig.LABEL_MATCHES),
-    help="cdul: what labels move towards: predictions as they are (the paper), or with the labels' mean or ranks.",
-)
-@options.setting(
     TrainConfig, "warmup", "--warmup", type=int, help="cdul, ccd: epochs before anything happens to the labels."
 )
 @options.setting(
