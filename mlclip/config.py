@@ -89,10 +89,6 @@ class TrainConfig:
     warmup: int = 2  # epochs of weight steps alone (CDUL says no number; this is CCD's)
     label_rate: float = 1.0  # η of CDUL's label step
     sigma: float = 1.0  # σ of the Gaussian gate ψ of CDUL's label step
-    label_match: str = (
-        "none"  # beyond the paper: the label step follows predictions as they are, or brought to the labels'
-    )
-    # "mean" class by class, or to their "ranks"
     label_every: int = 1  # k: CDUL's label step comes at the end of every k-th epoch after the warm-up
     cam_boost: float = 3.0  # CCD: positive cells of the class maps are multiplied by it before they are pooled
     local_views: str = (
