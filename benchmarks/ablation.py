@@ -1,7 +1,9 @@
-"""CDUL taken apart: what its snippets, its ζ, its label step and the label step's settings are each worth.
+"""CDUL and CCD taken apart: what each of their parts and settings is worth.
 
-    python benchmarks/ablation.py world --seeds 0 1 2                          # the drawn world: every setting
-    python benchmarks/ablation.py voc12 --data ../shared/voc12 --seeds 0 1 2   # real photos: those that need no encoder
+    python benchmarks/ablation.py cdul-world --seeds 0 1 2                         # the drawn world: every setting
+    python benchmarks/ablation.py cdul-voc12 --data ../shared/voc12 --seeds 0 1 2  # real photos: what needs no encoder
+    python benchmarks/ablation.py ccd-world --seeds 0 1 2 3 4
+    python benchmarks/ablation.py ccd-voc12 --data ../shared/voc12 --seeds 0 1 2
 
 Every case is run by the ordinary commands and compared with the first of its list. True labels serve the report and nothing
 else: no case is chosen, stopped or kept by them. Results are appended to OUT/PART.jsonl as they come, and a case found there is
@@ -39,11 +41,15 @@ class Case:
     train: tuple[str, ...] = ()
 
 
+def ccd(*options: str) -> tuple[str, ...]:
+    return ("--method", "ccd", *options)
+
+
 def cdul(*options: str) -> tuple[str, ...]:
     return ("--method", "cdul", *options)
 
 
-WORLD = [
+CDUL_WORLD = [
     Case("labels fixed (3×3, ζ = 0.5)"),
     Case("label step (η = 1, σ = 1, warm-up 2, k = 1)", (), cdul()),
     *(Case(f"label step, η = {rate}", (), cdul("--label-rate", rate)) for rate in ("0.25", "0.1")),
@@ -54,7 +60,7 @@ WORLD = [
     *(Case(f"snippets {n}×{n}", ("--snippets", str(n))) for n in (1, 2, 4, 5)),
     Case("snippets 2×2, label step, η = 0.25", ("--snippets", "2"), cdul("--label-rate", "0.25")),
 ]
-VOC12 = [
+CDUL_VOC12 = [
     Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
     Case("labels fixed (ζ = 0.5)", ("cdul ζ=0.5",)),
     Case("ζ = 0, label step (η = 1, σ = 1, warm-up 1, k = 1)", ("cdul ζ=0",), cdul("--warmup", "1")),
@@ -65,23 +71,50 @@ VOC12 = [
 ]
 
 
+CCD_WORLD = [
+    Case("CCD", ccd(), ccd()),
+    Case("no debiasing", ccd("--no-debias"), ccd()),
+    Case("no floor", ccd("--floor", "0"), ccd()),
+    Case("no CAM boost", ccd(), ccd("--cam-boost", "1")),
+    Case("no label update", ccd(), ccd("--local-views", "none")),
+    Case("update from a grid", ccd(), ccd("--local-views", "grid")),
+    Case("update from random boxes", ccd(), ccd("--local-views", "random")),
+    Case("update from annotated boxes", ccd(), ccd("--local-views", "boxes")),
+    Case("no consistency", ccd(), ccd("--consistency", "0")),
+    Case("no stopping", ccd(), ccd("--no-stopping")),
+    Case("its labels, fixed", ccd()),
+    Case("CDUL's labels, fixed"),
+]
+ONLY = ("--local-views", "none", "--warmup", "1")  # no encoder, so no label update; four epochs in all
+CCD_VOC12 = [
+    Case("CCD without its label update", ("ccd",), ccd(*ONLY)),
+    Case("no debiasing", ("ccd, not debiased",), ccd(*ONLY)),
+    Case("no floor", ("ccd, no floor",), ccd(*ONLY)),
+    Case("no CAM boost", ("ccd",), ccd(*ONLY, "--cam-boost", "1")),
+    Case("no consistency", ("ccd",), ccd(*ONLY, "--consistency", "0")),
+    Case("no stopping", ("ccd",), ccd(*ONLY, "--no-stopping")),
+    Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
+]
+PARTS = {"cdul-world": CDUL_WORLD, "cdul-voc12": CDUL_VOC12, "ccd-world": CCD_WORLD, "ccd-voc12": CCD_VOC12}
+
+
 class Bench:
     """A part of the ablation: where its photos and truths are, which student, and what has been measured so far."""
 
     def __init__(self, part: str, out: Path, data: Path, threads: int):
-        self.part, self.out, self.data = part, out, data
+        self.part, self.world, self.out, self.data = part, part.endswith("world"), out, data
         self.env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MLCLIP_CACHE": str(out / "cache")}
         self.file, self.lock = out / f"{part}.jsonl", threading.Lock()
         out.mkdir(parents=True, exist_ok=True)
         self.done = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
-        self.tables = make_labels(data) if part == "voc12" else {}
-        if part == "voc12":
+        self.tables = {} if self.world else make_labels(data)
+        if not self.world:
             self.take_over(out.parent / "voc12" / "results.jsonl")
 
     def take_over(self, file: Path) -> None:
         """Students of fixed labels that `benchmarks/voc12.py` has trained already, by the same commands."""
         truth = read_labels(self.data / "truth_train.csv")
-        names = {case.labels[0]: case.name for case in VOC12 if not case.train}
+        names = {case.labels[0]: case.name for case in PARTS[self.part] if not case.train}
         for row in map(json.loads, file.read_text().splitlines() if file.exists() else ()):
             if row["labels"] in names:
                 labels = self.tables[row["labels"]]
@@ -98,7 +131,7 @@ class Bench:
     def prepare(self, seed: int) -> None:
         """The world of this seed, and its embeddings, which the cases then share."""
         folder = self.out / f"world-{seed}"
-        if self.part == "world" and not (folder / "ready").exists():
+        if self.world and not (folder / "ready").exists():
             write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
             for n in (1, 2, 3, 4, 5):
                 self.mlclip("pseudolabel", folder / "train", "--clip", "tiny", "--snippets", n, "--overwrite",
@@ -107,19 +140,19 @@ class Bench:
 
     def places(self, seed: int) -> tuple[Path, Path, Path, list[str]]:
         """Truth of the training photos, the test photos and their truth, and what judges them."""
-        if self.part == "world":
+        if self.world:
             folder = self.out / f"world-{seed}"
             return folder / "truth_train.csv", folder / "test", folder / "truth_test.csv", []
         judged = ["--only", ",".join(JUDGED)]
         return self.data / "truth_train.csv", self.data / "photos" / "test", self.data / "truth_test.csv", judged
 
     def student(self) -> list[object]:
-        if self.part == "world":
+        if self.world:
             return [*WORLD_STUDENT, "--init", "clip"]
         return [*STUDENT, "--init", self.data / "mobilenet_v2_imagenet.pth"]
 
     def labels(self, case: Case, seed: int, file: Path) -> None:
-        if self.part == "world":
+        if self.world:
             train = self.out / f"world-{seed}" / "train"
             self.mlclip("pseudolabel", train, "--clip", "tiny", *case.labels, "-o", file, "--overwrite", "--workers", 0)
         else:
@@ -130,16 +163,19 @@ class Bench:
         truth_train, test, truth_test, judged = self.places(seed)
         tag = "".join(c if c.isalnum() else "-" for c in case.name) + f"-{seed}"
         labels, model, refined = (self.out / f"{self.part}-{tag}.{end}.pt" for end in ("labels", "model", "refined"))
+        boxes = ["--boxes", f"coco:{self.out}/world-{seed}/boxes_train.json"] if "boxes" in case.train else []
         self.labels(case, seed, labels)
         started = time.monotonic()
-        save = ["--save-labels", refined] if case.train else []
-        self.mlclip("train", "--labels", labels, *self.student(), *case.train, *save, "--seed", seed, "-o", model,
+        save = ["--save-labels", refined] if case.train and "none" not in case.train else []
+        self.mlclip("train", "--labels", labels, *self.student(), *case.train, *boxes, *save, "--seed", seed, "-o", model,
                     "--overwrite", "--workers", 0)  # fmt: skip
         seconds = time.monotonic() - started
         judge = ["evaluate", "--model", model, test, "--truth", truth_test, *judged, "--format", "json", "--workers", 0]
         row = {"case": case.name, "seed": seed, "student": 100 * json.loads(self.mlclip(*judge))["mAP"]}
-        row |= judged_labels(read_labels(labels), read_labels(refined if save else labels), read_labels(truth_train),
-                             JUDGED if judged else None)  # fmt: skip
+        after = read_labels(refined if save else labels)
+        row |= judged_labels(read_labels(labels), after, read_labels(truth_train), JUDGED if judged else None)
+        with model.with_suffix(".log.csv").open() as log:
+            row["epochs"] = len(log.readlines()) - 1
         with self.lock, self.file.open("a") as file:
             file.write(json.dumps(row | {"seconds": seconds}) + "\n")
             self.done.append(row)
@@ -148,7 +184,7 @@ class Bench:
     def table(self, cases: list[Case], seeds: list[int]) -> None:
         """Mean and spread of every case, and of its difference from the first one seed by seed."""
         of = {(row["case"], row["seed"]): row for row in self.done}
-        print("\n| case | labels on train | after the label steps | true labels moved | false moved | student on test | "
+        print("\n| case | labels on train | after training | true labels moved | false moved | student on test | "
               "against the first, seed by seed | seeds |\n|" + "---|" * 8)  # fmt: skip
         for case in cases:
             ran = [seed for seed in seeds if (case.name, seed) in of]
@@ -184,7 +220,7 @@ def spread(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["world", "voc12"])
+    parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--data", type=Path, default=Path("../shared/voc12"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/ablation"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -192,7 +228,7 @@ def main() -> None:
     args = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     bench = Bench(args.part, args.out.resolve(), args.data.resolve(), threads)
-    cases = WORLD if args.part == "world" else VOC12
+    cases = PARTS[args.part]
     ran = {(row["case"], row["seed"]) for row in bench.done}
     todo = [(case, seed) for seed in args.seeds for case in cases if (case.name, seed) not in ran]
     for seed in dict.fromkeys(seed for _, seed in todo):

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mlclip import ccd
 from mlclip.cdul import fuse
 from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
 
@@ -41,6 +42,7 @@ JUDGED = [
     "tvmonitor",
 ]  # 10 positives in both parts
 STUDENT = ["--arch", "mobilenet_v2", "--size", "160", "--epochs", "4", "--batch-size", "32", "--lr", "1e-4"]
+COMPARED = ["global", "cdul ζ=0.5", "cdul ζ=0", "truth"]
 LOGIT_SCALE = 100.0  # 1/τ of OpenAI's CLIP
 
 
@@ -65,6 +67,13 @@ def make_labels(data: Path) -> dict[str, Labels]:
         "cdul ζ=0.5": fuse(whole, torch.where(highest >= 0.5, highest, lowest)),  # what cdul.aggregate does, from its
         "cdul ζ=0": fuse(whole, highest),  # two extremes: the snippets themselves are not among the data
         "truth": truth.scores,
+    }
+    # CCD's labels of the same scores; its own prompt and its larger view would need the encoder. Biases from all photos given.
+    bias = ccd.complete_bias(ccd.class_bias(true_probabilities(stored["global_"])))
+    tables |= {
+        "ccd": ccd.debias(whole, bias),
+        "ccd, not debiased": ccd.debias(whole, torch.ones_like(bias)),
+        "ccd, no floor": ccd.debias(whole, bias, floor=0.0),
     }
     root, classes = str((data / "photos" / "train").resolve()), stored["classes"].tolist()
     if classes != truth.classes:
@@ -99,12 +108,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/voc12"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/voc12"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--labels", nargs="+", help="only these label tables, by name")
+    parser.add_argument("--labels", nargs="+", default=COMPARED, help="which label tables, by name")
     parser.add_argument("extra", nargs="*", help="further options of `mlclip train`, after --")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     truth = read_labels(args.data / "truth_train.csv")
-    tables = {n: t for n, t in make_labels(args.data).items() if not args.labels or n in args.labels}
+    tables = {n: t for n, t in make_labels(args.data).items() if n in args.labels}
     results_file = args.out / "results.jsonl"
     done = [json.loads(line) for line in results_file.read_text().splitlines()] if results_file.exists() else []
     for seed in args.seeds:
