@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -70,7 +71,9 @@ def epoch_line(row: dict[str, float]) -> str:
     if row["labels_moved"]:
         line += f", {row['labels_crossed_half']} labels crossed ½"
     if "stopping_measure" in row:
-        line += f", {100 * row['stopping_measure']:.1f} mAP against labels of exactly 1"
+        known = not math.isnan(row["stopping_measure"])
+        measure = f"{100 * row['stopping_measure']:.1f} mAP against labels of exactly 1"
+        line += f", {measure}" if known else ", no label is exactly 1: nothing to stop by"
     report = {k.removesuffix(f"_{REPORT_ONLY}"): v for k, v in row.items() if k.endswith(REPORT_ONLY)}
     if report:
         line += "; report only: " + ", ".join(f"{name.replace('_', ' ')} {100 * v:.1f}" for name, v in report.items())
