@@ -44,13 +44,17 @@ class PseudolabelConfig:
     max_entropy: float = 2.0  # CCD: a photo is confident up to this entropy, nats
     floor: float = 0.05  # CCD: scores are raised to it before they are debiased
     debias: bool = True  # CCD: divide by each class's bias
+    grids: tuple[int, ...] = (1, 2, 3)  # centred: the views, n×n for each n; 1 is the whole photo
+    rank_scale: float = 0.4  # centred: of CLIP's own logit scale, for the softmax within a view
+    prior_photos: float = 30.0  # centred: how many photos' weight the other classes have in the fit of one class
     temperature: float | None = None  # τ; None means CLIP's own, 1/100 for OpenAI's models
 
-    METHODS = ("cdul", "ccd")
+    METHODS = ("cdul", "ccd", "centred")
     PARTS = ("final", "global", "aggregate")
     OWNERS = {  # noqa: RUF012  (not a field)
         **dict.fromkeys(("part", "snippets", "zeta", "disagreement"), ("cdul",)),
         **dict.fromkeys(("view_size", "max_entropy", "floor", "debias"), ("ccd",)),
+        **dict.fromkeys(("grids", "rank_scale", "prior_photos"), ("centred",)),
     }
 
     def __post_init__(self):
@@ -62,6 +66,11 @@ class PseudolabelConfig:
         _require(0 <= self.disagreement <= 1, "--lambda", self.disagreement, "from 0 to 1")
         _require(self.view_size is None or self.view_size >= 32, "--view-size", self.view_size, "at least 32 pixels")
         _require(self.max_entropy > 0, "--max-entropy", self.max_entropy, "above 0 nats")
+        _require(self.rank_scale > 0, "--rank-scale", self.rank_scale, "above 0")
+        _require(self.prior_photos > 0, "--prior-photos", self.prior_photos, "above 0")
+        text, sound = ",".join(map(str, self.grids)), all(1 <= n <= 16 for n in self.grids)
+        wanted = "different numbers from 1 to 16, such as 1,2,3"
+        _require(bool(self.grids) and sound and len(set(self.grids)) == len(self.grids), "--grids", text, wanted)
         _require(0 <= self.floor < 1, "--floor", self.floor, "from 0 to below 1")
         _refuse_foreign(self, self.method, self.OWNERS)
 

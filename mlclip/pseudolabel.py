@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import ccd, cdul
+from . import ccd, cdul, centred
 from .config import InputError, PseudolabelConfig
 from .embed import embed_images
 from .images import Found, Photo
@@ -41,10 +41,11 @@ def pseudolabel(
     workers: Workers | None = None,
     talk: Talk = SILENT,
 ) -> Labels:
-    """Label the photos of `find_images` by CDUL (ICCV 2023) or CCD (CVPR 2025), step 1 of each.
+    """Label the photos of `find_images` by step 1 of CDUL (ICCV 2023) or CCD (CVPR 2025), or by centring (see `centred`).
 
     CDUL: similarities of the whole photo and its snippets, aggregated and fused. CCD: similarities of the whole photo at
-    a larger size, debiased; the biases are in `meta["bias"]`.
+    a larger size, debiased; the biases are in `meta["bias"]`. Centred: cosines of views of several sizes, each class's level
+    taken out first; the levels are in `meta["levels"]`, a list for each grid.
 
     `classes` maps label names to prompt names; the names of `contrast` take part in the softmax and are then dropped,
     for photos that may show none of the classes. Photos that cannot be read get no row; they are listed with their
@@ -58,7 +59,7 @@ def pseudolabel(
         found.photos,
         teacher,
         root=found.root,
-        grids=(1, config.snippets) if config.method == "cdul" else (1,),
+        grids={"cdul": (1, config.snippets), "ccd": (1,), "centred": config.grids}[config.method],
         size=size,
         store=store,
         batch_size=batch_size,
@@ -74,7 +75,7 @@ def pseudolabel(
             f"0 of {len(found.photos) + len(found.skipped)} photos in {found.root} are readable{first}; nothing was written"
         )
     logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
-    label = cdul_store if config.method == "cdul" else ccd_store
+    label = {"cdul": cdul_store, "ccd": ccd_store, "centred": centred_store}[config.method]
     scores, summary = label(opened, photos, text, len(classes), logit_scale, config)
     _say_unestimated(summary, list(classes), talk)
     _check_sharpness(summary["mean_top1"], len(text), config, talk)
@@ -99,7 +100,7 @@ def pseudolabel(
 
 def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
     """The side in pixels that the photo is squeezed to."""
-    if config.method == "cdul":
+    if config.method != "ccd":
         return teacher.input_size
     size = config.view_size or teacher.larger_size()
     if size % teacher.stride:
@@ -155,6 +156,44 @@ def ccd_store(
         "bias": bias.tolist(),
         "bias_photos": estimated.tolist(),
     }
+
+
+def centred_store(
+    store: Store, photos: Sequence[Photo], text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+) -> tuple[Tensor, dict]:
+    """Centred labels (N, C) of photos in the store, in two passes over its shards: levels, then labels.
+
+    `text` as for `cdul_store`; contrast names compete within each view and are then dropped.
+    """
+    sizes = [n * n for n in store.key.grids]  # views of each grid
+    levels = class_levels(store, photos, text, sizes)  # (V, C + contrast)
+    scores, counts, top1 = torch.empty(len(photos), classes), torch.zeros(HISTOGRAM_BINS), 0.0
+    for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
+        cosines = embeddings @ text.T  # (n, V, C + contrast)
+        logits = centred.centred_logits(cosines, levels, logit_scale * config.rank_scale)
+        scores[rows] = centred.pool_views(logits[..., :classes], len(sizes))  # (n, C) log-odds
+        best = (cosines[:, 0] * logit_scale).softmax(-1).amax(-1)  # (n,) as CLIP itself sees the first view
+        counts += torch.histc(best, HISTOGRAM_BINS, 0, 1)
+        top1 += float(best.double().sum())
+    edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
+    places = [sum(sizes[:g]) for g in range(len(sizes))]
+    return centred.presence(scores, config.prior_photos), {
+        "mean_top1": top1 / len(photos),
+        "histograms": {"first view": {"edges": edges, "counts": [int(c) for c in counts]}},
+        "levels": {str(n): levels[place, :classes].tolist() for n, place in zip(store.key.grids, places, strict=True)},
+    }
+
+
+def class_levels(store: Store, photos: Sequence[Photo], text: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Every class's level in each of a photo's views, (V, C): the same for all views of one grid, see `shrunk_levels`."""
+    total = torch.zeros(2, len(sizes), len(text), dtype=torch.double)  # Σ and Σ of squares of a photo's mean cosine
+    for _, embeddings in store.read(photos):  # (n,), (n, V, D)
+        means = torch.stack([part.mean(1) @ text.T for part in embeddings.split(list(sizes), dim=1)])  # (G, n, C)
+        total += torch.stack([means.double().sum(1), means.double().square().sum(1)])
+    mean = total[0] / len(photos)  # (G, C)
+    variance = (total[1] / len(photos) - mean.square()).clamp(min=0) * len(photos) / max(1, len(photos) - 1)
+    levels = [centred.shrunk_levels(m, v, len(photos)) for m, v in zip(mean, variance, strict=True)]
+    return torch.cat([level.expand(size, -1) for level, size in zip(levels, sizes, strict=True)]).float()
 
 
 def _say_unestimated(summary: dict, classes: list[str], talk: Talk) -> None:

@@ -14,7 +14,7 @@ import mlclip
 PACKAGE = Path(mlclip.__file__).parent
 LEVELS = {
     0: {"clip", "config", "talk", "files", "page", "presets", "world"},
-    1: {"labels", "tables", "images", "cdul", "ccd", "workers", "epochlog", "augment", "overlay"},
+    1: {"labels", "tables", "images", "cdul", "ccd", "centred", "workers", "epochlog", "augment", "overlay"},
     2: {"teacher", "classifier", "datasets", "report", "updatepage", "store"},
     3: {"embed", "checkpoint", "student"},
     4: {"pseudolabel", "run", "localviews", "labelsteps", "train", "predict", "heatmaps", "export"},

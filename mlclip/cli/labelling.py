@@ -29,11 +29,21 @@ def _class_names(spec: str | None, root: str, say) -> dict[str, str]:
     return parse_classes(WITHOUT_A_LIST)
 
 
+def _numbers(_context, parameter, value) -> tuple[int, ...]:
+    """A comma list of whole numbers."""
+    if isinstance(value, tuple):
+        return value
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no list of whole numbers such as 1,2,3", param=parameter) from error
+
+
 def _templates(given: tuple[str, ...], method: str) -> list[str]:
     from ..presets import TEMPLATES
 
     if not given:
-        return TEMPLATES[f"paper-{method}"]
+        return TEMPLATES["paper-ccd" if method == "ccd" else "paper-cdul"]
     return [line for name in given for line in TEMPLATES.get(name, [name])]
 
 
@@ -83,7 +93,8 @@ def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk
     "method",
     "--method",
     type=click.Choice(PseudolabelConfig.METHODS),
-    help="cdul: whole photo and snippets, fused. ccd: whole photo at a larger size, debiased.",
+    help="cdul: whole photo and snippets, fused. ccd: whole photo at a larger size, debiased. centred: views of several "
+    "sizes, each class's own level taken out first.",
 )
 @options.setting(
     PseudolabelConfig,
@@ -129,6 +140,27 @@ def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk
 )
 @options.setting(
     PseudolabelConfig, "debias", "--debias/--no-debias", help="ccd: divide by each class's bias, or do not."
+)
+@options.setting(
+    PseudolabelConfig,
+    "grids",
+    "--grids",
+    callback=_numbers,
+    help="centred: the views, n×n for each n; 1 is the whole photo.",
+)
+@options.setting(
+    PseudolabelConfig,
+    "rank_scale",
+    "--rank-scale",
+    type=float,
+    help="centred: softmax within a view, of CLIP's own scale.",
+)
+@options.setting(
+    PseudolabelConfig,
+    "prior_photos",
+    "--prior-photos",
+    type=float,
+    help="centred: how many photos' weight the other classes have in the fit of one.",
 )
 @click.option(
     "--store", type=click.Path(file_okay=False), help="Folder of the view embeddings.  [default: in the cache]"

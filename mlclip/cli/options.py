@@ -19,6 +19,8 @@ LISTED = 10  # skipped photos named on stderr; the skip report names all
 def setting(config: type, field: str, *names: str, **rest) -> Callable:
     """A click option whose default is the configuration's own field."""
     default = default_of(config, field)
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
     return click.option(*names, field, default=default, show_default=default is not None, **rest)
 
 

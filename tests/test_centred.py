@@ -1,0 +1,130 @@
+"""Centred labels: their equations, the two passes over the store, few photos, options."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+import pytest
+import torch
+
+from mlclip import centred
+from mlclip.clip import load_clip
+from mlclip.config import OptionError, PseudolabelConfig
+from mlclip.images import find_images, open_image, view_pixels
+from mlclip.pseudolabel import pseudolabel
+from mlclip.teacher import Teacher, class_embeddings
+
+CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
+CONFIG = PseudolabelConfig(method="centred")
+
+
+@pytest.fixture(scope="module")
+def teacher(clip_file):
+    return Teacher(load_clip(clip_file))
+
+
+def test_the_worked_examples_in_the_docstrings_hold():
+    result = doctest.testmod(centred)
+    assert result.failed == 0 and result.attempted >= 4
+
+
+def test_a_constant_added_to_one_class_changes_nothing_once_its_level_is_out():
+    chance = torch.Generator().manual_seed(0)
+    cosines = torch.randn(200, 5, 4, generator=chance) * 0.02 + 0.2
+    biased = cosines + torch.tensor([0.0, 0.05, -0.03, 0.0])
+    labels = []
+    for views in (cosines, biased):
+        level = views.flatten(0, 1).mean(0)
+        labels.append(centred.pool_views(centred.centred_logits(views, level, 100.0), 2))
+    assert torch.allclose(labels[0], labels[1], atol=1e-3)
+
+
+def test_few_photos_are_centred_less_and_one_not_at_all():
+    mean, variance = torch.tensor([0.20, 0.22, 0.27]), torch.full((3,), 0.03**2)
+    spread = [float(centred.shrunk_levels(mean, variance, n).std()) for n in (1, 2, 10, 100, 10_000)]
+    assert spread[0] == 0 and spread == sorted(spread)
+    assert spread[-1] == pytest.approx(float(mean.std()), rel=1e-3)
+    assert torch.allclose(centred.shrunk_levels(mean, variance, 3).mean(), mean.mean())
+
+
+def test_pooling_counts_a_thing_that_each_grid_shows_once_as_one():
+    odds = torch.tensor([3.0, 3.0, 1e-9, 1e-9, 1e-9])  # seen whole, and in one of four cells
+    assert float(centred.pool_views(odds.log()[:, None], 2).exp()) == pytest.approx(3.0)
+
+
+def two_heaps(photos: int, shares: list[float], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-odds (N, C) of classes that so many photos show, and which do."""
+    chance = torch.Generator().manual_seed(seed)
+    shown = torch.rand(photos, len(shares), generator=chance) < torch.tensor(shares)
+    return torch.where(shown, 2.0, -5.0) + 1.2 * torch.randn(photos, len(shares), generator=chance), shown
+
+
+def test_the_two_heaps_are_told_apart_wherever_they_lie():
+    logits, shown = two_heaps(500, [0.1, 0.5, 0.3])
+    for offset in (0.0, -4.0, 6.0):
+        labels = centred.presence(logits + offset)
+        assert ((labels >= 0.5) == shown).float().mean() > 0.99
+        assert (labels.gather(0, logits.argsort(0)).diff(dim=0) >= 0).all()  # the order is the log-odds' own
+
+
+def test_a_class_that_no_photo_shows_and_one_that_nearly_all_do_are_not_split():
+    logits, shown = two_heaps(400, [0.2, 0.0, 0.95, 0.1, 0.3])
+    labels = centred.presence(logits)
+    assert float(labels[:, 1].max()) < 0.5
+    assert ((labels[:, 2] >= 0.5) == shown[:, 2]).float().mean() > 0.97
+
+
+def test_a_handful_of_photos_borrows_from_the_other_classes():
+    logits, shown = two_heaps(6, [0.3] * 20, seed=3)
+    labels = centred.presence(logits)
+    assert labels.isfinite().all() and ((labels >= 0.5) == shown).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_labels_are_finite_for_one_photo_and_for_equal_ones(classes):
+    for logits in (torch.zeros(1, classes), torch.full((5, classes), -3.0), torch.randn(3, classes)):
+        labels = centred.presence(logits)
+        assert labels.isfinite().all() and (labels >= 0).all() and (labels <= 1).all()
+
+
+def test_labels_equal_the_equations_computed_slowly_one_photo_at_a_time(photos, teacher):
+    labels = pseudolabel(find_images([photos]), CLASSES, teacher, config=CONFIG, contrast={"sky": "sky"}, loaders=0)
+    text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
+    views = [teacher.embed_views(view_pixels(open_image(photos / path), 64, (1, 2, 3))) for path in labels.paths]
+    cosines = torch.stack(views).half().float() @ text.T  # (N, 14, 4)
+    slow = []
+    for photo in cosines:
+        odds = torch.zeros(4)
+        for first, last in ((0, 1), (1, 5), (5, 14)):
+            per_photo = cosines[:, first:last].mean(1)  # (N, 4)
+            level = centred.shrunk_levels(per_photo.mean(0), per_photo.var(0), len(cosines))
+            for view in photo[first:last]:
+                p = ((view - level) * teacher.logit_scale * 0.4).softmax(0)
+                odds += (p / (1 - p)) / 3
+        slow.append(odds.log()[:3])
+    assert torch.allclose(labels.scores, centred.presence(torch.stack(slow)), atol=5e-3)
+    assert set(labels.meta["levels"]) == {"1", "2", "3"} and len(labels.meta["levels"]["2"]) == 3
+
+
+def test_one_photo_and_two_classes_have_labels_too(photos, teacher):
+    found = find_images([photos / "00.jpg"])
+    labels = pseudolabel(found, {"red": "red", "blue": "blue"}, teacher, config=CONFIG, loaders=0)
+    assert labels.scores.isfinite().all() and labels.scores.shape == (1, 2)
+
+
+def test_a_second_run_with_another_scale_encodes_nothing(photos, teacher, monkeypatch):
+    pseudolabel(find_images([photos]), CLASSES, teacher, config=CONFIG, loaders=0)
+    monkeypatch.setattr(teacher, "embed_views", lambda _: pytest.fail("encoded again"))
+    other = PseudolabelConfig(method="centred", rank_scale=1.0, prior_photos=5.0)
+    assert math.isfinite(
+        float(pseudolabel(find_images([photos]), CLASSES, teacher, config=other, loaders=0).scores.sum())
+    )
+
+
+def test_settings_that_make_no_sense_are_wrong_usage():
+    for wrong in ({"grids": ()}, {"grids": (0,)}, {"grids": (2, 2)}, {"rank_scale": 0.0}, {"prior_photos": 0.0}):
+        with pytest.raises(OptionError):
+            PseudolabelConfig(method="centred", **wrong)
+    with pytest.raises(OptionError, match=r"--grids .*--method centred"):
+        PseudolabelConfig(grids=(1, 2))
