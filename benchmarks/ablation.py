@@ -62,15 +62,13 @@ CDUL_WORLD = [
 ]
 CDUL_VOC12 = [
     Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
+    Case("label step (η = 1, σ = 1, warm-up 1, k = 1)", ("cdul ζ=0",), cdul("--warmup", "1")),
+    Case("label step, η = 0.25", ("cdul ζ=0",), cdul("--warmup", "1", "--label-rate", "0.25")),
+    Case("label step, η = 0.25, warm-up 0", ("cdul ζ=0",), cdul("--warmup", "0", "--label-rate", "0.25")),
+    Case("label step, σ = 0.5", ("cdul ζ=0",), cdul("--warmup", "1", "--sigma", "0.5")),
     Case("labels fixed (ζ = 0.5)", ("cdul ζ=0.5",)),
-    Case("ζ = 0, label step (η = 1, σ = 1, warm-up 1, k = 1)", ("cdul ζ=0",), cdul("--warmup", "1")),
-    Case("ζ = 0.5, label step", ("cdul ζ=0.5",), cdul("--warmup", "1")),
-    Case("ζ = 0, label step, η = 0.25", ("cdul ζ=0",), cdul("--warmup", "1", "--label-rate", "0.25")),
-    Case("ζ = 0, label step, σ = 0.25", ("cdul ζ=0",), cdul("--warmup", "1", "--sigma", "0.25")),
-    Case("ζ = 0, label step, warm-up 0", ("cdul ζ=0",), cdul("--warmup", "0")),
+    Case("label step, ζ = 0.5", ("cdul ζ=0.5",), cdul("--warmup", "1")),
 ]
-
-
 CCD_WORLD = [
     Case("CCD", ccd(), ccd()),
     Case("no debiasing", ccd("--no-debias"), ccd()),
