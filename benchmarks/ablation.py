@@ -1,7 +1,8 @@
-"""CDUL and CCD taken apart: what each of their parts and settings is worth.
+"""CDUL, CCD and centred labels taken apart: what each of their parts and settings is worth.
 
     python benchmarks/ablation.py cdul-world --seeds 0 1 2                         # the drawn world: every setting
     python benchmarks/ablation.py cdul-voc12 --data ../shared/voc12 --seeds 0 1 2  # real photos: what needs no encoder
+    python benchmarks/ablation.py labels-world --seeds 0 1 2                       # labellings compared, by their students
     python benchmarks/ablation.py ccd-world --seeds 0 1 2 3 4
     python benchmarks/ablation.py ccd-voc12 --data ../shared/voc12 --seeds 0 1 2
 
@@ -49,16 +50,17 @@ def cdul(*options: str) -> tuple[str, ...]:
     return ("--method", "cdul", *options)
 
 
+BY_CDUL = ("--method", "cdul")
 CDUL_WORLD = [
-    Case("labels fixed (3×3, ζ = 0.5)"),
-    Case("label step (η = 1, σ = 1, warm-up 2, k = 1)", (), cdul()),
-    *(Case(f"label step, η = {rate}", (), cdul("--label-rate", rate)) for rate in ("0.25", "0.1")),
-    *(Case(f"label step, σ = {sigma}", (), cdul("--sigma", sigma)) for sigma in ("0.1", "0.25", "0.5", "2")),
-    *(Case(f"label step, warm-up {n}", (), cdul("--warmup", n)) for n in ("0", "4")),
-    Case("label step, k = 2", (), cdul("--label-every", "2")),
-    *(Case(f"ζ = {zeta}", ("--zeta", zeta)) for zeta in ("0", "0.25", "0.75", "1")),
-    *(Case(f"snippets {n}×{n}", ("--snippets", str(n))) for n in (1, 2, 4, 5)),
-    Case("snippets 2×2, label step, η = 0.25", ("--snippets", "2"), cdul("--label-rate", "0.25")),
+    Case("labels fixed (3×3, ζ = 0.5)", BY_CDUL),
+    Case("label step (η = 1, σ = 1, warm-up 2, k = 1)", BY_CDUL, cdul()),
+    *(Case(f"label step, η = {rate}", BY_CDUL, cdul("--label-rate", rate)) for rate in ("0.25", "0.1")),
+    *(Case(f"label step, σ = {sigma}", BY_CDUL, cdul("--sigma", sigma)) for sigma in ("0.1", "0.25", "0.5", "2")),
+    *(Case(f"label step, warm-up {n}", BY_CDUL, cdul("--warmup", n)) for n in ("0", "4")),
+    Case("label step, k = 2", BY_CDUL, cdul("--label-every", "2")),
+    *(Case(f"ζ = {zeta}", (*BY_CDUL, "--zeta", zeta)) for zeta in ("0", "0.25", "0.75", "1")),
+    *(Case(f"snippets {n}×{n}", (*BY_CDUL, "--snippets", str(n))) for n in (1, 2, 4, 5)),
+    Case("snippets 2×2, label step, η = 0.25", (*BY_CDUL, "--snippets", "2"), cdul("--label-rate", "0.25")),
 ]
 CDUL_VOC12 = [
     Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
@@ -81,7 +83,7 @@ CCD_WORLD = [
     Case("no consistency", ccd(), ccd("--consistency", "0")),
     Case("no stopping", ccd(), ccd("--no-stopping")),
     Case("its labels, fixed", ccd()),
-    Case("CDUL's labels, fixed"),
+    Case("CDUL's labels, fixed", BY_CDUL),
 ]
 ONLY = ("--local-views", "none", "--warmup", "1")  # no encoder, so no label update; four epochs in all
 CCD_VOC12 = [
@@ -93,7 +95,23 @@ CCD_VOC12 = [
     Case("no stopping", ("ccd",), ccd(*ONLY, "--no-stopping")),
     Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
 ]
-PARTS = {"cdul-world": CDUL_WORLD, "cdul-voc12": CDUL_VOC12, "ccd-world": CCD_WORLD, "ccd-voc12": CCD_VOC12}
+CENTRED = ("--method", "centred")
+LABELS_WORLD = [
+    Case("CDUL (3×3, ζ = 0.5)", BY_CDUL),
+    Case("centred", CENTRED),
+    Case("centred, whole and 3×3 alone", (*CENTRED, "--grids", "1,3")),
+    Case("centred, rank scale 1", (*CENTRED, "--rank-scale", "1")),
+    Case("CCD", ccd()),
+    Case("CDUL, ζ = 0", (*BY_CDUL, "--zeta", "0")),
+    Case("centred, then CDUL's label step, η = 0.25", CENTRED, cdul("--label-rate", "0.25")),
+]
+PARTS = {
+    "labels-world": LABELS_WORLD,
+    "cdul-world": CDUL_WORLD,
+    "cdul-voc12": CDUL_VOC12,
+    "ccd-world": CCD_WORLD,
+    "ccd-voc12": CCD_VOC12,
+}
 
 
 class Bench:

@@ -13,6 +13,7 @@ from PIL import Image
 from mlclip.clip import load_clip, read_state_dict, tokenize
 from mlclip.clip.model import build_clip
 from mlclip.clip.registry import TINY_FILE
+from mlclip.datasets import read_boxes
 from mlclip.teacher import Teacher, class_embeddings, class_scores
 from mlclip.world import KINDS, SCENE_FREQUENCY, SINGLE_FREQUENCY, draw_scene, draw_single, draw_thing, write_world
 
@@ -143,6 +144,35 @@ def test_the_written_truth_is_that_of_the_scene_beside_it(folder):
             assert [kind for kind, cell in zip(KINDS, row[1:], strict=True) if cell == "1"] == present
             written = pixels(Image.open(folder / part / row[0])).astype(int)
             assert abs(written - pixels(picture)).mean() < 12  # a JPEG of a noisy picture
+
+
+def test_every_thing_s_box_is_in_the_photo_and_the_boxes_name_what_the_truth_names(folder):
+    for part in ("train", "test"):
+        boxes = read_boxes(f"coco:{folder / f'boxes_{part}.json'}")
+        for name, *cells in read_table(folder / f"truth_{part}.csv")[1]:
+            assert [kind for kind, _ in boxes[name]] == [k for k, cell in zip(KINDS, cells, strict=True) if cell == "1"]
+            for _, (x0, y0, x1, y1) in boxes[name]:
+                assert 0 <= x0 < x1 <= 160 and 0 <= y0 < y1 <= 160
+
+
+def test_a_box_holds_its_thing_and_nothing_of_it_is_outside(monkeypatch):
+    from mlclip.world import scenes
+
+    number = next(n for n in range(40) if len(scene(n)[1]) == 2)
+    full, boxes = scenes.draw_scene_with_boxes(np.random.default_rng([99, number]))
+    calls = []
+
+    def only_the_first(kind, side, rng):
+        calls.append(kind)
+        tile = draw_thing(kind, side, rng)
+        if len(calls) == 2:
+            tile.putalpha(0)
+        return tile
+
+    monkeypatch.setattr(scenes, "draw_thing", only_the_first)
+    changed = (pixels(full).astype(int) - pixels(scene(number)[0])).any(-1)
+    rows, columns = np.nonzero(changed)
+    assert boxes[calls[1]] == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
 def test_the_same_seed_writes_the_same_scenes_however_many_are_asked_for(folder, tmp_path):

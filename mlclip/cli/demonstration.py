@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +14,20 @@ from ..config import InputError
 from .console import Console, table
 
 TRAIN_SCENES, TEST_SCENES = 1200, 500
+CDUL = ("--method", "cdul")
+LABELS = [  # name, file, options of `mlclip pseudolabel`
+    ("CDUL's global", "labels_global.pt", (*CDUL, "--part", "global")),
+    ("CDUL's aggregate", "labels_aggregate.pt", (*CDUL, "--part", "aggregate")),
+    ("CDUL's final", "labels_cdul.pt", CDUL),
+    ("centred", "labels.pt", ("--method", "centred")),
+]
+STUDENTS = [  # name, labels, model
+    ("CDUL's final", "labels_cdul.pt", "model_cdul.pt"),
+    ("the centred", "labels.pt", "model.pt"),
+    ("the true", "truth_train.csv", "model_truth.pt"),
+]
+OURS = ["train", "test", "classes.txt", "truth_train.csv", "truth_test.csv", "boxes_train.json", "boxes_test.json", "clip.pt",
+        "embeddings", "embeddings_centred", *(file for _, file, _ in LABELS), *(file for _, _, file in STUDENTS)]  # fmt: skip
 STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
 
 
@@ -39,21 +52,19 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, loaders: int, 
         talk.say("\n$ " + shlex.join(["mlclip", *args]))
         cli.main([*args, *common], prog_name="mlclip", standalone_mode=False)
 
-    train, clip, store = str(folder / "train"), str(folder / "clip.pt"), str(folder / "embeddings")
-    truth_train, truth_test = str(folder / "truth_train.csv"), str(folder / "truth_test.csv")
+    place = {name: str(folder / name) for name in OURS}
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for part in ("global", "aggregate", "final"):
-            output = str(folder / "labels.pt") if part == "final" else os.path.join(scratch, f"{part}.pt")
-            step("pseudolabel", train, "--clip", clip, "--store", store, "--part", part, "-o", output)
-            rows.append([f"{part} labels", "train", _mean_ap(read_labels(output), truth_train)])
-    for name, labels, model in (
-        ("student of the final labels", str(folder / "labels.pt"), str(folder / "model.pt")),
-        ("student of the true labels", truth_train, str(folder / "model_truth.pt")),
-    ):
-        step("train", "--labels", labels, "--root", train, *STUDENT, "--init", clip, "--seed", str(seed), "-o", model)
-        scores = predict_with(model, [str(folder / "test")], 64, device, loaders, quiet)
-        rows.append([name, "test", _mean_ap(scores, truth_test)])
+    for name, output, options in LABELS:
+        store = ["--store", place["embeddings_centred" if name == "centred" else "embeddings"]]
+        step("pseudolabel", place["train"], "--clip", place["clip.pt"], *store, *options, "-o", place[output])
+        rows.append([f"{name} labels", "train", _mean_ap(read_labels(place[output]), place["truth_train.csv"])])
+    for name, labels, model in STUDENTS:
+        start = ["--init", place["clip.pt"], "--seed", str(seed)]
+        step("train", "--labels", place[labels], "--root", place["train"], *STUDENT, *start, "-o", place[model])
+        scores = predict_with(place[model], [place["test"]], 64, device, loaders, quiet)
+        rows.append([f"student of {name} labels", "test", _mean_ap(scores, place["truth_test.csv"])])
+    for name in ("labels_global.pt", "labels_aggregate.pt"):  # which served the table alone
+        os.unlink(place[name])
     click.echo(table(["what", "scenes", "mAP (%)"], rows, right=[2]))
     talk.say(f"{time.monotonic() - started:.0f} s; everything is in {folder}/, true labels served only to report")
 
@@ -69,10 +80,10 @@ def draw(folder: Path, seed: int, talk: Console) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove an earlier demo, and only that: a folder with anything else in it is refused."""
-    ours = {"train", "test", "embeddings", "classes.txt", "truth_train.csv", "truth_test.csv", "clip.pt", "labels.pt",
-            "labels.skipped.csv", "boxes_train.json", "boxes_test.json"}  # fmt: skip
-    ours |= {model + end for model in ("model", "model_truth")
-             for end in (".pt", ".resume.pt", ".log.csv", ".tensorboard")}  # fmt: skip
+    ours = {
+        *OURS,
+        *(Path(name).stem + end for name in OURS for end in (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")),
+    }
     others = sorted(p.name for p in folder.iterdir() if p.name not in ours)
     if others:
         raise InputError(f"{folder} holds {others[0]}, which the demo did not make; choose another --dir")

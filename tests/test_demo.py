@@ -1,0 +1,42 @@
+"""`mlclip demo`, on a world small enough for a test."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlclip.cli import _status, demonstration
+from mlclip.labels import read_labels
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(demonstration, "TRAIN_SCENES", 24)
+    monkeypatch.setattr(demonstration, "TEST_SCENES", 12)
+    monkeypatch.setattr(demonstration, "STUDENT", ["--arch", "clip-resnet", "--size", "64", "--epochs", "1"])
+
+
+def test_the_demo_leaves_everything_in_its_folder_and_prints_its_table(small, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert _status(["demo", "--dir", "d", "--workers", "0"]) == 0
+    table = capfd.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in table[2:]] == [
+        "CDUL's global labels", "CDUL's aggregate labels", "CDUL's final labels", "centred labels",
+        "student of CDUL's final labels", "student of the centred labels", "student of the true labels",
+    ]  # fmt: skip
+    assert all(0 < float(line.split()[-1]) < 100 for line in table[2:])
+    for name in ("train", "test", "clip.pt", "classes.txt", "truth_train.csv", "truth_test.csv", "model.pt"):
+        assert (tmp_path / "d" / name).exists()
+    assert len(read_labels(tmp_path / "d" / "labels.pt")) == 24
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]
+
+
+def test_the_demo_clears_its_own_folder_and_no_other(small, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert _status(["demo", "--dir", "mine"]) == 1
+    assert _status(["demo", "--dir", "mine", "--overwrite"]) == 1
+    assert "thesis.txt" in capfd.readouterr().err
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+    assert _status(["demo", "--dir", "d", "--workers", "0", "--quiet"]) == 0
+    assert _status(["demo", "--dir", "d", "--workers", "0", "--quiet", "--overwrite"]) == 0
