@@ -33,9 +33,9 @@ OPTION_NAMES = {"disagreement": "--lambda"}  # where a field's option is not its
 
 @dataclass(frozen=True)
 class PseudolabelConfig:
-    """How view embeddings become pseudo labels. Defaults are those of CDUL (ICCV 2023) and CCD (CVPR 2025)."""
+    """How view embeddings become pseudo labels. Defaults are centred labels, and within a paper's method that paper's."""
 
-    method: str = "cdul"
+    method: str = "centred"
     part: str = "final"  # of CDUL's labels: "final", or "global" / "aggregate" alone, for comparison
     snippets: int = 3  # n of the n×n grid of local views
     zeta: float = 0.5  # ζ: a class whose best snippet reaches it takes its maximum, else its minimum

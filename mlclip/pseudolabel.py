@@ -126,9 +126,7 @@ def cdul_store(
         for name, views in (("global", similarity[:, 0]), ("snippets", similarity[:, 1:])):
             counts[name] += torch.histc(views.amax(-1), HISTOGRAM_BINS, 0, 1)
         scores[rows] = cdul_labels(similarity[..., :classes], config)
-    edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
-    histograms = {name: {"edges": edges, "counts": [int(c) for c in count]} for name, count in counts.items()}
-    return scores, {"mean_top1": top1 / len(photos), "histograms": histograms}
+    return scores, {"mean_top1": top1 / len(photos), "histograms": _histograms(counts)}
 
 
 def ccd_store(
@@ -149,10 +147,9 @@ def ccd_store(
         bias = torch.ones_like(bias)
     top1 = similarity.amax(-1)  # (N,)
     counts = torch.histc(top1, HISTOGRAM_BINS, 0, 1)
-    edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
     return ccd.debias(similarity[:, :classes], bias, config.floor), {
         "mean_top1": float(top1.double().mean()),
-        "histograms": {"global": {"edges": edges, "counts": [int(c) for c in counts]}},
+        "histograms": _histograms({"global": counts}),
         "bias": bias.tolist(),
         "bias_photos": estimated.tolist(),
     }
@@ -167,21 +164,32 @@ def centred_store(
     """
     sizes = [n * n for n in store.key.grids]  # views of each grid
     levels = class_levels(store, photos, text, sizes)  # (V, C + contrast)
-    scores, counts, top1 = torch.empty(len(photos), classes), torch.zeros(HISTOGRAM_BINS), 0.0
+    counts = {_grid_name(n): torch.zeros(HISTOGRAM_BINS) for n in store.key.grids}
+    scores, top1 = torch.empty(len(photos), classes), 0.0
     for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
         cosines = embeddings @ text.T  # (n, V, C + contrast)
         logits = centred.centred_logits(cosines, levels, logit_scale * config.rank_scale)
         scores[rows] = centred.pool_views(logits[..., :classes], len(sizes))  # (n, C) log-odds
-        best = (cosines[:, 0] * logit_scale).softmax(-1).amax(-1)  # (n,) as CLIP itself sees the first view
-        counts += torch.histc(best, HISTOGRAM_BINS, 0, 1)
-        top1 += float(best.double().sum())
-    edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
+        best = (cosines * logit_scale).softmax(-1).amax(-1)  # (n, V) as CLIP itself sees each view
+        for count, views in zip(counts.values(), best.split(sizes, dim=1), strict=True):
+            count += torch.histc(views, HISTOGRAM_BINS, 0, 1)
+        top1 += float(best[:, 0].double().sum())
     places = [sum(sizes[:g]) for g in range(len(sizes))]
     return centred.presence(scores, config.prior_photos), {
         "mean_top1": top1 / len(photos),
-        "histograms": {"first view": {"edges": edges, "counts": [int(c) for c in counts]}},
+        "histograms": _histograms(counts),
         "levels": {str(n): levels[place, :classes].tolist() for n, place in zip(store.key.grids, places, strict=True)},
     }
+
+
+def _grid_name(n: int) -> str:
+    return "whole photos" if n == 1 else f"{n}×{n} snippets"
+
+
+def _histograms(counts: Mapping[str, Tensor]) -> dict[str, dict]:
+    """The paper's Figure 4, as a report draws it: {name: {"edges", "counts"}} of top-1 confidences in [0, 1]."""
+    edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
+    return {name: {"edges": edges, "counts": [int(c) for c in count]} for name, count in counts.items()}
 
 
 def class_levels(store: Store, photos: Sequence[Photo], text: Tensor, sizes: Sequence[int]) -> Tensor:

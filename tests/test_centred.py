@@ -104,6 +104,8 @@ def test_labels_equal_the_equations_computed_slowly_one_photo_at_a_time(photos, 
                 odds += (p / (1 - p)) / 3
         slow.append(odds.log()[:3])
     assert torch.allclose(labels.scores, centred.presence(torch.stack(slow)), atol=5e-3)
+    counts = {name: sum(h["counts"]) for name, h in labels.meta["histograms"].items()}
+    assert counts == {"whole photos": 12, "2×2 snippets": 48, "3×3 snippets": 108}
     assert set(labels.meta["levels"]) == {"1", "2", "3"} and len(labels.meta["levels"]["2"]) == 3
 
 
@@ -127,4 +129,4 @@ def test_settings_that_make_no_sense_are_wrong_usage():
         with pytest.raises(OptionError):
             PseudolabelConfig(method="centred", **wrong)
     with pytest.raises(OptionError, match=r"--grids .*--method centred"):
-        PseudolabelConfig(grids=(1, 2))
+        PseudolabelConfig(method="cdul", grids=(1, 2))

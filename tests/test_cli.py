@@ -105,7 +105,8 @@ def test_skipped_photos_are_listed_beside_the_output_and_the_status_is_3(world, 
         (["pseudolabel", "nowhere", "--clip", "tiny"], 1, "nowhere"),
         (["pseudolabel", "train", "--clip", "no-such-clip"], 1, "no-such-clip"),
         (["pseudolabel", "train", "--clip", "tiny", "--classes", "cat"], 1, "--contrast"),
-        (["pseudolabel", "train", "--clip", "tiny", "--zeta", "7"], 2, "--zeta"),
+        (["pseudolabel", "train", "--clip", "tiny", "--method", "cdul", "--zeta", "7"], 2, "--zeta"),
+        (["pseudolabel", "train", "--clip", "tiny", "--zeta", "0.3"], 2, "add --method cdul"),
         (["pseudolabel"], 2, "IMAGES"),
         (["pseudolabel", "train", "--clip", "ViT-B/32", "--offline", "-o", "x.pt"], 1, "ViT-B-32.pt"),
         (["train", "--labels", "nothing.pt", "-o", "x.pt"], 1, "mlclip pseudolabel"),
@@ -148,11 +149,11 @@ def test_a_labels_file_that_is_a_malicious_pickle_runs_nothing(tmp_path):
 def test_killed_at_any_moment_pseudolabel_goes_on_and_ends_as_if_never_stopped(world, tmp_path):
     environment = {**os.environ, "MLCLIP_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "mlclip", "pseudolabel", str(world / "train"), "--clip", "tiny", "--workers", "0"]
-    for wait, how in ((1.5, signal.SIGKILL), (2.5, signal.SIGTERM)):
+    for wait, how in ((0.8, signal.SIGTERM), (1.5, signal.SIGKILL), (2.5, signal.SIGTERM)):
         process = subprocess.Popen([*command, "-o", "cut.pt"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
         time.sleep(wait)
         process.send_signal(how)
-        assert process.wait(60) in (-signal.SIGKILL, 130, 0)
+        assert process.wait(60) in (-signal.SIGKILL, 130, 0, -signal.SIGTERM)  # the last: before Python listens
     subprocess.run([*command, "-o", "cut.pt", "--overwrite"], cwd=tmp_path, env=environment, check=True)
     cut, whole = read_labels(tmp_path / "cut.pt"), read_labels(world / "labels.pt")
     assert cut.paths == whole.paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from mlclip.pseudolabel import cdul_labels, pseudolabel
 from mlclip.store import Store, default_store, locked
 from mlclip.teacher import Teacher, class_embeddings, class_scores
 
+CDUL = PseudolabelConfig(method="cdul")
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
 
 
@@ -26,7 +28,7 @@ def teacher(clip_file):
 
 
 def label(photos, teacher, **options):
-    return pseudolabel(find_images([photos]), CLASSES, teacher, loaders=0, **options)
+    return pseudolabel(find_images([photos]), CLASSES, teacher, loaders=0, **{"config": CDUL, **options})
 
 
 class Counting:
@@ -63,7 +65,7 @@ def test_a_second_run_with_other_names_and_settings_encodes_nothing(photos, teac
     label(photos, first)
     assert first.views == 12 * 10
     second = Counting(teacher)
-    config = PseudolabelConfig(zeta=0.1, temperature=0.02)
+    config = replace(CDUL, zeta=0.1, temperature=0.02)
     pseudolabel(find_images([photos]), {"cat": "cat", "dog": "dog"}, second, config=config, loaders=0)
     assert second.views == 0
 
@@ -94,8 +96,10 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_shard_and_ends_the_same(ph
 @pytest.mark.parametrize(("batch_size", "loaders"), [(1, 0), (1000, 2)])
 def test_batch_size_and_loader_processes_change_nothing(photos, teacher, tmp_path, batch_size, loaders):
     found = find_images([photos])
-    one = pseudolabel(found, CLASSES, teacher, loaders=0, store=tmp_path / "a")
-    other = pseudolabel(found, CLASSES, teacher, loaders=loaders, batch_size=batch_size, store=tmp_path / "b")
+    one = pseudolabel(found, CLASSES, teacher, config=CDUL, loaders=0, store=tmp_path / "a")
+    other = pseudolabel(
+        found, CLASSES, teacher, config=CDUL, loaders=loaders, batch_size=batch_size, store=tmp_path / "b"
+    )
     assert one.paths == other.paths
     assert torch.allclose(one.scores, other.scores, atol=0.02)
 
@@ -121,7 +125,7 @@ def test_when_every_photo_is_bad_it_is_refused_with_the_count(tmp_path, teacher)
 def test_the_store_of_another_model_or_of_other_views_is_refused(photos, teacher, tmp_path):
     label(photos, teacher, store=tmp_path / "s")
     with pytest.raises(InputError, match="another model or other views"):
-        label(photos, teacher, store=tmp_path / "s", config=PseudolabelConfig(snippets=2))
+        label(photos, teacher, store=tmp_path / "s", config=replace(CDUL, snippets=2))
 
 
 def test_a_folder_with_other_files_is_not_taken_for_a_store(photos, teacher, tmp_path):
@@ -169,7 +173,7 @@ def test_the_default_store_depends_on_model_views_and_root(teacher):
 
 def test_contrast_names_take_their_share_and_are_then_dropped(photos, teacher):
     found = find_images([photos])
-    config = PseudolabelConfig(part="global")
+    config = replace(CDUL, part="global")
     alone = pseudolabel(found, CLASSES, teacher, config=config, loaders=0)
     with_contrast = pseudolabel(found, CLASSES, teacher, config=config, contrast={"sky": "sky"}, loaders=0)
     assert with_contrast.classes == list(CLASSES)
@@ -180,13 +184,16 @@ def test_contrast_names_take_their_share_and_are_then_dropped(photos, teacher):
 def test_a_single_class_is_refused_unless_there_are_contrast_names(photos, teacher):
     with pytest.raises(InputError, match="--contrast"):
         pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, loaders=0)
-    labels = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, contrast={"sky": "sky"}, loaders=0)
+    contrast = {"sky": "sky"}
+    labels = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, config=CDUL, contrast=contrast, loaders=0)
     assert labels.scores.max() < 1
+    centred = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, contrast=contrast, loaders=0)
+    assert centred.scores.isfinite().all() and centred.classes == ["cat"]
 
 
 def test_a_temperature_that_makes_every_score_one_in_c_is_refused(photos, teacher):
     with pytest.raises(InputError, match=r"--temperature 4.6 is too high"):
-        label(photos, teacher, config=PseudolabelConfig(temperature=4.6))
+        label(photos, teacher, config=replace(CDUL, temperature=4.6))
 
 
 def test_the_text_side_averages_normalised_templates(teacher):
@@ -199,14 +206,14 @@ def test_the_text_side_averages_normalised_templates(teacher):
 
 def test_parts_are_what_the_final_labels_are_made_of():
     similarity = torch.rand(4, 10, 3)
-    parts = {part: cdul_labels(similarity, PseudolabelConfig(part=part)) for part in PseudolabelConfig.PARTS}
+    parts = {part: cdul_labels(similarity, replace(CDUL, part=part)) for part in PseudolabelConfig.PARTS}
     assert torch.allclose(parts["final"], (parts["global"] + parts["aggregate"]) / 2)
 
 
 def test_settings_out_of_range_are_wrong_usage():
     for wrong in ({"zeta": 2}, {"snippets": 0}, {"temperature": 0.0}, {"method": "magic"}):
         with pytest.raises(OptionError):
-            PseudolabelConfig(**wrong)
+            PseudolabelConfig(**{"method": "cdul", **wrong})
 
 
 def test_histograms_count_every_view(photos, teacher):

@@ -45,8 +45,12 @@ def _interrupt(*_) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run one command and leave with its exit status."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_status(args))
+    try:
+        signal.signal(signal.SIGTERM, _interrupt)
+        status = _status(args)
+    except KeyboardInterrupt:  # before the command began, or while it was ending
+        status = INTERRUPTED
+    sys.exit(status)
 
 
 def _status(args: list[str] | None) -> int:
@@ -72,7 +76,7 @@ def _status(args: list[str] | None) -> int:
         click.echo("mlclip: the GPU's memory is full; lower --batch-size or --size, or use --device cpu", err=True)
         return FAILED
     finally:
-        if "torch.distributed" in sys.modules:
-            from ..workers import stop_workers
-
+        # Not by an import: an interrupt may have come in the middle of torch's, which cannot be made twice.
+        stop_workers = getattr(sys.modules.get("mlclip.workers"), "stop_workers", None)
+        if stop_workers:
             stop_workers()
