@@ -240,18 +240,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/voc12"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/ablation"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--cases", nargs="+", help="only these, by name")
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     bench = Bench(args.part, args.out.resolve(), args.data.resolve(), threads)
-    cases = PARTS[args.part]
+    cases = [case for case in PARTS[args.part] if not args.cases or case.name in args.cases]
     ran = {(row["case"], row["seed"]) for row in bench.done}
     todo = [(case, seed) for seed in args.seeds for case in cases if (case.name, seed) not in ran]
     for seed in dict.fromkeys(seed for _, seed in todo):
         bench.prepare(seed)
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda job: bench.run(*job), todo))
-    bench.table(cases, args.seeds)
+    bench.table(PARTS[args.part], args.seeds)
 
 
 if __name__ == "__main__":
