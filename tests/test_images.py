@@ -254,7 +254,7 @@ def test_a_lower_decoding_scale_finds_the_same_files_unreadable(opened):
 
     whole = [readable(data[:end]) for end in ends]
     assert whole == [readable(data[:end], smallest=(30, 30)) for end in ends]
-    assert True in whole and False in whole
+    assert len(set(whole)) == 2  # some of these cuts leave a photo that can be used, and some do not
 
 
 # --- opening: unusual, but used ---------------------------------------------------------------------------------------
