@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import page
 from .config import InputError
+from .diagnosis import diagnose
 from .images import Unreadable, open_image
 from .labels import Labels, match_tables, mean_average_precision
 from .updatepage import bias_section, update_section
@@ -43,6 +44,7 @@ def render_report(labels: Labels, *, truth: Labels | None = None, title: str | N
     quality = None if truth is None else mean_average_precision(labels, truth)
     parts = [
         _facts(labels, thresholds, quality),
+        _advice(labels),
         _charts(labels),
         _class_table(labels, thresholds, quality, album),
         bias_section(labels),
@@ -123,6 +125,11 @@ def _facts(labels: Labels, thresholds: Tensor, quality: Quality | None) -> str:
         facts["mAP in %, report only"] = page.number(100 * quality[0], 1)
     tiles = (f'<div class="fact"><b>{value}</b><span>{name}</span></div>' for name, value in facts.items())
     return f'<div class="facts">{"".join(tiles)}</div>'
+
+
+def _advice(labels: Labels) -> str:
+    lines = "".join(f"<li>{page.text(line)}</li>" for line in diagnose(labels).advice)
+    return f"<h2>What to look at</h2><ul>{lines}</ul>" if lines else ""
 
 
 def _top1(labels: Labels) -> Tensor:

@@ -15,7 +15,7 @@ PACKAGE = Path(mlclip.__file__).parent
 LEVELS = {
     0: {"clip", "config", "talk", "files", "page", "presets", "world"},
     1: {"labels", "tables", "images", "cdul", "ccd", "centred", "workers", "epochlog", "augment", "overlay"},
-    2: {"teacher", "classifier", "datasets", "report", "updatepage", "store"},
+    2: {"teacher", "classifier", "datasets", "report", "updatepage", "diagnosis", "store"},
     3: {"embed", "checkpoint", "student"},
     4: {"pseudolabel", "run", "localviews", "labelsteps", "train", "predict", "heatmaps", "export"},
     5: {"cli", "__main__"},

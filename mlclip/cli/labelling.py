@@ -8,9 +8,10 @@ import click
 
 from ..config import PseudolabelConfig
 from . import options
-from .console import Console
+from .console import Console, table
 
 OUTPUT = "labels.pt"
+CLASSES_SHOWN = 40  # of more classes, `mlclip report` shows the table
 WITHOUT_A_LIST = "coco"  # the preset taken when no class names are given and none lie about
 
 
@@ -61,6 +62,19 @@ def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk
             f"teacher: CLIP {clip}, the default on {workers.device.type}; --clip takes another (see `mlclip models`)"
         )
     return Teacher(load_clip(clip, activation=activation, offline=offline, talk=talk), workers.device), workers, talk
+
+
+def _say_what_they_are_worth(labels, talk: Console) -> None:
+    """How many photos have each class and how surely, and what looks wrong."""
+    from ..diagnosis import diagnose
+
+    found = diagnose(labels)
+    if len(found.classes) <= CLASSES_SHOWN:
+        rows = sorted(zip(found.classes, found.photos, found.sure, strict=True), key=lambda row: -row[1])
+        shown = [[name, str(photos), f"{sure:.2f}" if photos else "–"] for name, photos, sure in rows]
+        talk.say(table(["class", "photos", "how sure"], shown, right=[1, 2]))
+    for line in found.advice:
+        talk.say(options.printable(f"look at: {line}"))
 
 
 @click.command()
@@ -217,5 +231,6 @@ def pseudolabel(
     write_labels(labels, output, overwrite=overwrite)
     per_photo = float((labels.scores >= 0.5).sum()) / len(labels)
     talk.say(f"{output}: {len(labels)} photos × {len(labels.classes)} classes, {per_photo:.2f} a photo at 0.5 or more")
+    _say_what_they_are_worth(labels, talk)
     talk.say(f"next: mlclip train --labels {output}")
     return options.report_skipped(labels.meta["skipped"], output)

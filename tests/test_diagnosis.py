@@ -1,0 +1,71 @@
+"""What labels say of themselves."""
+
+from __future__ import annotations
+
+import torch
+
+from mlclip.diagnosis import diagnose
+from mlclip.labels import Labels
+from mlclip.report import render_report
+
+
+def table(scores: torch.Tensor, classes: list[str]) -> Labels:
+    return Labels([f"{n:02d}.jpg" for n in range(len(scores))], classes, scores)
+
+
+def sound(photos: int = 40, classes: int = 4) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.arange(photos) % classes, classes).float() * 0.9 + 0.03
+
+
+def test_sound_labels_get_no_advice():
+    found = diagnose(table(sound(), ["a", "b", "c", "d"]))
+    assert found.advice == []
+    assert found.photos == [10] * 4 and all(abs(value - 0.93) < 1e-6 for value in found.sure)
+
+
+def test_dead_and_omnipresent_classes_are_named():
+    scores = sound()
+    scores[:, 1], scores[:, 2] = 0.01, 0.9
+    found = diagnose(table(scores, ["cat", "unicorn", "thing", "dog"]))
+    assert found.dead == ["unicorn"] and found.everywhere == ["thing"]
+    assert any("unicorn" in line and "reword" in line for line in found.advice)
+
+
+def test_classes_with_more_doubt_than_photos_are_named():
+    scores = sound()
+    scores[::4, 0] = 0.3
+    scores[0, 0] = 0.9
+    assert diagnose(table(scores, ["a", "b", "c", "d"])).doubtful == ["a"]
+
+
+def test_two_names_for_the_same_photos_are_a_confused_pair():
+    scores = sound()
+    scores[:, 3] = scores[:, 0]
+    found = diagnose(table(scores, ["sofa", "dog", "cat", "couch"]))
+    assert found.confused == [("sofa", "couch", 1.0)]
+    assert any("sofa and couch" in line for line in found.advice)
+
+
+def test_photos_that_fit_nothing_are_named_once_they_are_many():
+    scores = sound()
+    scores[:4] = 0.01
+    assert diagnose(table(scores, ["a", "b", "c", "d"])).empty == []
+    scores[:12] = 0.01
+    found = diagnose(table(scores, ["a", "b", "c", "d"]))
+    assert len(found.empty) == 12 and any("--contrast" in line for line in found.advice)
+
+
+def test_unknown_labels_count_for_nothing():
+    scores = sound()
+    scores[:, 0] = float("nan")
+    scores[5] = float("nan")
+    found = diagnose(table(scores, ["a", "b", "c", "d"]))
+    assert found.photos[0] == 0 and found.dead == ["a"] and "05.jpg" not in found.empty
+
+
+def test_the_report_shows_the_advice():
+    scores = sound()
+    scores[:, 1] = 0.01
+    page = render_report(table(scores, ["cat", "<unicorn>", "bird", "dog"]))
+    assert "What to look at" in page and "&lt;unicorn&gt;" in page
+    assert "What to look at" not in render_report(table(sound(), ["a", "b", "c", "d"]))
