@@ -40,9 +40,8 @@ from .predict import autocast
 from .run import Run, resume_file, resume_run, save_run, start_run
 from .talk import SILENT, Talk
 from .teacher import Teacher
+from .thresholds import match_expected_positives
 from .workers import Workers
-
-DEFAULT_THRESHOLD = 0.5
 
 
 def train(
@@ -73,7 +72,8 @@ def train(
     that cannot be read are left out and listed in `meta["skipped"]`. `truth` adds mAPs to what is reported of every epoch,
     and changes nothing else. Every epoch's end is kept beside `output` (`model.resume.pt`), so that `resume` loses at most
     one epoch and ends as if never stopped; its facts are in `model.log.csv`. Raises InputError for labels or settings that
-    do not fit, and when the loss is not finite.
+    do not fit, and when the loss is not finite. The model's thresholds are such that of the training photos as many have
+    each class as the labels expect.
     """
     config, workers = config or TrainConfig(), workers or Workers()
     kept, parts = resume_file(output), Path(output).with_suffix(".update")
@@ -87,6 +87,7 @@ def train(
     _announce(run, talk)
     log = EpochLog(output, run.log) if workers.is_main else None
 
+    predictions = None
     while run.epochs < config.epochs and ccd.acceleration(run.history) is None:
         # CCD's label update, once: the student points, the teacher looks again.
         if update_due(run):
@@ -121,7 +122,8 @@ def train(
             log.write(run.log)
         workers.wait()
 
-    checkpoint = _finished(run, labels)
+    scores = predictions if predictions is not None else predict_all(run, loaders, talk)  # (N, C) of the final weights
+    checkpoint = _finished(run, labels, match_expected_positives(scores, run.targets))
     if run.epochs < config.epochs:
         talk.say(
             f"stopped after epoch {run.epochs} of {config.epochs}: the label-free measure accelerates (--no-stopping goes on)"
@@ -269,7 +271,7 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _finished(run: Run, labels: Labels) -> Checkpoint:
+def _finished(run: Run, labels: Labels, thresholds: Tensor) -> Checkpoint:
     meta = {**run.identity, "root": labels.root, "labels_meta": labels.meta}
     meta["skipped"] = sorted(map(list, run.skipped.items()))
-    return Checkpoint(run.model.eval(), torch.full((len(labels.classes),), DEFAULT_THRESHOLD), meta)
+    return Checkpoint(run.model.eval(), thresholds, meta)

@@ -14,7 +14,19 @@ import mlclip
 PACKAGE = Path(mlclip.__file__).parent
 LEVELS = {
     0: {"clip", "config", "talk", "files", "page", "presets", "world"},
-    1: {"labels", "tables", "images", "cdul", "ccd", "centred", "workers", "epochlog", "augment", "overlay"},
+    1: {
+        "labels",
+        "tables",
+        "images",
+        "cdul",
+        "ccd",
+        "centred",
+        "workers",
+        "epochlog",
+        "augment",
+        "overlay",
+        "thresholds",
+    },
     2: {"teacher", "classifier", "datasets", "report", "updatepage", "diagnosis", "store"},
     3: {"embed", "checkpoint", "student"},
     4: {"pseudolabel", "run", "localviews", "labelsteps", "train", "predict", "heatmaps", "export"},

@@ -1,0 +1,87 @@
+"""Thresholds without labels, compared by F1 with one half and with the best that the truth could have chosen.
+
+    python benchmarks/thresholds.py --model model.pt --labels labels.pt --test DIR --truth truth.csv [--only a,b,c]
+
+`labels` are those the model learned, with their photos. The oracle is for reference alone: it looks at the test photos' truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from mlclip import centred
+from mlclip.checkpoint import load_checkpoint
+from mlclip.datasets import read_truth
+from mlclip.images import find_images
+from mlclip.labels import read_labels
+from mlclip.predict import predict
+from mlclip.thresholds import match_expected_positives
+
+
+def two_heaps(scores: Tensor) -> Tensor:
+    """Where a mixture of two Gaussians, fitted to each class's log-odds (N, C), is undecided."""
+    upper = centred.presence(torch.logit(scores, eps=1e-6)) >= 0.5
+    return torch.where(upper, scores, 1.0).amin(0)
+
+
+def widest_gap(scores: Tensor) -> Tensor:
+    """The middle of the widest gap between neighbouring log-odds of a class in the upper half, the top hundredth left out."""
+    ordered = torch.logit(scores, eps=1e-6).sort(0).values
+    inside = ordered[len(ordered) // 2 : -max(2, len(ordered) // 100)]
+    place = inside.diff(dim=0).argmax(0, keepdim=True)
+    return ((inside.gather(0, place) + inside.gather(0, place + 1)) / 2)[0].sigmoid()
+
+
+def oracle(scores: Tensor, truth: Tensor) -> Tensor:
+    """For each class the score that gives the best F1 on these very photos."""
+    best = []
+    for own, true in zip(scores.T, truth.T, strict=True):
+        order = own.argsort(descending=True)
+        hits = true[order].cumsum(0)
+        f1 = 2 * hits / (torch.arange(1, len(own) + 1) + true.sum())
+        best.append(own[order][f1.argmax()])
+    return torch.stack(best)
+
+
+def f1_scores(said: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Macro- and micro-F1 in percent of (N, C) bool against 1 and 0."""
+    hits, both = (said & (truth == 1)).sum(0), said.sum(0) + truth.sum(0)
+    return 100 * float((2 * hits / both.clamp(min=1)).mean()), 100 * float(2 * hits.sum() / both.sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--labels", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--truth", required=True)
+    parser.add_argument("--only", help="judge these classes alone")
+    args = parser.parse_args()
+    checkpoint, labels = load_checkpoint(args.model), read_labels(args.labels)
+    learned = predict(find_images([labels.root]), checkpoint, loaders=0)
+    labels = labels.aligned(learned.paths, checkpoint.model.classes)
+    tested = predict(find_images([args.test]), checkpoint, loaders=0)
+    judged = args.only.split(",") if args.only else tested.classes
+    columns = [tested.classes.index(name) for name in judged]
+    truth = read_truth(args.truth).aligned(tested.paths, judged).scores
+    scores = tested.scores[:, columns]
+    rules = {
+        "one half": torch.full((len(tested.classes),), 0.5),
+        "expected number of positives": match_expected_positives(learned.scores, labels.scores),
+        "two heaps": two_heaps(learned.scores),
+        "widest gap": widest_gap(learned.scores),
+    }
+    print(
+        f"\n| threshold | macro-F1 | micro-F1 | labels a photo (truth {truth.sum(1).mean():.2f}) |\n|---|---|---|---|"
+    )
+    for name, found in [*((n, t[columns]) for n, t in rules.items()), ("oracle, for reference", oracle(scores, truth))]:
+        said = scores >= found
+        macro, micro = f1_scores(said, truth)
+        print(f"| {name} | {macro:.1f} | {micro:.1f} | {said.sum(1).float().mean():.2f} |")
+
+
+if __name__ == "__main__":
+    main()
