@@ -208,12 +208,12 @@ class Bench:
             if not rows:
                 continue
             column = {key: [row[key] for row in rows] for key in rows[0] if key != "case"}
-            first = [of[cases[0].name, seed]["student"] for seed in ran if (cases[0].name, seed) in of]
-            gains = [own - base for own, base in zip(column["student"], first, strict=True)]
+            first = {seed: of[cases[0].name, seed]["student"] for seed in ran if (cases[0].name, seed) in of}
+            gains = [row["student"] - first[row["seed"]] for row in rows if row["seed"] in first]
             cells = [spread(column["labels"])]
             cells += [spread(column["refined"]), f"{np.mean(column['true_moved']):+.3f}",
                       f"{np.mean(column['false_moved']):+.3f}"] if case.train else ["", "", ""]  # fmt: skip
-            against = f"{np.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})"
+            against = f"{np.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})" if gains else "–"
             print(f"| {case.name} | " + " | ".join([*cells, spread(column["student"]), against, str(len(ran))]) + " |")
 
 
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     args = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    bench = Bench(args.part, args.out.resolve(), args.data.resolve(), threads)
+    bench = Bench(args.part, args.out.absolute(), args.data.absolute(), threads)
     cases = [case for case in PARTS[args.part] if not args.cases or case.name in args.cases]
     ran = {(row["case"], row["seed"]) for row in bench.done}
     todo = [(case, seed) for seed in args.seeds for case in cases if (case.name, seed) not in ran]
