@@ -43,10 +43,9 @@ def agree(tmp_path: Path, columns: list[str]) -> None:
         assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], rel=2e-3), name
 
 
-@pytest.mark.parametrize("used", [12, 9], ids=["even", "uneven tail"])
-def test_two_processes_learn_by_gradient_alignment_as_one_does(used, photos, tmp_path):
-    paths = [f"{n:02d}.jpg" for n in range(used)]
-    true = torch.nn.functional.one_hot(torch.arange(used) % 3).float()
+def test_two_processes_learn_by_gradient_alignment_as_one_does(photos, tmp_path):
+    paths = [f"{n:02d}.jpg" for n in range(9)]  # steps of 4, 4 and 1: one process has nothing in the last
+    true = torch.nn.functional.one_hot(torch.arange(9) % 3).float()
     write_labels(Labels(paths, CLASSES, true * 0.6 + 0.2, root=str(photos)), tmp_path / "labels.pt")
     write_labels(Labels(paths, CLASSES, true), tmp_path / "truth.csv")
     shared = ["train", "--labels", str(tmp_path / "labels.pt"), "--truth", str(tmp_path / "truth.csv"), "--method", "cdul",
