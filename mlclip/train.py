@@ -254,12 +254,12 @@ def _announce(run: Run, talk: Talk) -> None:
         talk.say(f"going on after epoch {run.epochs}")
     if config.method == "cdul" and not any(label_step_due(config, n + 1) for n in range(config.epochs)):
         talk.say(
-            f"warning: {config.epochs} epochs with --warmup {config.warmup} and --label-every {config.label_every} have no "
+            f"warning: --epochs {config.epochs} with --warmup {config.warmup} and --label-every {config.label_every} has no "
             "label step; the labels stay as they are"
         )
     if config.method == "ccd" and config.warmup >= config.epochs:
         talk.say(
-            f"warning: {config.epochs} epochs are all warm-up (--warmup {config.warmup}): no label update, no strong views"
+            f"warning: --epochs {config.epochs} is all warm-up (--warmup {config.warmup}): no label update, no strong views"
         )
 
 
