@@ -75,6 +75,13 @@ def test_a_class_that_no_photo_shows_and_one_that_nearly_all_do_are_not_split():
     assert ((labels[:, 2] >= 0.5) == shown[:, 2]).float().mean() > 0.97
 
 
+def test_a_fit_to_some_of_very_many_photos_is_that_to_all(monkeypatch):
+    logits, _ = two_heaps(6000, [0.1, 0.4, 0.02])
+    whole = centred.presence(logits)
+    monkeypatch.setattr(centred, "FITTED", 1000)
+    assert ((centred.presence(logits) >= 0.5) == (whole >= 0.5)).float().mean() > 0.995
+
+
 def test_a_handful_of_photos_borrows_from_the_other_classes():
     logits, shown = two_heaps(6, [0.3] * 20, seed=3)
     labels = centred.presence(logits)
