@@ -138,7 +138,7 @@ import sys
 from mlclip.images import PhotoViews, find_images, photo_batches
 if __name__ == "__main__":
     photos = find_images([sys.argv[1]]).photos
-    batches = iter(photo_batches(PhotoViews(photos * 20000, 8), batch_size=2, workers=2))
+    batches = iter(photo_batches(PhotoViews(photos * 2000, 8), batch_size=2, workers=2))
     next(batches)
     print("ready", flush=True)
     try:
@@ -159,7 +159,7 @@ def test_ctrl_c_reaches_the_caller_and_the_workers_stay_quiet(photos, tmp_path):
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone in the group
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=150)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
