@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint
 from .files import atomic
 from .images import Photo, PhotoViews, Unreadable, open_image, photo_batches
 from .overlay import lay_over
-from .predict import autocast, fast_layout
+from .predict import class_maps, fast_layout
 from .talk import SILENT, Talk
 
 SIDE = 360  # the longer side of one picture of the strip, pixels
@@ -48,7 +48,7 @@ def write_heatmaps(
     batches = photo_batches(PhotoViews(photos, model.size), batch_size=batch_size, workers=loaders)
     with talk.bar("heat maps", len(photos), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, S, S)
-            maps = _maps(model, pixels[:, 0], device) if pixels is not None else ()  # (n, C, h, w)
+            maps = class_maps(model, pixels[:, 0], device) if pixels is not None else ()  # (n, C, h, w)
             for index, own in zip(indices.tolist(), maps, strict=True):
                 try:
                     image = open_image(photos[index].file, smallest=(SIDE, SIDE))
@@ -60,12 +60,6 @@ def write_heatmaps(
                 written += 1
             bar.update(len(indices) + len(unreadable))
     return written
-
-
-@torch.inference_mode()
-def _maps(model: torch.nn.Module, pixels: Tensor, device: torch.device) -> Tensor:
-    with autocast(device):
-        return model.maps(pixels.to(device, memory_format=torch.channels_last)).float().cpu()
 
 
 def _save(picture: Image.Image, folder: Path, path: str) -> None:

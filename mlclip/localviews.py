@@ -21,7 +21,8 @@ from .config import InputError, TrainConfig
 from .files import load_plain, save_plain
 from .images import Box, Photo, PhotoCrops, PhotoViews, Unreadable, open_image, photo_batches
 from .labels import Labels
-from .predict import autocast
+from .overlay import normalised
+from .predict import class_maps
 from .talk import SILENT, Talk
 from .teacher import Teacher, class_embeddings, class_scores
 from .workers import Workers
@@ -92,8 +93,7 @@ def _point_by_maps(
             bar.update(len(indices) + len(unreadable))
             if pixels is None:
                 continue
-            with autocast(workers.device):
-                batch = model.maps(pixels[:, 0].to(workers.device, memory_format=torch.channels_last)).float().cpu()
+            batch = class_maps(model, pixels[:, 0], workers.device)
             for index, own in zip(indices.tolist(), batch, strict=True):  # own (C, h, w)
                 row = rows[index]
                 own = own[above[row]]  # (K, h, w)
@@ -116,8 +116,7 @@ def _box_of(cam: Tensor) -> Box:
 
 def _bytes(maps: Tensor) -> Tensor:
     """Class maps (K, h, w), each min-max normalised, as uint8."""
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return ((maps - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    return (torch.stack([normalised(cam) for cam in maps]) * 255).round().to(torch.uint8)
 
 
 def _grid_cells(count: int, rng: np.random.Generator) -> list[Box]:

@@ -31,6 +31,13 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 @torch.inference_mode()
+def class_maps(model: Classifier, pixels: Tensor, device: torch.device) -> Tensor:
+    """The class activation maps (n, C, h, w), float32 on the CPU, of uint8 pixels (n, 3, H, W); the model is in eval mode."""
+    with autocast(device):
+        return model.maps(pixels.to(device, memory_format=torch.channels_last)).float().cpu()
+
+
+@torch.inference_mode()
 def score_photos(
     model: Classifier,
     photos: Sequence[Photo],
