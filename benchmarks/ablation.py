@@ -120,7 +120,7 @@ class Bench:
     def __init__(self, part: str, out: Path, data: Path, threads: int):
         self.part, self.world, self.out, self.data = part, part.endswith("world"), out, data
         self.env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MLCLIP_CACHE": str(out / "cache")}
-        self.file, self.lock = out / f"{part}.jsonl", threading.Lock()
+        self.file, self.lock, self.labelling = out / f"{part}.jsonl", threading.Lock(), threading.Lock()
         out.mkdir(parents=True, exist_ok=True)
         self.done = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
         self.tables = {} if self.world else make_labels(data)
@@ -145,13 +145,10 @@ class Bench:
         return done.stdout
 
     def prepare(self, seed: int) -> None:
-        """The world of this seed, and its embeddings, which the cases then share."""
+        """The world of this seed."""
         folder = self.out / f"world-{seed}"
         if self.world and not (folder / "ready").exists():
             write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
-            for n in (1, 2, 3, 4, 5):
-                self.mlclip("pseudolabel", folder / "train", "--clip", "tiny", "--snippets", n, "--overwrite",
-                            "-o", folder / "embedded.pt", "--workers", 0)  # fmt: skip
             (folder / "ready").touch()
 
     def places(self, seed: int) -> tuple[Path, Path, Path, list[str]]:
@@ -170,7 +167,8 @@ class Bench:
     def labels(self, case: Case, seed: int, file: Path) -> None:
         if self.world:
             train = self.out / f"world-{seed}" / "train"
-            self.mlclip("pseudolabel", train, "--clip", "tiny", *case.labels, "-o", file, "--overwrite", "--workers", 0)
+            with self.labelling:  # cases of one seed share the embeddings
+                self.mlclip("pseudolabel", train, "--clip", "tiny", *case.labels, "-o", file, "--overwrite", "--workers", 0)
         else:
             write_labels(self.tables[case.labels[0]], file, overwrite=True)
 
