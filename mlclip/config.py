@@ -100,15 +100,14 @@ class TrainConfig:
     sigma: float = 1.0  # σ of the Gaussian gate ψ of CDUL's label step
     label_every: int = 1  # k: CDUL's label step comes at the end of every k-th epoch after the warm-up
     cam_boost: float = 3.0  # CCD: positive cells of the class maps are multiplied by it before they are pooled
-    local_views: str = (
-        "cam"  # CCD: where the label update looks: "cam", "grid", "random", "boxes", or "none", no update
-    )
+    local_views: str = "cam"  # CCD: where the label update looks: "cam", "grid", "random", "boxes", "around" boxes, or "none", no update
     update_keep: float = 0.2  # CCD: r, how much of the old label the update keeps
     consistency: float = 1.0  # CCD: weight of the loss between weak and strong view after the update; 0 is none
     stopping: bool = True  # CCD: end where the increase of the label-free measure accelerates
 
     METHODS = ("fixed", "cdul", "ccd")
-    LOCAL_VIEWS = ("cam", "grid", "random", "boxes", "none")
+    LOCAL_VIEWS = ("cam", "grid", "random", "boxes", "around", "none")
+    ANNOTATED_VIEWS = ("boxes", "around")
     OWNERS = {  # noqa: RUF012  (not a field)
         "warmup": ("cdul", "ccd"),
         **dict.fromkeys(("label_rate", "sigma", "label_every"), ("cdul",)),

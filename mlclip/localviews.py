@@ -61,8 +61,8 @@ def point(
     """The local views of all photos, the same on every process.
 
     Every photo has as many views as it has classes whose score, of `scores` (N, C), is above `threshold`; "cam" takes the
-    boxes of those classes' maps. "grid", "random" and "boxes" spend the same number of views on cells of a grid, on boxes
-    of random place and size, on `annotated` boxes (as many as the photo has).
+    boxes of those classes' maps. "grid", "random", "boxes" and "around" spend the same number of views on cells of a grid,
+    on boxes of random place and size, on `annotated` boxes (as many as the photo has), on those grown by the maps' margin.
     """
     above = [(row > threshold).nonzero().flatten().tolist() for row in scores]  # NaN is never above
     if config.local_views == "cam":
@@ -73,8 +73,9 @@ def point(
     elif config.local_views == "random":
         boxes = [[_random_box(rng) for _ in classes] for classes, rng in zip(above, chance, strict=True)]
     else:
+        margin = CAM_MARGIN / CAM_SIDE if config.local_views == "around" else 0.0
         rows = zip(photos, above, chance, strict=True)
-        boxes = [_annotated_boxes(annotated or {}, photo, len(classes), rng) for photo, classes, rng in rows]
+        boxes = [_annotated_boxes(annotated or {}, photo, len(classes), rng, margin) for photo, classes, rng in rows]
     return Pointer(boxes, [[] for _ in photos])
 
 
@@ -132,7 +133,10 @@ def _random_box(rng: np.random.Generator) -> Box:
     return x, y, x + width, y + height
 
 
-def _annotated_boxes(annotated: Annotated, photo: Photo, count: int, rng: np.random.Generator) -> list[Box]:
+def _annotated_boxes(
+    annotated: Annotated, photo: Photo, count: int, rng: np.random.Generator, margin: float
+) -> list[Box]:
+    """At most `count` of a photo's boxes, grown on each side by `margin`, a share of the photo's side."""
     given = [box for _, box in annotated.get(photo.path, annotated.get(photo.path.rsplit("/", 1)[-1], ()))]
     if not given or not count:
         return []
@@ -141,8 +145,9 @@ def _annotated_boxes(annotated: Annotated, photo: Photo, count: int, rng: np.ran
     except Unreadable:
         return []
     chosen = [given[i] for i in sorted(rng.permutation(len(given))[:count].tolist())]
+    grown = (-margin, -margin, margin, margin)
     shares = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in chosen]
-    return [tuple(min(1.0, max(0.0, share)) for share in box) for box in shares]
+    return [tuple(min(1.0, max(0.0, s + m)) for s, m in zip(box, grown, strict=True)) for box in shares]
 
 
 @dataclass(frozen=True)

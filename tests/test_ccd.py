@@ -182,13 +182,21 @@ def test_every_choice_of_views_spends_the_same_budget(photos, labels):
     annotated = {
         f"{n:02d}.jpg": [("red", (0, 0, 30, 20)), ("blue", (5, 5, 40, 40)), ("red", (1, 1, 9, 9))] for n in range(12)
     }
-    for views in ("cam", "grid", "random", "boxes"):
+    for views in ("cam", "grid", "random", "boxes", "around"):
         pointer, _ = pointed(views, photos, labels, annotated)
         assert [len(boxes) for boxes in pointer.boxes] == [2] * 11 + [0], views
         for x0, y0, x1, y1 in (box for boxes in pointer.boxes for box in boxes):
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
         again, _ = pointed(views, photos, labels, annotated)
         assert again.boxes == pointer.boxes
+
+
+def test_around_is_the_annotated_boxes_with_the_maps_margin(photos, labels):
+    annotated = {"00.jpg": [("red", (0, 10, 30, 20)), ("blue", (6, 8, 12, 16))]}  # of a photo of 60 × 40 pixels
+    tight, wide = (pointed(views, photos, labels, annotated)[0].boxes[0] for views in ("boxes", "around"))
+    assert sorted(tight) == [(0.0, 0.25, 0.5, 0.5), (0.1, 0.2, 0.2, 0.4)]
+    expected = torch.tensor([[0.0, 0.125, 0.625, 0.625], [0.0, 0.075, 0.325, 0.525]])
+    assert torch.allclose(torch.tensor(sorted(wide, reverse=True)).sort(0).values, expected.sort(0).values)
 
 
 def test_maps_are_kept_for_the_pictures_of_a_report(photos, labels):

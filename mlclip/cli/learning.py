@@ -75,7 +75,7 @@ def _papers(place: int) -> str:
     "local_views",
     "--local-views",
     type=click.Choice(TrainConfig.LOCAL_VIEWS),
-    help="ccd: where the label update looks again; none leaves it out.",
+    help="ccd: where the label update looks again; around is boxes with a margin; none leaves the update out.",
 )
 @options.setting(
     TrainConfig, "update_keep", "--update-keep", type=float, help="ccd: r, how much of the old label the update keeps."
@@ -93,7 +93,8 @@ def _papers(place: int) -> str:
 @click.option("--clip", help="ccd: where the labels' CLIP is, a name or a FILE.  [default: as when they were made]")
 @click.option("--other-teacher", is_flag=True, help="ccd: allow another CLIP than the one that made the labels.")
 @click.option(
-    "--boxes", help="ccd, --local-views boxes: voc:DIR[:split] or coco:FILE, whose annotated boxes are looked at."
+    "--boxes",
+    help="ccd, --local-views boxes or around: voc:DIR[:split] or coco:FILE, whose annotated boxes are looked at.",
 )
 @options.setting(TrainConfig, "seed", "--seed", type=int, help="Fixes every random choice.")
 @click.option("--save-labels", help="cdul, ccd: where the refined labels go: .pt, .csv, .json or .jsonl.")
@@ -165,8 +166,8 @@ def _teacher(config: TrainConfig, labels, clip, offline, workers, talk):
 
 
 def _annotated(config: TrainConfig, boxes: str | None):
-    if (config.local_views == "boxes") != (boxes is not None):
-        raise OptionError("--local-views boxes and --boxes go together: give both, or neither")
+    if (config.local_views in config.ANNOTATED_VIEWS) != (boxes is not None):
+        raise OptionError("--local-views boxes or around and --boxes go together: give both, or neither")
     if boxes is None:
         return None
     from ..datasets import read_boxes
