@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlclip import ccd, centred
+from mlclip import ccd, centred, profiles
 from mlclip.cdul import fuse
 from mlclip.config import PseudolabelConfig
 from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
+from mlclip.pseudolabel import LEVEL_ROUNDS
 
 JUDGED = [
     "bottle",
@@ -54,17 +55,31 @@ def true_probabilities(stored: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(LOGIT_SCALE * cosines).softmax(-1).float()
 
 
-def centred_labels(stored: np.lib.npyio.NpzFile) -> torch.Tensor:
+def centred_labels(stored: np.lib.npyio.NpzFile, second: bool = True) -> torch.Tensor:
     """Centred labels (N, C) of all photos given. Of the snippets only the best cosine is known: it is their one view."""
     views = []
     for name in ("global_", "alpha"):
-        cosines = torch.from_numpy(
-            log(100) * np.log(stored[name].astype(np.float64))
-        )  # (N, C), up to a constant per row
-        cosines = cosines - cosines.mean(1, keepdim=True)
-        level = centred.shrunk_levels(cosines.mean(0), cosines.var(0), len(cosines))
-        views.append(centred.centred_logits(cosines, level, LOGIT_SCALE * SETTINGS.rank_scale))
-    return centred.presence(centred.pool_views(torch.stack(views, 1), 2), SETTINGS.prior_photos).float()
+        cosines = torch.from_numpy(log(100) * np.log(stored[name].astype(np.float64)))  # up to a constant per row
+        views.append(cosines - cosines.mean(1, keepdim=True))
+    cosines = torch.stack(views, 1).float()  # (N, 2, C)
+    scale, labels = LOGIT_SCALE * SETTINGS.rank_scale, torch.zeros(len(cosines), cosines.shape[-1])
+    for _ in range(LEVEL_ROUNDS):
+        levels = torch.stack([level_of(view, 1 - labels) for view in cosines.unbind(1)])  # (2, C)
+        logits = centred.centred_logits(cosines, levels, scale)
+        labels = centred.presence(centred.pool_views(logits, 2), SETTINGS.prior_photos)
+    if not second:
+        return labels
+    excess = centred.excess(cosines, levels)
+    fitted = profiles.fit_profiles(profiles.statistics(excess, profiles.sure_views(logits, labels)))
+    again = centred.pool_views(profiles.profile_logits(fitted, excess, SETTINGS.rank_scale), 2)
+    return profiles.second_opinion(labels, again, fitted.shown, SETTINGS.prior_photos)
+
+
+def level_of(cosines: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
+    """Each class's level in one view of all photos (N, C), from the photos that it is `absent` (N, C) from."""
+    count = absent.sum(0)
+    mean = (absent * cosines).sum(0) / count
+    return centred.shrunk_levels(mean, (absent * (cosines - mean).square()).sum(0) / (count - 1), count)
 
 
 def judge_all_rows(data: Path) -> None:
@@ -92,6 +107,7 @@ def every_table(stored: np.lib.npyio.NpzFile) -> dict[str, torch.Tensor]:
         "ccd": ccd.debias(whole, bias),  # its own prompt and its larger view would need the encoder
         "ccd, not debiased": ccd.debias(whole, torch.ones_like(bias)),
         "ccd, no floor": ccd.debias(whole, bias, floor=0.0),
+        "centred, no profiles": centred_labels(stored, second=False),
         "centred": centred_labels(stored),
     }
 

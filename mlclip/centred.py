@@ -30,21 +30,22 @@ TOLERANCE = 1e-5  # the fit ends when no label moves by more
 TINY = 1e-9
 
 
-def shrunk_levels(mean: Tensor, variance: Tensor, photos: int) -> Tensor:
-    """Each class's level (C,), from the mean and the variance over `photos` photos of its cosine, (C,) each.
+def shrunk_levels(mean: Tensor, variance: Tensor, photos: Tensor) -> Tensor:
+    """Each class's level (C,), from the mean and the variance of its cosine over so many `photos`, (C,) each.
 
     Few photos say little about a class's level: by chance all of them may show it. So levels are drawn towards their common
     mean by τ² / (τ² + σ²/N), the empirical-Bayes (James-Stein) factor: τ² is how much levels truly differ between classes,
-    their variance less what chance explains; σ² how much cosines differ between photos. One photo alone is not centred.
+    their variance less what chance explains; σ² how much a class's cosine differs between photos. One photo alone is not
+    centred. Numbers of photos need not be whole: each may count by how surely it does not show the class.
 
-    >>> shrunk_levels(torch.tensor([0.20, 0.24]), torch.tensor([0.0004, 0.0004]), 1)
+    >>> shrunk_levels(torch.tensor([0.20, 0.24]), torch.tensor([0.0004, 0.0004]), torch.tensor([1, 1]))
     tensor([0.2200, 0.2200])
     """
     common = mean.mean()
-    if photos < 2 or len(mean) < 2:
+    if photos.max() < 2 or len(mean) < 2:
         return common.expand_as(mean).clone()
-    chance = variance.mean() / photos
-    real = (mean.var() - chance).clamp(min=0)
+    chance = variance / photos.clamp(min=1)  # (C,)
+    real = (mean.var() - chance.mean()).clamp(min=0)
     return common + real / (real + chance).clamp(min=1e-12) * (mean - common)
 
 
@@ -57,6 +58,16 @@ def centred_logits(cosines: Tensor, levels: Tensor, logit_scale: float) -> Tenso
     tensor([-3.0000,  3.0000])
     """
     return torch.logit(((cosines - levels) * logit_scale).softmax(dim=-1), eps=MARGIN)
+
+
+def excess(cosines: Tensor, levels: Tensor) -> Tensor:
+    """How much more than usual a view says of each class than of the others: cosines (..., C), levels -> (..., C), mean 0.
+
+    >>> excess(torch.tensor([0.26, 0.25]), torch.tensor([0.24, 0.20]))
+    tensor([-0.0150,  0.0150])
+    """
+    above = cosines - levels
+    return above - above.mean(dim=-1, keepdim=True)
 
 
 def pool_views(logits: Tensor, grids: int) -> Tensor:

@@ -47,6 +47,7 @@ class PseudolabelConfig:
     grids: tuple[int, ...] = (1, 2, 3)  # centred: the views, n×n for each n; 1 is the whole photo
     rank_scale: float = 0.4  # centred: of CLIP's own logit scale, for the softmax within a view
     prior_photos: float = 30.0  # centred: how many photos' weight the other classes have in the fit of one class
+    profiles: bool = True  # centred: ask a second opinion, what views that surely show each class look like
     temperature: float | None = None  # τ; None means CLIP's own, 1/100 for OpenAI's models
 
     METHODS = ("cdul", "ccd", "centred")
@@ -54,7 +55,7 @@ class PseudolabelConfig:
     OWNERS = {  # noqa: RUF012  (not a field)
         **dict.fromkeys(("part", "snippets", "zeta", "disagreement"), ("cdul",)),
         **dict.fromkeys(("view_size", "max_entropy", "floor", "debias"), ("ccd",)),
-        **dict.fromkeys(("grids", "rank_scale", "prior_photos"), ("centred",)),
+        **dict.fromkeys(("grids", "rank_scale", "prior_photos", "profiles"), ("centred",)),
     }
 
     def __post_init__(self):

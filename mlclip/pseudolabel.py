@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import ccd, cdul, centred
+from . import ccd, cdul, centred, profiles
 from .config import InputError, PseudolabelConfig
 from .embed import embed_images
 from .images import Found, Photo
@@ -25,6 +25,7 @@ from .workers import Workers
 
 FLAT_MARGIN = 0.02  # a mean top-1 probability within this of 1/C cannot come from a sound temperature
 HISTOGRAM_BINS = 20
+LEVEL_ROUNDS = 2  # levels of all photos, then of those without the class
 
 
 def pseudolabel(
@@ -158,28 +159,55 @@ def ccd_store(
 def centred_store(
     store: Store, photos: Sequence[Photo], text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
-    """Centred labels (N, C) of photos in the store, in two passes over its shards: levels, then labels.
+    """Centred labels (N, C) of photos in the store, in passes over its shards: levels and labels, twice, then profiles.
 
-    `text` as for `cdul_store`; contrast names compete within each view and are then dropped.
+    `text` as for `cdul_store`; contrast names are classes like any other until the end, and are then dropped.
     """
     sizes = [n * n for n in store.key.grids]  # views of each grid
-    levels = class_levels(store, photos, text, sizes)  # (V, C + contrast)
-    counts = {_grid_name(n): torch.zeros(HISTOGRAM_BINS) for n in store.key.grids}
-    scores, top1 = torch.empty(len(photos), classes), 0.0
-    for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
-        cosines = embeddings @ text.T  # (n, V, C + contrast)
-        logits = centred.centred_logits(cosines, levels, logit_scale * config.rank_scale)
-        scores[rows] = centred.pool_views(logits[..., :classes], len(sizes))  # (n, C) log-odds
-        best = (cosines * logit_scale).softmax(-1).amax(-1)  # (n, V) as CLIP itself sees each view
-        for count, views in zip(counts.values(), best.split(sizes, dim=1), strict=True):
+    scale = logit_scale * config.rank_scale
+    labels = torch.zeros(len(photos), len(text))  # (N, C + contrast)
+    for _ in range(LEVEL_ROUNDS):
+        levels = class_levels(store, photos, text, sizes, 1 - labels)  # (V, C + contrast)
+        scores = torch.empty_like(labels)
+        for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
+            logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, V, C + contrast)
+            scores[rows] = centred.pool_views(logits, len(sizes))  # log-odds
+        labels = centred.presence(scores, config.prior_photos)
+    summary = _confidences(store, photos, text, logit_scale)
+    if config.profiles:
+        fitted = class_profiles(store, photos, text, levels, labels, scale)
+        for rows, embeddings in store.read(photos):
+            excess = centred.excess(embeddings @ text.T, levels)
+            scores[rows] = centred.pool_views(profiles.profile_logits(fitted, excess, config.rank_scale), len(sizes))
+        labels = profiles.second_opinion(labels, scores, fitted.shown, config.prior_photos)
+        summary["profile_views"] = fitted.shown[:classes].tolist()
+    places = [sum(sizes[:g]) for g in range(len(sizes))]
+    by_grid = zip(store.key.grids, places, strict=True)
+    summary["levels"] = {str(n): levels[place, :classes].tolist() for n, place in by_grid}
+    return labels[:, :classes].contiguous(), summary
+
+
+def _confidences(store: Store, photos: Sequence[Photo], text: Tensor, logit_scale: float) -> dict:
+    """How sure CLIP itself is of each view: the mean top-1 probability of whole photos, and a histogram for each grid."""
+    counts, top1 = {_grid_name(n): torch.zeros(HISTOGRAM_BINS) for n in store.key.grids}, 0.0
+    for _, embeddings in store.read(photos):  # (n,), (n, V, D)
+        best = class_scores(embeddings, text, logit_scale).amax(-1)  # (n, V)
+        for count, views in zip(counts.values(), best.split([n * n for n in store.key.grids], dim=1), strict=True):
             count += torch.histc(views, HISTOGRAM_BINS, 0, 1)
         top1 += float(best[:, 0].double().sum())
-    places = [sum(sizes[:g]) for g in range(len(sizes))]
-    return centred.presence(scores, config.prior_photos), {
-        "mean_top1": top1 / len(photos),
-        "histograms": _histograms(counts),
-        "levels": {str(n): levels[place, :classes].tolist() for n, place in zip(store.key.grids, places, strict=True)},
-    }
+    return {"mean_top1": top1 / len(photos), "histograms": _histograms(counts)}
+
+
+def class_profiles(
+    store: Store, photos: Sequence[Photo], text: Tensor, levels: Tensor, labels: Tensor, scale: float
+) -> profiles.Profiles:
+    """The profiles of all names, learned from the photos that `labels` (N, C + contrast) are sure of."""
+    parts = []
+    for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
+        cosines = embeddings @ text.T  # (n, V, C + contrast)
+        given = profiles.sure_views(centred.centred_logits(cosines, levels, scale), labels[rows])
+        parts.append(profiles.statistics(centred.excess(cosines, levels), given))
+    return profiles.fit_profiles(profiles.added(parts))
 
 
 def _grid_name(n: int) -> str:
@@ -192,15 +220,19 @@ def _histograms(counts: Mapping[str, Tensor]) -> dict[str, dict]:
     return {name: {"edges": edges, "counts": [int(c) for c in count]} for name, count in counts.items()}
 
 
-def class_levels(store: Store, photos: Sequence[Photo], text: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Every class's level in each of a photo's views, (V, C): the same for all views of one grid, see `shrunk_levels`."""
-    total = torch.zeros(2, len(sizes), len(text), dtype=torch.double)  # Σ and Σ of squares of a photo's mean cosine
-    for _, embeddings in store.read(photos):  # (n,), (n, V, D)
+def class_levels(store: Store, photos: Sequence[Photo], text: Tensor, sizes: Sequence[int], absent: Tensor) -> Tensor:
+    """Every class's level in each of a photo's views, (V, C): the same for all views of one grid, see `shrunk_levels`.
+
+    A photo counts for a class as much as the class is `absent` (N, C) from it.
+    """
+    sums = torch.zeros(3, len(sizes), len(text), dtype=torch.double)  # Σ of weights, of mean cosines, of their squares
+    for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
         means = torch.stack([part.mean(1) @ text.T for part in embeddings.split(list(sizes), dim=1)])  # (G, n, C)
-        total += torch.stack([means.double().sum(1), means.double().square().sum(1)])
-    mean = total[0] / len(photos)  # (G, C)
-    variance = (total[1] / len(photos) - mean.square()).clamp(min=0) * len(photos) / max(1, len(photos) - 1)
-    levels = [centred.shrunk_levels(m, v, len(photos)) for m, v in zip(mean, variance, strict=True)]
+        weights = absent[rows].double()  # (n, C)
+        sums += torch.stack([(weights * means.double() ** power).sum(1) for power in (0, 1, 2)])
+    count, mean = sums[0], sums[1] / sums[0].clamp(min=1e-9)  # (G, C)
+    variance = (sums[2] / count.clamp(min=1e-9) - mean.square()).clamp(min=0) * count / (count - 1).clamp(min=1)
+    levels = [centred.shrunk_levels(*own) for own in zip(mean, variance, count, strict=True)]
     return torch.cat([level.expand(size, -1) for level, size in zip(levels, sizes, strict=True)]).float()
 
 

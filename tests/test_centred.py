@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,10 +43,17 @@ def test_a_constant_added_to_one_class_changes_nothing_once_its_level_is_out():
 
 def test_few_photos_are_centred_less_and_one_not_at_all():
     mean, variance = torch.tensor([0.20, 0.22, 0.27]), torch.full((3,), 0.03**2)
-    spread = [float(centred.shrunk_levels(mean, variance, n).std()) for n in (1, 2, 10, 100, 10_000)]
+    counts = (torch.full((3,), n) for n in (1, 2, 10, 100, 10_000))
+    spread = [float(centred.shrunk_levels(mean, variance, count).std()) for count in counts]
     assert spread[0] == 0 and spread == sorted(spread)
     assert spread[-1] == pytest.approx(float(mean.std()), rel=1e-3)
-    assert torch.allclose(centred.shrunk_levels(mean, variance, 3).mean(), mean.mean())
+    assert torch.allclose(centred.shrunk_levels(mean, variance, torch.full((3,), 3)).mean(), mean.mean())
+
+
+def test_a_class_that_few_photos_lack_is_drawn_further_to_the_common_level():
+    mean, variance = torch.tensor([0.20, 0.22, 0.27]), torch.full((3,), 0.03**2)
+    level = centred.shrunk_levels(mean, variance, torch.tensor([500.0, 500.0, 0.3]))
+    assert torch.allclose(level[:2], mean[:2], atol=2e-3) and 0.23 < float(level[2]) < 0.26
 
 
 def test_pooling_counts_a_thing_that_each_grid_shows_once_as_one():
@@ -100,20 +108,34 @@ def test_labels_equal_the_equations_computed_slowly_one_photo_at_a_time(photos, 
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
     views = [teacher.embed_views(view_pixels(open_image(photos / path), 64, (1, 2, 3))) for path in labels.paths]
     cosines = torch.stack(views).half().float() @ text.T  # (N, 14, 4)
-    slow = []
-    for photo in cosines:
-        odds = torch.zeros(4)
-        for first, last in ((0, 1), (1, 5), (5, 14)):
-            per_photo = cosines[:, first:last].mean(1)  # (N, 4)
-            level = centred.shrunk_levels(per_photo.mean(0), per_photo.var(0), len(cosines))
-            for view in photo[first:last]:
-                p = ((view - level) * teacher.logit_scale * 0.4).softmax(0)
-                odds += (p / (1 - p)) / 3
-        slow.append(odds.log()[:3])
-    assert torch.allclose(labels.scores, centred.presence(torch.stack(slow)), atol=5e-3)
+    absent = torch.ones(12, 4)
+    for _ in range(2):  # levels of all photos, then of those without the class
+        slow = []
+        for photo in cosines:
+            odds = torch.zeros(4)
+            for first, last in ((0, 1), (1, 5), (5, 14)):
+                per_photo, count = cosines[:, first:last].mean(1), absent.sum(0)  # (N, 4), (4,)
+                mean = (absent * per_photo).sum(0) / count
+                spread = (absent * (per_photo - mean) ** 2).sum(0) / (count - 1).clamp(min=1)
+                level = centred.shrunk_levels(mean, spread, count)
+                for view in photo[first:last]:
+                    p = ((view - level) * teacher.logit_scale * 0.4).softmax(0)
+                    odds += (p / (1 - p)) / 3
+            slow.append(odds.log())
+        absent = 1 - centred.presence(torch.stack(slow))
+    alone = pseudolabel(
+        find_images([photos]),
+        CLASSES,
+        teacher,
+        config=replace(CONFIG, profiles=False),
+        contrast={"sky": "sky"},
+        loaders=0,
+    )
+    assert torch.allclose(alone.scores, 1 - absent[:, :3], atol=5e-3)
     counts = {name: sum(h["counts"]) for name, h in labels.meta["histograms"].items()}
     assert counts == {"whole photos": 12, "2×2 snippets": 48, "3×3 snippets": 108}
     assert set(labels.meta["levels"]) == {"1", "2", "3"} and len(labels.meta["levels"]["2"]) == 3
+    assert len(labels.meta["profile_views"]) == 3 and "profile_views" not in alone.meta
 
 
 def test_one_photo_and_two_classes_have_labels_too(photos, teacher):

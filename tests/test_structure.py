@@ -21,6 +21,7 @@ LEVELS = {
         "cdul",
         "ccd",
         "centred",
+        "profiles",
         "workers",
         "epochlog",
         "augment",

@@ -176,6 +176,12 @@ def _say_what_they_are_worth(labels, talk: Console) -> None:
     type=float,
     help="centred: how many photos' weight the other classes have in the fit of one.",
 )
+@options.setting(
+    PseudolabelConfig,
+    "profiles",
+    "--profiles/--no-profiles",
+    help="centred: ask a second opinion, what views that surely show each class look like.",
+)
 @click.option(
     "--store", type=click.Path(file_okay=False), help="Folder of the view embeddings.  [default: in the cache]"
 )

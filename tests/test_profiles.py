@@ -1,0 +1,85 @@
+"""Class profiles: what is learned from sure views, and what it is worth."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+import torch
+
+from mlclip import profiles
+from mlclip.labels import average_precision
+
+
+def test_the_worked_examples_in_the_docstrings_hold():
+    result = doctest.testmod(profiles)
+    assert result.failed == 0 and result.attempted >= 2
+
+
+def drawn_views(photos: int = 600, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Excess cosines (N, 4, 3) of views, most of them background, and which photo shows which class (N, 3).
+
+    The second class looks much like the first name, and the first class nothing like the second name.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    shown = torch.rand(photos, 3, generator=chance) < 0.25
+    typical = torch.tensor([[3.0, 0.0, 0.0], [2.2, 2.0, 0.0], [0.0, 0.0, 3.0]])
+    views = 0.7 * torch.randn(photos, 4, 3, generator=chance)
+    for row, column in shown.nonzero().tolist():
+        views[row, column] += typical[column]  # each class has a view to itself; the last view is always background
+    return views - views.mean(-1, keepdim=True), shown.float()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_profiles_tell_classes_apart_that_one_name_alone_cannot(seed):
+    views, shown = drawn_views(seed=seed)
+    plain = views.amax(1)  # (N, 3) the best cosine of each class
+    labels = torch.where(plain.argsort(0).argsort(0) >= 500, 0.95, 0.1)  # sure of the best hundred photos of each
+    fitted = profiles.fit_profiles(profiles.statistics(views, profiles.sure_views(views, labels)))
+    scores = profiles.profile_logits(fitted, views, 1.0).amax(1)
+    before, after = (average_precision(s[:, 0], shown[:, 0]) for s in (plain, scores))
+    assert after > before + 0.003, (before, after)
+
+
+def test_statistics_add_up_over_portions_of_the_photos():
+    views, _ = drawn_views(90)
+    given = profiles.sure_views(views, torch.rand(90, 3, generator=torch.Generator().manual_seed(1)), sure=0.6)
+    parts = [profiles.statistics(views[a:b], given[a:b]) for a, b in ((0, 10), (10, 55), (55, 90))]
+    whole, pieces = (profiles.fit_profiles(s) for s in (profiles.statistics(views, given), profiles.added(parts)))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, pieces, strict=True))
+
+
+def test_a_view_is_given_out_once_however_many_classes_want_it():
+    given = profiles.sure_views(torch.zeros(2, 5, 4), torch.ones(2, 4))
+    assert torch.allclose(given.sum((1, 2)), torch.ones(2)) and (given[:, 0] == 0.25).all()
+
+
+def test_the_fit_is_linear_discriminant_analysis():
+    discriminant = pytest.importorskip("sklearn.discriminant_analysis")
+    views, _ = drawn_views(400)
+    kind = torch.randint(4, (1600,), generator=torch.Generator().manual_seed(3))  # 3 classes and the background
+    flat = views.flatten(0, 1) @ torch.diag(torch.tensor([1.0, 2.0, 3.0])) + torch.eye(4)[kind][:, :3]
+    given = torch.nn.functional.one_hot(kind, 4)[:, :3].float()
+    fitted = profiles.fit_profiles(profiles.statistics(flat[None], given[None]), ridge=1e-9)
+    reference = discriminant.LinearDiscriminantAnalysis(solver="lsqr", priors=[0.25] * 4).fit(flat, kind)
+    expected = torch.from_numpy(reference.predict_proba(flat.numpy())).float()
+    assert torch.allclose((flat @ fitted.weights + fitted.offsets).softmax(-1), expected, atol=1e-3)
+
+
+def test_a_class_that_no_view_surely_shows_takes_part_in_nothing_and_keeps_its_label():
+    views, _ = drawn_views()
+    labels = torch.rand(600, 3, generator=torch.Generator().manual_seed(2))
+    labels[:, 1] *= 0.8
+    fitted = profiles.fit_profiles(profiles.statistics(views, profiles.sure_views(views, labels)))
+    logits = profiles.profile_logits(fitted, views, 0.4)
+    assert fitted.shown[1] == 0 and (logits[..., 1] == logits[..., 1].min()).all() and logits.isfinite().all()
+    merged = profiles.second_opinion(labels, logits.amax(1), fitted.shown)
+    assert torch.equal(merged[:, 1], labels[:, 1]) and not torch.allclose(merged[:, 0], labels[:, 0])
+
+
+def test_without_any_sure_photo_nothing_changes():
+    views, _ = drawn_views(50)
+    labels = torch.full((50, 3), 0.4)
+    fitted = profiles.fit_profiles(profiles.statistics(views, profiles.sure_views(views, labels)))
+    merged = profiles.second_opinion(labels, profiles.profile_logits(fitted, views, 0.4).amax(1), fitted.shown)
+    assert torch.equal(merged, labels)
