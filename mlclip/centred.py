@@ -85,12 +85,12 @@ def presence(logits: Tensor, prior_photos: float = 30.0) -> Tensor:
     """The probability that a photo shows a class, by its place among all photos: log-odds (N, C) -> labels (N, C) in [0, 1].
 
     The posterior of the upper of two heaps, see `fit_heaps`: a logistic function of the log-odds, steeper the further apart
-    the heaps. Of very many photos FITTED, evenly spread, are enough to fit.
+    the heaps.
 
     >>> presence(torch.tensor([[-9.0], [-8.0], [-7.0], [3.0], [4.0]])).flatten().round()
     tensor([0., 0., 0., 1., 1.])
     """
-    slope, offset = fit_heaps(logits[:: math.ceil(len(logits) / FITTED)], prior_photos)
+    slope, offset = fit_heaps(logits, prior_photos)
     return (slope * logits + offset).sigmoid()
 
 
@@ -100,9 +100,9 @@ def fit_heaps(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -> 
     Expectation-maximisation of two Gaussians of one variance for each class, on log-odds (N, C). Shares, means and variances
     of a class are drawn towards those of all classes as if by `prior_photos` further photos: so a class that no photo shows,
     or every one, has no heap made up for it, and few photos borrow from the other classes. Starts from the split of all
-    log-odds that leaves the least variance.
+    log-odds that leaves the least variance. Of very many photos FITTED, evenly spread, are enough.
     """
-    z = logits.double()
+    z = logits[:: math.ceil(len(logits) / FITTED)].double()
     photos, kappa = len(z), prior_photos
     upper = (z > _least_variance_split(z.flatten())).double()  # (N, C) how surely a photo is of the upper heap
     for _ in range(rounds):

@@ -14,8 +14,9 @@ from torch import Tensor
 from . import ccd
 from .cdul import bernoulli_entropy, update_latent
 from .config import TrainConfig
+from .judge import CentringJudge, DebiasingJudge, local_labels
 from .labels import Labels, average_precision, mean_average_precision
-from .localviews import Annotated, Judge, local_labels, point
+from .localviews import Annotated, point
 from .predict import score_photos
 from .run import Run
 from .talk import Talk
@@ -48,7 +49,7 @@ def update_due(run: Run) -> bool:
 
 
 def update_labels(
-    run: Run, judge: Judge, annotated: Annotated | None, folder: Path, loaders: int, talk: Talk
+    run: Run, judge: DebiasingJudge | CentringJudge, annotated: Annotated | None, folder: Path, loaders: int, talk: Talk
 ) -> tuple[Tensor, dict]:
     """CCD step 2, label update: the new labels (N, C), and what a report shows of how they came about.
 
@@ -73,7 +74,7 @@ def update_labels(
         talk=talk,
     )  # fmt: skip
     merged = ccd.merge_local(run.given, local, config.update_keep)
-    labels = torch.where(scores.isnan(), run.given, merged)
+    labels = torch.where(scores.isnan() | local.isnan(), run.given, merged)
     facts = {
         "views": config.local_views,
         "threshold": threshold,

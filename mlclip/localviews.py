@@ -1,14 +1,12 @@
-"""CCD step 2, the label update: where the student points, the teacher looks again.
+"""CCD step 2, the label update: where the student points, and what else can be looked at for the same budget.
 
-Letters: N photos, C classes, K local views of one photo, D the joint embedding, h w cells of a map.
+Letters: N photos, C classes, K local views of one photo, h w cells of a map.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,14 +15,11 @@ from torch import Tensor
 
 from . import ccd
 from .classifier import Classifier
-from .config import InputError, TrainConfig
-from .files import load_plain, save_plain
-from .images import Box, Photo, PhotoCrops, PhotoViews, Unreadable, open_image, photo_batches
-from .labels import Labels
+from .config import TrainConfig
+from .images import Box, Photo, PhotoViews, Unreadable, open_image, photo_batches
 from .overlay import normalised
 from .predict import class_maps
-from .talk import SILENT, Talk
-from .teacher import Teacher, class_embeddings, class_scores
+from .talk import Talk
 from .workers import Workers
 
 CAM_SIDE = 320  # class maps are enlarged to this many pixels a side ...
@@ -32,8 +27,6 @@ CAM_MARGIN = 40  # ... and boxes grown by this many: the paper's 80 at 640
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 GRID = 3  # local views of "grid" are cells of a 3×3 grid
 RANDOM_SIDES = (0.25, 0.75)  # of a random box, as shares of the photo's
-SHARD_PHOTOS = 256  # photos whose local scores make one file of an unfinished update
-CROPS_AT_ONCE = 64
 PICTURED = 60  # photos whose maps are kept for the report's pictures
 
 Annotated = Mapping[str, Sequence[tuple[str, Box]]]  # path -> (class, box_xyxy in pixels)
@@ -148,112 +141,3 @@ def _annotated_boxes(
     grown = (-margin, -margin, margin, margin)
     shares = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in chosen]
     return [tuple(min(1.0, max(0.0, s + m)) for s, m in zip(box, grown, strict=True)) for box in shares]
-
-
-@dataclass(frozen=True)
-class Judge:
-    """The teacher of an update: its class embeddings `text` (C + contrast, D), biases (C,), and how it looks."""
-
-    teacher: Teacher
-    text: Tensor
-    bias: Tensor
-    floor: float
-    logit_scale: float
-    longest: int  # the longer side of a crop, pixels
-
-
-def judge_of(labels: Labels, teacher: Teacher | None, *, other_teacher: bool = False) -> Judge:
-    """The teacher, with prompts, biases and sizes as `labels` were made with.
-
-    Raises InputError where the labels do not say how they were made, and where `teacher` is another CLIP than theirs
-    unless `other_teacher` allows it. Labels made by another method than CCD are not debiased: their biases are 1.
-    """
-    made, settings = labels.meta.get("clip"), labels.meta.get("settings", {})
-    if not made or not labels.meta.get("prompts"):
-        raise InputError(
-            "the labels do not say which CLIP and prompts made them, which the label update needs: make them with "
-            "`mlclip pseudolabel`, or train with --local-views none"
-        )
-    if teacher is None:
-        raise InputError("the label update needs the labels' own CLIP as teacher; or train with --local-views none")
-    if teacher.sha256 != made["sha256"] and not other_teacher:
-        raise InputError(
-            f"CLIP {teacher.name} is not the one that made the labels ({made['name']}, sha256 {made['sha256'][:12]}...); "
-            "name that one with --clip, or add --other-teacher"
-        )
-    bias = torch.tensor(labels.meta.get("bias") or [1.0] * len(labels.classes))
-    names = [*labels.meta["prompts"], *labels.meta.get("contrast", [])]
-    text = class_embeddings(teacher, names, labels.meta["templates"])
-    longest = made.get("view_size", 0) if labels.meta.get("method") == "ccd" else 0
-    return Judge(
-        teacher, text, bias, settings.get("floor", ccd.FLOOR), made["logit_scale"], longest or teacher.larger_size()
-    )
-
-
-def local_labels(
-    judge: Judge, photos: Sequence[Photo], boxes: list[list[Box]], folder: Path, run: object, *, loaders: int,
-    workers: Workers, talk: Talk,
-) -> Tensor:  # fmt: skip
-    """CCD step 2: the teacher's local labels (N, C) of photos, from its scores of their boxes; on every process.
-
-    Finished parts are kept in `folder` under the name of `run`, so that a stopped update goes on; who calls this removes
-    the folder once the result is safe. A photo without boxes, or unreadable, has floor / bias.
-    """
-    name = hashlib.sha256(repr((run, boxes)).encode()).hexdigest()
-    if workers.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-    workers.wait()
-    done = _read_parts(folder, name)
-    missing = workers.share([row for row, own in enumerate(boxes) if own and row not in done])
-    workers.wait()  # before anyone writes
-    at_a_time = range(0, len(missing), SHARD_PHOTOS)
-    with (talk if workers.is_main else SILENT).bar("  looking again", len(missing), "photos") as bar:
-        for first in at_a_time:
-            rows = missing[first : first + SHARD_PHOTOS]
-            best = _best_of_crops(judge, [photos[r] for r in rows], [boxes[r] for r in rows], loaders)  # (n, C)
-            content = {"format": "mlclip.update", "version": 1, "run": name, "rows": rows, "best": best}
-            save_plain(content, folder / f"part-{workers.rank}-{rows[0]}.pt")
-            bar.update(len(rows))
-    workers.wait()
-    done = _read_parts(folder, name)
-    result = ccd.debias(torch.zeros(len(photos), len(judge.bias)), judge.bias, judge.floor)  # (N, C)
-    for row, best in done.items():
-        result[row] = ccd.local_scores(best[None], judge.bias, judge.floor)
-    return result
-
-
-def _read_parts(folder: Path, name: str) -> dict[int, Tensor]:
-    found: dict[int, Tensor] = {}
-    for file in sorted(folder.glob("part-*.pt")):
-        content = load_plain(file, kind="update", made_by="mlclip train --overwrite")
-        if content["run"] == name:
-            found |= dict(zip(content["rows"], content["best"], strict=True))
-    return found
-
-
-def _best_of_crops(judge: Judge, photos: list[Photo], boxes: list[list[Box]], loaders: int) -> Tensor:
-    """The maximum over each photo's crops of the teacher's class scores: (n, C); 0 where a photo is unreadable.
-
-    Crops of one size are encoded together, as many as CROPS_AT_ONCE, whichever photos they are of.
-    """
-    classes = len(judge.bias)
-    best = torch.zeros(len(photos), classes)
-    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
-
-    def encode(crops: list[tuple[int, Tensor]]) -> None:
-        embeddings = judge.teacher.embed_views(torch.stack([pixels for _, pixels in crops])).cpu()  # (k, D)
-        scores = class_scores(embeddings, judge.text, judge.logit_scale)[:, :classes]  # (k, C)
-        for (index, _), own in zip(crops, scores, strict=True):
-            best[index] = torch.maximum(best[index], own)
-
-    dataset = PhotoCrops(photos, boxes, judge.longest, judge.teacher.stride)
-    for items in photo_batches(dataset, batch_size=16, workers=loaders, collate_fn=list):
-        for index, crops in items:
-            for pixels in () if isinstance(crops, str) else crops:
-                same = waiting.setdefault(tuple(pixels.shape), [])
-                same.append((index, pixels))
-                if len(same) == CROPS_AT_ONCE:
-                    encode(waiting.pop(tuple(pixels.shape)))
-    for crops in waiting.values():
-        encode(crops)
-    return best

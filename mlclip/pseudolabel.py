@@ -172,8 +172,10 @@ def centred_store(
         for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
             logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, V, C + contrast)
             scores[rows] = centred.pool_views(logits, len(sizes))  # log-odds
-        labels = centred.presence(scores, config.prior_photos)
+        slope, offset = centred.fit_heaps(scores, config.prior_photos)
+        labels = (slope * scores + offset).sigmoid()
     summary = _confidences(store, photos, text, logit_scale)
+    summary["heaps"] = [slope[:classes].tolist(), offset[:classes].tolist()]
     if config.profiles:
         fitted = class_profiles(store, photos, text, levels, labels, scale)
         for rows, embeddings in store.read(photos):
@@ -183,7 +185,7 @@ def centred_store(
         summary["profile_views"] = fitted.shown[:classes].tolist()
     places = [sum(sizes[:g]) for g in range(len(sizes))]
     by_grid = zip(store.key.grids, places, strict=True)
-    summary["levels"] = {str(n): levels[place, :classes].tolist() for n, place in by_grid}
+    summary["levels"] = {str(n): levels[place].tolist() for n, place in by_grid}
     return labels[:, :classes].contiguous(), summary
 
 

@@ -23,6 +23,7 @@ from .config import InputError, OptionError, TrainConfig
 from .epochlog import REPORT_ONLY, EpochLog, epoch_line
 from .files import check_output
 from .images import Photo, PhotoViews, photo_batches
+from .judge import judge_of
 from .labels import Labels, write_labels
 from .labelsteps import (
     label_facts,
@@ -35,7 +36,7 @@ from .labelsteps import (
     update_due,
     update_labels,
 )
-from .localviews import Annotated, judge_of
+from .localviews import Annotated
 from .predict import autocast
 from .run import Run, resume_file, resume_run, save_run, start_run
 from .talk import SILENT, Talk

@@ -18,9 +18,10 @@ from mlclip.classifier import Classifier
 from mlclip.clip import load_clip
 from mlclip.config import InputError, OptionError, PseudolabelConfig, TrainConfig
 from mlclip.images import PhotoCrops, crop_size, find_images, open_image
+from mlclip.judge import judge_of, local_labels
 from mlclip.labels import Labels, read_labels
 from mlclip.labelsteps import stopping_measure
-from mlclip.localviews import judge_of, local_labels, pictured_rows, point
+from mlclip.localviews import pictured_rows, point
 from mlclip.pseudolabel import pseudolabel
 from mlclip.report import render_report
 from mlclip.teacher import Teacher, class_embeddings, class_scores
@@ -222,7 +223,7 @@ def test_local_labels_equal_one_crop_at_a_time(photos, labels, teacher, tmp_path
 
 
 def test_an_update_that_was_stopped_goes_on_and_repeats_nothing(photos, labels, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlclip.localviews.SHARD_PHOTOS", 4)
+    monkeypatch.setattr("mlclip.judge.SHARD_PHOTOS", 4)
     pointer, found = pointed("random", photos, labels)
     rest = {"loaders": 0, "workers": Workers(), "talk": _silent()}
     whole = local_labels(judge_of(labels, teacher), found, pointer.boxes, tmp_path / "a", "run", **rest)
@@ -250,6 +251,24 @@ def test_an_update_that_was_stopped_goes_on_and_repeats_nothing(photos, labels, 
     assert 0 < counting.crops < 22
     other = local_labels(judge, found, pointer.boxes, tmp_path / "b", "another run", **rest)
     assert torch.equal(other, whole) and counting.crops > 22
+
+
+def test_centred_labels_are_judged_as_they_were_made(photos, teacher, tmp_path):
+    made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"}, loaders=0)
+    judge, found = judge_of(made, teacher), find_images([photos]).photos
+    boxes = [[(0.0, 0.0, 0.5, 0.5), (0.2, 0.2, 1.0, 1.0)]] * 11 + [[]]
+    local = local_labels(judge, found, boxes, tmp_path / "u", "run", loaders=0, workers=Workers(), talk=_silent())
+    text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
+    level = torch.tensor(list(made.meta["levels"].values())).mean(0)
+    slope, offset = torch.tensor(made.meta["heaps"])
+    for row in range(11):
+        _, crops = PhotoCrops([found[row]], [boxes[row]], teacher.input_size, 32)[0]
+        shares = [
+            ((teacher.embed_views(c[None])[0] @ text.T - level) * 0.4 * teacher.logit_scale).softmax(0) for c in crops
+        ]
+        odds = sum(p / (1 - p) for p in shares)[: len(CLASSES)]
+        assert torch.allclose(local[row], (slope * odds.log() + offset).sigmoid(), atol=1e-3)
+    assert local[11].isnan().all()
 
 
 def test_another_teacher_is_refused_unless_asked_for(labels, teacher, tmp_path):

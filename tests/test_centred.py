@@ -134,7 +134,7 @@ def test_labels_equal_the_equations_computed_slowly_one_photo_at_a_time(photos, 
     assert torch.allclose(alone.scores, 1 - absent[:, :3], atol=5e-3)
     counts = {name: sum(h["counts"]) for name, h in labels.meta["histograms"].items()}
     assert counts == {"whole photos": 12, "2×2 snippets": 48, "3×3 snippets": 108}
-    assert set(labels.meta["levels"]) == {"1", "2", "3"} and len(labels.meta["levels"]["2"]) == 3
+    assert set(labels.meta["levels"]) == {"1", "2", "3"} and len(labels.meta["levels"]["2"]) == 4
     assert len(labels.meta["profile_views"]) == 3 and "profile_views" not in alone.meta
 
 

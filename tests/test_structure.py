@@ -30,7 +30,7 @@ LEVELS = {
     },
     2: {"teacher", "classifier", "datasets", "report", "updatepage", "diagnosis", "store"},
     3: {"embed", "checkpoint", "student"},
-    4: {"pseudolabel", "run", "localviews", "labelsteps", "train", "predict", "heatmaps", "export"},
+    4: {"pseudolabel", "run", "localviews", "judge", "labelsteps", "train", "predict", "heatmaps", "export"},
     5: {"cli", "__main__"},
 }
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
