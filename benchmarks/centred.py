@@ -2,76 +2,155 @@
 
     python benchmarks/centred.py --seeds 0 1 2
 
-Views of all sizes are encoded once for each seed and kept in OUT; the rest takes seconds. True labels of the drawn world judge here,
+Views of all sizes are encoded once for each seed and kept in OUT; the rest takes a minute. True labels of the drawn world judge here,
 and chose; the real photos' did not.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mlclip import centred
+from mlclip import centred, profiles
 from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
 from mlclip.clip import load_clip
-from mlclip.embed import embed_images
-from mlclip.images import find_images
+from mlclip.images import find_images, open_image, view_pixels
 from mlclip.labels import average_precision, read_labels
+from mlclip.presets import TEMPLATES
+from mlclip.pseudolabel import LEVEL_ROUNDS
 from mlclip.teacher import Teacher, class_embeddings
 from mlclip.world import KINDS, write_world
 
-Views = dict[int, Tensor]  # grid n -> cosines (N, n², C)
+GRIDS = (1, 2, 3, 4)
+SIZES = [n * n for n in GRIDS]
+BIAS = 0.115  # spread of a bias of the cosines that brings the levels' spread to that of the real RN50x64's
 
 
-def read_world(out: Path, seed: int, teacher: Teacher) -> tuple[Views, Tensor]:
-    """Cosines of all views of the training scenes, and their truth (N, C)."""
-    folder = out / f"world-{seed}"
+@dataclass
+class World:
+    """Embeddings of all views of the training scenes, plain and mirrored (N, 30, D); texts (C, D); truth (N, C)."""
+
+    plain: Tensor
+    mirrored: Tensor
+    text: Tensor
+    ensemble: Tensor
+    truth: Tensor
+    scale: float
+    bias: Tensor  # (C,) added to the cosines
+
+    def views(self, embeddings: Tensor, grids: tuple[int, ...], text: Tensor | None = None) -> Tensor:
+        """Cosines (N, V, C) of the views of these grids."""
+        kept = torch.cat([part for n, part in zip(GRIDS, embeddings.split(SIZES, 1), strict=True) if n in grids], 1)
+        return kept @ (self.text if text is None else text).T + self.bias
+
+    def part(self, rows: Tensor) -> World:
+        return replace(self, plain=self.plain[rows], mirrored=self.mirrored[rows], truth=self.truth[rows])
+
+
+def read_world(out: Path, seed: int, teacher: Teacher) -> World:
+    folder, kept = out / f"world-{seed}", out / f"embedded-{seed}.pt"
     if not (folder / "classes.txt").exists():
         write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
-    text = class_embeddings(teacher, KINDS, ["a photo of a {}"])
-    found = find_images([folder / "train"])
-    grids, views = (1, 2, 3, 4), torch.empty(len(found.photos), 30, len(KINDS))
-    store, _ = embed_images(found.photos, teacher, root=found.root, grids=grids, store=out / f"views-{seed}", loaders=0)
-    for rows, embeddings in store.read(found.photos):
-        views[rows] = embeddings @ text.T
+    if not kept.exists():
+        plain, mirrored = [], []
+        for photo in find_images([folder / "train"]).photos:
+            pixels = view_pixels(open_image(photo.file), teacher.input_size, GRIDS)
+            plain.append(teacher.embed_views(pixels))
+            mirrored.append(teacher.embed_views(pixels.flip(-1)))
+        torch.save([torch.stack(plain), torch.stack(mirrored)], kept)
+    text, ensemble = (class_embeddings(teacher, KINDS, TEMPLATES[name]) for name in ("paper-cdul", "ensemble"))
     truth = read_labels(folder / "truth_train.csv").scores
-    return dict(zip(grids, views.split([n * n for n in grids], dim=1), strict=True)), truth
+    return World(*torch.load(kept), text, ensemble, truth, teacher.logit_scale, torch.zeros(len(KINDS)))
 
 
-def level(cosines: Tensor, how: str) -> Tensor:
-    """The level of each class (C,) in the views (N, V, C) of one grid."""
+@dataclass
+class Opinions:
+    """What the program makes of cosines (N, V, C): log-odds of views and photos, labels, what profiles add."""
+
+    excess: Tensor  # (N, V, C)
+    views: Tensor  # (N, V, C) log-odds
+    logits: Tensor  # (N, C) log-odds
+    first: Tensor  # (N, C) labels by the own cosine
+    second: Tensor  # (N, C) log-odds by the profiles
+    merged: Tensor  # (N, C) labels
+
+
+def level(cosines: Tensor, absent: Tensor, how: str) -> Tensor:
+    """The level of each class (C,) in the views (N, V, C) of one grid, from photos that it is `absent` (N, C) from."""
     if how == "none":
         return torch.zeros(cosines.shape[-1])
     if how == "median":
         return cosines.flatten(0, 1).median(0).values
-    means = cosines.mean(1)
-    return centred.shrunk_levels(means.mean(0), means.var(0), len(means))
+    means, count = cosines.mean(1), absent.sum(0)
+    mean = (absent * means).sum(0) / count
+    return centred.shrunk_levels(mean, (absent * (means - mean).square()).sum(0) / (count - 1).clamp(min=1), count)
 
 
-def log_odds(
-    views: Views, scale: float, *, grids: Iterable[int] = (1, 2, 3), how: str = "mean", pool: str = "odds"
-) -> Tensor:
-    """Log-odds, or another score with the same order, of each class in each photo: (N, C)."""
-    parts = [centred.centred_logits(views[n], level(views[n], how), scale) for n in grids]
-    every = torch.cat(parts, dim=1)  # (N, V, C)
-    if pool == "odds":
-        return centred.pool_views(every, len(parts))
-    if pool == "maximum":
-        return every.amax(1)
-    if pool == "best two":
-        return every.sigmoid().topk(min(2, every.shape[1]), dim=1).values.mean(1)
-    if pool == "noisy or":
-        return -(1 - every.sigmoid()).clamp(min=1e-9).log().sum(1)
-    return torch.stack([part.sigmoid().amax(1) for part in parts]).mean(0)  # mean over grids of the maximum
+def opinions(
+    cosines: Tensor, scale: float, *, grids: tuple[int, ...] = (1, 2, 3), rank: float = 0.4, how: str = "absent",
+    pool: str = "odds", copies: int = 1,
+) -> Opinions:  # fmt: skip
+    """The whole of centred labels; `copies` of every grid's views follow each other."""
+    sizes = [copies * n * n for n in grids]
+    labels = torch.zeros(len(cosines), cosines.shape[-1])
+    for _ in range(LEVEL_ROUNDS if how == "absent" else 1):
+        own = [level(part, 1 - labels, how) for part in cosines.split(sizes, 1)]
+        levels = torch.cat([one.expand(size, -1) for one, size in zip(own, sizes, strict=True)])  # (V, C)
+        views = centred.centred_logits(cosines, levels, rank * scale)
+        logits = pooled(views, sizes, pool, len(grids) * copies)
+        labels = centred.presence(logits)
+    excess = centred.excess(cosines, levels)
+    fitted = profiles.fit_profiles(profiles.statistics(excess, profiles.sure_views(views, labels)))
+    second = centred.pool_views(profiles.profile_logits(fitted, excess, rank), len(grids) * copies)
+    return Opinions(excess, views, logits, labels, second, profiles.second_opinion(labels, second, fitted.shown))
+
+
+def pooled(views: Tensor, sizes: list[int], how: str, grids: int) -> Tensor:
+    """One score for each photo and class, (N, C), of log-odds of views (N, V, C)."""
+    if how == "maximum":
+        return views.amax(1)
+    if how == "best two":
+        return views.sigmoid().topk(min(2, views.shape[1]), dim=1).values.mean(1).logit(1e-6)
+    if how == "noisy or":
+        return -(1 - views.sigmoid()).clamp(min=1e-9).log().sum(1)
+    if how == "mean over grids":
+        return torch.stack([part.sigmoid().amax(1) for part in views.split(sizes, 1)]).mean(0)
+    return centred.pool_views(views, grids)
+
+
+def with_neighbours(world: World, cosines: Tensor, share: float) -> Tensor:
+    """Cosines (N, V, C) of 1×1 + 2×2 + 3×3, mixed with the mean of each view's ten nearest views."""
+    every = F.normalize(world.plain[:, :14].flatten(0, 1), dim=-1)
+    flat, near = cosines.flatten(0, 1), []
+    for part in every.split(2000):
+        nearest = (part @ every.T).topk(11, dim=1).indices[:, 1:]
+        near.append(flat[nearest].mean(1))
+    return ((1 - share) * flat + share * torch.cat(near)).unflatten(0, cosines.shape[:2])
+
+
+def on_embeddings(world: World, base: Opinions, given: Tensor) -> Tensor:
+    """Log-odds (N, C) as `profiles` makes them, but by Gaussians in CLIP's embedding space and not of the cosines."""
+    x, w = world.plain[:, :14].flatten(0, 1).double(), given.flatten(0, 1).double()
+    shown = torch.cat([w.sum(0), (1 - w.sum(1)).sum()[None]])
+    totals = torch.cat([w.T @ x, (x.sum(0) - (w.T @ x).sum(0))[None]])
+    means = totals / shown.clamp(min=1e-9)[:, None] - x.mean(0)
+    within = (x - x.mean(0)).T @ (x - x.mean(0)) / len(x) - (means.T * shown) @ means / len(x)
+    within = 0.9 * within + 0.1 * within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype)
+    weights = torch.linalg.solve(within, means.T)
+    scores = ((x - x.mean(0)) @ weights - 0.5 * (means.T * weights).sum(0)) * 0.4
+    logits = torch.logit(scores.softmax(-1)[:, :-1], eps=1e-6).float().unflatten(0, base.views.shape[:2])
+    return centred.pool_views(logits, 3)
 
 
 def mean_ap(scores: Tensor, truth: Tensor) -> float:
-    return 100 * float(np.mean([average_precision(scores[:, c], truth[:, c]) for c in range(truth.shape[1])]))
+    found = [average_precision(scores[:, c], truth[:, c]) for c in range(truth.shape[1])]
+    return 100 * float(np.nanmean(found))
 
 
 def f1(said: Tensor, truth: Tensor) -> float:
@@ -80,33 +159,55 @@ def f1(said: Tensor, truth: Tensor) -> float:
     return 100 * float((2 * hits / (said.sum(0) + truth.sum(0)).clamp(min=1)).mean())
 
 
-ORDERS = {
-    "as it is: mean level, 0.4 of CLIP's scale, 1×1 + 2×2 + 3×3, odds added": {},
-    "level: none": {"how": "none"},
-    "level: median": {"how": "median"},
-    "scale 0.25": {"scale": 0.25},
-    "scale 0.7": {"scale": 0.7},
-    "scale 1, CLIP's own": {"scale": 1.0},
-    "scale 2": {"scale": 2.0},
-    "views: 1×1 + 2×2": {"grids": (1, 2)},
-    "views: 1×1 + 3×3": {"grids": (1, 3)},
-    "views: 1×1 + 2×2 + 3×3 + 4×4": {"grids": (1, 2, 3, 4)},
-    "pooled by the maximum": {"pool": "maximum"},
-    "pooled by noisy or": {"pool": "noisy or"},
-    "pooled by the best two": {"pool": "best two"},
-    "pooled by the mean over grids": {"pool": "grids"},
-}
+def orders(world: World, seed: int) -> dict[str, Tensor]:
+    """Scores (N, C) whose order is judged. What is not said otherwise is by the own cosine alone, without profiles."""
+    default = world.views(world.plain, (1, 2, 3))
+    base = opinions(default, world.scale)
+    biased = BIAS * torch.randn(len(KINDS), generator=torch.Generator().manual_seed(100 + seed))
+    doubled = torch.cat(
+        [torch.cat([world.views(e, (n,)) for e in (world.plain, world.mirrored)], 1) for n in (1, 2, 3)], 1
+    )
+    both = (world.plain + world.mirrored) / 2
+    softmax = (base.excess * 0.4 * world.scale).softmax(-1)
+
+    def alone(cosines: Tensor = default, **options) -> Tensor:
+        return opinions(cosines, world.scale, **options).logits
+
+    found = {"as it is": base.merged, "own cosine alone, no profiles": base.logits, "profiles alone": base.second}
+    found |= {
+        f"level: {n}": alone(how=h) for n, h in (("of all photos", "mean"), ("median", "median"), ("none", "none"))
+    }
+    found["level: none, and classes biased as RN50x64 is"] = alone(default + biased, how="none")
+    found["as it is, and classes biased as RN50x64 is"] = opinions(default + biased, world.scale).merged
+    found |= {f"scale {r}": alone(rank=r) for r in (0.25, 0.7, 1.0, 2.0)}
+    for grids in ((1, 2), (1, 3), (1, 2, 3, 4)):
+        name = " + ".join(f"{n}×{n}" for n in grids)
+        found[f"views: {name}"] = alone(world.views(world.plain, grids), grids=grids)
+    found |= {f"pooled by {how}": alone(pool=how) for how in ("maximum", "noisy or", "best two", "mean over grids")}
+    found["mirrored views as well (twice the encoding)"] = alone(doubled, copies=2)
+    found["mirrored views as well, and profiles"] = opinions(doubled, world.scale, copies=2).merged
+    found["embeddings averaged with the mirrored view's"] = alone(world.views(F.normalize(both, dim=-1), (1, 2, 3)))
+    found["prompt ensemble"] = alone(world.views(world.plain, (1, 2, 3), world.ensemble))
+    found |= {
+        f"{s:.0%} of the ten nearest views' cosines": alone(with_neighbours(world, default, s)) for s in (0.3, 0.5)
+    }
+    sure = profiles.sure_views(base.views, base.first)
+    found["Gaussians on embeddings, sure photos' best views"] = on_embeddings(world, base, sure)
+    confident = torch.where(softmax >= 0.9, softmax, 0.0)
+    found["Gaussians on embeddings, views of a softmax from 0.9"] = on_embeddings(world, base, confident)
+    return found
 
 
-def numbers(logits: Tensor) -> dict[str, Tensor]:
+def numbers(world: World) -> dict[str, Tensor]:
     """Ways from log-odds to labels (N, C)."""
-    cut = torch.tensor([centred._least_variance_split(column.double()) for column in logits.T])
+    made = opinions(world.views(world.plain, (1, 2, 3)), world.scale)
+    cut = torch.tensor([centred._least_variance_split(column.double()) for column in made.logits.T])
     return {
-        "mixture, as it is": centred.presence(logits),
-        "mixture, classes apart": centred.presence(logits, prior_photos=1e-3),
-        "the odds as they are": logits.sigmoid(),
-        "odds, 2.5 times sharper": (2.5 * logits).sigmoid(),
-        "cut of least variance": (logits > cut).float(),
+        "mixture and profiles, as it is": made.merged,
+        "mixture alone": made.first,
+        "mixture, classes apart": centred.presence(made.logits, prior_photos=1e-3),
+        "the odds as they are": made.logits.sigmoid(),
+        "cut of least variance": (made.logits > cut).float(),
     }
 
 
@@ -119,6 +220,7 @@ def subsets(truth: Tensor, seed: int) -> dict[str, Tensor]:
     return {
         "all": mixed,
         "10 photos": mixed[:10],
+        "30 photos": mixed[:30],
         "100 photos": mixed[:100],
         "a class in 95 %": most,
         "a class nowhere": absent,
@@ -132,26 +234,25 @@ def main() -> None:
     args = parser.parse_args()
     teacher = Teacher(load_clip("tiny"))
     worlds = [read_world(args.out, seed, teacher) for seed in args.seeds]
+    ranked: dict[str, list[float]] = {}
+    for seed, world in zip(args.seeds, worlds, strict=True):
+        for name, scores in orders(world, seed).items():
+            ranked.setdefault(name, []).append(mean_ap(scores, world.truth))
     print(f"\n| order | mAP on {len(worlds)} worlds |\n|---|---|")
-    for name, options in ORDERS.items():
-        options = {"scale": 0.4, **options}
-        found = [
-            mean_ap(log_odds(v, **{**options, "scale": options["scale"] * teacher.logit_scale}), t) for v, t in worlds
-        ]
+    for name, found in ranked.items():
         print(f"| {name} | {np.mean(found):.1f} ({min(found):.1f}-{max(found):.1f}) |")
-    print("\n| folder | number | labels a photo at 0.5 or more | truth | macro-F1 |\n|---|---|---|---|---|")
+    print("\n| folder | number | labels a photo at 0.5 or more | truth | macro-F1 | mAP |\n|---|---|---|---|---|---|")
     rows: dict[tuple[str, str], list[list[float]]] = {}
-    for seed, (views, truth) in zip(args.seeds, worlds, strict=True):
-        for folder, part in subsets(truth, seed).items():
-            true = truth[part]
-            logits = log_odds({n: v[part] for n, v in views.items()}, 0.4 * teacher.logit_scale)
-            for name, labels in numbers(logits).items():
+    for seed, world in zip(args.seeds, worlds, strict=True):
+        for folder, part in subsets(world.truth, seed).items():
+            true = world.truth[part]
+            for name, labels in numbers(world.part(part)).items():
                 said = labels >= 0.5
                 counts = [float(x.float().sum(1).mean()) for x in (said, true)]
-                rows.setdefault((folder, name), []).append([*counts, f1(said, true)])
+                rows.setdefault((folder, name), []).append([*counts, f1(said, true), mean_ap(labels, true)])
     for (folder, name), values in rows.items():
-        said, true, score = np.mean(values, axis=0)
-        print(f"| {folder} | {name} | {said:.2f} | {true:.2f} | {score:.1f} |")
+        said, true, score, ranks = np.mean(values, axis=0)
+        print(f"| {folder} | {name} | {said:.2f} | {true:.2f} | {score:.1f} | {ranks:.1f} |")
 
 
 if __name__ == "__main__":
