@@ -2,9 +2,10 @@
 
     python benchmarks/ablation.py cdul-world --seeds 0 1 2                         # the drawn world: every setting
     python benchmarks/ablation.py cdul-voc12 --data ../shared/voc12 --seeds 0 1 2  # real photos: what needs no encoder
-    python benchmarks/ablation.py labels-world --seeds 0 1 2                       # labellings compared, by their students
     python benchmarks/ablation.py ccd-world --seeds 0 1 2 3 4
     python benchmarks/ablation.py ccd-voc12 --data ../shared/voc12 --seeds 0 1 2
+    python benchmarks/ablation.py together-world --seeds 0 1 2                     # labels and trainings combined
+    python benchmarks/ablation.py together-voc12 --data ../shared/voc12 --seeds 0 1 2
 
 Every case is run by the ordinary commands and compared with the first of its list. True labels serve the report and nothing
 else: no case is chosen, stopped or kept by them. Results are appended to OUT/PART.jsonl as they come, and a case found there is
@@ -29,8 +30,12 @@ from voc12 import JUDGED, STUDENT, make_labels
 
 from mlclip.cli.demonstration import STUDENT as WORLD_STUDENT
 from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
+from mlclip.datasets import read_boxes
 from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
 from mlclip.world import write_world
+from mlclip.world.scenes import SCENE_SIZE
+
+COLUMNS = ("labels", "refined", "true_moved", "false_moved", "student")
 
 
 @dataclass(frozen=True)
@@ -99,21 +104,37 @@ CCD_VOC12 = [
     Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
 ]
 CENTRED = ("--method", "centred")
-LABELS_WORLD = [
-    Case("CDUL (3×3, ζ = 0.5)", BY_CDUL),
-    Case("centred", CENTRED),
-    Case("centred, whole and 3×3 alone", (*CENTRED, "--grids", "1,3")),
-    Case("centred, rank scale 1", (*CENTRED, "--rank-scale", "1")),
-    Case("CCD", ccd()),
-    Case("CDUL, ζ = 0", (*BY_CDUL, "--zeta", "0")),
-    Case("centred, then CDUL's label step, η = 0.25", CENTRED, cdul("--label-rate", "0.25")),
+TOGETHER_WORLD = [
+    Case("CDUL's labels, fixed", BY_CDUL),
+    Case("CDUL's labels, CDUL's label step", BY_CDUL, cdul()),
+    Case("CCD's labels, fixed", ccd(*OWN)),
+    Case("CCD's labels, CCD's training", ccd(*OWN), ccd()),
+    Case("centred labels, fixed", CENTRED),
+    Case("centred labels, CDUL's label step", CENTRED, cdul()),
+    Case("centred labels, CDUL's label step, η = 0.25", CENTRED, cdul("--label-rate", "0.25")),
+    Case("centred labels, CCD's training", CENTRED, ccd()),
+    Case("centred labels, CCD's training, r = 0.6", CENTRED, ccd("--update-keep", "0.6")),
+    Case("centred labels, CCD's training without its update", CENTRED, ccd("--local-views", "none")),
+    Case("centred labels without profiles, fixed", (*CENTRED, "--no-profiles")),
+]
+TOGETHER_VOC12 = [
+    Case("CDUL's labels (ζ = 0), fixed", ("cdul ζ=0",)),
+    Case("CDUL's labels (ζ = 0), CDUL's label step", ("cdul ζ=0",), cdul("--warmup", "1")),
+    Case("CCD's labels, fixed", ("ccd",)),
+    Case("CCD's labels, CCD's training without its update", ("ccd",), ccd(*ONLY)),
+    Case("centred labels, fixed", ("centred",)),
+    Case("centred labels, CDUL's label step", ("centred",), cdul("--warmup", "1")),
+    Case("centred labels, CDUL's label step, η = 0.25", ("centred",), cdul("--warmup", "1", "--label-rate", "0.25")),
+    Case("centred labels, CCD's training without its update", ("centred",), ccd(*ONLY)),
+    Case("centred labels without profiles, fixed", ("centred, no profiles",)),
 ]
 PARTS = {
-    "labels-world": LABELS_WORLD,
     "cdul-world": CDUL_WORLD,
     "cdul-voc12": CDUL_VOC12,
     "ccd-world": CCD_WORLD,
     "ccd-voc12": CCD_VOC12,
+    "together-world": TOGETHER_WORLD,
+    "together-voc12": TOGETHER_VOC12,
 }
 
 
@@ -127,18 +148,19 @@ class Bench:
         out.mkdir(parents=True, exist_ok=True)
         self.done = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
         self.tables = {} if self.world else make_labels(data)
-        if not self.world:
-            self.take_over(out.parent / "voc12" / "results.jsonl")
+        for other in PARTS:
+            if other != part and other.endswith("world") == self.world:
+                self.take_over(other)
 
-    def take_over(self, file: Path) -> None:
-        """Students of fixed labels that `benchmarks/voc12.py` has trained already, by the same commands."""
-        truth = read_labels(self.data / "truth_train.csv")
-        names = {case.labels[0]: case.name for case in PARTS[self.part] if not case.train}
+    def take_over(self, other: str) -> None:
+        """Rows of another part's file that were made by the very same commands as a case of this one."""
+        file, had = self.out / f"{other}.jsonl", {(row["case"], row["seed"]) for row in self.done}
+        same = {(case.labels, case.train): case.name for case in PARTS[self.part]}
+        names = {case.name: same.get((case.labels, case.train)) for case in PARTS[other]}
         for row in map(json.loads, file.read_text().splitlines() if file.exists() else ()):
-            if row["labels"] in names:
-                labels = self.tables[row["labels"]]
-                judged = judged_labels(labels, labels, truth, JUDGED)
-                self.done.append({"case": names[row["labels"]], "seed": row["seed"], "student": row["mAP"], **judged})
+            name = names.get(row["case"])
+            if name and (name, row["seed"]) not in had:
+                self.done.append(row | {"case": name})
 
     def mlclip(self, *args: object) -> str:
         command = [sys.executable, "-m", "mlclip", *map(str, args)]
@@ -195,6 +217,8 @@ class Bench:
         row = {"case": case.name, "seed": seed, "student": 100 * json.loads(self.mlclip(*judge))["mAP"]}
         after = read_labels(refined if save else labels)
         row |= judged_labels(read_labels(labels), after, read_labels(truth_train), JUDGED if judged else None)
+        if self.world and "update" in after.meta:
+            row["shown_well"] = shown_well(after, read_boxes(f"coco:{self.out}/world-{seed}/boxes_train.json"))
         with model.with_suffix(".log.csv").open() as log:
             row["epochs"] = len(log.readlines()) - 1
         with self.lock, self.file.open("a") as file:
@@ -205,20 +229,22 @@ class Bench:
     def table(self, cases: list[Case], seeds: list[int]) -> None:
         """Mean and spread of every case, and of its difference from the first one seed by seed."""
         of = {(row["case"], row["seed"]): row for row in self.done}
-        print("\n| case | labels on train | after training | true labels moved | false moved | student on test | "
-              "against the first, seed by seed | seeds |\n|" + "---|" * 8)  # fmt: skip
+        print("\n| case | labels on train | after training | true labels moved | false moved | shown well % | student on test | "
+              "against the first, seed by seed | seeds |\n|" + "---|" * 9)  # fmt: skip
         for case in cases:
             ran = [seed for seed in seeds if (case.name, seed) in of]
             rows = [of[case.name, seed] for seed in ran]
             if not rows:
                 continue
-            column = {key: [row[key] for row in rows] for key in rows[0] if key != "case"}
+            column = {key: [row[key] for row in rows] for key in COLUMNS}
             first = {seed: of[cases[0].name, seed]["student"] for seed in ran if (cases[0].name, seed) in of}
             gains = [row["student"] - first[row["seed"]] for row in rows if row["seed"] in first]
             cells = [spread(column["labels"])]
             cells += [spread(column["refined"]), f"{np.mean(column['true_moved']):+.3f}",
                       f"{np.mean(column['false_moved']):+.3f}"] if case.train else ["", "", ""]  # fmt: skip
             against = f"{np.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})" if gains else "–"
+            shown = [100 * row["shown_well"] for row in rows if "shown_well" in row]
+            cells.append(spread(shown) if shown else "")
             print(f"| {case.name} | " + " | ".join([*cells, spread(column["student"]), against, str(len(ran))]) + " |")
 
 
@@ -233,6 +259,22 @@ def judged_labels(before: Labels, after: Labels, truth: Labels, only: list[str] 
         "true_moved": float(moved[truth.scores == 1].mean()),
         "false_moved": float(moved[truth.scores == 0].mean()),
     }
+
+
+def shown_well(updated: Labels, annotated: dict[str, list]) -> float:
+    """The share of true things that some local view shows well: at least 3/4 of the thing, and at most 4 times its size."""
+    well, things = 0, 0
+    for path, views in zip(updated.paths, updated.meta["update"]["boxes"], strict=True):
+        for _, thing in annotated.get(path, ()):
+            box = [side / SCENE_SIZE for side in thing]
+            size = (box[2] - box[0]) * (box[3] - box[1])
+            things += 1
+            for x0, y0, x1, y1 in views:
+                width, height = min(x1, box[2]) - max(x0, box[0]), min(y1, box[3]) - max(y0, box[1])
+                if min(width, height) > 0 and width * height >= 0.75 * size and (x1 - x0) * (y1 - y0) <= 4 * size:
+                    well += 1
+                    break
+    return well / max(1, things)
 
 
 def spread(values: list[float]) -> str:
