@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .files import locked
 from .images import Photo, PhotoViews, Skip, photo_batches
-from .store import Store, StoreKey, default_store, locked, refuse_foreign
+from .store import LOCK, Store, StoreKey, default_store, refuse_foreign
 from .talk import SILENT, Talk
 from .teacher import Teacher
 from .workers import Workers
@@ -51,7 +52,7 @@ def embed_images(
         opened = Store(folder, key)
         skipped = _encode(opened, photos, teacher, batch_size, loaders, workers, talk)
     else:
-        with locked(folder, f"the embedding store {folder}"):
+        with locked(folder / LOCK, f"the embedding store {folder}"):
             opened = Store(folder, key)
             workers.wait()
             skipped = _encode(opened, photos, teacher, batch_size, loaders, workers, talk)

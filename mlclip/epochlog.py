@@ -11,8 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .config import InputError
 from .files import atomic
 
+ROOM = 65536  # bytes that must be free for a curve
 REPORT_ONLY = "report_only"  # the end of the name of every number that true labels had a part in
 
 
@@ -53,11 +55,27 @@ def _board(folder: Path, done: int) -> Any:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
+    _check_room(folder)
     if not done:
         for old in folder.glob("events.out.tfevents.*"):
             with suppress(OSError):
                 old.unlink()
     return SummaryWriter(str(folder), purge_step=done + 1)
+
+
+def _check_room(folder: Path) -> None:
+    """InputError where TensorBoard could not write in `folder`: its own thread would say so in a page of traceback."""
+    probe = folder / ".probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(ROOM))
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}; choose another place with -o") from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+        with suppress(OSError):
+            folder.rmdir()  # which it does only where nothing is in it
 
 
 def _short(value: float) -> str:

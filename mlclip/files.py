@@ -52,6 +52,39 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def locked(file: str | Path, what: str) -> Iterator[None]:
+    """Hold the lock file `file` for this process, and remove it in the end; freed even by a kill.
+
+    InputError at once if another process holds it; `what` says what it is about to write.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows: two commands at once are then not told apart
+        yield
+        return
+    file = Path(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held = open(file, "w")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise InputError(f"cannot write {what}: {error.strerror}; choose another place") from error
+    with held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not file.exists() or os.fstat(held.fileno()).st_ino != file.stat().st_ino:
+                raise BlockingIOError  # another process held it until just now, and has removed it
+        except BlockingIOError as error:
+            raise InputError(
+                f"another mlclip is writing {what} right now; wait for it, or choose another place"
+            ) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                file.unlink()
+
+
 def save_plain(content: Any, path: str | Path) -> None:
     """torch.save of plain containers and tensors, atomically."""
     import torch

@@ -10,7 +10,6 @@ Letters: N photos, V views per photo, D the joint embedding.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from .files import atomic, load_plain, save_plain
 from .images import Photo
 
 MANIFEST = "mlclip-store.json"
+LOCK = "lock"
 Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
 
 
@@ -125,29 +125,6 @@ class Store:
 
 def refuse_foreign(folder: Path) -> None:
     """InputError if `folder` holds files but is no embedding store: nothing of the user's is written among."""
-    ours = (folder / MANIFEST).exists() or (folder / "lock").exists()
+    ours = (folder / MANIFEST).exists() or (folder / LOCK).exists()
     if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise InputError(f"{folder} holds other files and is no embedding store; give --store an empty folder")
-
-
-@contextlib.contextmanager
-def locked(folder: str | Path, what: str) -> Iterator[None]:
-    """Hold `folder`/lock for this process; InputError at once if another one holds it. Freed even by a kill."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows: two commands at once are then not told apart
-        yield
-        return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        file = open(Path(folder) / "lock", "w")  # noqa: SIM115  closed below
-    except OSError as error:
-        raise InputError(f"cannot write {what}: {error.strerror}; choose another place") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another mlclip is writing {what} right now; wait for it, or choose another place"
-            ) from error
-        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import signal
 import subprocess
 import sys
@@ -218,3 +219,16 @@ def test_a_step_of_no_photos_changes_nothing(labels, tmp_path):
     empty = torch.empty(0, 3, 64, 64, dtype=torch.uint8)
     assert weight_step(model, optimizer, empty, torch.empty(0, 3), Workers()) == (0.0, 0)
     assert torch.equal(model.head.bias, before)
+
+
+def test_a_place_without_room_for_curves_is_refused_in_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from mlclip.epochlog import EpochLog
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*m\.tensorboard: No space left on device"):
+        EpochLog(tmp_path / "m.pt")
+    assert list(tmp_path.iterdir()) == []

@@ -13,9 +13,10 @@ from PIL import Image
 from mlclip.clip import load_clip
 from mlclip.config import InputError, OptionError, PseudolabelConfig
 from mlclip.embed import embed_images, store_key
+from mlclip.files import locked
 from mlclip.images import find_images, open_image, view_pixels
 from mlclip.pseudolabel import cdul_labels, pseudolabel
-from mlclip.store import Store, default_store, locked
+from mlclip.store import LOCK, Store, default_store
 from mlclip.teacher import Teacher, class_embeddings, class_scores
 
 CDUL = PseudolabelConfig(method="cdul")
@@ -137,7 +138,7 @@ def test_a_folder_with_other_files_is_not_taken_for_a_store(photos, teacher, tmp
 
 
 def test_two_runs_cannot_write_one_store_at_once(photos, teacher, tmp_path):
-    with locked(tmp_path / "s", "the store"), pytest.raises(InputError, match="another mlclip is writing"):
+    with locked(tmp_path / "s" / LOCK, "the store"), pytest.raises(InputError, match="another mlclip is writing"):
         label(photos, teacher, store=tmp_path / "s")
 
 
@@ -227,3 +228,10 @@ def test_a_store_reopened_knows_its_photos(photos, teacher, tmp_path):
     embed_images(found.photos[:5], teacher, root=found.root, store=tmp_path / "s", loaders=0)
     store = Store(tmp_path / "s", store_key(teacher, (1, 3)))
     assert [photo in store for photo in found.photos] == [True] * 5 + [False] * 7
+
+
+def test_a_lock_is_gone_when_it_is_given_back_and_may_be_taken_again(tmp_path):
+    for _ in range(2):
+        with locked(tmp_path / "folder" / "lock", "it"):
+            assert (tmp_path / "folder" / "lock").exists()
+        assert not (tmp_path / "folder" / "lock").exists()
