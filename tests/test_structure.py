@@ -26,10 +26,11 @@ LEVELS = {
         "augment",
         "overlay",
         "thresholds",
+        "calibration",
     },
-    2: {"teacher", "classifier", "datasets", "report", "updatepage", "diagnosis", "store"},
+    2: {"teacher", "classifier", "datasets", "report", "calibrationpage", "updatepage", "diagnosis", "store"},
     3: {"embed", "checkpoint", "student"},
-    4: {"pseudolabel", "run", "localviews", "labelsteps", "train", "predict", "heatmaps", "export"},
+    4: {"pseudolabel", "run", "localviews", "labelsteps", "train", "predict", "heatmaps", "export", "fewlabels"},
     5: {"cli", "__main__"},
 }
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
