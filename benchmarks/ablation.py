@@ -168,7 +168,9 @@ class Bench:
         if self.world:
             train = self.out / f"world-{seed}" / "train"
             with self.labelling:  # cases of one seed share the embeddings
-                self.mlclip("pseudolabel", train, "--clip", "tiny", *case.labels, "-o", file, "--overwrite", "--workers", 0)
+                self.mlclip(
+                    "pseudolabel", train, "--clip", "tiny", *case.labels, "-o", file, "--overwrite", "--workers", 0
+                )
         else:
             write_labels(self.tables[case.labels[0]], file, overwrite=True)
 
