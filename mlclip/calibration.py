@@ -15,7 +15,7 @@ from torch import Tensor
 
 BINS = 15  # of equal width, as most papers count calibration errors
 PRIOR_CELLS = 30.0  # what all classes together count in the fit of one, see `fit_calibration`
-LEAST_SLOPE = 0.05  # of the slope that a fit is drawn towards: above 0, so that the order of photos never changes
+LEAST_SLOPE = 0.05  # above 0, so that the order of photos never changes
 LARGEST_LOGIT = 30.0  # beyond it a sigmoid tells nothing apart
 MARGIN = 1e-7  # scores are kept this far from 0 and 1 before the logit
 FLOOR = 1e-3  # of a fit's precision, where logits say nothing of slope or offset
@@ -104,7 +104,7 @@ def _fit(logits: Tensor, labels: Tensor, centre: Tensor, prior: float) -> Tensor
     start = centre.expand(logits.shape[1], 2)
     mean = cells.information(start).sum(0) / known.sum().clamp(min=1)  # (2, 2) of one cell of average content
     precision = prior * mean + FLOOR * torch.eye(2, dtype=torch.double)
-    least = LEAST_SLOPE * centre[0]
+    least = torch.tensor(LEAST_SLOPE, dtype=torch.double)
     found = _newton(cells, start, centre, precision, torch.ones_like(start))
     flat = (found[:, 0] < least)[
         :, None

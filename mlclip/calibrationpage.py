@@ -25,4 +25,4 @@ def calibration_section(labels: Labels, truth: Labels | None) -> str:
         "truth is known. A dot above the line: the class is there more often than its scores say; below it, less often."
     )
     chart = page.diagram("How many have the class, by score", *(part.tolist() for part in found))
-    return f'<h2>Scores against the truth, report only</h2><p>{said}</p><div class="charts diagram">{chart}</div>'
+    return f'<h2>Scores against the truth, report only</h2><p>{said}</p><div class="charts">{chart}</div>'

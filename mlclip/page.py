@@ -18,15 +18,15 @@ font:15px/1.45 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 h1{font-size:26px;margin:0;overflow-wrap:anywhere}h2{font-size:18px;margin:38px 0 12px}
 p{margin:4px 0 0;color:var(--soft)}
 .facts,.charts,.gallery{display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
-.facts{margin-top:20px}
+.facts{margin-top:20px}p+.charts{margin-top:12px}
 .charts{grid-template-columns:repeat(auto-fit,minmax(310px,1fr))}
 .gallery{grid-template-columns:repeat(auto-fill,minmax(215px,1fr));gap:14px}
 .card,.chart,.fact{background:var(--card);border:1px solid var(--line);border-radius:8px}
 .fact{padding:10px 14px}.fact b{display:block;font-size:22px;font-weight:600}
 .fact span,small{color:var(--soft);font-size:13px}
-.chart{padding:12px 14px}.chart svg{display:block;width:100%;height:auto;margin-top:6px}
+.chart{padding:12px 14px;max-width:590px}.chart svg{display:block;width:100%;height:auto;margin-top:6px}
 svg rect{fill:var(--bar)}svg text{fill:var(--soft);font-size:11px}svg line{stroke:var(--line)}svg circle{fill:var(--ink)}
-svg .even{stroke:var(--soft);stroke-dasharray:4 4}.diagram{grid-template-columns:minmax(310px,560px)}svg .faint{fill:var(--faint)}
+svg .even{stroke:var(--soft);stroke-dasharray:4 4}svg .faint{fill:var(--faint)}
 .wide{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:8px}
 table{border-collapse:collapse;width:100%}
 th,td{padding:6px 14px;text-align:left;border-bottom:1px solid var(--line);vertical-align:middle}
@@ -115,7 +115,7 @@ def diagram(caption: str, counts: Sequence[float], means: Sequence[float], share
     The bar is as high as the share; the dot stands at (mean score, share), on the dashed line where both are equal. Bins that
     count nothing stay empty.
     """
-    width, height, top, left = 360, 180, 16, 34
+    width, height, top, left = 360, 180, 16, 42
     step, base = (width - left - 4) / len(counts), top + height
     across = step * len(counts)
     bars, dots = [], []
