@@ -76,7 +76,7 @@ def train(
     do not fit, and when the loss is not finite.
 
     At the end the model's scores are calibrated by the labels it learned, on the photos it learned them from (see
-    `fit_calibration`): it is then as calibrated as its labels are, and a little surer than on other photos. Its thresholds are
+    `fit_calibration`): it is then as calibrated as its labels are, and may be too sure of other photos. Its thresholds are
     such that of the training photos as many have each class as the labels expect.
     """
     config, workers = config or TrainConfig(), workers or Workers()
