@@ -57,12 +57,8 @@ def evaluate(images, labels_file, model, truth, only, form, batch_size, device, 
     judged = [name for name, value in per_class.items() if not math.isnan(value)]
     empty = [name for name in per_class if name not in judged]
     if form == "json":
-        result = {
-            "mAP": None if math.isnan(mean) else mean,
-            "ECE": None if math.isnan(error) else error,
-            "AP": {n: per_class[n] for n in judged},
-            "without_positives": empty,
-        }
+        means = {name: None if math.isnan(value) else value for name, value in (("mAP", mean), ("ECE", error))}
+        result = {**means, "AP": {n: per_class[n] for n in judged}, "without_positives": empty}
         click.echo(json.dumps(result, indent=1))
     else:
         rows = [[name, f"{100 * per_class[name]:.1f}"] for name in judged]
