@@ -83,7 +83,9 @@ class Classifier(nn.Module):
     `classes` are the names in the order of the logits; `size` is the square input in pixels the student is made for
     (any other works). `trunk` makes feature maps (N, K, h, w) of photos, by default `arch`'s of torchvision, whose
     weights are random until `load_trunk` or `load_state_dict`. `cam_boost` multiplies positive cells of the class maps
-    before they are pooled (CCD step 2); 1 is none. It is not learned, and travels with the weights.
+    before they are pooled (CCD step 2); 1 is none. `scale` and `offset` (C,) calibrate the pooled logits; they are 1 and 0
+    until `calibrate`. None of the three is learned by gradients; all travel with the weights. Weights of before there was a
+    calibration have none.
     """
 
     def __init__(
@@ -105,6 +107,9 @@ class Classifier(nn.Module):
         self.head = nn.Conv2d(channels, len(self.classes), 1)
         mean, std = (IMAGE_MEAN, IMAGE_STD) if arch == CLIP_ARCH else (IMAGENET_MEAN, IMAGENET_STD)
         self.register_buffer("cam_boost", torch.tensor(float(cam_boost)))
+        self.register_buffer("scale", torch.ones(len(self.classes)))
+        self.register_buffer("offset", torch.zeros(len(self.classes)))
+        self.register_load_state_dict_pre_hook(_without_calibration)
         self.register_buffer("_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -117,9 +122,23 @@ class Classifier(nn.Module):
         return self.head(self.trunk(self.normalise(pixels)))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (N, 3, H, W) -> logits (N, C), the means of the maps once positive cells are boosted."""
+        """uint8 pixels (N, 3, H, W) -> logits (N, C), the calibrated means of the maps once positive cells are boosted."""
         maps = self.maps(pixels)
-        return torch.where(maps > 0, maps * self.cam_boost, maps).mean(dim=(2, 3))
+        pooled = torch.where(maps > 0, maps * self.cam_boost, maps).mean(dim=(2, 3))  # (N, C)
+        return self.scale * pooled + self.offset
+
+    @torch.no_grad()
+    def calibrate(self, slope: Tensor, offset: Tensor) -> None:
+        """Replace each logit by slope · logit + offset, (C,) each, from now on."""
+        slope, offset = slope.to(self.scale), offset.to(self.offset)
+        self.offset.copy_(slope * self.offset + offset)
+        self.scale.mul_(slope)
+
+
+def _without_calibration(model: Classifier, state: dict[str, Tensor], prefix: str, *_) -> None:
+    """Give weights that were written before there was a calibration the one that changes nothing."""
+    state.setdefault(f"{prefix}scale", torch.ones_like(model.scale))
+    state.setdefault(f"{prefix}offset", torch.zeros_like(model.offset))
 
 
 def _trunk_names(arch: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,8 +13,7 @@ from torch import Tensor
 from .labels import Labels
 from .presets import shorten
 
-SAID = 0.5  # a label from here on is given
-DOUBTFUL = (0.25, 0.75)  # a label between these is neither
+DOUBT = 0.5  # a label nearer to its threshold than this share of the way to 0 or to 1 is neither given nor not
 EVERYWHERE = 0.8  # share of the photos from which on a class tells nothing
 ALIKE = 0.5  # two classes are confused where so much of the photos with either have both (Jaccard)
 FEWEST = 5  # photos with both, below which a pair is chance
@@ -65,13 +64,16 @@ class Diagnosis:
 
 
 def diagnose(labels: Labels) -> Diagnosis:
-    """Look over labels (N, C) in [0, 1]; NaN is not known and counts for nothing."""
-    scores = labels.scores
-    said = scores >= SAID  # (N, C)
+    """Look over labels (N, C) in [0, 1]; NaN is not known and counts for nothing.
+
+    A label is given from its class's threshold on, `labels.thresholds`.
+    """
+    scores, least = labels.scores, labels.thresholds
+    said = scores >= least  # (N, C)
     photos = said.sum(0)  # (C,)
     known = (~scores.isnan()).sum(0).clamp(min=1)
     sure = torch.where(said, scores, 0).sum(0) / photos  # (C,)
-    neither = ((scores > DOUBTFUL[0]) & (scores < DOUBTFUL[1])).sum(0)
+    neither = ((scores > DOUBT * least) & (scores < 1 - DOUBT * (1 - least))).sum(0)
     without = (~said.any(1) & ~scores.isnan().all(1)).nonzero().flatten().tolist()
     names = labels.classes
     few = len(without) < MANY_EMPTY * len(labels)

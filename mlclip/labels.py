@@ -22,6 +22,7 @@ from .files import check_output, load_plain, save_plain
 from .presets import shorten
 
 MADE_BY = "mlclip pseudolabel"
+DEFAULT_THRESHOLD = 0.5
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 
 
@@ -61,7 +62,27 @@ class Labels:
         rows = _positions(self.paths, paths, "paths")
         columns = _positions(self.classes, classes, "classes")
         scores = self.scores[rows][:, columns]  # (len(paths), len(classes))
-        return Labels(list(paths), list(classes), scores, self.root, self.meta)
+        meta, given = dict(self.meta), self.meta.get("thresholds")
+        if isinstance(given, list) and len(given) == len(self.classes):
+            meta["thresholds"] = [given[column] for column in columns]
+        return Labels(list(paths), list(classes), scores, self.root, meta)
+
+    @property
+    def thresholds(self) -> Tensor:
+        """(C,) the score from which on a label counts as given, by `meta["thresholds"]`; ½ where that says nothing.
+
+        Raises InputError where it is damaged.
+        """
+        given = self.meta.get("thresholds", DEFAULT_THRESHOLD)
+        if isinstance(given, dict):
+            given = [given.get(name, DEFAULT_THRESHOLD) for name in self.classes]
+        try:
+            return torch.as_tensor(given, dtype=torch.float32).expand(len(self.classes))
+        except (TypeError, ValueError, RuntimeError) as error:
+            count = len(self.classes)
+            raise InputError(
+                f"the labels' thresholds are not numbers for {count} classes; make the labels again"
+            ) from error
 
 
 def _check_names(names: list[str], kind: str) -> None:
@@ -241,18 +262,23 @@ def _unique_names(labels: Labels) -> list[str | None]:
     return [name if counts[name] == 1 else None for name in names]
 
 
+def matched_cells(labels: Labels, truth: Labels) -> tuple[Tensor, Tensor]:
+    """Scores and truth of the photos and classes that both tables have (see `match_tables`), two tensors of one shape."""
+    match = match_tables(labels, truth)
+    first, second = torch.tensor(match.rows).T
+    columns = [[table.classes.index(name) for name in match.classes] for table in (labels, truth)]
+    return labels.scores[first][:, columns[0]], truth.scores[second][:, columns[1]]
+
+
 def mean_average_precision(labels: Labels, truth: Labels) -> tuple[float, dict[str, float]]:
     """mAP and {class: AP}, both in [0, 1], over the photos and classes that both tables have (see `match_tables`).
 
     A class without a positive photo has the AP NaN and is not counted; the mAP is NaN if no class has one.
     Raises InputError if the tables share no photo or no class, or if `truth` holds other numbers than 1, 0 and NaN.
     """
-    match = match_tables(labels, truth)
-    rows = torch.tensor(match.rows)
-    scores, answers = labels.scores[rows[:, 0]], truth.scores[rows[:, 1]]  # (matched, C of each)
-    result = {}
-    for name in match.classes:
-        column, answer = labels.classes.index(name), truth.classes.index(name)
-        result[name] = average_precision(scores[:, column], answers[:, answer])
+    scores, answers = matched_cells(labels, truth)  # (matched, C of both)
+    shared = set(truth.classes)
+    names = [name for name in labels.classes if name in shared]
+    result = {name: average_precision(scores[:, c], answers[:, c]) for c, name in enumerate(names)}
     counted = [ap for ap in result.values() if not math.isnan(ap)]
     return (sum(counted) / len(counted) if counted else math.nan), result

@@ -20,6 +20,7 @@ from .localviews import Annotated, point
 from .predict import score_photos
 from .run import Run
 from .talk import Talk
+from .thresholds import match_expected_positives
 
 PREDICT_BATCH = 32  # photos of one pass through the network
 
@@ -127,9 +128,10 @@ def true_mean_ap(run: Run, scores: Tensor, truth: Labels) -> float:
 
 
 def refined_labels(run: Run, labels: Labels) -> Labels:
-    """The labels as the run left them, for the photos that could be read."""
+    """The labels as the run left them, for the photos that could be read; thresholds are at their new sums."""
     kept = [row for row, photo in enumerate(run.photos) if photo.path not in run.skipped]
     meta = {**labels.meta, "refined": run.identity["settings"], "skipped": sorted(map(list, run.skipped.items()))}
+    meta["thresholds"] = match_expected_positives(run.targets[kept], run.targets[kept]).tolist()
     if run.update:
         place = {row: i for i, row in enumerate(kept)}
         meta["update"] = {

@@ -18,14 +18,15 @@ font:15px/1.45 system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
 h1{font-size:26px;margin:0;overflow-wrap:anywhere}h2{font-size:18px;margin:38px 0 12px}
 p{margin:4px 0 0;color:var(--soft)}
 .facts,.charts,.gallery{display:grid;gap:12px;grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
-.facts{margin-top:20px}
+.facts{margin-top:20px}p+.charts{margin-top:12px}
 .charts{grid-template-columns:repeat(auto-fit,minmax(310px,1fr))}
 .gallery{grid-template-columns:repeat(auto-fill,minmax(215px,1fr));gap:14px}
 .card,.chart,.fact{background:var(--card);border:1px solid var(--line);border-radius:8px}
 .fact{padding:10px 14px}.fact b{display:block;font-size:22px;font-weight:600}
 .fact span,small{color:var(--soft);font-size:13px}
-.chart{padding:12px 14px}.chart svg{display:block;width:100%;height:auto;margin-top:6px}
-svg rect{fill:var(--bar)}svg text{fill:var(--soft);font-size:11px}svg line{stroke:var(--line)}
+.chart{padding:12px 14px;max-width:590px}.chart svg{display:block;width:100%;height:auto;margin-top:6px}
+svg rect{fill:var(--bar)}svg text{fill:var(--soft);font-size:11px}svg line{stroke:var(--line)}svg circle{fill:var(--ink)}
+svg .even{stroke:var(--soft);stroke-dasharray:4 4}svg .faint{fill:var(--faint)}
 .wide{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:8px}
 table{border-collapse:collapse;width:100%}
 th,td{padding:6px 14px;text-align:left;border-bottom:1px solid var(--line);vertical-align:middle}
@@ -106,3 +107,43 @@ def histogram(caption: str, edges: Sequence[float], counts: Sequence[float]) -> 
         f'<svg viewBox="0 0 {width} {base + 20}" role="img" aria-label="{text(caption)}">{"".join(bars)}'
         f'<line x1="{left}" x2="{width - left}" y1="{base}" y2="{base}"/>{words}</svg></div>'
     )
+
+
+def diagram(caption: str, counts: Sequence[float], means: Sequence[float], shares: Sequence[float]) -> str:
+    """Inline SVG of scores in [0, 1] against shares in [0, 1]: for each bin of equal width its count, a bar, and a dot.
+
+    The bar is as high as the share; the dot stands at (mean score, share), on the dashed line where both are equal. Bins that
+    count nothing stay empty.
+    """
+    width, height, top, left = 360, 180, 16, 42
+    step, base = (width - left - 4) / len(counts), top + height
+    across = step * len(counts)
+    bars, dots = [], []
+    for place, (count, mean, share) in enumerate(zip(counts, means, shares, strict=True)):
+        if not count:
+            continue
+        x, y = left + place * step, base - height * share
+        hint = f"<title>{count:,.0f} of mean score {mean:.3f}: {share:.3f} have the class</title>"
+        bars.append(
+            f'<rect class="faint" x="{x:.1f}" y="{y:.1f}" width="{step - 1.5:.1f}" height="{height * share:.1f}">{hint}</rect>'
+        )
+        dots.append(f'<circle cx="{left + across * mean:.1f}" cy="{y:.1f}" r="3.5">{hint}</circle>')
+        dots.append(f'<text x="{x + step / 2:.1f}" y="{base + 29}" text-anchor="middle">{_short(count)}</text>')
+    even = f'<line class="even" x1="{left}" y1="{base}" x2="{left + across:.1f}" y2="{top}"/>'
+    axis = f'<line x1="{left}" y1="{base}" x2="{left + across:.1f}" y2="{base}"/>'
+    marks = [(left + across * mark, base + 14, "middle", f"{mark:g}") for mark in (0, 0.5, 1)]
+    marks += [(left - 6, base - height * mark + 4, "end", f"{mark:.0%}") for mark in (0.5, 1)]
+    words = "".join(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{side}">{word}</text>' for x, y, side, word in marks)
+    return (
+        f'<div class="chart">{text(caption)}<br><small>below: score, and how many cells have it</small>'
+        f'<svg viewBox="0 0 {width} {base + 34}" role="img" aria-label="{text(caption)}">'
+        f"{''.join(bars)}{axis}{even}{''.join(dots)}{words}</svg></div>"
+    )
+
+
+def _short(count: float) -> str:
+    """A count in a few letters: 950, 1.2k, 34k, 5.6M."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.1f}{letter}" if count < 10 * unit else f"{count / unit:.0f}{letter}"
+    return f"{count:.0f}"

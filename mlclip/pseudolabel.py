@@ -21,6 +21,7 @@ from .presets import check_class_count, shorten
 from .store import Store
 from .talk import SILENT, Talk
 from .teacher import Teacher, class_embeddings, class_scores
+from .thresholds import thresholds_of_labels
 from .workers import Workers
 
 FLAT_MARGIN = 0.02  # a mean top-1 probability within this of 1/C cannot come from a sound temperature
@@ -50,7 +51,8 @@ def pseudolabel(
 
     `classes` maps label names to prompt names; the names of `contrast` take part in the softmax and are then dropped,
     for photos that may show none of the classes. Photos that cannot be read get no row; they are listed with their
-    reasons in `meta["skipped"]`. Raises InputError for a single class, or when no photo can be read.
+    reasons in `meta["skipped"]`. From `meta["thresholds"]` on a class's label counts as given. Raises InputError for a single
+    class, or when no photo can be read.
     """
     config, contrast, workers = config or PseudolabelConfig(), contrast or {}, workers or Workers()
     check_class_count(classes, contrast)
@@ -94,6 +96,7 @@ def pseudolabel(
         "prompts": list(classes.values()),
         "contrast": list(contrast.values()),
         "skipped": [[skip.path, skip.reason] for skip in skipped],
+        "thresholds": thresholds_of_labels(scores, config.method),
         **summary,
     }
     return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta)

@@ -16,13 +16,13 @@ from PIL import ImageOps
 from torch import Tensor
 
 from . import page
+from .calibrationpage import calibration_section
 from .config import InputError
 from .diagnosis import diagnose
 from .images import Unreadable, open_image
 from .labels import Labels, match_tables, mean_average_precision
 from .updatepage import bias_section, update_section
 
-DEFAULT_THRESHOLD = 0.5
 BEST_PER_CLASS, BEST_IN_ALL = 5, 600  # thumbnails in the table of classes
 SHOWN_LABELS = 5  # bars under a photo of the gallery
 SHOWN_SKIPPED, SHOWN_LETTERS = 500, 600  # of the folded tables: rows, and letters to a setting
@@ -36,16 +36,17 @@ def render_report(labels: Labels, *, truth: Labels | None = None, title: str | N
     """A self-contained HTML page about a table of labels: its classes, how sure it is, and `limit` of its photos.
 
     Photos are looked for under `labels.root`; those that cannot be opened are counted on the page. `truth` adds the AP
-    per class and the true labels of the photos shown, marked as report only. What `labels.meta` says is shown too;
-    its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. The text is such that UTF-8 can hold it.
-    Raises InputError if `truth` shares no photo or no class with the labels, or if `meta` is damaged.
+    per class, scores against the share of positives, and the true labels of the photos shown, marked as report only. What
+    `labels.meta` says is shown too; its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. The text is such
+    that UTF-8 can hold it. Raises InputError if `truth` shares no photo or no class with the labels, or if `meta` is damaged.
     """
-    thresholds, album = _thresholds(labels), _Album(labels.root)
+    thresholds, album = labels.thresholds, _Album(labels.root)
     quality = None if truth is None else mean_average_precision(labels, truth)
     parts = [
         _facts(labels, thresholds, quality),
         _advice(labels),
         _charts(labels),
+        calibration_section(labels, truth),
         _class_table(labels, thresholds, quality, album),
         bias_section(labels),
         update_section(labels, min(limit, SHOWN_UPDATES)),
@@ -81,20 +82,6 @@ class _Album:
         image.save(data, "JPEG", quality=75)
         code = base64.b64encode(data.getvalue()).decode()
         return f'<img src="data:image/jpeg;base64,{code}" alt="{hint}" title="{hint}" loading="lazy">'
-
-
-def _thresholds(labels: Labels) -> Tensor:
-    """(C,) the score from which on a label counts as given."""
-    given = labels.meta.get("thresholds", DEFAULT_THRESHOLD)
-    if isinstance(given, dict):
-        given = [given.get(name, DEFAULT_THRESHOLD) for name in labels.classes]
-    try:
-        return torch.as_tensor(given, dtype=torch.float32).expand(len(labels.classes))
-    except (TypeError, ValueError, RuntimeError) as error:
-        count = len(labels.classes)
-        raise InputError(
-            f"the labels' thresholds are not numbers for {count} classes; make the labels again"
-        ) from error
 
 
 def _skipped(labels: Labels) -> list[tuple[str, str]]:

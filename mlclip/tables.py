@@ -1,4 +1,4 @@
-"""Tables of photos × classes as text: .csv, .jsonl and .json. Plain lists, no torch.
+"""Tables of photos × classes as text: .csv, .jsonl and .json; and a threshold for each class. Plain lists, no torch.
 
 A table is (paths, classes, rows); `rows` holds N lists of C numbers in [0, 1], None or NaN = not known. Names of files
 need not be text: bytes that are not UTF-8 travel as Python's surrogate escapes and come back as they were.
@@ -16,7 +16,7 @@ from typing import Any
 
 from .config import InputError
 from .files import atomic
-from .presets import decode_text
+from .presets import decode_text, shorten
 
 Rows = Sequence[Sequence[float | None]]
 Table = tuple[list[str], list[str], list[list[float]]]
@@ -96,6 +96,59 @@ def read_json(path: Path) -> dict:
         raise InputError(f"{path}: `scores` must hold one list for each photo")
     content["scores"] = [[_score(cell, path, 0) for cell in row] for row in content["scores"]]
     return content
+
+
+def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[float]) -> None:
+    """A threshold for each class: lines `class,threshold`, or the object {class: threshold} where the file is named .json."""
+    if path.suffix.lower() == ".json":
+        return _save_text(json.dumps(dict(zip(classes, thresholds, strict=True)), indent=1, ensure_ascii=False), path)
+    lines = [f"{_quoted(name)},{value:.6g}" for name, value in zip(classes, thresholds, strict=True)]
+    return _save_text("\n".join(["class,threshold", *lines]) + "\n", path)
+
+
+def read_thresholds(path: Path, classes: Sequence[str], own: Sequence[float]) -> list[float]:
+    """The thresholds of `classes`: what the file says as `write_thresholds` wrote it, and `own` where it names no such class.
+
+    InputError for a class not in `classes`, one named twice, a threshold that is no number in [0, 1].
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path} not found; `mlclip export -o thresholds.csv` writes a model's thresholds to start from"
+        )
+    found = _json_thresholds(path) if path.suffix.lower() == ".json" else _csv_thresholds(path)
+    unknown = [name for name in found if name not in classes]
+    if unknown:
+        raise InputError(f"{path} names {shorten(unknown)}, which is no class here; there are {shorten(classes, 20)}")
+    return [found.get(name, value) for name, value in zip(classes, own, strict=True)]
+
+
+def _json_thresholds(path: Path) -> dict[str, float]:
+    content = _json(_load_text(path), path, 1)
+    if not isinstance(content, dict):
+        raise InputError(f'{path} holds no thresholds; write {{"cat": 0.4, "dog": 0.6}}')
+    return {name: _threshold(value, path, 0, name) for name, value in content.items()}
+
+
+def _csv_thresholds(path: Path) -> dict[str, float]:
+    header, body = _csv_lines(path)
+    if header != ["class", "threshold"]:
+        raise InputError(
+            f"{path}, line 1: not `class,threshold`; write that, and below it a class and its threshold a line"
+        )
+    wrong = next((line for line, cells in body if len(cells) != 2), None)
+    if wrong:
+        raise InputError(f"{path}, line {wrong}: write a class, a comma and its threshold")
+    names = [cells[0].strip() for _, cells in body]
+    _check_names(names, [line for line, _ in body], path, "class")
+    return {name: _threshold(cells[1], path, line, name) for name, (line, cells) in zip(names, body, strict=True)}
+
+
+def _threshold(cell: Any, path: Path, line: int, name: str) -> float:
+    value = math.nan if isinstance(cell, bool) else _score(cell, path, line)
+    if math.isnan(value):
+        where = f"{path}, line {line}" if line else path
+        raise InputError(f"{where}: {name!r} has no threshold; write a number from 0 to 1, or leave the class away")
+    return value
 
 
 def _quoted(text: str) -> str:

@@ -14,6 +14,7 @@ import time
 import pytest
 import torch
 
+from mlclip.checkpoint import load_checkpoint
 from mlclip.clip.registry import TINY_FILE
 from mlclip.labels import Labels, read_labels, write_labels
 from mlclip.world import KINDS, write_world
@@ -80,6 +81,81 @@ def test_evaluate_judges_labels_and_models(world):
     assert mlclip("evaluate", "--truth", "truth_test.csv", cwd=world).returncode == 2
 
 
+def test_evaluate_says_how_calibrated_scores_are(world):
+    judged = ["evaluate", "--labels", "labels.pt", "--truth", "truth_train.csv"]
+    error = json.loads(mlclip(*judged, "--format", "json", cwd=world).stdout)["ECE"]
+    done = mlclip(*judged, cwd=world)
+    assert 0 < error < 1 and f"(ECE): {100 * error:.1f} %" in done.stderr and "ECE" not in done.stdout
+
+
+def test_predictions_can_be_reported_with_their_photos_and_other_thresholds(world, tmp_path):
+    done = mlclip("predict", "test", "--format", "csv", "--workers", 0, cwd=world)
+    (tmp_path / "p.csv").write_text(done.stdout)
+    shown = ["--labels", "p.csv", "--truth", world / "truth_test.csv", "--root", world / "test"]
+    assert mlclip("report", *shown, cwd=tmp_path).returncode == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "could not be opened" not in page and "Scores against the truth, report only" in page and "≥ 0.50" in page
+    (tmp_path / "t.csv").write_text("class,threshold\nstar,0.25\n")
+    done = mlclip("report", *shown, "--threshold-file", "t.csv", "--overwrite", cwd=tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert done.returncode == 0 and page.count("≥ 0.25") == 1 and page.count("≥ 0.50") == len(KINDS) - 1
+
+
+def test_thresholds_are_written_changed_and_given_back(world, tmp_path):
+    model = ["--model", world / "model.pt"]
+    assert mlclip("export", *model, "-o", "t.csv", cwd=tmp_path).returncode == 0
+    asked = ["predict", world / "test", *model, "--format", "json", "--workers", 0]
+    plain = json.loads(mlclip(*asked, cwd=tmp_path).stdout)
+    assert json.loads(mlclip(*asked, "--threshold-file", "t.csv", cwd=tmp_path).stdout) == plain
+    (tmp_path / "t.json").write_text('{"star": 0, "moon": 1}')
+    done = json.loads(mlclip(*asked, "--threshold-file", "t.json", cwd=tmp_path).stdout)
+    assert all("star" in item["labels"] and "moon" not in item["labels"] for item in done)
+    others = [{name for name in item["labels"] if name not in ("star", "moon")} for item in plain]
+    assert [{name for name in item["labels"] if name not in ("star", "moon")} for item in done] == others
+    both = mlclip(*asked, "--threshold-file", "t.csv", "--threshold", 0.5, cwd=tmp_path)
+    assert both.returncode == 2 and "give one of the two" in both.stderr
+    (tmp_path / "t.csv").write_text("class,threshold\nunicorn,0.5\n")
+    wrong = mlclip(*asked, "--threshold-file", "t.csv", cwd=tmp_path)
+    assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith("mlclip: t.csv names unicorn")
+    assert wrong.stdout == ""
+
+
+def test_a_few_true_labels_calibrate_a_model_and_the_old_one_is_kept(world, tmp_path):
+    lines = (world / "truth_train.csv").read_text().splitlines()
+    (tmp_path / "few.csv").write_text("\n".join(lines[:26]) + "\n")
+    given = ["calibrate", world / "train", "--model", world / "model.pt", "--truth", "few.csv", "--workers", 0]
+    before = (world / "model.pt").read_bytes()
+    done = mlclip(*given, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == "", done.stderr
+    assert (world / "model.pt").read_bytes() == before
+    assert "25 of 40 photos have true labels" in done.stderr and "positives" in done.stderr
+    assert "on the photos it was fitted to, so flattering" in done.stderr
+    assert "fewer than 3 positives for" in done.stderr
+    made = load_checkpoint(tmp_path / "calibrated.pt")
+    assert made.meta["calibration"]["photos"] == 25
+    again = mlclip(*given, cwd=tmp_path)
+    assert again.returncode == 1 and "--overwrite" in again.stderr
+    scores = mlclip(
+        "predict", world / "test", "--model", "calibrated.pt", "--format", "csv", "--workers", 0, cwd=tmp_path
+    )
+    assert scores.returncode == 0
+    same = mlclip("calibrate", world / "train", "--model", "calibrated.pt", *given[4:], "-o", "calibrated.pt", "--overwrite",
+                  cwd=tmp_path)  # fmt: skip
+    assert same.returncode == 0, same.stderr
+    assert torch.equal(load_checkpoint(tmp_path / "calibrated.pt").model.scale, made.model.scale)
+
+
+def test_calibrating_with_photos_that_cannot_be_read_ends_with_3_and_lists_them(world, tmp_path):
+    (tmp_path / "p").mkdir()
+    for n in range(6):
+        (tmp_path / "p" / f"{n:05d}.jpg").write_bytes((world / "train" / f"{n:05d}.jpg").read_bytes())
+    (tmp_path / "p" / "00003.jpg").write_text("<html>")
+    given = ["calibrate", "p", "--model", world / "model.pt", "--truth", world / "truth_train.csv", "--workers", 0]
+    done = mlclip(*given, "-o", "c.pt", cwd=tmp_path)
+    assert done.returncode == 3 and (tmp_path / "c.pt").exists()
+    assert "00003.jpg" in (tmp_path / "c.skipped.csv").read_text()
+
+
 def test_report_makes_a_page(world):
     assert mlclip("report", "-o", "r.html", "--truth", "truth_train.csv", cwd=world).returncode == 0
     assert "<html" in (world / "r.html").read_text()
@@ -114,6 +190,10 @@ def test_skipped_photos_are_listed_beside_the_output_and_the_status_is_3(world, 
         (["train", "--device", "toaster", "-o", "x.pt"], 1, "--device toaster"),
         (["predict", "test", "--model", "labels.pt"], 1, "mlclip train"),
         (["predict", "empty"], 1, "empty"),
+        (["calibrate", "test", "--truth", "gone.csv"], 1, "gone.csv"),
+        (["calibrate", "test", "--truth", "truth_train.csv", "--model", "labels.pt"], 1, "mlclip train"),
+        (["calibrate", "test"], 2, "--truth"),
+        (["predict", "test", "--threshold-file", "gone.csv", "--workers", "0"], 1, "gone.csv not found"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it_and_leaves_nothing(world, args, status, words):

@@ -63,6 +63,14 @@ def test_unknown_labels_count_for_nothing():
     assert found.photos[0] == 0 and found.dead == ["a"] and "05.jpg" not in found.empty
 
 
+def test_a_label_is_given_from_its_class_s_own_threshold_on():
+    labels = table(sound() * 0.3, ["a", "b", "c", "d"])
+    assert diagnose(labels).dead == ["a", "b", "c", "d"]
+    labels.meta["thresholds"] = [0.15] * 4
+    found = diagnose(labels)
+    assert found.photos == [10] * 4 and found.dead == [] and found.advice == []
+
+
 def test_the_report_shows_the_advice():
     scores = sound()
     scores[:, 1] = 0.01

@@ -17,7 +17,9 @@ from mlclip.export import export_onnx
 @pytest.fixture
 def checkpoint() -> Checkpoint:
     torch.manual_seed(0)
-    return Checkpoint(Classifier("resnet18", ["cat", "dog"], 64).eval(), torch.tensor([0.3, 0.6]))
+    model = Classifier("resnet18", ["cat", "dog"], 64).eval()
+    model.calibrate(torch.tensor([0.6, 1.7]), torch.tensor([-0.8, 1.2]))
+    return Checkpoint(model, torch.tensor([0.3, 0.6]))
 
 
 def test_without_the_extra_the_remedy_is_named(checkpoint, tmp_path, monkeypatch):
@@ -37,7 +39,9 @@ def test_the_exported_scores_equal_the_model_s_for_any_number_of_photos(checkpoi
     (scores,) = session.run(None, {"pixels": pixels})
     with torch.inference_mode():
         expected = checkpoint.model(torch.from_numpy(pixels)).sigmoid()
+        plain = checkpoint.model.maps(torch.from_numpy(pixels)).mean((2, 3)).sigmoid()
     assert np.allclose(scores, expected.numpy(), atol=1e-4)
+    assert not np.allclose(scores, plain.numpy(), atol=1e-2)  # the calibration is in the file
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == ["cat", "dog"]
     assert json.loads(metadata["thresholds"]) == pytest.approx([0.3, 0.6])

@@ -19,6 +19,7 @@ from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.labels import Labels, read_labels, write_labels
 from mlclip.labelsteps import label_step, label_step_due
 from mlclip.run import resume_file
+from mlclip.thresholds import match_expected_positives
 from mlclip.train import train, weight_step
 
 CLASSES = ["red", "green", "blue"]
@@ -70,10 +71,12 @@ def test_rows_without_a_prediction_keep_their_labels_and_extreme_labels_stay_fin
 
 
 def test_labels_move_only_at_label_steps_and_come_out_as_a_table(labels, tmp_path):
+    labels.meta["thresholds"] = [0.99] * len(CLASSES)  # of the labels as they were
     train(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt", loaders=0)
     refined = read_labels(tmp_path / "refined.pt")
     assert refined.paths == labels.paths and refined.classes == CLASSES
     assert refined.meta["refined"]["method"] == "cdul"
+    assert refined.thresholds.tolist() == match_expected_positives(refined.scores, refined.scores).tolist()
     assert not torch.allclose(refined.scores, labels.scores, atol=1e-3)
     assert [row["labels_moved"] for row in log_rows(tmp_path / "m.pt")] == ["0", "0", "1", "0"]
 

@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 from mlclip.config import InputError
 from mlclip.labels import Labels, average_precision, match_tables, mean_average_precision, read_labels, write_labels
 from mlclip.presets import CLASS_PRESETS, TEMPLATES, check_class_count, fill_template, parse_classes
+from mlclip.tables import read_thresholds, write_thresholds
 
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 NAN = math.nan
@@ -81,6 +82,46 @@ def test_a_table_that_does_not_fit_together_is_refused(paths, classes, scores, w
 def test_not_known_is_allowed_and_float64_becomes_float32():
     labels = Labels(["a"], ["x", "y"], torch.tensor([[NAN, 0.5]], dtype=torch.float64))
     assert labels.scores.dtype == torch.float32 and len(labels) == 1
+
+
+def test_aligned_takes_its_classes_thresholds_along():
+    labels = Labels(["a"], ["x", "y", "z"], torch.ones(1, 3), meta={"thresholds": [0.1, 0.2, 0.3]})
+    assert labels.aligned(["a"], ["z", "x"]).thresholds.tolist() == pytest.approx([0.3, 0.1])
+    assert labels.meta["thresholds"] == [0.1, 0.2, 0.3]
+    assert Labels(["a"], ["x", "y"], torch.ones(1, 2)).thresholds.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_thresholds_written_are_read_back_and_classes_left_out_keep_their_own(tmp_path, suffix):
+    classes, file = ['a "b", c', "Ärger", "class"], tmp_path / f"t{suffix}"
+    write_thresholds(file, classes, [0.25, 0.5, 1.0])
+    assert read_thresholds(file, classes, [0.0] * 3) == [0.25, 0.5, 1.0]
+    assert read_thresholds(file, ["class", *classes[:2], "more"], [0.9] * 4) == [1.0, 0.25, 0.5, 0.9]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("t.csv", "class,threshold\ncow,0.5\n", "t.csv names cow, which is no class here; there are cat, dog"),
+        ("t.csv", "class,threshold\ncat,1.5\n", "t.csv, line 2: '1.5' is no score"),
+        ("t.csv", "class,threshold\ncat,\n", "t.csv, line 2: 'cat' has no threshold"),
+        ("t.csv", "class,threshold\ncat,0.5\ncat,0.6\n", "t.csv, line 3: the class 'cat' stood in line 2"),
+        ("t.csv", "class,threshold\ncat\n", "t.csv, line 2: write a class, a comma"),
+        ("t.csv", "cat,0.5\n", "t.csv, line 1: not `class,threshold`"),
+        ("t.json", '{"cat": 2}', "t.json: '2' is no score"),
+        ("t.json", '{"cat": true}', "t.json: 'cat' has no threshold"),
+        ("t.json", '{"cat": {}}', "t.json: '{}' is no score"),
+        ("t.json", "[0.5]", "t.json holds no thresholds"),
+        ("t.json", "{", "t.json, line 1: not JSON"),
+        ("gone.csv", None, "gone.csv not found; `mlclip export -o thresholds.csv`"),
+    ],
+)
+def test_a_threshold_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, name, text, words):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as error:
+        read_thresholds(tmp_path / name, ["cat", "dog"], [0.5, 0.5])
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_aligned_reorders_rows_and_columns_and_names_what_is_missing():

@@ -223,6 +223,13 @@ def test_histograms_count_every_view(photos, teacher):
     assert sum(histograms["snippets"]["counts"]) == 12 * 9
 
 
+def test_labels_say_from_which_score_on_they_count_as_given(photos, teacher):
+    assert label(photos, teacher, config=None).meta["thresholds"] == [0.5] * len(CLASSES)
+    labels = label(photos, teacher)
+    given = (labels.scores >= labels.thresholds).sum(0)
+    assert (given - labels.scores.sum(0)).abs().max() <= 0.5
+
+
 def test_a_store_reopened_knows_its_photos(photos, teacher, tmp_path):
     found = find_images([photos])
     embed_images(found.photos[:5], teacher, root=found.root, store=tmp_path / "s", loaders=0)

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from mlclip import page
+from mlclip.calibration import expected_calibration_error
 from mlclip.config import InputError
-from mlclip.labels import Labels, mean_average_precision, read_labels
+from mlclip.labels import Labels, matched_cells, mean_average_precision, read_labels
 from mlclip.report import render_report
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "voc12"
@@ -121,6 +122,32 @@ def test_truth_adds_ap_and_true_labels_and_says_report_only(labels):
     assert all(f'<td class="number">{100 * ap:.1f}</td>' in text for ap in each.values())
     assert text.count("truth: none") == 2 and "truth: dog, cat" in text and text.count("truth:") == 5
     assert "report only" not in render_report(labels)
+
+
+def test_scores_are_drawn_against_the_truth_with_their_error(labels):
+    truth = Labels(labels.paths, labels.classes, torch.tensor([[1, 1], [1, 0], [0, 0], [1, 0], [0, 0], [0, 1.0]]))
+    text = render_report(labels, truth=truth)
+    Reader(text)
+    error = expected_calibration_error(*matched_cells(labels, truth))
+    assert f"Expected calibration error {100 * error:.1f} %, over 11 pairs" in text
+    assert "Scores against the truth, report only" in text and "Scores against" not in render_report(labels)
+    unknown = Labels(labels.paths, labels.classes, torch.full((6, 2), math.nan))
+    assert "Scores against" not in render_report(labels, truth=unknown)
+
+
+def test_the_diagram_has_a_bar_as_high_as_the_share_and_a_dot_on_the_line_where_scores_are_right():
+    reader = Reader(page.diagram("d", [5, 0, 1500], [0.2, math.nan, 0.8], [0.2, math.nan, 0.4]))
+    low, high = map(float, reader.attributes("rect", "height"))
+    assert high == 2 * low and "1.5k" in reader.words
+    (line,) = (attrs for tag, attrs in reader.tags if tag == "line" and attrs.get("class") == "even")
+    right = [float(line[name]) for name in ("x1", "y1", "x2", "y2")]
+    (x, y), _ = zip(
+        map(float, reader.attributes("circle", "cx")), map(float, reader.attributes("circle", "cy")), strict=True
+    )
+    along = (x - right[0]) / (right[2] - right[0])
+    assert along == pytest.approx(0.2, abs=0.01) and y == pytest.approx(
+        right[1] + along * (right[3] - right[1]), abs=0.2
+    )
 
 
 def test_truth_that_shares_nothing_is_refused(labels):

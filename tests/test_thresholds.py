@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mlclip import thresholds
-from mlclip.thresholds import match_expected_positives
+from mlclip.calibration import fit_calibration
+from mlclip.thresholds import best_expected_f1, f1_of_classes, match_expected_positives, thresholds_of_labels
 
 
 def test_the_worked_examples_in_the_docstrings_hold():
@@ -33,3 +34,47 @@ def test_unknown_cells_do_not_count():
     scores = torch.tensor([[0.9, 0.1], [float("nan"), 0.2], [0.5, 0.3]])
     labels = torch.tensor([[1.0, float("nan")], [1.0, float("nan")], [0.0, float("nan")]])
     assert torch.allclose(match_expected_positives(scores, labels), torch.tensor([0.7, 0.5]))
+
+
+def test_equal_scores_are_taken_together_or_not_at_all():
+    scores = torch.tensor([0.9, 0.8] + [0.05] * 98)[:, None]  # as a floor under the labels leaves them
+    found = match_expected_positives(scores, scores)  # whose sum expects some seven
+    assert int((scores >= found).sum()) == 2
+
+
+def test_the_threshold_of_best_expected_f1_equals_a_slow_search():
+    scores = torch.rand(60, 3, generator=torch.Generator().manual_seed(1)) ** 2
+    found = best_expected_f1(scores)
+    for own, threshold in zip(scores.T, found, strict=True):
+        expected = [2 * float(own[own >= t].sum()) / (int((own >= t).sum()) + float(own.sum())) for t in own]
+        said = own >= threshold
+        assert 2 * float(own[said].sum()) / (int(said.sum()) + float(own.sum())) == pytest.approx(max(expected))
+
+
+def test_few_labels_go_further_by_expectation_than_by_the_best_f1_on_them():
+    chance, by_expectation, by_search = torch.Generator().manual_seed(0), [], []
+    for _ in range(20):
+        logits = torch.randn(2040, 6, generator=chance) * 2.5 - 3
+        truth = torch.bernoulli((0.6 * logits - 0.5).sigmoid(), generator=chance)
+        few, rest = slice(0, 40), slice(40, None)
+        slope, offset = fit_calibration(logits[few], truth[few])
+        scores = (slope * logits + offset).sigmoid()
+        for found, rule in (
+            (by_expectation, best_expected_f1(scores[few])),
+            (by_search, _best_f1(scores[few], truth[few])),
+        ):
+            found.append(float(f1_of_classes(scores[rest] >= rule, truth[rest]).nanmean()))
+    assert sum(by_expectation) > sum(by_search)
+
+
+def _best_f1(scores, truth):
+    """For each class the score that gives the best F1 on these very photos."""
+    rows = [f1_of_classes(scores >= scores[row], truth).nan_to_num(0) for row in range(len(scores))]
+    return scores.gather(0, torch.stack(rows).argmax(0, keepdim=True))[0]
+
+
+def test_a_centred_label_is_a_posterior_and_the_papers_are_taken_at_their_sum():
+    scores = torch.tensor([[0.9, 0.3], [0.4, 0.2], [0.5, 0.1]])
+    assert thresholds_of_labels(scores, "centred") == [0.5, 0.5]
+    found = torch.tensor(thresholds_of_labels(scores, "cdul"))
+    assert (scores >= found).sum(0).tolist() == [2, 1]

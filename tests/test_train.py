@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 
+from mlclip.calibration import logits_of
 from mlclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.classifier import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_trunk
 from mlclip.clip import read_state_dict
@@ -36,6 +37,31 @@ def test_every_trunk_yields_maps_whose_means_are_the_logits(arch):
         maps, logits = model.maps(pixels), model(pixels)
     assert maps.shape == (2, 3, 2, 3)
     assert torch.allclose(maps.mean((2, 3)), logits, atol=1e-5)
+
+
+def test_a_calibration_moves_logits_not_maps_and_a_second_one_comes_on_top():
+    model = Classifier("resnet18", CLASSES, 64).eval()
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    slope, offset = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([-1.0, 0.0, 1.0])
+    with torch.inference_mode():
+        maps, logits = model.maps(pixels), model(pixels)
+        model.calibrate(slope, offset)
+        model.calibrate(slope, offset)
+        assert torch.equal(model.maps(pixels), maps)
+        assert torch.allclose(model(pixels), slope * (slope * logits + offset) + offset, atol=1e-5)
+    assert not {"scale", "offset"} & {name for name, _ in model.named_parameters()}
+
+
+def test_models_of_before_there_was_a_calibration_still_load(tmp_path):
+    model = Classifier("resnet18", CLASSES, 64).eval()
+    save_checkpoint(Checkpoint(model, torch.full((3,), 0.5)), tmp_path / "model.pt")
+    content = torch.load(tmp_path / "model.pt", weights_only=True)
+    content["weights"] = {k: v for k, v in content["weights"].items() if k not in ("scale", "offset")}
+    torch.save(content, tmp_path / "old.pt")
+    old = load_checkpoint(tmp_path / "old.pt").model
+    assert old.scale.tolist() == [1, 1, 1] and old.offset.tolist() == [0, 0, 0]
+    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    assert torch.equal(old(pixels), model(pixels))
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "convnext_tiny"])
@@ -118,6 +144,40 @@ def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tm
     resumed = train(labels, tmp_path / "cut.pt", config=config, loaders=0, resume=True)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+
+
+def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlclip.train.save_checkpoint", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+    kept = resume_file(tmp_path / "m.pt")
+    state = torch.load(kept, weights_only=True)
+    assert state["weights"].pop("scale").tolist() == [1, 1, 1] and state["weights"].pop("offset").tolist() == [0, 0, 0]
+    torch.save(state, kept)
+    resumed = train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0, resume=True)
+    whole = train(labels, tmp_path / "w.pt", config=CONFIG, loaders=0).model.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.model.state_dict().items())
+
+
+def test_a_trained_model_s_scores_expect_what_its_labels_do_and_its_thresholds_name_as_many(labels, tmp_path):
+    labels.scores[0, 0] = float("nan")
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=4), loaders=0)
+    checkpoint = load_checkpoint(tmp_path / "m.pt")
+    model, calibration = checkpoint.model, checkpoint.meta["calibration"]
+    assert calibration["source"] == "the labels it learned" and calibration["photos"] == 12
+    assert calibration["positives"]["green"] == pytest.approx(float(labels.scores[:, 1].sum()))
+    assert not torch.equal(model.scale, torch.ones(3)) and (model.scale > 0).all()
+    scores = predict(find_images([labels.root]), checkpoint, loaders=0).scores
+    said = (scores >= checkpoint.thresholds).sum(0)
+    assert said.tolist()[1:] == labels.scores[:, 1:].sum(0).round().int().tolist()
+    before = ((logits_of(scores) - model.offset) / model.scale).sigmoid()  # with scale 1 and offset 0
+    after, wanted = scores.double()[1:], labels.scores.double()[1:]
+    loss = torch.nn.functional.binary_cross_entropy
+    assert loss(after, wanted) < loss(before[1:], wanted)
 
 
 def test_resuming_with_other_settings_or_labels_is_refused(labels, tmp_path, monkeypatch):

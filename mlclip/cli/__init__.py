@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from ..config import InputError, OptionError
+from .calibrating import calibrate
 from .judging import evaluate, report
 from .labelling import pseudolabel
 from .learning import export, predict, train
@@ -35,7 +36,7 @@ def cli():
     """
 
 
-for command in (pseudolabel, train, predict, evaluate, report, export, models, demo):
+for command in (pseudolabel, train, predict, evaluate, calibrate, report, export, models, demo):
     cli.add_command(command)
 
 

@@ -64,6 +64,12 @@ def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk
     return Teacher(load_clip(clip, activation=activation, offline=offline, talk=talk), workers.device), workers, talk
 
 
+def _from(labels) -> str:
+    """From which score on a label counts as given, in words."""
+    low, high = (float(edge) for edge in labels.thresholds.aminmax())
+    return f"at {low:.2g} or more" if low == high else f"at each class's own threshold ({low:.2f} to {high:.2f})"
+
+
 def _say_what_they_are_worth(labels, talk: Console) -> None:
     """How many photos have each class and how surely, and what looks wrong."""
     from ..diagnosis import diagnose
@@ -235,8 +241,8 @@ def pseudolabel(
     if not workers.is_main:
         return 0
     write_labels(labels, output, overwrite=overwrite)
-    per_photo = float((labels.scores >= 0.5).sum()) / len(labels)
-    talk.say(f"{output}: {len(labels)} photos × {len(labels.classes)} classes, {per_photo:.2f} a photo at 0.5 or more")
+    per_photo = float((labels.scores >= labels.thresholds).sum()) / len(labels)
+    talk.say(f"{output}: {len(labels)} photos × {len(labels.classes)} classes, {per_photo:.2f} a photo {_from(labels)}")
     _say_what_they_are_worth(labels, talk)
     talk.say(f"next: mlclip train --labels {output}")
     return options.report_skipped(labels.meta["skipped"], output)

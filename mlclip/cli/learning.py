@@ -191,6 +191,7 @@ def _annotated(config: TrainConfig, boxes: str | None):
     type=click.FloatRange(0, 1),
     help="One threshold for all classes.  [default: the model's own, per class]",
 )
+@options.threshold_file
 @click.option("--topk", type=click.IntRange(1), help="Show so many of the best classes, whatever their scores.")
 @click.option(
     "--heatmaps",
@@ -201,14 +202,20 @@ def _annotated(config: TrainConfig, boxes: str | None):
 @options.overwrite
 @options.encode_batch(64)
 @options.running
-def predict(images, model, form, threshold, topk, heatmaps, overwrite, batch_size, device, loaders, quiet):
+def predict(
+    images, model, form, threshold, threshold_file, topk, heatmaps, overwrite, batch_size, device, loaders, quiet
+):
     """Say what is in photos: folders (with all below), files, globs or @list.txt. CLIP is not needed."""
     from .judging import predict_with
 
+    if threshold is not None and threshold_file:
+        raise click.UsageError("--threshold is for all classes, --threshold-file for each: give one of the two")
     if heatmaps:
         _check_folder(heatmaps, overwrite)
     labels = predict_with(model, images, batch_size, device, loaders, quiet)
     thresholds = labels.meta["thresholds"] if threshold is None else [threshold] * len(labels.classes)
+    if threshold_file:
+        thresholds = options.thresholds_of(threshold_file, labels.classes, thresholds)
     _WRITERS[form](labels, thresholds, topk)
     if heatmaps:
         _draw_heatmaps(labels, thresholds, topk, model, heatmaps, device, loaders, Console(quiet=quiet))
@@ -295,20 +302,28 @@ _WRITERS = {"table": _write_table, "json": _write_json, "jsonl": _write_jsonl, "
 
 @click.command()
 @click.option("--model", default=MODEL, show_default=True, help="What `mlclip train` wrote.")
-@click.option("-o", "--output", default="model.onnx", show_default=True, help="Where the ONNX file goes.")
+@click.option("-o", "--output", default="model.onnx", show_default=True, help="Where it goes: .onnx, or .csv or .json.")
 @options.overwrite
 @options.quiet
 def export(model, output, overwrite, quiet):
     """Write the model as ONNX: uint8 pixels (N, 3, size, size) in, scores (N, C) in [0, 1] out.
 
-    Needs the extra: pip install "mlclip[onnx]". Class names and thresholds travel in the file's metadata.
+    Needs the extra: pip install "mlclip[onnx]". Class names and thresholds travel in the file's metadata. With -o FILE.csv
+    or FILE.json only the thresholds are written, to be changed and given to `mlclip predict --threshold-file`.
     """
+    from pathlib import Path
+
     from ..checkpoint import load_checkpoint
     from ..export import export_onnx
     from ..files import check_output
+    from ..tables import write_thresholds
 
     check_output(output, overwrite=overwrite)
     checkpoint = load_checkpoint(model)
+    if Path(output).suffix.lower() in (".csv", ".json"):
+        write_thresholds(Path(output), checkpoint.model.classes, checkpoint.thresholds.tolist())
+        Console(quiet=quiet).say(f"{output}: next: mlclip predict PHOTO --threshold-file {output}")
+        return 0
     difference = export_onnx(checkpoint, output)
     Console(quiet=quiet).say(f"{output}: scores differ from PyTorch's by at most {difference:.1e} on a random picture")
     return 0

@@ -38,6 +38,19 @@ loaders = click.option(
     help="Processes that decode photos; 0 decodes in the main one.",
 )
 
+threshold_file = click.option(
+    "--threshold-file",
+    metavar="FILE",
+    help="Thresholds of classes: lines `class,threshold`, or {class: threshold} in a .json. Others keep theirs.",
+)
+
+
+def thresholds_of(file: str, classes: Sequence[str], own: Sequence[float]) -> list[float]:
+    """What --threshold-file says of `classes`, and `own` where it is silent."""
+    from ..tables import read_thresholds
+
+    return read_thresholds(Path(file), classes, own)
+
 
 def encode_batch(default: int) -> Callable:
     return click.option(

@@ -1,0 +1,105 @@
+"""How calibrated a student's scores are on test photos: as trained, by its pseudo labels, by a few true labels.
+
+    python benchmarks/calibration.py --model model.pt --labels labels.pt --test DIR --truth truth.csv \\
+        [--few-truth truth_train.csv] [--few DIR] [--only a,b,c]
+
+`model` is as `mlclip train` left it and `labels` are those it learned, with their photos. `few-truth` has true labels of those
+photos, or of others in the folder `few`; 20, 50 and 100 of them, drawn by each of `--draws` seeds, calibrate as
+`mlclip calibrate` does. The last line is fitted to
+the test photos' own truth, for reference alone. The model's order, and so its average precision, is the same in every line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+
+import torch
+from torch import Tensor
+
+from mlclip.calibration import expected_calibration_error, fit_calibration, logits_of
+from mlclip.checkpoint import Checkpoint, load_checkpoint
+from mlclip.datasets import read_truth
+from mlclip.fewlabels import as_trained, calibrate
+from mlclip.images import find_images
+from mlclip.labels import Labels, match_tables, read_labels
+from mlclip.predict import predict
+from mlclip.thresholds import best_expected_f1, f1_of_classes, match_expected_positives
+
+FEW = (20, 50, 100)
+
+
+def drawn(truth: Labels, paths: list[str], count: int, seed: int) -> Labels:
+    """The truth of `count` of the photos `paths`."""
+    rows = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    return truth.aligned([paths[row] for row in rows], truth.classes)
+
+
+def before_calibration(checkpoint: Checkpoint, predicted: Labels) -> Tensor:
+    """The scores (N, C) that the model would give with scale 1 and offset 0."""
+    model = checkpoint.model
+    return ((logits_of(predicted.scores) - model.offset) / model.scale).sigmoid().float()
+
+
+def by_few(checkpoint: Checkpoint, photos: Labels, tested: Labels, truth: Labels) -> tuple[Tensor, Tensor]:
+    """Scores of the test photos and thresholds, once the model is calibrated by `truth` of some of `photos`."""
+    fresh = copy.deepcopy(checkpoint)
+    old = (fresh.model.scale.clone(), fresh.model.offset.clone())
+    found = calibrate(fresh, photos, truth).checkpoint
+    slope = found.model.scale / old[0]
+    offset = found.model.offset - slope * old[1]
+    return (slope * logits_of(tested.scores) + offset).sigmoid().float(), found.thresholds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--model", "--labels", "--test", "--truth"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--few-truth", help="true labels of the training photos, or of those of --few")
+    parser.add_argument("--few", help="folder of the photos of --few-truth; without it the training photos")
+    parser.add_argument("--draws", type=int, default=5, help="how many draws of the few photos, whose mean is shown")
+    parser.add_argument("--only", help="judge these classes alone")
+    args = parser.parse_args()
+    checkpoint, labels = as_trained(load_checkpoint(args.model)), read_labels(args.labels)
+    learned = predict(find_images([labels.root]), checkpoint, loaders=0)
+    tested = predict(find_images([args.test]), checkpoint, loaders=0)
+    judged = args.only.split(",") if args.only else tested.classes
+    columns = [tested.classes.index(name) for name in judged]
+    truth = read_truth(args.truth).aligned(tested.paths, judged).scores
+
+    targets = labels.aligned(learned.paths, tested.classes).scores
+    unfitted = before_calibration(checkpoint, tested)
+    cases: dict[str, list[tuple[Tensor, Tensor]]] = {
+        "as trained": [(unfitted, match_expected_positives(before_calibration(checkpoint, learned), targets))],
+        "by its pseudo labels": [(tested.scores, checkpoint.thresholds)],
+    }
+    if args.few_truth:
+        few = read_truth(args.few_truth)
+        photos = predict(find_images([args.few]), checkpoint, loaders=0) if args.few else learned
+        paths = [few.paths[row] for _, row in match_tables(photos, few).rows]
+        for count in FEW:
+            chosen = [drawn(few, paths, count, seed) for seed in range(args.draws)]
+            cases[f"by {count} true labels"] = [by_few(checkpoint, photos, tested, true) for true in chosen]
+    whole = torch.full_like(tested.scores, torch.nan)
+    whole[:, columns] = truth
+    slope, offset = fit_calibration(logits_of(tested.scores), whole)
+    own = (slope * logits_of(tested.scores) + offset).sigmoid().float()
+    cases["by the test's own truth, for reference"] = [(own, best_expected_f1(own))]
+
+    print("| calibrated | ECE (%) | macro-F1 | micro-F1 |\n|---|---|---|---|")
+    for name, draws in cases.items():
+        numbers = [judge(scores[:, columns], thresholds[columns], truth) for scores, thresholds in draws]
+        print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in torch.tensor(numbers).mean(0).tolist()) + " |")
+
+
+def judge(scores: Tensor, thresholds: Tensor, truth: Tensor) -> tuple[float, float, float]:
+    """ECE, macro-F1 and micro-F1 in percent."""
+    said = scores >= thresholds
+    known = ~truth.isnan()
+    micro = f1_of_classes(said[known][:, None], truth[known][:, None])
+    macro = f1_of_classes(said, truth).nanmean()
+    return 100 * expected_calibration_error(scores, truth), 100 * float(macro), 100 * float(micro)
+
+
+if __name__ == "__main__":
+    main()
