@@ -270,3 +270,16 @@ def test_labels_written_as_csv_are_read_back(tmp_path):
     labels = Labels(["a.jpg"], ["x", "y"], torch.tensor([[0.25, 1.0]]))
     write_labels(labels, tmp_path / "t.csv")
     assert torch.equal(read_labels(tmp_path / "t.csv").scores, labels.scores)
+
+
+def test_two_trainings_cannot_write_one_model_at_once(world, tmp_path):
+    from mlclip.files import locked
+
+    small = ["--arch", "clip-resnet", "--init", "clip", "--size", 64, "--epochs", 1, "--workers", 0]
+    train = ["train", "--labels", world / "labels.pt", *small, "-o", "m.pt"]
+    with locked(tmp_path / ".m.pt.lock", "m.pt"):
+        refused = mlclip(*train, cwd=tmp_path)
+    assert refused.returncode == 1 and "another mlclip is writing m.pt" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert mlclip(*train, cwd=tmp_path).returncode == 0
+    assert not (tmp_path / ".m.pt.lock").exists()

@@ -116,9 +116,11 @@ def train(
     defaults than the papers' suit a CPU better: for example --arch mobilenet_v2 --size 224 --lr 1e-4 --batch-size 32 --epochs 4.
     Several GPUs or machines: torchrun --nproc-per-node 2 -m mlclip train, with the same options.
     """
+    from contextlib import nullcontext
     from dataclasses import replace
 
     from ..datasets import read_truth
+    from ..files import locked
     from ..labels import read_labels
     from ..train import train as train_student
     from ..workers import start_workers
@@ -132,12 +134,13 @@ def train(
         labels = replace(labels, root=root)
     workers = start_workers(device)
     talk = Console(quiet=quiet or not workers.is_main)
-    checkpoint = train_student(
-        labels, output, config=config, teacher=_teacher(config, labels, clip, offline, workers, talk),
-        other_teacher=other_teacher, annotated=_annotated(config, boxes), truth=known, save_labels=save_labels,
-        resume=resume, overwrite=overwrite,
-        offline=offline, loaders=loaders, workers=workers, talk=talk,
-    )  # fmt: skip
+    lock = os.path.join(os.path.dirname(output), f".{os.path.basename(output)}.lock")
+    with locked(lock, output) if workers.is_main else nullcontext():
+        checkpoint = train_student(
+            labels, output, config=config, teacher=_teacher(config, labels, clip, offline, workers, talk),
+            other_teacher=other_teacher, annotated=_annotated(config, boxes), truth=known, save_labels=save_labels,
+            resume=resume, overwrite=overwrite, offline=offline, loaders=loaders, workers=workers, talk=talk,
+        )  # fmt: skip
     if not workers.is_main:
         return 0
     talk.say(f"{output}: {checkpoint.model.arch}, {len(labels.classes)} classes, {config.size} px")
