@@ -200,11 +200,13 @@ def orders(world: World, seed: int) -> dict[str, Tensor]:
 
 def numbers(world: World) -> dict[str, Tensor]:
     """Ways from log-odds to labels (N, C)."""
-    made = opinions(world.views(world.plain, (1, 2, 3)), world.scale)
+    cosines = world.views(world.plain, (1, 2, 3))
+    made = opinions(cosines, world.scale)
     cut = torch.tensor([centred._least_variance_split(column.double()) for column in made.logits.T])
     return {
         "mixture and profiles, as it is": made.merged,
         "mixture alone": made.first,
+        "mixture alone, levels of all photos": opinions(cosines, world.scale, how="mean").first,
         "mixture, classes apart": centred.presence(made.logits, prior_photos=1e-3),
         "the odds as they are": made.logits.sigmoid(),
         "cut of least variance": (made.logits > cut).float(),
@@ -227,13 +229,27 @@ def subsets(truth: Tensor, seed: int) -> dict[str, Tensor]:
     }
 
 
+def level_spread(cosines: Tensor) -> float:
+    """How much classes' mean cosines (N, C) differ, as a share of what a class's cosine differs between photos."""
+    cosines = cosines - cosines.mean(1, keepdim=True)
+    return float(cosines.mean(0).std() / cosines.std(0).mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/centred"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", type=Path, default=Path("../shared/voc12"), help="for one number, where they are")
     args = parser.parse_args()
     teacher = Teacher(load_clip("tiny"))
     worlds = [read_world(args.out, seed, teacher) for seed in args.seeds]
+    spread = [level_spread(world.views(world.plain, (1,))[:, 0]) for world in worlds]
+    print(f"spread of the levels of whole photos: {np.mean(spread):.2f} here")
+    if (args.data / "rn50x64_scores.npz").exists():
+        stored = np.load(args.data / "rn50x64_scores.npz")["global_"].astype(np.float64)
+        print(
+            f"and {level_spread(torch.from_numpy(np.log(stored))):.2f} of the real RN50x64's scores, truth not looked at"
+        )
     ranked: dict[str, list[float]] = {}
     for seed, world in zip(args.seeds, worlds, strict=True):
         for name, scores in orders(world, seed).items():
