@@ -14,6 +14,7 @@ from torch import Tensor
 from . import ccd
 from .cdul import bernoulli_entropy, update_latent
 from .config import TrainConfig
+from .epochlog import REPORT_ONLY
 from .judge import CentringJudge, DebiasingJudge, local_labels
 from .labels import Labels, average_precision, mean_average_precision
 from .localviews import Annotated, point
@@ -120,8 +121,13 @@ def stopping_measure(predictions: Tensor, labels: Tensor) -> float:
     return sum(counted) / len(counted) if counted else math.nan
 
 
-def true_mean_ap(run: Run, scores: Tensor, truth: Labels) -> float:
-    """mAP in [0, 1] of scores (N, C) of the run's photos. For the report: no decision may look at it."""
+def true_facts(run: Run, predictions: Tensor, truth: Labels) -> dict[str, float]:
+    """mAP in [0, 1] of the labels and of predictions (N, C) by the truth. For the report: no decision may look at it."""
+    tables = {"labels": run.targets, "predictions": predictions}
+    return {f"{name}_mAP_{REPORT_ONLY}": _true_mean_ap(run, scores, truth) for name, scores in tables.items()}
+
+
+def _true_mean_ap(run: Run, scores: Tensor, truth: Labels) -> float:
     known = (~scores.isnan().all(1)).nonzero().flatten().tolist()
     paths = [run.photos[row].path for row in known]
     return mean_average_precision(Labels(paths, run.model.classes, scores[known]), truth)[0]

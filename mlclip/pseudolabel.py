@@ -82,24 +82,17 @@ def pseudolabel(
     scores, summary = label(opened, photos, text, len(classes), logit_scale, config)
     _say_unestimated(summary, list(classes), talk)
     _check_sharpness(summary["mean_top1"], len(text), config, talk)
-    meta = {
-        "method": config.method,
-        "settings": asdict(config),
-        "clip": {
-            "name": teacher.name,
-            "sha256": teacher.sha256,
-            "activation": teacher.clip.activation,
-            "logit_scale": logit_scale,
-            "view_size": size,
-        },
-        "templates": list(templates),
-        "prompts": list(classes.values()),
-        "contrast": list(contrast.values()),
-        "skipped": [[skip.path, skip.reason] for skip in skipped],
-        "thresholds": thresholds_of_labels(scores, config.method),
-        **summary,
-    }
+    meta = {"method": config.method, "settings": asdict(config), "clip": _clip_facts(teacher, logit_scale, size)}
+    meta |= {"templates": list(templates), "prompts": list(classes.values()), "contrast": list(contrast.values())}
+    meta |= {"skipped": [[skip.path, skip.reason] for skip in skipped]}
+    meta |= {"thresholds": thresholds_of_labels(scores, config.method), **summary}
     return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta)
+
+
+def _clip_facts(teacher: Teacher, logit_scale: float, view_size: int) -> dict:
+    """Which CLIP made the labels, and how it looked: what a label update must do again."""
+    facts = {"name": teacher.name, "sha256": teacher.sha256, "activation": teacher.clip.activation}
+    return facts | {"logit_scale": logit_scale, "view_size": view_size}
 
 
 def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:

@@ -21,7 +21,7 @@ from .cdul import bernoulli_kl_with_logits
 from .checkpoint import Checkpoint, save_checkpoint
 from .classifier import Classifier
 from .config import InputError, OptionError, TrainConfig
-from .epochlog import REPORT_ONLY, EpochLog, epoch_line
+from .epochlog import EpochLog, epoch_line
 from .files import check_output
 from .images import Photo, PhotoViews, photo_batches
 from .judge import judge_of
@@ -33,7 +33,7 @@ from .labelsteps import (
     predict_all,
     refined_labels,
     stopping_measure,
-    true_mean_ap,
+    true_facts,
     update_due,
     update_labels,
 )
@@ -111,14 +111,14 @@ def train(
 
         # Report.
         run.epochs += 1
-        row = {"epoch": run.epochs, "loss": loss, "photos_per_second": speed, **label_facts(before, run.targets, moves)}
+        facts = {"epoch": run.epochs, "loss": loss, "photos_per_second": speed}
+        facts |= label_facts(before, run.targets, moves)
         if measured:
-            row["stopping_measure"] = stopping_measure(predictions, run.targets)
+            facts["stopping_measure"] = stopping_measure(predictions, run.targets)
         if truth:
-            row[f"labels_mAP_{REPORT_ONLY}"] = true_mean_ap(run, run.targets, truth)
-            row[f"predictions_mAP_{REPORT_ONLY}"] = true_mean_ap(run, predictions, truth)
-        run.log.append(row)
-        talk.say(epoch_line(row))
+            facts |= true_facts(run, predictions, truth)
+        run.log.append(facts)
+        talk.say(epoch_line(facts))
 
         # Save.
         run.skipped = {path: reason for part in workers.gather(run.skipped) for path, reason in part.items()}
