@@ -14,6 +14,7 @@ from .labels import Labels
 from .presets import shorten
 
 DOUBT = 0.5  # a label nearer to its threshold than this share of the way to 0 or to 1 is neither given nor not
+UNSURE = ("cdul", "ccd")  # whose labels lie in the middle by their making: CDUL's halve what one of two views says
 EVERYWHERE = 0.8  # share of the photos from which on a class tells nothing
 ALIKE = 0.5  # two classes are confused where so much of the photos with either have both (Jaccard)
 FEWEST = 5  # photos with both, below which a pair is chance
@@ -76,6 +77,7 @@ def diagnose(labels: Labels) -> Diagnosis:
     neither = ((scores > DOUBT * least) & (scores < 1 - DOUBT * (1 - least))).sum(0)
     without = (~said.any(1) & ~scores.isnan().all(1)).nonzero().flatten().tolist()
     names = labels.classes
+    doubtful = [name for name, a, b in zip(names, photos.tolist(), neither.tolist(), strict=True) if 0 < a < b]
     few = len(without) < MANY_EMPTY * len(labels)
     return Diagnosis(
         names,
@@ -83,7 +85,7 @@ def diagnose(labels: Labels) -> Diagnosis:
         sure.tolist(),
         [name for name, count in zip(names, photos.tolist(), strict=True) if count == 0],
         [name for name, share in zip(names, (photos / known).tolist(), strict=True) if share >= EVERYWHERE],
-        [name for name, a, b in zip(names, photos.tolist(), neither.tolist(), strict=True) if 0 < a < b],
+        [] if labels.meta.get("method") in UNSURE else doubtful,
         _confused(said.float(), names),
         [] if few else [labels.paths[row] for row in without],
     )

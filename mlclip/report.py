@@ -115,6 +115,9 @@ def _facts(labels: Labels, thresholds: Tensor, quality: Quality | None) -> str:
 
 
 def _advice(labels: Labels) -> str:
+    """What to try with other names and prompts; nothing of predictions and truth, which were not made by those."""
+    if "prompts" not in labels.meta:
+        return ""
     lines = "".join(f"<li>{page.text(line)}</li>" for line in diagnose(labels).advice)
     return f"<h2>What to look at</h2><ul>{lines}</ul>" if lines else ""
 

@@ -38,6 +38,14 @@ def test_classes_with_more_doubt_than_photos_are_named():
     assert diagnose(table(scores, ["a", "b", "c", "d"])).doubtful == ["a"]
 
 
+def test_labels_that_lie_in_the_middle_by_their_making_are_not_called_doubtful():
+    scores = sound()
+    scores[::4, 0] = 0.45
+    labels = table(scores, ["a", "b", "c", "d"])
+    labels.meta["method"] = "cdul"
+    assert diagnose(labels).doubtful == []
+
+
 def test_two_names_for_the_same_photos_are_a_confused_pair():
     scores = sound()
     scores[:, 3] = scores[:, 0]
@@ -74,6 +82,10 @@ def test_a_label_is_given_from_its_class_s_own_threshold_on():
 def test_the_report_shows_the_advice():
     scores = sound()
     scores[:, 1] = 0.01
-    page = render_report(table(scores, ["cat", "<unicorn>", "bird", "dog"]))
+    labels = table(scores, ["cat", "<unicorn>", "bird", "dog"])
+    assert "What to look at" not in render_report(labels)  # predictions or truth: no prompts made them
+    labels.meta["prompts"] = labels.classes
+    page = render_report(labels)
     assert "What to look at" in page and "&lt;unicorn&gt;" in page
-    assert "What to look at" not in render_report(table(sound(), ["a", "b", "c", "d"]))
+    labels.scores = sound()
+    assert "What to look at" not in render_report(labels)
