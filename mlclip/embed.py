@@ -83,6 +83,9 @@ def _encode(
                 shard.add([missing[i] for i in indices.tolist()], flat.unflatten(0, (len(pixels), -1)).half().cpu())
             bar.update(len(indices) + len(unreadable))
     shard.flush()
+    several = dataset.several.nonzero().flatten().tolist()
+    if several:
+        talk.say(f"{len(several)} with several frames or pages, such as {missing[several[0]].path}: the first is used")
     return skipped
 
 

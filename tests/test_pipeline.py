@@ -116,6 +116,26 @@ def test_a_bad_photo_gets_no_row_and_is_listed_while_the_others_keep_their_score
     assert torch.allclose(mixed.scores, good.scores[kept], atol=0.02)
 
 
+@pytest.mark.parametrize("loaders", [0, 2])
+def test_of_several_frames_it_is_said_once_that_the_first_is_used(photos, teacher, loaders):
+    from mlclip.talk import Talk
+
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "green")]
+    for name in ("a.gif", "b.webp", "c.tiff"):
+        frames[0].save(photos / name, save_all=True, append_images=frames[1:])
+    lines = []
+
+    class Heard(Talk):
+        def say(self, line):
+            lines.append(line)
+
+    for _ in range(2):  # the second run reads no photo again
+        pseudolabel(find_images([photos]), CLASSES, teacher, loaders=loaders, talk=Heard())
+    assert [line for line in lines if "frames" in line] == [
+        "3 with several frames or pages, such as a.gif: the first is used"
+    ]
+
+
 def test_when_every_photo_is_bad_it_is_refused_with_the_count(tmp_path, teacher):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_text("<html>")

@@ -37,6 +37,7 @@ PILLOW_ERRORS = (  # what damaged files have been seen to raise, beside OSError
     zlib.error,
 )
 ORIENTATION = 0x0112
+SEVERAL = "several frames"  # in an image's info: whether its file has more frames or pages than this one
 TURNS = {  # EXIF orientation -> what brings the photo upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,7 +54,7 @@ class Unreadable(Exception):  # noqa: N818 (no fault of the program, a property 
 
 
 def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> Image.Image:
-    """The photo in `file`, upright, mode RGB, fully decoded; of an animation or many pages, the first.
+    """The photo in `file`, upright, mode RGB, fully decoded; of an animation or many pages, the first (`info[SEVERAL]`).
 
     Transparency is laid on BACKGROUND; 16-bit grey is divided by 257; float grey must lie in [0, 1] or [0, 255].
     `smallest` (width, height in pixels) allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as long as
@@ -119,10 +120,15 @@ def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
         raise Unreadable(damage)
     if smallest:
         image.draft(None, (MARGIN * max(smallest),) * 2)
+    several = image.format != "MPO" and getattr(
+        image, "is_animated", False
+    )  # an MPO's others are previews of its first
     image.load()
     turn = TURNS.get(_orientation(image))
     pixels = _to_rgb(image)
-    return pixels if turn is None else pixels.transpose(turn)
+    pixels = pixels if turn is None else pixels.transpose(turn)
+    pixels.info[SEVERAL] = several
+    return pixels
 
 
 def _formats_for(data: bytes) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .decode import Unreadable, open_image
+from .decode import SEVERAL, Unreadable, open_image
 from .find import Photo
 
 REDUCING_GAP = 3.0  # a large snippet is first averaged in whole-pixel steps, to no less than this many times the size
@@ -59,10 +59,14 @@ def view_pixels(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> T
 
 
 class PhotoViews(Dataset):
-    """Item i is (i, views of photo i, uint8 (V, 3, S, S)), or (i, the reason) where the photo cannot be read."""
+    """Item i is (i, views of photo i, uint8 (V, 3, S, S)), or (i, the reason) where the photo cannot be read.
+
+    `several` (N,) is 1 for those read so far, by whichever process, that have more frames or pages than the one used.
+    """
 
     def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,)):
         self.photos, self.size, self.grids = photos, size, tuple(grids)
+        self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -73,6 +77,8 @@ class PhotoViews(Dataset):
             image = open_image(self.photos[index].file, smallest=(needed, needed))
         except Unreadable as error:
             return index, str(error)
+        if image.info[SEVERAL]:
+            self.several[index] = 1
         return index, view_pixels(image, self.size, self.grids)
 
 
