@@ -92,6 +92,8 @@ CCD_WORLD = [
     Case("its labels, fixed", ccd(*OWN)),
     Case("CDUL's labels, fixed", BY_CDUL),
     Case("CCD, CLIP at 10/7 of its size", ccd(), ccd()),
+    Case("CCD, student at 160 px", ccd(*OWN), ccd("--size", "160")),  # class maps of 5×5 cells instead of 3×3
+    Case("student at 160 px, update from random boxes", ccd(*OWN), ccd("--size", "160", "--local-views", "random")),
 ]
 # No encoder, so no label update; four epochs in all, too few for the stopping: it needs three after the warm-up and then ends.
 ONLY = ("--local-views", "none", "--warmup", "1")
