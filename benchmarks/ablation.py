@@ -6,6 +6,7 @@
     python benchmarks/ablation.py ccd-voc12 --data ../shared/voc12 --seeds 0 1 2
     python benchmarks/ablation.py together-world --seeds 0 1 2                     # labels and trainings combined
     python benchmarks/ablation.py together-voc12 --data ../shared/voc12 --seeds 0 1 2
+    python benchmarks/ablation.py sharpness-world --seeds 0 1 2                    # how sure labels should be for a student
 
 Every case is run by the ordinary commands and compared with the first of its list. True labels serve the report and nothing
 else: no case is chosen, stopped or kept by them. Results are appended to OUT/PART.jsonl as they come, and a case found there is
@@ -22,10 +23,11 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from voc12 import JUDGED, STUDENT, make_labels
 
 from mlclip.cli.demonstration import STUDENT as WORLD_STUDENT
@@ -45,6 +47,7 @@ class Case:
     name: str
     labels: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
+    sharpness: float = 1.0  # factor of the labels' log-odds
 
 
 def ccd(*options: str) -> tuple[str, ...]:
@@ -130,7 +133,12 @@ TOGETHER_VOC12 = [
     Case("centred labels, CCD's training without its update", ("centred",), ccd(*ONLY)),
     Case("centred labels without profiles, fixed", ("centred, no profiles",)),
 ]
+SHARPNESS_WORLD = [
+    Case("centred labels", CENTRED),
+    *(Case(f"their log-odds times {factor}", CENTRED, sharpness=factor) for factor in (0.25, 0.5, 2.0)),
+]
 PARTS = {
+    "sharpness-world": SHARPNESS_WORLD,
     "cdul-world": CDUL_WORLD,
     "cdul-voc12": CDUL_VOC12,
     "ccd-world": CCD_WORLD,
@@ -159,8 +167,8 @@ class Bench:
     def take_over(self, other: str) -> None:
         """Rows of another part's file that were made by the very same commands as a case of this one."""
         file, had = self.out / f"{other}.jsonl", {(row["case"], row["seed"]) for row in self.done}
-        same = {(case.labels, case.train): case.name for case in PARTS[self.part]}
-        names = {case.name: same.get((case.labels, case.train)) for case in PARTS[other]}
+        same = {replace(case, name=""): case.name for case in PARTS[self.part]}
+        names = {case.name: same.get(replace(case, name="")) for case in PARTS[other]}
         for row in map(json.loads, file.read_text().splitlines() if file.exists() else ()):
             name = names.get(row["case"])
             if name and (name, row["seed"]) not in had:
@@ -213,6 +221,10 @@ class Bench:
                 )
         else:
             write_labels(self.tables[case.labels[0]], file, overwrite=True)
+        if case.sharpness != 1:
+            given = read_labels(file)
+            scores = (case.sharpness * torch.logit(given.scores, eps=1e-6)).sigmoid()
+            write_labels(replace(given, scores=scores), file, overwrite=True)
 
     def run(self, case: Case, seed: int) -> None:
         """One case, judged; a row more in the file."""
