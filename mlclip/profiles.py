@@ -96,18 +96,31 @@ def profile_logits(profiles: Profiles, cosines: Tensor, scale: float) -> Tensor:
 
 
 def second_opinion(first: Tensor, logits: Tensor, shown: Tensor, prior_photos: float = 30.0) -> Tensor:
-    """Labels (N, K) by each class's own cosine, and log-odds (N, K) by its profile -> labels (N, K), the opinions' mean.
+    """Labels (N, K) by each class's own cosine, and log-odds (N, K) by its profile -> labels (N, K): both decide the order.
 
-    The log-odds become labels as those of centred labels do (`centred.presence`). The second opinion weighs half where
-    very many views `shown` (K,) taught the profile and less the fewer there were; a class that none taught keeps its first.
+    Which photos have the class is one question, how many have it and how surely another. Profiles answer the first, as a
+    mean of both opinions: their log-odds become labels as those of centred labels do (`centred.presence`), and weigh half
+    where very many views `shown` (K,) taught the profile, less the fewer there were. The second answer stays the first
+    opinion's: its labels are dealt out again in the new order. A class that no view taught keeps all of its first.
 
-    >>> second_opinion(torch.tensor([[0.8], [0.2]]), torch.tensor([[9.0], [-9.0]]), torch.tensor([10.0])).round(decimals=2)
-    tensor([[0.8500],
-            [0.1500]])
+    >>> second_opinion(torch.tensor([[0.9], [0.8], [0.1]]), torch.tensor([[-9.0], [9.0], [-9.0]]), torch.tensor([10.0]))
+    tensor([[0.8000],
+            [0.9000],
+            [0.1000]])
     """
     taught, labels = shown > 0, first.clone()
     if taught.any():
         second = presence(logits[:, taught], prior_photos)
         weight = SECOND * shown[taught] / (shown[taught] + FEW_PHOTOS)
-        labels[:, taught] += weight * (second - first[:, taught])
-    return labels.clamp(0, 1)
+        order = first[:, taught] + weight * (second - first[:, taught])
+        labels[:, taught] = torch.stack([_dealt(*both) for both in zip(first[:, taught].T, order.T, strict=True)], 1)
+    return labels
+
+
+def _dealt(values: Tensor, order: Tensor) -> Tensor:
+    """The numbers `values` (n,) dealt out in the order of `order` (n,), the highest to the highest; equals share alike."""
+    _, group, count = order.unique(return_inverse=True, return_counts=True)  # groups of equals, lowest first
+    edges = count.cumsum(0)
+    total = values.double().sort().values.cumsum(0)
+    sums = total[edges - 1].diff(prepend=total.new_zeros(1))
+    return (sums / count)[group].to(values.dtype).clamp(0, 1)

@@ -83,3 +83,13 @@ def test_without_any_sure_photo_nothing_changes():
     fitted = profiles.fit_profiles(profiles.statistics(views, profiles.sure_views(views, labels)))
     merged = profiles.second_opinion(labels, profiles.profile_logits(fitted, views, 0.4).amax(1), fitted.shown)
     assert torch.equal(merged, labels)
+
+
+def test_the_numbers_stay_and_equal_photos_have_equal_labels():
+    chance = torch.Generator().manual_seed(4)
+    first, logits = torch.rand(60, 2, generator=chance), 4 * torch.randn(60, 2, generator=chance)
+    first[:20], logits[:20] = first[0], logits[0]  # twenty photos that nothing tells apart
+    labels = profiles.second_opinion(first, logits, torch.tensor([30.0, 5.0]))
+    assert torch.allclose(labels.sum(0), first.sum(0), atol=1e-4)
+    assert (labels[:20] == labels[0]).all() and not torch.allclose(labels, first, atol=0.05)
+    assert float(labels.min()) >= float(first.min()) - 1e-6 and float(labels.max()) <= float(first.max()) + 1e-6
