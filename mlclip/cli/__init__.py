@@ -13,7 +13,8 @@ from ..config import InputError, OptionError
 from .calibrating import calibrate
 from .judging import evaluate, report
 from .labelling import pseudolabel
-from .learning import export, predict, train
+from .learning import export, train
+from .predicting import predict
 from .showing import demo, models
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130

@@ -1,20 +1,16 @@
-"""`mlclip train`, `predict`, `export`: the student, made, used and passed on."""
+"""`mlclip train` and `export`: the student, made and passed on."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import sys
 
 import click
 
-from ..config import PAPER_SCHEDULES, InputError, OptionError, TrainConfig
+from ..config import PAPER_SCHEDULES, OptionError, TrainConfig
 from . import options
-from .console import Console, table
+from .console import Console
 
 MODEL = "model.pt"
-MAPS_SHOWN = 5  # heat maps of one photo, the best classes
 
 
 def _papers(place: int) -> str:
@@ -176,131 +172,6 @@ def _annotated(config: TrainConfig, boxes: str | None):
     from ..datasets import read_boxes
 
     return read_boxes(boxes)
-
-
-@click.command()
-@options.images
-@click.option("--model", default=MODEL, show_default=True, help="What `mlclip train` wrote.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json", "jsonl", "csv"]),
-    default="table",
-    show_default=True,
-    help="How to print the result.",
-)
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    help="One threshold for all classes.  [default: the model's own, per class]",
-)
-@options.threshold_file
-@click.option("--topk", type=click.IntRange(1), help="Show so many of the best classes, whatever their scores.")
-@click.option(
-    "--heatmaps",
-    type=click.Path(),
-    metavar="DIR",
-    help="Also draw where the student saw each class it names: a picture for every photo, in DIR.",
-)
-@options.overwrite
-@options.encode_batch(64)
-@options.running
-def predict(
-    images, model, form, threshold, threshold_file, topk, heatmaps, overwrite, batch_size, device, loaders, quiet
-):
-    """Say what is in photos: folders (with all below), files, globs or @list.txt. CLIP is not needed."""
-    from .judging import predict_with
-
-    if threshold is not None and threshold_file:
-        raise click.UsageError("--threshold is for all classes, --threshold-file for each: give one of the two")
-    if heatmaps:
-        _check_folder(heatmaps, overwrite)
-    labels = predict_with(model, images, batch_size, device, loaders, quiet)
-    thresholds = labels.meta["thresholds"] if threshold is None else [threshold] * len(labels.classes)
-    if threshold_file:
-        thresholds = options.thresholds_of(threshold_file, labels.classes, thresholds)
-    _WRITERS[form](labels, thresholds, topk)
-    if heatmaps:
-        _draw_heatmaps(labels, thresholds, topk, model, heatmaps, device, loaders, Console(quiet=quiet))
-    return options.report_skipped(labels.meta["skipped"], None)
-
-
-def _check_folder(folder: str, overwrite: bool) -> None:
-    from ..files import check_output
-
-    if os.path.isdir(folder) and os.listdir(folder) and not overwrite:
-        raise InputError(f"--heatmaps {folder} is not empty; add --overwrite to draw there, or choose another folder")
-    if os.path.exists(folder) and not os.path.isdir(folder):
-        raise InputError(f"--heatmaps {folder} is a file; give a folder")
-    check_output(os.path.join(folder, "picture"), overwrite=True)
-
-
-def _draw_heatmaps(labels, thresholds, topk, model, folder, device, loaders, talk) -> None:
-    """Pictures of the classes that the other output names; of the nearest one where it names none."""
-    from ..checkpoint import load_checkpoint
-    from ..heatmaps import write_heatmaps
-    from ..images import Photo
-    from ..workers import choose_device
-
-    column, chosen = {name: c for c, name in enumerate(labels.classes)}, []
-    for scores in labels.scores.tolist():
-        named = _chosen(scores, labels.classes, thresholds, topk) or _chosen(scores, labels.classes, thresholds, 1)
-        chosen.append([(column[name], score) for name, score in named[:MAPS_SHOWN]])
-    photos = [Photo(path, os.path.join(labels.root, path), 0, 0) for path in labels.paths]
-    checkpoint, chosen_device = load_checkpoint(model), choose_device(device)
-    drawn = write_heatmaps(photos, chosen, checkpoint, folder, device=chosen_device, loaders=loaders, talk=talk)
-    talk.say(f"{folder}: {drawn} heat maps")
-
-
-def _chosen(
-    scores: list[float], classes: list[str], thresholds: list[float], topk: int | None
-) -> list[tuple[str, float]]:
-    """(class, score), best first: the best `topk`, or all that reach their thresholds."""
-    ranked = sorted(zip(classes, scores, thresholds, strict=True), key=lambda item: -item[1])
-    if topk:
-        return [(name, score) for name, score, _ in ranked[:topk]]
-    return [(name, score) for name, score, least in ranked if score >= least]
-
-
-def _write_table(labels, thresholds, topk) -> None:
-    rows = []
-    for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
-        chosen = _chosen(scores, labels.classes, thresholds, topk)
-        text = ", ".join(f"{name} {score:.2f}" for name, score in chosen)
-        if not chosen:
-            name, score = _chosen(scores, labels.classes, thresholds, 1)[0]
-            text = f"(none above its threshold; nearest {name} {score:.2f})"
-        rows.append([options.printable(path), text])
-    click.echo(table(["photo", "classes"], rows))
-
-
-def _objects(labels, thresholds, topk):
-    for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
-        chosen = _chosen(scores, labels.classes, thresholds, topk)
-        every = dict(zip(labels.classes, scores, strict=True))
-        yield {"path": path, "labels": [name for name, _ in chosen], "scores": dict(chosen) if topk else every}
-
-
-def _write_json(labels, thresholds, topk) -> None:
-    click.echo(json.dumps(list(_objects(labels, thresholds, topk)), indent=1))
-
-
-def _write_jsonl(labels, thresholds, topk) -> None:
-    for item in _objects(labels, thresholds, topk):
-        click.echo(json.dumps(item))
-
-
-def _write_csv(labels, thresholds, topk) -> None:
-    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["path", *labels.classes])
-    for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
-        least = sorted(scores, reverse=True)[topk - 1] if topk and topk < len(scores) else 0.0
-        writer.writerow([path, *(f"{score:.6g}" if score >= least else "" for score in scores)])
-    sys.stdout.flush()
-
-
-_WRITERS = {"table": _write_table, "json": _write_json, "jsonl": _write_jsonl, "csv": _write_csv}
 
 
 @click.command()
