@@ -109,6 +109,8 @@ CCD_VOC12 = [
     Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
 ]
 CENTRED = ("--method", "centred")
+EIGHT = ("--local-views", "none", "--no-stopping")
+FIVE = (*EIGHT, "--epochs", "5")  # two of warm-up and three of two views: the cost of eight of one
 TOGETHER_WORLD = [
     Case("CDUL's labels, fixed", BY_CDUL),
     Case("CDUL's labels, CDUL's label step", BY_CDUL, cdul()),
@@ -120,6 +122,10 @@ TOGETHER_WORLD = [
     Case("centred labels, CCD's training", CENTRED, ccd()),
     Case("centred labels, CCD's training, r = 0.6", CENTRED, ccd("--update-keep", "0.6")),
     Case("centred labels, CCD's training without its update", CENTRED, ccd("--local-views", "none")),
+    Case("neither update nor stopping", CENTRED, ccd(*EIGHT)),
+    Case("neither, five epochs: the cost of eight of one view", CENTRED, ccd(*FIVE)),
+    Case("nor boost, five epochs", CENTRED, ccd(*FIVE, "--cam-boost", "1")),
+    Case("nor consistency, eight epochs", CENTRED, ccd(*EIGHT, "--consistency", "0")),
     Case("centred labels without profiles, fixed", (*CENTRED, "--no-profiles")),
 ]
 TOGETHER_VOC12 = [
@@ -131,6 +137,7 @@ TOGETHER_VOC12 = [
     Case("centred labels, CDUL's label step", ("centred",), cdul("--warmup", "1")),
     Case("centred labels, CDUL's label step, η = 0.25", ("centred",), cdul("--warmup", "1", "--label-rate", "0.25")),
     Case("centred labels, CCD's training without its update", ("centred",), ccd(*ONLY)),
+    Case("nor boost", ("centred",), ccd(*ONLY, "--cam-boost", "1")),
     Case("centred labels without profiles, fixed", ("centred, no profiles",)),
 ]
 SHARPNESS_WORLD = [
