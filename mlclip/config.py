@@ -76,7 +76,12 @@ class PseudolabelConfig:
         _refuse_foreign(self, self.method, self.OWNERS)
 
 
-PAPER_SCHEDULES = {"fixed": (20, 8), "cdul": (20, 8), "ccd": (10, 16)}  # epochs, photos per weight step
+PAPER_SCHEDULES = {
+    "fixed": (20, 8),
+    "cdul": (20, 8),
+    "ccd": (10, 16),
+    "consistent": (10, 16),
+}  # epochs, photos per weight step
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ class TrainConfig:
     """How the student learns. Defaults are the papers' for VOC: ResNet-101, ImageNet weights, 448 px, Adam at 1e-5."""
 
     method: str = (
-        "fixed"  # "fixed" labels; "cdul": labels and weights learn in turns; "ccd": one update from local views
+        "fixed"  # "fixed" labels; "consistent": and two views must agree; "cdul": labels and weights learn in turns;
+        # "ccd": one update from local views, and two views must agree
     )
     arch: str = "resnet101"
     init: str = "imagenet"  # "imagenet", "none", "clip" (with arch "clip-resnet"), or a file of torchvision weights
@@ -100,19 +106,24 @@ class TrainConfig:
     label_rate: float = 1.0  # η of CDUL's label step
     sigma: float = 1.0  # σ of the Gaussian gate ψ of CDUL's label step
     label_every: int = 1  # k: CDUL's label step comes at the end of every k-th epoch after the warm-up
-    cam_boost: float = 3.0  # CCD: positive cells of the class maps are multiplied by it before they are pooled
+    cam_boost: float = (
+        3.0  # consistent, CCD: positive cells of the class maps are multiplied by it before they are pooled
+    )
     local_views: str = "cam"  # CCD: where the label update looks: "cam", "grid", "random", "boxes", "around" boxes, or "none", no update
     update_keep: float = 0.2  # CCD: r, how much of the old label the update keeps
-    consistency: float = 1.0  # CCD: weight of the loss between weak and strong view after the update; 0 is none
+    consistency: float = (
+        1.0  # consistent, CCD: weight of the loss between weak and strong view after the warm-up; 0 is none
+    )
     stopping: bool = True  # CCD: end where the increase of the label-free measure accelerates
 
-    METHODS = ("fixed", "cdul", "ccd")
+    METHODS = ("fixed", "consistent", "cdul", "ccd")
     LOCAL_VIEWS = ("cam", "grid", "random", "boxes", "around", "none")
     ANNOTATED_VIEWS = ("boxes", "around")
     OWNERS = {  # noqa: RUF012  (not a field)
-        "warmup": ("cdul", "ccd"),
+        "warmup": ("consistent", "cdul", "ccd"),
         **dict.fromkeys(("label_rate", "sigma", "label_every"), ("cdul",)),
-        **dict.fromkeys(("cam_boost", "local_views", "update_keep", "consistency", "stopping"), ("ccd",)),
+        **dict.fromkeys(("cam_boost", "consistency"), ("consistent", "ccd")),
+        **dict.fromkeys(("local_views", "update_keep", "stopping"), ("ccd",)),
     }
 
     def __post_init__(self):
@@ -138,6 +149,11 @@ class TrainConfig:
         _require(0 <= self.update_keep <= 1, "--update-keep", self.update_keep, "from 0 to 1")
         _require(self.consistency >= 0, "--consistency", self.consistency, "0 (none) or more")
         _refuse_foreign(self, self.method, self.OWNERS)
+
+    @property
+    def two_views(self) -> bool:
+        """Whether the student is CCD's: boosted class maps, and a strong view that must agree with the weak one."""
+        return self.method in ("consistent", "ccd")
 
 
 def default_of(config: type, name: str) -> object:

@@ -41,7 +41,7 @@ def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Cla
 
 
 def _boost(config: TrainConfig) -> float:
-    return config.cam_boost if config.method == "ccd" else 1.0
+    return config.cam_boost if config.two_views else 1.0
 
 
 @torch.no_grad()

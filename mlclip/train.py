@@ -65,10 +65,11 @@ def train(
 ) -> Checkpoint:
     """Train a student on pseudo labels and write it to `output`: step 2 of CDUL (ICCV 2023) and of CCD (CVPR 2025).
 
-    `config.method` "fixed": the labels stay. "cdul": weights and labels learn in turns, by gradient alignment. "ccd": after
-    a warm-up the `teacher`, the CLIP that made the labels unless `other_teacher` allows another, looks again where the
-    student points and the labels are updated once; from then on a strong view must agree with the weak one, until the
-    label-free measure accelerates. `annotated` boxes are for `config.local_views` "boxes" alone.
+    `config.method` "fixed": the labels stay. "consistent": they stay, positive cells of the class maps are boosted, and after
+    a warm-up a strong view must agree with the weak one: CCD's student without its teacher. "cdul": weights and labels learn
+    in turns, by gradient alignment. "ccd": as "consistent", and when the warm-up is over the `teacher`, the CLIP that made the
+    labels unless `other_teacher` allows another, looks again where the student points and the labels are updated once; the
+    training ends where the label-free measure accelerates. `annotated` boxes are for `config.local_views` "boxes" and "around".
 
     The labels as they are in the end go to `save_labels`. Labels that are NaN (not known) take no part and stay so. Photos
     that cannot be read are left out and listed in `meta["skipped"]`. `truth` adds mAPs to what is reported of every epoch,
@@ -209,7 +210,7 @@ def weight_step(
 
 def strong_views(config: TrainConfig, epochs_done: int) -> bool:
     """Whether the next epoch has CCD's consistency loss: every one after the warm-up."""
-    return config.method == "ccd" and config.consistency > 0 and epochs_done >= config.warmup
+    return config.two_views and config.consistency > 0 and epochs_done >= config.warmup
 
 
 def epoch_batches(
@@ -248,7 +249,7 @@ def _check_outputs(
             f"{kept} holds an unfinished training; add --resume to go on with it, or --overwrite to start anew"
         )
     if save_labels:
-        if config.method == "fixed" or config.local_views == "none":
+        if config.method in ("fixed", "consistent") or config.local_views == "none":
             raise OptionError("--save-labels: labels do not change so; add --method cdul, or ccd with local views")
         check_output(save_labels, overwrite=overwrite)
 
@@ -262,10 +263,9 @@ def _announce(run: Run, talk: Talk) -> None:
             f"warning: --epochs {config.epochs} with --warmup {config.warmup} and --label-every {config.label_every} has no "
             "label step; the labels stay as they are"
         )
-    if config.method == "ccd" and config.warmup >= config.epochs:
-        talk.say(
-            f"warning: --epochs {config.epochs} is all warm-up (--warmup {config.warmup}): no label update, no strong views"
-        )
+    if config.two_views and config.warmup >= config.epochs:
+        lost = "no label update, no strong views" if config.method == "ccd" else "no strong views"
+        talk.say(f"warning: --epochs {config.epochs} is all warm-up (--warmup {config.warmup}): {lost}")
 
 
 def _remove(folder: Path) -> None:

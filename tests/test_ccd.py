@@ -327,6 +327,25 @@ def test_a_training_stops_by_itself_and_says_so(labels, teacher, tmp_path, monke
     assert checkpoint.meta["settings"]["epochs"] == 9
 
 
+def test_consistent_is_ccd_s_student_without_its_teacher(labels, tmp_path):
+    alone = replace(CONFIG, local_views="none", warmup=2)
+    bare = replace(labels, meta={})  # which do not say what made them
+    models = [
+        train(bare, tmp_path / f"{config.method}.pt", config=config, loaders=0).model.state_dict()
+        for config in (alone, replace(CONFIG, method="consistent", warmup=2, stopping=True))
+    ]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+    assert float(models[0]["cam_boost"]) == 3
+
+
+def test_a_method_refuses_the_options_of_another():
+    for wrong in ({"local_views": "grid"}, {"update_keep": 0.5}, {"stopping": False}, {"sigma": 0.5}):
+        with pytest.raises(OptionError, match="no part in --method consistent"):
+            TrainConfig(method="consistent", **wrong)
+    with pytest.raises(OptionError, match=r"--consistency .*--method consistent or ccd"):
+        TrainConfig(method="fixed", consistency=0.5)
+
+
 def test_without_local_views_no_teacher_is_needed_and_labels_of_any_origin_will_do(labels, tmp_path):
     bare = replace(labels, meta={})
     config = replace(CONFIG, local_views="none", epochs=2)

@@ -33,7 +33,8 @@ def _papers(place: int) -> str:
     "method",
     "--method",
     type=click.Choice(TrainConfig.METHODS),
-    help="fixed: the labels stay. cdul: labels and weights learn in turns. ccd: the teacher looks again where the student points.",
+    help="fixed: the labels stay. consistent: and two views of a photo must agree. cdul: labels and weights learn in turns. "
+    "ccd: as consistent, and the teacher looks again where the student points.",
 )
 @options.setting(TrainConfig, "arch", "--arch", help="The student's network.")
 @options.setting(
@@ -61,10 +62,18 @@ def _papers(place: int) -> str:
     TrainConfig, "label_every", "--label-every", type=int, help="cdul: a label step at the end of every k-th epoch."
 )
 @options.setting(
-    TrainConfig, "warmup", "--warmup", type=int, help="cdul, ccd: epochs before anything happens to the labels."
+    TrainConfig,
+    "warmup",
+    "--warmup",
+    type=int,
+    help="consistent, cdul, ccd: epochs of labels as they are and one view alone.",
 )
 @options.setting(
-    TrainConfig, "cam_boost", "--cam-boost", type=float, help="ccd: factor of the class maps' positive cells."
+    TrainConfig,
+    "cam_boost",
+    "--cam-boost",
+    type=float,
+    help="consistent, ccd: factor of the class maps' positive cells.",
 )
 @options.setting(
     TrainConfig,
@@ -81,7 +90,7 @@ def _papers(place: int) -> str:
     "consistency",
     "--consistency",
     type=float,
-    help="ccd: weight of the loss between weak and strong view.",
+    help="consistent, ccd: weight of the loss between weak and strong view.",
 )
 @options.setting(
     TrainConfig, "stopping", "--stopping/--no-stopping", help="ccd: end where the label-free measure accelerates."
