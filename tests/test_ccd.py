@@ -357,7 +357,7 @@ def test_settings_that_make_no_sense_are_wrong_usage():
     for wrong in ({"cam_boost": 0.5}, {"local_views": "everywhere"}, {"update_keep": 2.0}, {"warmup": 0}):
         with pytest.raises(OptionError):
             TrainConfig(method="ccd", **wrong)
-    with pytest.raises(OptionError, match=r"--cam-boost .*--method ccd"):
+    with pytest.raises(OptionError, match=r"--cam-boost .*--method consistent or ccd"):
         TrainConfig(method="cdul", cam_boost=2.0)
     assert (TrainConfig(method="ccd").epochs, TrainConfig(method="ccd").batch_size) == (10, 16)
     assert (TrainConfig(method="cdul").epochs, TrainConfig(method="cdul").batch_size) == (20, 8)
