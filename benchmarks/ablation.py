@@ -28,15 +28,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from voc12 import JUDGED, STUDENT, make_labels
+from voc12 import FIXED, JUDGED, STUDENT, make_labels
 
-from mlclip.cli.demonstration import STUDENT as WORLD_STUDENT
 from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
 from mlclip.datasets import read_boxes
 from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
 from mlclip.world import write_world
 from mlclip.world.scenes import SCENE_SIZE
 
+WORLD_STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
 COLUMNS = ("labels", "refined", "true_moved", "false_moved", "student")
 
 
@@ -244,7 +244,8 @@ class Bench:
         self.labels(case, seed, labels)
         started = time.monotonic()
         save = ["--save-labels", refined] if case.train and "none" not in case.train else []
-        self.mlclip("train", "--labels", labels, *self.student(), *case.train, *boxes, *save, "--seed", seed, "-o", model,
+        training = [*self.student(), *(case.train or FIXED), *boxes, *save]
+        self.mlclip("train", "--labels", labels, *training, "--seed", seed, "-o", model,
                     "--overwrite", "--workers", 0)  # fmt: skip
         seconds = time.monotonic() - started
         judge = ["evaluate", "--model", model, test, "--truth", truth_test, *judged, "--format", "json", "--workers", 0]

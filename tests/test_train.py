@@ -19,7 +19,7 @@ from mlclip.predict import predict
 from mlclip.train import resume_file, train, weight_step
 from mlclip.workers import Workers
 
-CONFIG = TrainConfig(arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
+CONFIG = TrainConfig(method="fixed", arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
 CLASSES = ["red", "green", "blue"]
 
 
