@@ -122,10 +122,10 @@ TOGETHER_WORLD = [
     Case("centred labels, CCD's training", CENTRED, ccd()),
     Case("centred labels, CCD's training, r = 0.6", CENTRED, ccd("--update-keep", "0.6")),
     Case("centred labels, CCD's training without its update", CENTRED, ccd("--local-views", "none")),
-    Case("neither update nor stopping", CENTRED, ccd(*EIGHT)),
-    Case("neither, five epochs: the cost of eight of one view", CENTRED, ccd(*FIVE)),
-    Case("nor boost, five epochs", CENTRED, ccd(*FIVE, "--cam-boost", "1")),
-    Case("nor consistency, eight epochs", CENTRED, ccd(*EIGHT, "--consistency", "0")),
+    Case("centred labels, neither update nor stopping", CENTRED, ccd(*EIGHT)),
+    Case("the same, five epochs: the cost of eight of one view", CENTRED, ccd(*FIVE)),
+    Case("the same, five epochs, no boost", CENTRED, ccd(*FIVE, "--cam-boost", "1")),
+    Case("the same, eight epochs, no consistency", CENTRED, ccd(*EIGHT, "--consistency", "0")),
     Case("centred labels without profiles, fixed", (*CENTRED, "--no-profiles")),
 ]
 TOGETHER_VOC12 = [
@@ -137,7 +137,7 @@ TOGETHER_VOC12 = [
     Case("centred labels, CDUL's label step", ("centred",), cdul("--warmup", "1")),
     Case("centred labels, CDUL's label step, η = 0.25", ("centred",), cdul("--warmup", "1", "--label-rate", "0.25")),
     Case("centred labels, CCD's training without its update", ("centred",), ccd(*ONLY)),
-    Case("nor boost", ("centred",), ccd(*ONLY, "--cam-boost", "1")),
+    Case("the same, no boost", ("centred",), ccd(*ONLY, "--cam-boost", "1")),
     Case("centred labels without profiles, fixed", ("centred, no profiles",)),
 ]
 SHARPNESS_WORLD = [
