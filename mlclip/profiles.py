@@ -63,8 +63,9 @@ def statistics(cosines: Tensor, given: Tensor) -> Statistics:
     return Statistics(len(x), x.sum(0), x.T @ x, w.sum(0), w.T @ x)
 
 
-def added(parts: list[Statistics]) -> Statistics:
-    return Statistics(*(sum(values[1:], values[0]) for values in zip(*parts, strict=True)))
+def added(first: Statistics, second: Statistics) -> Statistics:
+    """The sums over the views of both."""
+    return Statistics(*(one + other for one, other in zip(first, second, strict=True)))
 
 
 def fit_profiles(sums: Statistics, ridge: float = RIDGE) -> Profiles:

@@ -200,12 +200,13 @@ def class_profiles(
     store: Store, photos: Sequence[Photo], text: Tensor, levels: Tensor, labels: Tensor, scale: float
 ) -> profiles.Profiles:
     """The profiles of all names, learned from the photos that `labels` (N, C + contrast) are sure of."""
-    parts = []
+    sums = None
     for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
         cosines = embeddings @ text.T  # (n, V, C + contrast)
         given = profiles.sure_views(centred.centred_logits(cosines, levels, scale), labels[rows])
-        parts.append(profiles.statistics(centred.excess(cosines, levels), given))
-    return profiles.fit_profiles(profiles.added(parts))
+        part = profiles.statistics(centred.excess(cosines, levels), given)
+        sums = part if sums is None else profiles.added(sums, part)
+    return profiles.fit_profiles(sums)
 
 
 def _grid_name(n: int) -> str:
