@@ -18,7 +18,7 @@ from mlclip.datasets import read_truth
 from mlclip.images import find_images
 from mlclip.labels import read_labels
 from mlclip.predict import predict
-from mlclip.thresholds import match_expected_positives
+from mlclip.thresholds import best_expected_f1, match_expected_positives
 
 
 def two_heaps(scores: Tensor) -> Tensor:
@@ -71,6 +71,7 @@ def main() -> None:
     rules = {
         "one half": torch.full((len(tested.classes),), 0.5),
         "expected number of positives": match_expected_positives(learned.scores, labels.scores),
+        "best expected F1": best_expected_f1(learned.scores),
         "two heaps": two_heaps(learned.scores),
         "widest gap": widest_gap(learned.scores),
     }
