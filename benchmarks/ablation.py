@@ -137,6 +137,7 @@ TOGETHER_VOC12 = [
     Case("centred labels, CDUL's label step", ("centred",), cdul("--warmup", "1")),
     Case("centred labels, CDUL's label step, η = 0.25", ("centred",), cdul("--warmup", "1", "--label-rate", "0.25")),
     Case("centred labels, CCD's training without its update", ("centred",), ccd(*ONLY)),
+    Case("centred labels, boosted maps, one view", ("centred",), ("--method", "consistent", "--consistency", "0")),
     Case("the same, no boost", ("centred",), ccd(*ONLY, "--cam-boost", "1")),
     Case("centred labels without profiles, fixed", ("centred, no profiles",)),
 ]
