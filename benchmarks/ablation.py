@@ -244,7 +244,8 @@ class Bench:
         )
         self.labels(case, seed, labels)
         started = time.monotonic()
-        save = ["--save-labels", refined] if case.train and "none" not in case.train else []
+        moves = {"cdul", "ccd"} & {*case.train} and "none" not in case.train
+        save = ["--save-labels", refined] if moves else []
         training = [*self.student(), *(case.train or FIXED), *boxes, *save]
         self.mlclip("train", "--labels", labels, *training, "--seed", seed, "-o", model,
                     "--overwrite", "--workers", 0)  # fmt: skip
