@@ -35,20 +35,11 @@ def drawn(truth: Labels, paths: list[str], count: int, seed: int) -> Labels:
     return truth.aligned([paths[row] for row in rows], truth.classes)
 
 
-def before_calibration(checkpoint: Checkpoint, predicted: Labels) -> Tensor:
-    """The scores (N, C) that the model would give with scale 1 and offset 0."""
-    model = checkpoint.model
-    return ((logits_of(predicted.scores) - model.offset) / model.scale).sigmoid().float()
-
-
 def by_few(checkpoint: Checkpoint, photos: Labels, tested: Labels, truth: Labels) -> tuple[Tensor, Tensor]:
     """Scores of the test photos and thresholds, once the model is calibrated by `truth` of some of `photos`."""
     fresh = copy.deepcopy(checkpoint)
-    old = (fresh.model.scale.clone(), fresh.model.offset.clone())
-    found = calibrate(fresh, photos, truth).checkpoint
-    slope = found.model.scale / old[0]
-    offset = found.model.offset - slope * old[1]
-    return (slope * logits_of(tested.scores) + offset).sigmoid().float(), found.thresholds
+    found = calibrate(fresh, photos, truth).checkpoint  # of a model whose scale was 1 and offset 0
+    return (found.model.scale * logits_of(tested.scores) + found.model.offset).sigmoid().float(), found.thresholds
 
 
 def main() -> None:
@@ -68,10 +59,13 @@ def main() -> None:
     truth = read_truth(args.truth).aligned(tested.paths, judged).scores
 
     targets = labels.aligned(learned.paths, tested.classes).scores
-    unfitted = before_calibration(checkpoint, tested)
+    slope, offset = fit_calibration(logits_of(learned.scores), targets)
+    learned_fitted, tested_fitted = (
+        (slope * logits_of(t.scores) + offset).sigmoid().float() for t in (learned, tested)
+    )
     cases: dict[str, list[tuple[Tensor, Tensor]]] = {
-        "as trained": [(unfitted, match_expected_positives(before_calibration(checkpoint, learned), targets))],
-        "by its pseudo labels": [(tested.scores, checkpoint.thresholds)],
+        "as trained": [(tested.scores, checkpoint.thresholds)],
+        "by its pseudo labels": [(tested_fitted, match_expected_positives(learned_fitted, targets))],
     }
     if args.few_truth:
         few = read_truth(args.few_truth)

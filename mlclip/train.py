@@ -16,7 +16,6 @@ from torch import Tensor
 
 from . import ccd
 from .augment import jitter_table, shake_colours
-from .calibration import fit_calibration, logits_of
 from .cdul import bernoulli_kl_with_logits
 from .checkpoint import Checkpoint, save_checkpoint
 from .classifier import Classifier
@@ -75,10 +74,7 @@ def train(
     that cannot be read are left out and listed in `meta["skipped"]`. `truth` adds mAPs to what is reported of every epoch,
     and changes nothing else. Every epoch's end is kept beside `output` (`model.resume.pt`), so that `resume` loses at most
     one epoch and ends as if never stopped; its facts are in `model.log.csv`. Raises InputError for labels or settings that
-    do not fit, and when the loss is not finite.
-
-    At the end the model's scores are calibrated by the labels it learned, on the photos it learned them from (see
-    `fit_calibration`): it is then as calibrated as its labels are, and may be too sure of other photos. Its thresholds are
+    do not fit, and when the loss is not finite. The model's thresholds are
     such that of the training photos as many have each class as the labels expect.
     """
     config, workers = config or TrainConfig(), workers or Workers()
@@ -277,14 +273,7 @@ def _remove(folder: Path) -> None:
 
 
 def _finished(run: Run, labels: Labels, scores: Tensor) -> Checkpoint:
-    """The model as it leaves training: calibrated by its labels, thresholds set; `scores` (N, C) are its own before that."""
-    logits = logits_of(scores)
-    slope, offset = fit_calibration(logits, run.targets)
-    run.model.eval().calibrate(slope, offset)
-    thresholds = match_expected_positives((slope * logits + offset).sigmoid().float(), run.targets)
-    counted = torch.where(scores.isnan(), torch.nan, run.targets)  # (N, C)
+    """The model as it leaves training, with thresholds; `scores` (N, C) are its own of the photos it learned."""
     meta = {**run.identity, "root": labels.root, "labels_meta": labels.meta}
     meta["skipped"] = sorted(map(list, run.skipped.items()))
-    meta["calibration"] = {"source": "the labels it learned", "photos": int((~counted.isnan()).any(1).sum())}
-    meta["calibration"]["positives"] = dict(zip(labels.classes, counted.nansum(0).tolist(), strict=True))
-    return Checkpoint(run.model, thresholds, meta)
+    return Checkpoint(run.model.eval(), match_expected_positives(scores, run.targets), meta)

@@ -8,7 +8,6 @@ import pytest
 import torch
 import torchvision
 
-from mlclip.calibration import logits_of
 from mlclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.classifier import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_trunk
 from mlclip.clip import read_state_dict
@@ -163,21 +162,14 @@ def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_p
     assert all(torch.equal(value, whole[name]) for name, value in resumed.model.state_dict().items())
 
 
-def test_a_trained_model_s_scores_expect_what_its_labels_do_and_its_thresholds_name_as_many(labels, tmp_path):
+def test_a_trained_model_s_thresholds_name_as_many_photos_as_its_labels_expect(labels, tmp_path):
     labels.scores[0, 0] = float("nan")
     train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=4), loaders=0)
     checkpoint = load_checkpoint(tmp_path / "m.pt")
-    model, calibration = checkpoint.model, checkpoint.meta["calibration"]
-    assert calibration["source"] == "the labels it learned" and calibration["photos"] == 12
-    assert calibration["positives"]["green"] == pytest.approx(float(labels.scores[:, 1].sum()))
-    assert not torch.equal(model.scale, torch.ones(3)) and (model.scale > 0).all()
+    assert torch.equal(checkpoint.model.scale, torch.ones(3)) and "calibration" not in checkpoint.meta
     scores = predict(find_images([labels.root]), checkpoint, loaders=0).scores
     said = (scores >= checkpoint.thresholds).sum(0)
     assert said.tolist()[1:] == labels.scores[:, 1:].sum(0).round().int().tolist()
-    before = ((logits_of(scores) - model.offset) / model.scale).sigmoid()  # with scale 1 and offset 0
-    after, wanted = scores.double()[1:], labels.scores.double()[1:]
-    loss = torch.nn.functional.binary_cross_entropy
-    assert loss(after, wanted) < loss(before[1:], wanted)
 
 
 def test_resuming_with_other_settings_or_labels_is_refused(labels, tmp_path, monkeypatch):
