@@ -45,8 +45,8 @@ JUDGED = [
 ]  # 10 positives in both parts
 STUDENT = ["--arch", "mobilenet_v2", "--size", "160", "--epochs", "4", "--batch-size", "32", "--lr", "1e-4"]
 FIXED = ["--method", "fixed"]  # all but one student learn fixed labels from one view, so that labels alone differ
-BY_DEFAULT = "centred, trained by default"
-COMPARED = ["global", "cdul ζ=0.5", "cdul ζ=0", "centred", BY_DEFAULT, "truth"]
+CONSISTENT = "centred, --method consistent"
+COMPARED = ["global", "cdul ζ=0.5", "cdul ζ=0", "centred", CONSISTENT, "truth"]
 SETTINGS = PseudolabelConfig(method="centred")
 LOGIT_SCALE = 100.0  # 1/τ of OpenAI's CLIP
 
@@ -123,7 +123,7 @@ def make_labels(data: Path) -> dict[str, Labels]:
     sure = true_probabilities(stored["global_"][rows]).amax(-1).mean()
     print(f"mean top-1 probability of the whole photos: {sure:.3f} (0.85-0.9 means the logit scale is right)")
     tables = {name: scores[rows] for name, scores in every_table(stored).items()} | {"truth": truth.scores}
-    tables[BY_DEFAULT] = tables["centred"]
+    tables[CONSISTENT] = tables["centred"]
     root, classes = str((data / "photos" / "train").resolve()), stored["classes"].tolist()
     if classes != truth.classes:
         raise SystemExit(f"classes differ: {classes} and {truth.classes}")
@@ -143,7 +143,7 @@ def run_student(name: str, labels: Labels, data: Path, out: Path, seed: int, ext
     command = [sys.executable, "-m", "mlclip"]
     started = time.monotonic()
     weights = ["--init", str(data / "mobilenet_v2_imagenet.pth")]
-    training = [*STUDENT, *([] if name == BY_DEFAULT else FIXED), *weights, *extra]
+    training = [*STUDENT, *(["--method", "consistent"] if name == CONSISTENT else FIXED), *weights, *extra]
     subprocess.run([*command, "train", "--labels", file, *training, "--seed", str(seed), "-o", model, "--overwrite"],
                    check=True)  # fmt: skip
     seconds = time.monotonic() - started

@@ -82,14 +82,11 @@ PAPER_SCHEDULES = {"fixed": (20, 8), "cdul": (20, 8), "ccd": (10, 16), "consiste
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the student learns. Defaults are the papers' for VOC: ResNet-101, ImageNet weights, 448 px, Adam at 1e-5.
-
-    But for the method: labels that stay, and two views that must agree, is what did best with centred labels where we measured.
-    """
+    """How the student learns. Defaults are the papers' for VOC: ResNet-101, ImageNet weights, 448 px, Adam at 1e-5."""
 
     # "fixed": labels stay; "consistent": and two views must agree; "cdul": labels and weights learn in turns; "ccd": labels
     # are updated once from local views, and two views must agree
-    method: str = "consistent"
+    method: str = "fixed"
     arch: str = "resnet101"
     init: str = "imagenet"  # "imagenet", "none", "clip" (with arch "clip-resnet"), or a file of torchvision weights
     size: int = 448  # the student's square input, pixels

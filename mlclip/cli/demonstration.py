@@ -28,7 +28,7 @@ STUDENTS = [  # name, labels, model
 ]
 OURS = ["train", "test", "classes.txt", "truth_train.csv", "truth_test.csv", "boxes_train.json", "boxes_test.json", "clip.pt",
         "embeddings", "embeddings_centred", *(file for _, file, _ in LABELS), *(file for _, _, file in STUDENTS)]  # fmt: skip
-STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "6", "--batch-size", "32", "--lr", "1e-3"]
+STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
 
 
 def run(folder: Path, *, seed: int, overwrite: bool, device: str, loaders: int, quiet: bool) -> None:

@@ -16,7 +16,7 @@ MODEL = "model.pt"
 def _papers(place: int) -> str:
     """The papers' values of one part of the schedule, for the help."""
     shared, ccd = PAPER_SCHEDULES["cdul"][place], PAPER_SCHEDULES["ccd"][place]
-    return f"the papers': {ccd}, for cdul and fixed {shared}"
+    return f"the papers': {shared}, for consistent and ccd {ccd}"
 
 
 @click.command()
