@@ -39,4 +39,5 @@ def test_the_demo_clears_its_own_folder_and_no_other(small, tmp_path, monkeypatc
     assert "thesis.txt" in capfd.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
     assert _status(["demo", "--dir", "d", "--workers", "0", "--quiet"]) == 0
+    (tmp_path / "d" / ".model.pt.lock").touch()  # what a kill leaves
     assert _status(["demo", "--dir", "d", "--workers", "0", "--quiet", "--overwrite"]) == 0

@@ -83,6 +83,7 @@ def _clear(folder: Path) -> None:
     ours = {
         *OURS,
         *(Path(name).stem + end for name in OURS for end in (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")),
+        *(f".{name}.lock" for name in OURS),
     }
     others = sorted(p.name for p in folder.iterdir() if p.name not in ours)
     if others:
