@@ -138,12 +138,15 @@ import sys
 from mlclip.images import PhotoViews, find_images, photo_batches
 if __name__ == "__main__":
     photos = find_images([sys.argv[1]]).photos
-    batches = iter(photo_batches(PhotoViews(photos * 2000, 8), batch_size=2, workers=2))
+    loader = photo_batches(PhotoViews(photos * 2000, 8), batch_size=2, workers=2)
+    batches = iter(loader)
     next(batches)
     print("ready", flush=True)
     try:
-        for _ in batches:
-            pass
+        while True:  # however late the interrupt comes
+            for _ in batches:
+                pass
+            batches = iter(loader)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
 """
