@@ -134,7 +134,8 @@ def test_reading_draws_no_global_random_numbers(photos):
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 from mlclip.images import PhotoViews, find_images, photo_batches
 if __name__ == "__main__":
     photos = find_images([sys.argv[1]]).photos
