@@ -145,14 +145,18 @@ def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tm
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
 
-def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_path, monkeypatch):
+def stop_before_the_model_is_written(labels, output, monkeypatch) -> None:
     def stopped(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("mlclip.train.save_checkpoint", stopped)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+            train(labels, output, config=CONFIG, loaders=0)
+
+
+def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_path, monkeypatch):
+    stop_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
     kept = resume_file(tmp_path / "m.pt")
     state = torch.load(kept, weights_only=True)
     assert state["weights"].pop("scale").tolist() == [1, 1, 1] and state["weights"].pop("offset").tolist() == [0, 0, 0]
@@ -173,13 +177,7 @@ def test_a_trained_model_s_thresholds_name_as_many_photos_as_its_labels_expect(l
 
 
 def test_resuming_with_other_settings_or_labels_is_refused(labels, tmp_path, monkeypatch):
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mlclip.train.save_checkpoint", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+    stop_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
     with pytest.raises(InputError, match="another lr"):
         train(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), loaders=0, resume=True)
     changed = replace(labels, scores=1 - labels.scores)
