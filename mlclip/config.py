@@ -78,6 +78,8 @@ class PseudolabelConfig:
 
 # Epochs, and photos per weight step: CDUL's, and CCD's.
 PAPER_SCHEDULES = {"fixed": (20, 8), "cdul": (20, 8), "ccd": (10, 16), "consistent": (10, 16)}
+# The share of the training so far that the student's weights are the average of. The papers average nothing.
+AVERAGED = {"fixed": 0.1, "consistent": 0.1, "cdul": 0.0, "ccd": 0.0}
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class TrainConfig:
     head_lr_factor: float = (
         10.0  # learning rate of the new 1×1 convolution, as a multiple of lr (CCD's; CDUL says none)
     )
+    average: float | None = None  # see `averaging.py`, 0 is none; None: the method's, see AVERAGED
     seed: int = 0
     warmup: int = 2  # epochs of weight steps on one view alone (CDUL says no number; this is CCD's)
     label_rate: float = 1.0  # η of CDUL's label step
@@ -124,14 +127,17 @@ class TrainConfig:
     def __post_init__(self):
         _require(self.method in self.METHODS, "--method", self.method, f"one of {', '.join(self.METHODS)}")
         epochs, batch_size = PAPER_SCHEDULES[self.method]
-        for name, paper in (("epochs", epochs), ("batch_size", batch_size)):
+        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("average", AVERAGED[self.method])):
             if getattr(self, name) is None:
-                object.__setattr__(self, name, paper)
+                object.__setattr__(self, name, value)
         _require(self.size >= 64, "--size", self.size, "at least 64 pixels")
         _require(self.epochs >= 1, "--epochs", self.epochs, "at least 1")
         _require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
         _require(self.lr > 0, "--lr", self.lr, "above 0")
         _require(self.head_lr_factor > 0, "--head-lr-factor", self.head_lr_factor, "above 0")
+        _require(
+            0 <= self.average <= 1, "--average", self.average, "from 0 (the last step's weights) to 1 (the mean of all)"
+        )
         _require(self.warmup >= 0, "--warmup", self.warmup, "0 or more")
         _require(self.label_rate >= 0, "--label-rate", self.label_rate, "0 (labels stay) or more")
         _require(self.sigma > 0, "--sigma", self.sigma, "above 0")

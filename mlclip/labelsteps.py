@@ -64,7 +64,7 @@ def update_labels(
     seen = scores[mixed[~scores[mixed].isnan().any(1)]]
     threshold = ccd.calibrate_threshold(seen)
     pointer = point(
-        run.model, run.photos, scores, threshold, config, annotated=annotated, loaders=loaders, workers=run.workers,
+        run.student, run.photos, scores, threshold, config, annotated=annotated, loaders=loaders, workers=run.workers,
         talk=talk,
     )  # fmt: skip
     views = sum(map(len, pointer.boxes))
@@ -93,7 +93,7 @@ def predict_all(run: Run, loaders: int, talk: Talk) -> Tensor:
     workers = run.workers
     rows = workers.share(list(range(len(run.photos))))
     scores, unreadable = score_photos(
-        run.model, [run.photos[row] for row in rows], device=workers.device, batch_size=PREDICT_BATCH, loaders=loaders,
+        run.student, [run.photos[row] for row in rows], device=workers.device, batch_size=PREDICT_BATCH, loaders=loaders,
         talk=talk, label="  predicting",
     )  # fmt: skip
     run.skipped |= {run.photos[rows[index]].path: reason for index, reason in unreadable}
@@ -130,7 +130,7 @@ def true_facts(run: Run, predictions: Tensor, truth: Labels) -> dict[str, float]
 def _true_mean_ap(run: Run, scores: Tensor, truth: Labels) -> float:
     known = (~scores.isnan().all(1)).nonzero().flatten().tolist()
     paths = [run.photos[row].path for row in known]
-    return mean_average_precision(Labels(paths, run.model.classes, scores[known]), truth)[0]
+    return mean_average_precision(Labels(paths, run.student.classes, scores[known]), truth)[0]
 
 
 def refined_labels(run: Run, labels: Labels) -> Labels:

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
+from .averaging import start_average
 from .cdul import latent_of
 from .classifier import Classifier
 from .config import InputError, TrainConfig
@@ -43,6 +45,12 @@ class Run:
     skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
     log: list[dict[str, float]] = field(default_factory=list)
     update: dict = field(default_factory=dict)  # how CCD's label update came about, once it is made
+    average: AveragedModel | None = None  # of the model's weights so far; None where the last step's are what counts
+
+    @property
+    def student(self) -> Classifier:
+        """Who predicts, points and is saved: the average of the model that takes the weight steps, or that model itself."""
+        return self.average.module if self.average else self.model
 
     @property
     def history(self) -> list[float]:
@@ -81,7 +89,10 @@ def start_run(labels: Labels, config: TrainConfig, offline: bool, workers: Worke
     )
     latent = latent_of(given) if config.method == "cdul" else None
     identity = {"settings": asdict(config), "labels": fingerprint(labels)}
-    return Run(config, workers, model, optimizer, [p for _, p in photos], given, latent, identity, skipped=missing)
+    average = start_average(model, config.average) if config.average else None
+    return Run(
+        config, workers, model, optimizer, [p for _, p in photos], given, latent, identity, skipped=missing, average=average
+    )  # fmt: skip
 
 
 def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
@@ -118,6 +129,7 @@ def save_run(run: Run, file: Path) -> None:
     content: dict[str, Any] = {"format": "mlclip.resume", "version": 1, "run": run.identity, "epochs": run.epochs}
     content |= {"weights": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
     content |= {"given": run.given, "latent": run.latent, "update": run.update}
+    content |= {"average": run.average.state_dict() if run.average else None}
     save_plain(content | {"skipped": run.skipped, "log": run.log}, file)
 
 
@@ -130,7 +142,8 @@ def resume_run(run: Run, file: Path) -> None:
         return
     state = load_plain(file, kind="resume", made_by="mlclip train --overwrite")
     held = state["run"]
-    changed = [k for k, v in run.identity["settings"].items() if k != "epochs" and held["settings"].get(k) != v]
+    settings = {"average": 0.0, **held["settings"]}  # trainings of before there was an average had none
+    changed = [k for k, v in run.identity["settings"].items() if k != "epochs" and settings.get(k) != v]
     if held["labels"] != run.identity["labels"]:
         changed.append("labels")
     if changed:
@@ -139,6 +152,8 @@ def resume_run(run: Run, file: Path) -> None:
         )
     run.model.load_state_dict(state["weights"])
     run.optimizer.load_state_dict(state["optimizer"])
+    if run.average:
+        run.average.load_state_dict(state["average"])
     run.given, run.latent, run.update = state["given"], state["latent"], state["update"]
     run.epochs, run.log = int(state["epochs"]), state["log"]
     run.skipped |= state["skipped"]

@@ -158,6 +158,8 @@ def weight_epoch(run: Run, targets: Tensor, loaders: int, talk: Talk) -> tuple[f
                     f"the loss is not finite in epoch {epoch + 1}: lower --lr (now {config.lr:g}); "
                     + (kept if epoch else "nothing was kept")
                 )
+            if run.average:
+                run.average.update_parameters(run.model)
             seen, total = seen + count, total + loss * count
             bar.update(count, f"loss {total / max(1, seen):.4f}")
     if not seen:
@@ -276,4 +278,4 @@ def _finished(run: Run, labels: Labels, scores: Tensor) -> Checkpoint:
     """The model as it leaves training, with thresholds; `scores` (N, C) are its own of the photos it learned."""
     meta = {**run.identity, "root": labels.root, "labels_meta": labels.meta}
     meta["skipped"] = sorted(map(list, run.skipped.items()))
-    return Checkpoint(run.model.eval(), match_expected_positives(scores, run.targets), meta)
+    return Checkpoint(run.student.eval(), match_expected_positives(scores, run.targets), meta)

@@ -50,7 +50,7 @@ def test_two_processes_learn_by_gradient_alignment_as_one_does(photos, tmp_path)
     write_labels(Labels(paths, CLASSES, true), tmp_path / "truth.csv")
     shared = ["train", "--labels", str(tmp_path / "labels.pt"), "--truth", str(tmp_path / "truth.csv"), "--method", "cdul",
               "--init", "none", "--size", "64", "--batch-size", "4", "--warmup", "1", "--arch", "resnet18", "--epochs", "3",
-              "--lr", "1e-5"]  # fmt: skip
+              "--lr", "1e-5", "--average", "0.5"]  # fmt: skip
     for processes, name in ((1, "one"), (2, "two")):
         outputs = ["-o", str(tmp_path / f"{name}.pt"), "--save-labels", str(tmp_path / f"{name}.csv")]
         assert run(processes, *shared, *outputs) == 0

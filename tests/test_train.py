@@ -8,12 +8,14 @@ import pytest
 import torch
 import torchvision
 
+from mlclip.cdul import latent_of
 from mlclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.classifier import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_trunk
 from mlclip.clip import read_state_dict
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.images import find_images
-from mlclip.labels import Labels
+from mlclip.labels import Labels, read_labels
+from mlclip.labelsteps import label_step
 from mlclip.predict import predict
 from mlclip.train import resume_file, train, weight_step
 from mlclip.workers import Workers
@@ -145,14 +147,71 @@ def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tm
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
 
-def stop_before_the_model_is_written(labels, output, monkeypatch) -> None:
+def weights_step_by_step(labels, output, config, monkeypatch) -> tuple[list[dict], dict]:
+    """The network's weights after every step of a training, and those of the student that comes out."""
+    steps = []
+
+    def watched(model, *rest):
+        done = weight_step(model, *rest)
+        steps.append({name: value.clone() for name, value in model.state_dict().items()})
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlclip.train.weight_step", watched)
+        return steps, train(labels, output, config=config, loaders=0).model.state_dict()
+
+
+def test_the_student_s_weights_are_the_average_of_the_last_part_of_the_training(labels, tmp_path, monkeypatch):
+    config = replace(CONFIG, average=0.3)
+    steps, student = weights_step_by_step(labels, tmp_path / "m.pt", config, monkeypatch)
+    expected = steps[0]["head.weight"]
+    for n, weights in enumerate(steps[1:], start=1):
+        newest = 1 / (1 + 0.3 * n)
+        expected = (1 - newest) * expected + newest * weights["head.weight"]
+    assert len(steps) == 6 and torch.allclose(student["head.weight"], expected, atol=1e-6)
+    assert not torch.allclose(student["head.weight"], steps[-1]["head.weight"], atol=1e-6)
+    seen = torch.stack([weights["trunk.bn1.running_mean"] for weights in steps])
+    assert (student["trunk.bn1.running_mean"] - seen.amin(0) > -1e-6).all()
+    assert (seen.amax(0) - student["trunk.bn1.running_mean"] > -1e-6).all()
+
+
+def test_averaging_over_everything_is_the_mean_and_over_nothing_the_last_step(labels, tmp_path, monkeypatch):
+    steps, student = weights_step_by_step(labels, tmp_path / "all.pt", replace(CONFIG, average=1.0), monkeypatch)
+    mean = torch.stack([weights["head.weight"] for weights in steps]).mean(0)
+    assert torch.allclose(student["head.weight"], mean, atol=1e-6)
+    steps, student = weights_step_by_step(labels, tmp_path / "none.pt", replace(CONFIG, average=0.0), monkeypatch)
+    assert all(torch.equal(value, steps[-1][name]) for name, value in student.items())
+
+
+def test_the_papers_methods_average_nothing_unless_told(labels, tmp_path):
+    assert [TrainConfig(method=method).average for method in TrainConfig.METHODS] == [0.1, 0.1, 0, 0]
+    assert TrainConfig(method="cdul", average=0.5).average == 0.5
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(OptionError, match="--average"):
+            TrainConfig(average=wrong)
+
+
+def test_the_averaged_student_is_the_one_whose_predictions_move_labels(labels, tmp_path):
+    config = replace(CONFIG, method="cdul", warmup=0, epochs=1)
+    moved = []
+    for share in (0.0, 1.0):
+        files = {"output": tmp_path / f"{share}.pt", "save_labels": tmp_path / f"{share}.csv"}
+        model = train(labels, **files, config=replace(config, average=share), loaders=0)
+        scores = predict(find_images([labels.root]), model, loaders=0).scores
+        latent = label_step(latent_of(labels.scores), scores, config)
+        moved.append(read_labels(files["save_labels"]).scores)
+        assert torch.allclose(moved[-1], latent.sigmoid(), atol=1e-5)
+    assert not torch.allclose(*moved, atol=1e-4)
+
+
+def stop_before_the_model_is_written(labels, output, monkeypatch, config=CONFIG) -> None:
     def stopped(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("mlclip.train.save_checkpoint", stopped)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, output, config=CONFIG, loaders=0)
+            train(labels, output, config=config, loaders=0)
 
 
 def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_path, monkeypatch):
@@ -164,6 +223,17 @@ def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_p
     resumed = train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0, resume=True)
     whole = train(labels, tmp_path / "w.pt", config=CONFIG, loaders=0).model.state_dict()
     assert all(torch.equal(value, whole[name]) for name, value in resumed.model.state_dict().items())
+
+
+def test_a_training_stopped_before_there_was_an_average_goes_on_without_one(labels, tmp_path, monkeypatch):
+    stop_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch, replace(CONFIG, average=0.0))
+    kept = resume_file(tmp_path / "m.pt")
+    state = torch.load(kept, weights_only=True)
+    assert state.pop("average") is None and state["run"]["settings"].pop("average") == 0
+    torch.save(state, kept)
+    with pytest.raises(InputError, match="another average"):
+        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0, resume=True)
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, average=0.0), loaders=0, resume=True)
 
 
 def test_a_trained_model_s_thresholds_name_as_many_photos_as_its_labels_expect(labels, tmp_path):

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from ..config import PAPER_SCHEDULES, OptionError, TrainConfig
+from ..config import AVERAGED, PAPER_SCHEDULES, OptionError, TrainConfig
 from . import options
 from .console import Console
 
@@ -55,6 +55,14 @@ def _papers(place: int) -> str:
 @options.setting(TrainConfig, "lr", "--lr", type=float, help="Adam's learning rate.")
 @options.setting(
     TrainConfig, "head_lr_factor", "--head-lr-factor", type=float, help="How much faster the new last layer learns."
+)
+@options.setting(
+    TrainConfig,
+    "average",
+    "--average",
+    type=float,
+    help="The weights are averaged over this share of the training so far; 0 takes the last step's.  [default: "
+    f"{AVERAGED['fixed']:g}, for cdul and ccd {AVERAGED['cdul']:g}, as in the papers]",
 )
 @options.setting(TrainConfig, "label_rate", "--label-rate", type=float, help="cdul: η, the label step's rate.")
 @options.setting(TrainConfig, "sigma", "--sigma", type=float, help="cdul: σ, how wide around ½ labels move.")
