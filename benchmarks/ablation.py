@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from voc12 import CONSISTENT as CONSISTENT_ROW
 from voc12 import FIXED, JUDGED, STUDENT, make_labels
 
 from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
@@ -49,6 +50,10 @@ class Case:
     train: tuple[str, ...] = ()
     sharpness: float = 1.0  # factor of the labels' log-odds
 
+    @property
+    def moves_labels(self) -> bool:
+        return bool({"cdul", "ccd"} & {*self.train}) and "none" not in self.train
+
 
 def ccd(*options: str) -> tuple[str, ...]:
     return ("--method", "ccd", *options)
@@ -59,24 +64,26 @@ def cdul(*options: str) -> tuple[str, ...]:
 
 
 BY_CDUL = ("--method", "cdul")
+PLAIN = (*FIXED, "--average", "0")  # beside a paper's training, which averages no weights
+AVERAGED = ("--average", "0.1")  # what fixed labels have by default, on top of a paper's training
 CDUL_WORLD = [
-    Case("labels fixed (3×3, ζ = 0.5)", BY_CDUL),
+    Case("labels fixed (3×3, ζ = 0.5)", BY_CDUL, PLAIN),
     Case("label step (η = 1, σ = 1, warm-up 2, k = 1)", BY_CDUL, cdul()),
     *(Case(f"label step, η = {rate}", BY_CDUL, cdul("--label-rate", rate)) for rate in ("0.25", "0.1")),
     *(Case(f"label step, σ = {sigma}", BY_CDUL, cdul("--sigma", sigma)) for sigma in ("0.1", "0.25", "0.5", "2")),
     *(Case(f"label step, warm-up {n}", BY_CDUL, cdul("--warmup", n)) for n in ("0", "4")),
     Case("label step, k = 2", BY_CDUL, cdul("--label-every", "2")),
-    *(Case(f"ζ = {zeta}", (*BY_CDUL, "--zeta", zeta)) for zeta in ("0", "0.25", "0.75", "1")),
-    *(Case(f"snippets {n}×{n}", (*BY_CDUL, "--snippets", str(n))) for n in (1, 2, 4, 5)),
+    *(Case(f"ζ = {zeta}", (*BY_CDUL, "--zeta", zeta), PLAIN) for zeta in ("0", "0.25", "0.75", "1")),
+    *(Case(f"snippets {n}×{n}", (*BY_CDUL, "--snippets", str(n)), PLAIN) for n in (1, 2, 4, 5)),
     Case("snippets 2×2, label step, η = 0.25", (*BY_CDUL, "--snippets", "2"), cdul("--label-rate", "0.25")),
 ]
 CDUL_VOC12 = [
-    Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
+    Case("labels fixed (ζ = 0)", ("cdul ζ=0",), PLAIN),
     Case("label step (η = 1, σ = 1, warm-up 1, k = 1)", ("cdul ζ=0",), cdul("--warmup", "1")),
     Case("label step, η = 0.25", ("cdul ζ=0",), cdul("--warmup", "1", "--label-rate", "0.25")),
     Case("label step, η = 0.25, warm-up 0", ("cdul ζ=0",), cdul("--warmup", "0", "--label-rate", "0.25")),
     Case("label step, σ = 0.5", ("cdul ζ=0",), cdul("--warmup", "1", "--sigma", "0.5")),
-    Case("labels fixed (ζ = 0.5)", ("cdul ζ=0.5",)),
+    Case("labels fixed (ζ = 0.5)", ("cdul ζ=0.5",), PLAIN),
     Case("label step, ζ = 0.5", ("cdul ζ=0.5",), cdul("--warmup", "1")),
 ]
 OWN = ("--view-size", "64")  # the tiny CLIP's own input size: enlarged things are lost on it, see teacher_scale.py
@@ -92,8 +99,8 @@ CCD_WORLD = [
     Case("update from around annotated boxes", ccd(*OWN), ccd("--local-views", "around")),
     Case("no consistency", ccd(*OWN), ccd("--consistency", "0")),
     Case("no stopping", ccd(*OWN), ccd("--no-stopping")),
-    Case("its labels, fixed", ccd(*OWN)),
-    Case("CDUL's labels, fixed", BY_CDUL),
+    Case("its labels, fixed", ccd(*OWN), PLAIN),
+    Case("CDUL's labels, fixed", BY_CDUL, PLAIN),
     Case("CCD, CLIP at 10/7 of its size", ccd(), ccd()),
     Case("CCD, student at 160 px", ccd(*OWN), ccd("--size", "160")),  # class maps of 5×5 cells instead of 3×3
     Case("student at 160 px, update from random boxes", ccd(*OWN), ccd("--size", "160", "--local-views", "random")),
@@ -106,44 +113,49 @@ CCD_VOC12 = [
     Case("no floor", ("ccd, no floor",), ccd(*ONLY)),
     Case("no CAM boost", ("ccd",), ccd(*ONLY, "--cam-boost", "1")),
     Case("no consistency", ("ccd",), ccd(*ONLY, "--consistency", "0")),
-    Case("labels fixed (ζ = 0)", ("cdul ζ=0",)),
+    Case("labels fixed (ζ = 0)", ("cdul ζ=0",), PLAIN),
 ]
 CENTRED = ("--method", "centred")
-EIGHT = ("--local-views", "none", "--no-stopping")
-FIVE = (*EIGHT, "--epochs", "5")  # two of warm-up and three of two views: the cost of eight of one
+CONSISTENT = ("--method", "consistent")
+GENTLE = cdul("--label-rate", "0.25")
 TOGETHER_WORLD = [
     Case("CDUL's labels, fixed", BY_CDUL),
     Case("CDUL's labels, CDUL's label step", BY_CDUL, cdul()),
+    Case("CDUL's labels, CDUL's label step, averaged", BY_CDUL, cdul(*AVERAGED)),
     Case("CCD's labels, fixed", ccd(*OWN)),
     Case("CCD's labels, CCD's training", ccd(*OWN), ccd()),
+    Case("CCD's labels, CCD's training, averaged", ccd(*OWN), ccd(*AVERAGED)),
     Case("centred labels, fixed", CENTRED),
+    Case("centred labels, fixed, not averaged", CENTRED, PLAIN),
     Case("centred labels, CDUL's label step", CENTRED, cdul()),
-    Case("centred labels, CDUL's label step, η = 0.25", CENTRED, cdul("--label-rate", "0.25")),
+    Case("centred labels, CDUL's label step, η = 0.25", CENTRED, GENTLE),
+    Case("centred labels, CDUL's label step, η = 0.25, averaged", CENTRED, (*GENTLE, *AVERAGED)),
     Case("centred labels, CCD's training", CENTRED, ccd()),
+    Case("centred labels, CCD's training, averaged", CENTRED, ccd(*AVERAGED)),
     Case("centred labels, CCD's training, r = 0.6", CENTRED, ccd("--update-keep", "0.6")),
     Case("centred labels, CCD's training without its update", CENTRED, ccd("--local-views", "none")),
-    Case("centred labels, neither update nor stopping", CENTRED, ccd(*EIGHT)),
-    Case("the same, five epochs: the cost of eight of one view", CENTRED, ccd(*FIVE)),
-    Case("the same, five epochs, no boost", CENTRED, ccd(*FIVE, "--cam-boost", "1")),
-    Case("the same, eight epochs, no consistency", CENTRED, ccd(*EIGHT, "--consistency", "0")),
+    Case("centred labels, consistent", CENTRED, CONSISTENT),
+    Case("the same, five epochs: the cost of eight of one view", CENTRED, (*CONSISTENT, "--epochs", "5")),
+    Case("the same, five epochs, no boost", CENTRED, (*CONSISTENT, "--epochs", "5", "--cam-boost", "1")),
+    Case("the same, eight epochs, no consistency", CENTRED, (*CONSISTENT, "--consistency", "0")),
     Case("centred labels without profiles, fixed", (*CENTRED, "--no-profiles")),
 ]
 TOGETHER_VOC12 = [
     Case("CDUL's labels (ζ = 0), fixed", ("cdul ζ=0",)),
     Case("CDUL's labels (ζ = 0), its label step", ("cdul ζ=0",), cdul("--warmup", "1")),
-    Case("CCD's labels, fixed", ("ccd",)),
+    Case("CDUL's labels (ζ = 0), its label step, averaged", ("cdul ζ=0",), cdul("--warmup", "1", *AVERAGED)),
     Case("CCD's labels, CCD's training without its update", ("ccd",), ccd(*ONLY)),
     Case("centred labels, fixed", ("centred",)),
+    Case("centred labels, fixed, not averaged", ("centred",), PLAIN),
     Case("centred labels, CDUL's label step", ("centred",), cdul("--warmup", "1")),
-    Case("centred labels, CDUL's label step, η = 0.25", ("centred",), cdul("--warmup", "1", "--label-rate", "0.25")),
-    Case("centred labels, CCD's training without its update", ("centred",), ccd(*ONLY)),
-    Case("centred labels, boosted maps, one view", ("centred",), ("--method", "consistent", "--consistency", "0")),
-    Case("the same, no boost", ("centred",), ccd(*ONLY, "--cam-boost", "1")),
-    Case("centred labels without profiles, fixed", ("centred, no profiles",)),
+    Case("centred labels, CDUL's label step, η = 0.25", ("centred",), (*GENTLE, "--warmup", "1")),
+    Case("centred labels, CDUL's label step, η = 0.25, averaged", ("centred",), (*GENTLE, "--warmup", "1", *AVERAGED)),
+    Case("centred labels, consistent", ("centred",), CONSISTENT),
+    Case("the same, no consistency", ("centred",), (*CONSISTENT, "--consistency", "0")),
 ]
 SHARPNESS_WORLD = [
-    Case("centred labels", CENTRED),
-    *(Case(f"their log-odds times {factor}", CENTRED, sharpness=factor) for factor in (0.25, 0.5, 2.0)),
+    Case("centred labels", CENTRED, PLAIN),
+    *(Case(f"their log-odds times {factor}", CENTRED, PLAIN, sharpness=factor) for factor in (0.25, 0.5, 2.0)),
 ]
 PARTS = {
     "sharpness-world": SHARPNESS_WORLD,
@@ -186,6 +198,7 @@ class Bench:
         """Students of fixed labels that `benchmarks/voc12.py` has trained already, by the same commands."""
         truth, had = read_labels(self.data / "truth_train.csv"), {(row["case"], row["seed"]) for row in self.done}
         names = {case.labels[0]: case.name for case in PARTS[self.part] if not case.train}
+        names[CONSISTENT_ROW] = next((case.name for case in PARTS[self.part] if case.train == CONSISTENT), None)
         for row in map(json.loads, file.read_text().splitlines() if file.exists() else ()):
             name = names.get(row["labels"])
             if name and (name, row["seed"]) not in had:
@@ -244,8 +257,7 @@ class Bench:
         )
         self.labels(case, seed, labels)
         started = time.monotonic()
-        moves = {"cdul", "ccd"} & {*case.train} and "none" not in case.train
-        save = ["--save-labels", refined] if moves else []
+        save = ["--save-labels", refined] if case.moves_labels else []
         training = [*self.student(), *(case.train or FIXED), *boxes, *save]
         self.mlclip("train", "--labels", labels, *training, "--seed", seed, "-o", model,
                     "--overwrite", "--workers", 0)  # fmt: skip
@@ -278,7 +290,7 @@ class Bench:
             gains = [row["student"] - first[row["seed"]] for row in rows if row["seed"] in first]
             cells = [spread(column["labels"])]
             cells += [spread(column["refined"]), f"{np.mean(column['true_moved']):+.3f}",
-                      f"{np.mean(column['false_moved']):+.3f}"] if case.train else ["", "", ""]  # fmt: skip
+                      f"{np.mean(column['false_moved']):+.3f}"] if case.moves_labels else ["", "", ""]  # fmt: skip
             against = f"{np.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})" if gains else "–"
             shown = [100 * row["shown_well"] for row in rows if "shown_well" in row]
             cells.append(spread(shown) if shown else "")

@@ -1,0 +1,148 @@
+"""How far back a student's weights should be averaged: the demo's student on the drawn world.
+
+    python benchmarks/averaging.py --seeds 0 1 2
+
+One training serves all shares: the averages only watch it. "Decay" is a learning rate that falls to 0 over the training, the
+usual other way to calm the last steps. True labels report, and train the students of the rows that say so. Results are
+appended to OUT/averaging.jsonl as they come; a training found there is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mlclip.averaging import start_average
+from mlclip.checkpoint import Checkpoint
+from mlclip.classifier import Classifier
+from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
+from mlclip.config import TrainConfig
+from mlclip.images import find_images
+from mlclip.labels import Labels, mean_average_precision, read_labels
+from mlclip.predict import predict
+from mlclip.run import Run, start_run
+from mlclip.talk import SILENT
+from mlclip.train import weight_epoch
+from mlclip.workers import Workers
+from mlclip.world import write_world
+
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
+TRAININGS = [  # labels, epochs, whether the learning rate decays
+    ("centred", 8, False),
+    ("centred", 8, True),
+    ("centred", 4, False),
+    ("centred", 16, False),
+    ("CDUL's", 8, False),
+    ("CDUL's", 8, True),
+    ("true", 8, False),
+    ("true", 8, True),
+]
+
+
+class Watched:
+    """Takes the place of a run's average: keeps one average for every share, and lowers the learning rate where asked."""
+
+    def __init__(self, run: Run, decay: bool):
+        self.averages = [start_average(run.model, share) for share in SHARES]
+        self.groups = run.optimizer.param_groups if decay else []
+        self.rates = [group["lr"] for group in self.groups]
+        self.left = self.steps = run.config.epochs * math.ceil(len(run.photos) / run.config.batch_size)
+
+    def update_parameters(self, model: nn.Module) -> None:
+        for average in self.averages:
+            average.update_parameters(model)
+        self.left -= 1
+        for group, rate in zip(self.groups, self.rates, strict=True):
+            group["lr"] = rate * self.left / self.steps
+
+
+def make_labels(out: Path, seed: int) -> dict[str, Labels]:
+    """Labels of the training scenes of one seed's world, by the ordinary command with the tiny CLIP, and the true ones."""
+    folder, made = out / f"world-{seed}", {}
+    if not (folder / "ready").exists():
+        write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
+        (folder / "ready").touch()
+    for name, method in (("centred", "centred"), ("CDUL's", "cdul")):
+        file = out / f"{method}-{seed}.labels.pt"
+        command = [
+            sys.executable,
+            "-m",
+            "mlclip",
+            "pseudolabel",
+            folder / "train",
+            "--clip",
+            "tiny",
+            "--method",
+            method,
+        ]
+        cache = {**os.environ, "MLCLIP_CACHE": str(out / "cache")}
+        subprocess.run([*command, "-o", file, "--overwrite", "--workers", "0", "--quiet"], check=True, env=cache)
+        made[name] = read_labels(file)
+    true = read_labels(folder / "truth_train.csv")
+    return made | {"true": replace(true, root=made["centred"].root, meta=made["centred"].meta)}
+
+
+def judge(model: Classifier, folder: Path) -> float:
+    """mAP in percent on the world's test scenes."""
+    checkpoint = Checkpoint(model.eval(), torch.full((len(model.classes),), 0.5))
+    scores = predict(find_images([str(folder / "test")]), checkpoint, loaders=0)
+    return 100 * mean_average_precision(scores, read_labels(folder / "truth_test.csv"))[0]
+
+
+def train_and_judge(labels: Labels, epochs: int, decay: bool, seed: int, folder: Path) -> list[float]:
+    """mAP in percent on the test scenes of one training's student, for every share."""
+    config = TrainConfig(
+        arch="clip-resnet", init="clip", size=96, epochs=epochs, batch_size=32, lr=1e-3, average=0.0, seed=seed
+    )  # the demo's
+    run = start_run(labels, config, offline=True, workers=Workers(), talk=SILENT)
+    run.average = watched = Watched(run, decay)
+    while run.epochs < epochs:
+        weight_epoch(run, run.given, 0, SILENT)
+        run.epochs += 1
+    return [judge(average.module, folder) for average in watched.averages]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/averaging"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "averaging.jsonl"
+    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    for seed in args.seeds:
+        todo = [t for t in TRAININGS if not any(row["seed"] == seed and tuple(row["training"]) == t for row in done)]
+        tables = make_labels(args.out.absolute(), seed) if todo else {}
+        for training in todo:
+            labels, epochs, decay = training
+            scores = train_and_judge(tables[labels], epochs, decay, seed, args.out / f"world-{seed}")
+            done.append({"seed": seed, "training": training, "scores": scores})
+            with file.open("a") as out:
+                out.write(json.dumps(done[-1]) + "\n")
+    print(
+        "\n| labels | epochs | "
+        + " | ".join(f"{share:g}" for share in SHARES)
+        + " | seeds |\n|"
+        + "---|" * (len(SHARES) + 3)
+    )
+    for labels, epochs, decay in TRAININGS:
+        rows = [
+            r["scores"] for r in done if tuple(r["training"]) == (labels, epochs, decay) and r["seed"] in args.seeds
+        ]
+        if rows:
+            cells = " | ".join(f"{mean:.1f}" for mean in np.mean(rows, axis=0))
+            print(f"| {labels} | {epochs}{', decay' * decay} | {cells} | {len(rows)} |")
+
+
+if __name__ == "__main__":
+    main()
