@@ -144,7 +144,7 @@ def _csv_thresholds(path: Path) -> dict[str, float]:
 
 
 def _threshold(cell: Any, path: Path, line: int, name: str) -> float:
-    value = math.nan if isinstance(cell, bool) else _score(cell, path, line)
+    value = math.nan if isinstance(cell, bool) else _score(cell, path, line, "threshold")
     if math.isnan(value):
         where = f"{path}, line {line}" if line else path
         raise InputError(f"{where}: {name!r} has no threshold; write a number from 0 to 1, or leave the class away")
@@ -175,7 +175,7 @@ def _json(text: str, path: Path, line: int) -> Any:
         raise InputError(f"{path}, line {line}: not a table in JSON; write the file again") from error
 
 
-def _score(cell: Any, path: Path, line: int) -> float:
+def _score(cell: Any, path: Path, line: int, kind: str = "score") -> float:
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         return math.nan
     try:
@@ -185,7 +185,8 @@ def _score(cell: Any, path: Path, line: int) -> float:
     if 0 <= value <= 1 or math.isnan(value):
         return value
     where = f"{path}, line {line}" if line else path
-    raise InputError(f"{where}: {str(cell)[:40]!r} is no score; write a number from 0 to 1, or nothing for not known")
+    remedy = "write a number from 0 to 1" + (", or nothing for not known" if kind == "score" else "")
+    raise InputError(f"{where}: {str(cell)[:40]!r} is no {kind}; {remedy}")
 
 
 def _check_names(names: Sequence[str], lines: Sequence[int], path: Path, kind: str) -> None:
