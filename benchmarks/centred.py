@@ -23,7 +23,7 @@ from mlclip.clip import load_clip
 from mlclip.images import find_images, open_image, view_pixels
 from mlclip.labels import average_precision, read_labels
 from mlclip.presets import TEMPLATES
-from mlclip.pseudolabel import LEVEL_ROUNDS
+from mlclip.storelabels import LEVEL_ROUNDS
 from mlclip.teacher import Teacher, class_embeddings
 from mlclip.world import KINDS, write_world
 

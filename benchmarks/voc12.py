@@ -27,7 +27,7 @@ from mlclip import ccd, centred, profiles
 from mlclip.cdul import fuse
 from mlclip.config import PseudolabelConfig
 from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
-from mlclip.pseudolabel import LEVEL_ROUNDS
+from mlclip.storelabels import LEVEL_ROUNDS
 
 JUDGED = [
     "bottle",

@@ -110,6 +110,11 @@ def label_facts(before: Tensor, after: Tensor, moved: bool) -> dict[str, float]:
     return {"label_entropy": entropy, "labels_moved": int(moved), "labels_crossed_half": int(crossed.sum())}
 
 
+def measure_due(config: TrainConfig, epoch: int) -> bool:
+    """Whether epoch number `epoch`, from 1, ends with CCD's label-free measure: every one after the warm-up does."""
+    return config.method == "ccd" and config.stopping and epoch > config.warmup
+
+
 def stopping_measure(predictions: Tensor, labels: Tensor) -> float:
     """CCD's label-free measure: mAP in [0, 1] of predictions (N, C) against the labels (N, C) that are exactly 1.
 

@@ -29,6 +29,7 @@ from .labelsteps import (
     label_facts,
     label_step,
     label_step_due,
+    measure_due,
     predict_all,
     refined_labels,
     stopping_measure,
@@ -73,19 +74,22 @@ def train(
     The labels as they are in the end go to `save_labels`. Labels that are NaN (not known) take no part and stay so. Photos
     that cannot be read are left out and listed in `meta["skipped"]`. `truth` adds mAPs to what is reported of every epoch,
     and changes nothing else. Every epoch's end is kept beside `output` (`model.resume.pt`), so that `resume` loses at most
-    one epoch and ends as if never stopped; its facts are in `model.log.csv`. Raises InputError for labels or settings that
-    do not fit, and when the loss is not finite. The model's thresholds are
-    such that of the training photos as many have each class as the labels expect.
+    one epoch and ends as if never stopped; its facts are in `model.log.csv`.
+
+    The student that is written, and that predicts and points on the way, is the average of the weights over the last
+    `config.average` of the training (0, as in the papers: the weights of the last step). Its thresholds are such that of the
+    training photos as many have each class as the labels expect. Raises InputError for labels or settings that do not fit,
+    and when the loss is not finite.
     """
     config, workers = config or TrainConfig(), workers or Workers()
-    kept, parts = resume_file(output), Path(output).with_suffix(".update")
+    parts = Path(output).with_suffix(".update")  # of CCD's label update, as far as it has come
     if workers.is_main:
-        _check_outputs(config, output, save_labels, kept, resume, overwrite)
+        _check_outputs(config, output, save_labels, resume, overwrite)
     run = start_run(labels, config, offline, workers, talk)
-    needs_teacher = config.method == "ccd" and config.local_views != "none"
-    judge = judge_of(labels, teacher, other_teacher=other_teacher) if needs_teacher else None
+    asks = config.method == "ccd" and config.local_views != "none"
+    judge = judge_of(labels, teacher, other_teacher=other_teacher) if asks else None
     if resume:
-        resume_run(run, kept)
+        resume_run(run, resume_file(output))
     _announce(run, talk)
     log = EpochLog(output, run.log) if workers.is_main else None
 
@@ -100,8 +104,7 @@ def train(
         loss, speed = weight_epoch(run, before, loaders, talk)
 
         # CDUL's label step: the weights stand still.
-        moves = label_step_due(config, run.epochs + 1)
-        measured = config.method == "ccd" and config.stopping and run.epochs >= config.warmup
+        moves, measured = label_step_due(config, run.epochs + 1), measure_due(config, run.epochs + 1)
         predictions = predict_all(run, loaders, talk) if moves or measured or truth else None  # (N, C)
         if moves:
             run.latent = label_step(run.latent, predictions, config)
@@ -110,32 +113,25 @@ def train(
         run.epochs += 1
         facts = {"epoch": run.epochs, "loss": loss, "photos_per_second": speed}
         facts |= label_facts(before, run.targets, moves)
-        if measured:
-            facts["stopping_measure"] = stopping_measure(predictions, run.targets)
-        if truth:
-            facts |= true_facts(run, predictions, truth)
+        facts |= {"stopping_measure": stopping_measure(predictions, run.targets)} if measured else {}
+        facts |= true_facts(run, predictions, truth) if truth else {}
         run.log.append(facts)
         talk.say(epoch_line(facts))
 
         # Save.
         run.skipped = {path: reason for part in workers.gather(run.skipped) for path, reason in part.items()}
         if log:
-            save_run(run, kept)
+            save_run(run, resume_file(output))
             log.write(run.log)
         workers.wait()
 
-    scores = predictions if predictions is not None else predict_all(run, loaders, talk)  # (N, C) of the final weights
-    checkpoint = _finished(run, labels, scores)
-    if run.epochs < config.epochs:
-        talk.say(
-            f"stopped after epoch {run.epochs} of {config.epochs}: the label-free measure accelerates (--no-stopping goes on)"
-        )
+    checkpoint = _finished(run, labels, predict_all(run, loaders, talk) if predictions is None else predictions, talk)
     if log:
         log.close()
         if save_labels:
             write_labels(refined_labels(run, labels), save_labels, overwrite=overwrite)
         save_checkpoint(checkpoint, output)
-        kept.unlink(missing_ok=True)
+        resume_file(output).unlink(missing_ok=True)
         _remove(parts)
     return checkpoint
 
@@ -239,9 +235,10 @@ def epoch_batches(
 
 
 def _check_outputs(
-    config: TrainConfig, output: str | Path, save_labels: str | Path | None, kept: Path, resume: bool, overwrite: bool
+    config: TrainConfig, output: str | Path, save_labels: str | Path | None, resume: bool, overwrite: bool
 ) -> None:
     check_output(output, overwrite=overwrite)
+    kept = resume_file(output)
     if kept.exists() and not (resume or overwrite):
         raise InputError(
             f"{kept} holds an unfinished training; add --resume to go on with it, or --overwrite to start anew"
@@ -274,8 +271,11 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-def _finished(run: Run, labels: Labels, scores: Tensor) -> Checkpoint:
+def _finished(run: Run, labels: Labels, scores: Tensor, talk: Talk) -> Checkpoint:
     """The model as it leaves training, with thresholds; `scores` (N, C) are its own of the photos it learned."""
+    if run.epochs < run.config.epochs:
+        why = "the label-free measure accelerates (--no-stopping goes on)"
+        talk.say(f"stopped after epoch {run.epochs} of {run.config.epochs}: {why}")
     meta = {**run.identity, "root": labels.root, "labels_meta": labels.meta}
     meta["skipped"] = sorted(map(list, run.skipped.items()))
     return Checkpoint(run.student.eval(), match_expected_positives(scores, run.targets), meta)

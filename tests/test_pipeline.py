@@ -15,8 +15,9 @@ from mlclip.config import InputError, OptionError, PseudolabelConfig
 from mlclip.embed import embed_images, store_key
 from mlclip.files import locked
 from mlclip.images import find_images, open_image, view_pixels
-from mlclip.pseudolabel import cdul_labels, pseudolabel
+from mlclip.pseudolabel import pseudolabel
 from mlclip.store import LOCK, Store, default_store
+from mlclip.storelabels import cdul_labels
 from mlclip.teacher import Teacher, class_embeddings, class_scores
 
 CDUL = PseudolabelConfig(method="cdul")

@@ -28,9 +28,10 @@ LEVELS = {
         "overlay",
         "thresholds",
         "calibration",
+        "averaging",
     },
     2: {"teacher", "classifier", "datasets", "report", "calibrationpage", "updatepage", "diagnosis", "store"},
-    3: {"embed", "checkpoint", "student"},
+    3: {"embed", "checkpoint", "storelabels", "student"},
     4: {
         "pseudolabel",
         "run",
