@@ -15,8 +15,8 @@ from torch.optim.swa_utils import AveragedModel
 def start_average(model: nn.Module, share: float) -> AveragedModel:
     """A copy of `model` that `update_parameters` makes the average of all it has been shown, batch-norm statistics too.
 
-    After n steps the newest weights count for 1 / (1 + share · (n − 1)), and what was before for the rest: share 1 is the
-    plain mean of all steps, 0 the last step's weights alone.
+    The weights of step n enter with 1 / (1 + share · (n − 1)), and what was there keeps the rest: share 1 is the plain mean of
+    all steps, 0 the last step's weights alone, and between them an average whose mean age is share / (1 + share) of the training.
     """
 
     def newer(mean: Tensor, weights: Tensor, averaged: Tensor) -> Tensor:
