@@ -17,6 +17,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from math import log
 from pathlib import Path
 
@@ -46,7 +47,8 @@ JUDGED = [
 STUDENT = ["--arch", "mobilenet_v2", "--size", "160", "--epochs", "4", "--batch-size", "32", "--lr", "1e-4"]
 FIXED = ["--method", "fixed"]  # all but one student learn fixed labels from one view, so that labels alone differ
 CONSISTENT = "centred, --method consistent"
-COMPARED = ["global", "cdul ζ=0.5", "cdul ζ=0", "centred", CONSISTENT, "truth"]
+ALONE = "centred, of these photos alone"  # "centred" is fitted to all photos whose scores are given: the label step is free of truth
+COMPARED = ["global", "cdul ζ=0.5", "cdul ζ=0", "centred", ALONE, CONSISTENT, "truth"]
 SETTINGS = PseudolabelConfig(method="centred")
 LOGIT_SCALE = 100.0  # 1/τ of OpenAI's CLIP
 
@@ -57,7 +59,7 @@ def true_probabilities(stored: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(LOGIT_SCALE * cosines).softmax(-1).float()
 
 
-def centred_labels(stored: np.lib.npyio.NpzFile, second: bool = True) -> torch.Tensor:
+def centred_labels(stored: Mapping[str, np.ndarray], second: bool = True) -> torch.Tensor:
     """Centred labels (N, C) of all photos given. Of the snippets only the best cosine is known: it is their one view."""
     views = []
     for name in ("global_", "alpha"):
@@ -124,6 +126,7 @@ def make_labels(data: Path) -> dict[str, Labels]:
     print(f"mean top-1 probability of the whole photos: {sure:.3f} (0.85-0.9 means the logit scale is right)")
     tables = {name: scores[rows] for name, scores in every_table(stored).items()} | {"truth": truth.scores}
     tables[CONSISTENT] = tables["centred"]
+    tables[ALONE] = centred_labels({name: stored[name][rows] for name in ("global_", "alpha")})
     root, classes = str((data / "photos" / "train").resolve()), stored["classes"].tolist()
     if classes != truth.classes:
         raise SystemExit(f"classes differ: {classes} and {truth.classes}")
