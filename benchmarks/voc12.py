@@ -47,7 +47,7 @@ JUDGED = [
 STUDENT = ["--arch", "mobilenet_v2", "--size", "160", "--epochs", "4", "--batch-size", "32", "--lr", "1e-4"]
 FIXED = ["--method", "fixed"]  # all but one student learn fixed labels from one view, so that labels alone differ
 CONSISTENT = "centred, --method consistent"
-ALONE = "centred, of these photos alone"  # "centred" is fitted to all photos whose scores are given: the label step is free of truth
+ALONE = "centred, of these photos alone"  # "centred" is fitted to all photos whose scores are given, these among them
 COMPARED = ["global", "cdul ζ=0.5", "cdul ζ=0", "centred", ALONE, CONSISTENT, "truth"]
 SETTINGS = PseudolabelConfig(method="centred")
 LOGIT_SCALE = 100.0  # 1/τ of OpenAI's CLIP

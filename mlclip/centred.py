@@ -36,17 +36,20 @@ def shrunk_levels(mean: Tensor, variance: Tensor, photos: Tensor) -> Tensor:
     Few photos say little about a class's level: by chance all of them may show it. So levels are drawn towards their common
     mean by τ² / (τ² + σ²/N), the empirical-Bayes (James-Stein) factor: τ² is how much levels truly differ between classes,
     their variance less what chance explains; σ² how much a class's cosine differs between photos. One photo alone is not
-    centred. Numbers of photos need not be whole: each may count by how surely it does not show the class.
+    centred. Numbers of photos need not be whole: each may count by how surely it does not show the class. A class without any
+    gets the common mean.
 
     >>> shrunk_levels(torch.tensor([0.20, 0.24]), torch.tensor([0.0004, 0.0004]), torch.tensor([1, 1]))
     tensor([0.2200, 0.2200])
     """
-    common = mean.mean()
-    if photos.max() < 2 or len(mean) < 2:
+    seen = photos > 0  # (C,)
+    common = mean[seen].mean() if seen.any() else mean.mean()
+    if photos.max() < 2 or seen.sum() < 2:
         return common.expand_as(mean).clone()
     chance = variance / photos.clamp(min=1)  # (C,)
-    real = (mean.var() - chance.mean()).clamp(min=0)
-    return common + real / (real + chance).clamp(min=1e-12) * (mean - common)
+    real = (mean[seen].var() - chance[seen].mean()).clamp(min=0)
+    levels = common + real / (real + chance).clamp(min=1e-12) * (mean - common)
+    return torch.where(seen, levels, common)
 
 
 def centred_logits(cosines: Tensor, levels: Tensor, logit_scale: float) -> Tensor:

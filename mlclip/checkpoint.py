@@ -59,4 +59,6 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
         raise InputError(f"{path} holds NaN or infinite weights ({broken}); train again")
     if tuple(thresholds.shape) != (len(model.classes),):
         raise InputError(f"{path} holds {len(thresholds)} thresholds for {len(model.classes)} classes; train again")
+    if not ((thresholds >= 0) & (thresholds <= 1)).all():
+        raise InputError(f"{path} holds thresholds that are no numbers from 0 to 1; train again")
     return Checkpoint(model.to(device).eval(), thresholds, meta)

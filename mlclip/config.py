@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 
@@ -16,6 +17,13 @@ class OptionError(InputError):
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
         raise OptionError(f"{name} is {value}: it must be {wanted}")
+
+
+def _require_finite(config: object) -> None:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        option = OPTION_NAMES.get(field.name, "--" + field.name.replace("_", "-"))
+        _require(not isinstance(value, float) or math.isfinite(value), option, value, "a finite number")
 
 
 def _refuse_foreign(config: object, method: str, owners: dict[str, tuple[str, ...]]) -> None:
@@ -72,7 +80,9 @@ class PseudolabelConfig:
         text, sound = ",".join(map(str, self.grids)), all(1 <= n <= 16 for n in self.grids)
         wanted = "different numbers from 1 to 16, such as 1,2,3"
         _require(bool(self.grids) and sound and len(set(self.grids)) == len(self.grids), "--grids", text, wanted)
+        object.__setattr__(self, "grids", tuple(sorted(self.grids)))
         _require(0 <= self.floor < 1, "--floor", self.floor, "from 0 to below 1")
+        _require_finite(self)
         _refuse_foreign(self, self.method, self.OWNERS)
 
 
@@ -149,6 +159,7 @@ class TrainConfig:
             _require(self.warmup >= 1, "--warmup", self.warmup, wanted)
         _require(0 <= self.update_keep <= 1, "--update-keep", self.update_keep, "from 0 to 1")
         _require(self.consistency >= 0, "--consistency", self.consistency, "0 (none) or more")
+        _require_finite(self)
         _refuse_foreign(self, self.method, self.OWNERS)
 
     @property

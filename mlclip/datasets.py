@@ -36,6 +36,10 @@ def read_truth(spec: str) -> Labels:
         folder, split = (rest, None) if Path(rest).is_dir() else _split_off(rest)
         return (read_voc if kind == "voc" else read_nuswide)(folder, split)
     if Path(spec).suffix.lower() in SUFFIXES:
+        if not Path(spec).is_file():
+            raise InputError(
+                f"{spec} not found; a table of truth has a path column, and 1, 0 or nothing for each class"
+            )
         return read_labels(spec)
     raise InputError(
         f"{spec!r} is no truth; give voc:DIR, voc:DIR:val, coco:FILE, nuswide:DIR or a .csv with a path column"

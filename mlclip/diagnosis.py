@@ -16,10 +16,13 @@ from .presets import shorten
 DOUBT = 0.5  # a label nearer to its threshold than this share of the way to 0 or to 1 is neither given nor not
 UNSURE = ("cdul", "ccd")  # whose labels lie in the middle by their making: CDUL's halve what one of two views says
 EVERYWHERE = 0.8  # share of the photos from which on a class tells nothing
+MOST = 0.5  # ... and from which on it may have taken in the photos that show none of the classes
+FEW_PHOTOS = 20  # below which a class in all or in none of them is no wonder
 ALIKE = 0.5  # two classes are confused where so much of the photos with either have both (Jaccard)
 FEWEST = 5  # photos with both, below which a pair is chance
 MANY_EMPTY = 0.2  # share of photos without a label that deserves a word
 MOST_PAIRS = 5
+CONTRAST = "photos that show none of the names are taken for it: name what else is in them, such as --contrast coco"
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,15 @@ class Diagnosis:
     sure: list[float]
     dead: list[str]  # no photo has it
     everywhere: list[str]  # nearly every photo has it
+    frequent: list[str]  # more than half of the photos have it, though not nearly all
     doubtful: list[str]  # more photos are neither here nor there than have it
     confused: list[tuple[str, str, float]]  # pairs of classes, and which share of the photos with either has both
     empty: list[str]  # paths of photos without any label
+    known: int  # photos of which anything is known
+
+    @property
+    def many_empty(self) -> bool:
+        return len(self.empty) >= max(1, MANY_EMPTY * self.known)
 
     @property
     def advice(self) -> list[str]:
@@ -45,8 +54,11 @@ class Diagnosis:
             )
         if self.everywhere:
             lines.append(
-                f"nearly every photo shows {shorten(self.everywhere)}: a name so broad tells photos not apart; a narrower one may"
+                f"nearly every photo shows {shorten(self.everywhere)}: a name so broad tells photos not apart, a narrower one may; "
+                f"if most do not show it, {CONTRAST}"
             )
+        if self.frequent:
+            lines.append(f"more than half of the photos show {shorten(self.frequent)}: if that is not so, {CONTRAST}")
         if self.doubtful:
             lines.append(
                 f"more doubtful photos than sure ones for {shorten(self.doubtful)}: reword, or --template ensemble"
@@ -55,11 +67,10 @@ class Diagnosis:
             lines.append(
                 f"{first} and {second} are said of the same photos ({share:.0%} of those with either): reword one, or merge them"
             )
-        total = len(self.empty)
-        if total:
+        if self.many_empty:
             lines.append(
-                f"{total} photos fit no class, such as {shorten(self.empty, 3)}: if they show other things, name those with "
-                "--contrast"
+                f"{len(self.empty)} of {self.known} photos fit no class, such as {', '.join(self.empty[:3])}: if they show other "
+                "things, name those with --contrast"
             )
         return lines
 
@@ -72,22 +83,24 @@ def diagnose(labels: Labels) -> Diagnosis:
     scores, least = labels.scores, labels.thresholds
     said = scores >= least  # (N, C)
     photos = said.sum(0)  # (C,)
-    known = (~scores.isnan()).sum(0).clamp(min=1)
+    known = (~scores.isnan()).sum(0)  # (C,)
+    share = torch.where(known >= FEW_PHOTOS, photos / known, torch.nan).tolist()
     sure = torch.where(said, scores, 0).sum(0) / photos  # (C,)
     neither = ((scores > DOUBT * least) & (scores < 1 - DOUBT * (1 - least))).sum(0)
     without = (~said.any(1) & ~scores.isnan().all(1)).nonzero().flatten().tolist()
     names = labels.classes
     doubtful = [name for name, a, b in zip(names, photos.tolist(), neither.tolist(), strict=True) if 0 < a < b]
-    few = len(without) < MANY_EMPTY * len(labels)
     return Diagnosis(
         names,
         photos.tolist(),
         sure.tolist(),
-        [name for name, count in zip(names, photos.tolist(), strict=True) if count == 0],
-        [name for name, share in zip(names, (photos / known).tolist(), strict=True) if share >= EVERYWHERE],
+        [name for name, part in zip(names, share, strict=True) if part == 0],
+        [name for name, part in zip(names, share, strict=True) if part >= EVERYWHERE],
+        [name for name, part in zip(names, share, strict=True) if MOST < part < EVERYWHERE],
         [] if labels.meta.get("method") in UNSURE else doubtful,
         _confused(said.float(), names),
-        [] if few else [labels.paths[row] for row in without],
+        [labels.paths[row] for row in without],
+        int((~scores.isnan()).any(1).sum()),
     )
 
 

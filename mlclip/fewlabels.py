@@ -5,6 +5,7 @@ Letters: N photos, M of them with true labels, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +15,11 @@ from .calibration import expected_calibration_error, fit_calibration, logits_of
 from .checkpoint import Checkpoint
 from .config import InputError
 from .labels import Labels, match_tables
+from .presets import shorten
 from .thresholds import best_expected_f1, f1_of_classes
 
 FEWEST = 3  # positives below which a class's threshold stays where it is
+ENOUGH = 50  # photos from which on thresholds were better by it, see docs/results.md
 SOURCE = "true labels"
 
 
@@ -37,6 +40,7 @@ class FewLabels:
     positives: dict[str, int]  # of each class that the truth says anything about
     kept: list[str]  # of them those with too few positives for a threshold of their own
     untouched: list[str]  # classes that the truth says nothing about
+    unmatched: list[str]  # what of the truth is no class and no photo here: names, then paths
     before: Judged
     after: Judged
 
@@ -44,7 +48,8 @@ class FewLabels:
 def as_trained(checkpoint: Checkpoint) -> Checkpoint:
     """The model as its training left it: an earlier calibration by true labels is undone, its weights are shared.
 
-    So the labels of one calibration do not count again in the next, and the same labels twice give the same model.
+    So the labels of one calibration do not count again in the next, and the same labels twice give the same model. The
+    model that is given is changed, and is the one in the result.
     """
     calibration = checkpoint.meta.get("calibration") or {}
     if calibration.get("source") != SOURCE:
@@ -68,8 +73,9 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> FewLa
     photos, labelled or not (see `best_expected_f1`); labels have their say through slope and offset alone, which many
     photos share. A class of fewer positives keeps its threshold's place among the photos: it is said of the same ones as
     before. A class that the truth does not know stays as it is. `meta["calibration"]` says what was there and what was before.
+    Raises InputError where no photo or class is in both tables, where no cell is known, and as `check_answers` does.
     """
-    answers, rows = _answers(checkpoint, predicted, truth)  # (M, C), (M,)
+    answers, rows, unmatched = _answers(checkpoint, predicted, truth)  # (M, C), (M,)
     model, before, old = checkpoint.model, _state(checkpoint), checkpoint.thresholds
     judged = _judged(predicted.scores[rows], answers, old)
     logits = logits_of(predicted.scores)
@@ -88,24 +94,37 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> FewLa
     facts = {"source": SOURCE, "photos": len(rows), "positives": found, "kept": kept, "before": before}
     made = Checkpoint(model, thresholds, {**checkpoint.meta, "calibration": facts})
     untouched = [name for name in names if name not in found]
-    return FewLabels(made, len(rows), found, kept, untouched, judged, _judged(scores[rows], answers, thresholds))
+    after = _judged(scores[rows], answers, thresholds)
+    return FewLabels(made, len(rows), found, kept, untouched, unmatched, judged, after)
 
 
-def _answers(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tuple[Tensor, Tensor]:
-    """Truth (M, C) in 1, 0 and NaN in the order of the model's classes, and the rows (M,) of `predicted` it is about."""
+def check_answers(classes: Sequence[str], truth: Labels) -> None:
+    """What can be told of a truth before any photo is looked at: InputError for other numbers than 1 and 0, or other classes."""
+    wrong = ~((truth.scores == 0) | (truth.scores == 1) | truth.scores.isnan())
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        number, name = float(truth.scores[row, column]), truth.classes[column]
+        raise InputError(
+            f"the truth says {number:g} of {name!r} in {truth.paths[row]}; write 1, 0, or nothing where it is not known"
+        )
+    if not set(classes) & set(truth.classes):
+        raise InputError(f"the truth has no class of the model ({shorten(truth.classes)} | {shorten(classes)})")
+
+
+def _answers(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tuple[Tensor, Tensor, list[str]]:
+    """Truth (M, C) in 1, 0 and NaN in the order of the model's classes, the rows (M,) of `predicted` it is about, the rest."""
+    check_answers(checkpoint.model.classes, truth)
     match, names = match_tables(predicted, truth), checkpoint.model.classes
     own, theirs = torch.tensor(match.rows).T
     columns = [truth.classes.index(name) for name in match.classes]
     answers = torch.full((len(own), len(names)), torch.nan)
     answers[:, [names.index(name) for name in match.classes]] = truth.scores[theirs][:, columns]
-    if not ((answers == 0) | (answers == 1) | answers.isnan()).all():
-        raise InputError("the truth holds numbers other than 1 and 0; leave a cell empty where it is not known")
     some = ~answers.isnan().all(1)
     if not some.any():
         raise InputError(
             f"the truth says nothing of these {len(own)} photos: every cell is empty; write 1 or 0 into some"
         )
-    return answers[some], own[some]
+    return answers[some], own[some], [*match.classes_only_second, *match.paths_only_second]
 
 
 def _state(checkpoint: Checkpoint) -> dict:

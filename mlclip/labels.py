@@ -76,13 +76,16 @@ class Labels:
         given = self.meta.get("thresholds", DEFAULT_THRESHOLD)
         if isinstance(given, dict):
             given = [given.get(name, DEFAULT_THRESHOLD) for name in self.classes]
+        wrong = InputError(
+            f"the labels' thresholds are not numbers from 0 to 1 for {len(self.classes)} classes; make the labels again"
+        )
         try:
-            return torch.as_tensor(given, dtype=torch.float32).expand(len(self.classes))
+            thresholds = torch.as_tensor(given, dtype=torch.float32).expand(len(self.classes))
         except (TypeError, ValueError, RuntimeError) as error:
-            count = len(self.classes)
-            raise InputError(
-                f"the labels' thresholds are not numbers for {count} classes; make the labels again"
-            ) from error
+            raise wrong from error
+        if not ((thresholds >= 0) & (thresholds <= 1)).all():
+            raise wrong
+        return thresholds
 
 
 def _check_names(names: list[str], kind: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from .config import InputError
 
@@ -95,6 +95,15 @@ def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) 
         )
 
 
+def without_classes(contrast: Mapping[str, str], classes: Mapping[str, str]) -> dict[str, str]:
+    """The contrast names, label -> prompt name, that are none of the classes, by either name and in any case.
+
+    A class that had to compete with itself would lose half of every photo.
+    """
+    taken = {_key(name) for name in [*classes, *classes.values()]}
+    return {label: prompt for label, prompt in contrast.items() if not {_key(label), _key(prompt)} & taken}
+
+
 def fill_template(template: str, name: str) -> str:
     """The prompt: `name` put where `template` has its one `{}`; braces in the name are kept. InputError otherwise."""
     count = template.count("{}")
@@ -150,10 +159,15 @@ def _named(entries: Iterable[str], source: str) -> dict[str, str]:
 def _refuse_twins(names: list[str], source: str, kind: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
-        key = " ".join(name.casefold().split())
+        key = _key(name)
         if key in seen:
             raise InputError(f"{source} has the {kind} {seen[key]!r} and {name!r}, which are the same; remove one")
         seen[key] = name
+
+
+def _key(name: str) -> str:
+    """What two spellings of one name share."""
+    return " ".join(name.casefold().split())
 
 
 # What `--classes voc` and its like stand for: label -> prompt name, in the data set's own order.

@@ -67,6 +67,8 @@ def pseudolabel(
     logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
     label = {"cdul": cdul_store, "ccd": ccd_store, "centred": centred_store}[config.method]
     scores, summary = label(opened, photos, text, len(classes), logit_scale, config)
+    if not scores.isfinite().all():
+        raise InputError(f"the labels are not finite numbers; the weights of {teacher.name} may be damaged")
     _say_unestimated(summary, list(classes), talk)
     _check_sharpness(summary["mean_top1"], len(text), config, talk)
     meta = {"method": config.method, "settings": asdict(config), "clip": _clip_facts(teacher, logit_scale, size)}

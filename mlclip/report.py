@@ -28,6 +28,7 @@ SHOWN_LABELS = 5  # bars under a photo of the gallery
 SHOWN_SKIPPED, SHOWN_LETTERS = 500, 600  # of the folded tables: rows, and letters to a setting
 SHOWN_UPDATES = 24  # photos whose label update is drawn
 BINS = 20
+EMPTY_NAMED = 1000  # photos without a label that are named
 
 Quality = tuple[float, dict[str, float]]  # mAP and {class: AP}
 
@@ -118,8 +119,15 @@ def _advice(labels: Labels) -> str:
     """What to try with other names and prompts; nothing of predictions and truth, which were not made by those."""
     if "prompts" not in labels.meta:
         return ""
-    lines = "".join(f"<li>{page.text(line)}</li>" for line in diagnose(labels).advice)
-    return f"<h2>What to look at</h2><ul>{lines}</ul>" if lines else ""
+    found = diagnose(labels)
+    lines = "".join(f"<li>{page.text(line)}</li>" for line in found.advice)
+    advice = f"<h2>What to look at</h2><ul>{lines}</ul>" if lines else ""
+    if not found.empty:
+        return advice
+    more = f" and {len(found.empty) - EMPTY_NAMED:,} more" if len(found.empty) > EMPTY_NAMED else ""
+    named = ", ".join(page.text(path) for path in found.empty[:EMPTY_NAMED])
+    count = f"{len(found.empty):,} of {found.known:,} photos fit no class"
+    return f"{advice}<details><summary>{count}</summary><p>{named}{more}</p></details>"
 
 
 def _top1(labels: Labels) -> Tensor:

@@ -74,6 +74,8 @@ def start_run(labels: Labels, config: TrainConfig, offline: bool, workers: Worke
     if len(photos) < 2:
         raise InputError(f"{len(photos)} labelled photo is too few to train on; label at least 2")
     given = labels.scores[[row for row, _ in photos]]  # (N, C)
+    if given.isnan().all():
+        raise InputError("the labels say nothing: not one score of the photos that are here is known; label them again")
     torch.manual_seed(config.seed)
     model, origin = new_student(config, labels, offline)
     talk.say(origin)

@@ -144,13 +144,14 @@ def class_profiles(
 
 
 def _confidences(store: Store, photos: Sequence[Photo], text: Tensor, logit_scale: float) -> dict:
-    """How sure CLIP itself is of each view: the mean top-1 probability of whole photos, and a histogram for each grid."""
+    """How sure CLIP itself is of each view: the mean top-1 probability of the largest views, and a histogram for each grid."""
     counts, top1 = {_grid_name(n): torch.zeros(HISTOGRAM_BINS) for n in store.key.grids}, 0.0
+    largest = store.key.grids[0] ** 2  # how many of them a photo has: 1, the whole of it, unless the user left that out
     for _, embeddings in store.read(photos):  # (n,), (n, V, D)
         best = class_scores(embeddings, text, logit_scale).amax(-1)  # (n, V)
         for count, views in zip(counts.values(), best.split([n * n for n in store.key.grids], dim=1), strict=True):
             count += torch.histc(views, HISTOGRAM_BINS, 0, 1)
-        top1 += float(best[:, 0].double().sum())
+        top1 += float(best[:, :largest].double().mean(1).sum())
     return {"mean_top1": top1 / len(photos), "histograms": _histograms(counts)}
 
 

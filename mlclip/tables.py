@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[fl
     """A threshold for each class: lines `class,threshold`, or the object {class: threshold} where the file is named .json."""
     if path.suffix.lower() == ".json":
         return _save_text(json.dumps(dict(zip(classes, thresholds, strict=True)), indent=1, ensure_ascii=False), path)
-    lines = [f"{_quoted(name)},{value:.6g}" for name, value in zip(classes, thresholds, strict=True)]
+    lines = [f"{_quoted(name)},{value:.9g}" for name, value in zip(classes, thresholds, strict=True)]
     return _save_text("\n".join(["class,threshold", *lines]) + "\n", path)
 
 
@@ -123,7 +123,14 @@ def read_thresholds(path: Path, classes: Sequence[str], own: Sequence[float]) ->
 
 
 def _json_thresholds(path: Path) -> dict[str, float]:
-    content = _json(_load_text(path), path, 1)
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"{path}: the class {twice!r} stands there twice; remove one")
+        return dict(pairs)
+
+    content = _json(_load_text(path), path, 1, once)
     if not isinstance(content, dict):
         raise InputError(f'{path} holds no thresholds; write {{"cat": 0.4, "dog": 0.6}}')
     return {name: _threshold(value, path, 0, name) for name, value in content.items()}
@@ -165,9 +172,9 @@ def _csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise InputError(f"{path}, line {reader.line_num}: {error}; save it as a comma-separated file") from error
 
 
-def _json(text: str, path: Path, line: int) -> Any:
+def _json(text: str, path: Path, line: int, object_of: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=object_of)
     except json.JSONDecodeError as error:
         where = line + error.lineno - 1
         raise InputError(f"{path}, line {where}: not JSON ({error.msg}); write the file again") from error

@@ -56,10 +56,18 @@ def _promising(scores: Tensor) -> Tensor:
 
 
 def _cuts(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Every threshold between different scores (n,), from above all to below all, and how many photos each takes."""
+    """Every threshold between different scores (n,), from above all to below all, and how many photos each takes.
+
+    No threshold is above a score of 1, which is so taken by all of them.
+    """
     values, counts = scores.unique(return_counts=True)  # ascending
-    edges = torch.cat([values.new_ones(1), values.flip(0), values.new_zeros(1)])
-    return (edges[:-1] + edges[1:]) / 2, torch.cat([counts.new_zeros(1), counts.flip(0).cumsum(0)])
+    upper = torch.cat([values.new_ones(1), values.flip(0)])
+    lower = torch.cat([values.flip(0), values.new_zeros(1)])
+    middle = (upper + lower) / 2
+    between = torch.where(middle > lower, middle, upper)  # neighbours have nothing between them
+    taken = torch.cat([counts.new_zeros(1), counts.flip(0).cumsum(0)])
+    possible = slice(int(values[-1] >= 1), None)
+    return between[possible], taken[possible]
 
 
 def thresholds_of_labels(scores: Tensor, method: str) -> list[float]:

@@ -54,10 +54,28 @@ def test_two_names_for_the_same_photos_are_a_confused_pair():
     assert any("sofa and couch" in line for line in found.advice)
 
 
-def test_photos_that_fit_nothing_are_named_once_they_are_many():
+def test_a_class_in_more_than_half_of_the_photos_may_have_taken_in_those_that_show_none():
+    scores = sound()
+    scores[:25, 2] = 0.9
+    found = diagnose(table(scores, ["cat", "dog", "cow", "hen"]))
+    assert found.frequent == ["cow"] and found.everywhere == []
+    assert any("cow" in line and "--contrast" in line for line in found.advice)
+
+
+def test_few_photos_make_no_class_dead_or_everywhere():
+    scores = torch.tensor([[0.9, 0.01]] * 3)
+    found = diagnose(table(scores, ["a", "b"]))
+    assert found.photos == [3, 0] and found.dead == [] and found.everywhere == [] and found.frequent == []
+
+
+def test_photos_that_fit_nothing_are_all_listed_and_advised_on_once_they_are_many():
     scores = sound()
     scores[:4] = 0.01
-    assert diagnose(table(scores, ["a", "b", "c", "d"])).empty == []
+    few = diagnose(table(scores, ["a", "b", "c", "d"]))
+    assert few.empty == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"] and few.advice == []
+    labels = table(scores, ["a", "b", "c", "d"])
+    labels.meta["prompts"] = labels.classes
+    assert "4 of 40 photos fit no class" in render_report(labels)
     scores[:12] = 0.01
     found = diagnose(table(scores, ["a", "b", "c", "d"]))
     assert len(found.empty) == 12 and any("--contrast" in line for line in found.advice)
@@ -68,7 +86,8 @@ def test_unknown_labels_count_for_nothing():
     scores[:, 0] = float("nan")
     scores[5] = float("nan")
     found = diagnose(table(scores, ["a", "b", "c", "d"]))
-    assert found.photos[0] == 0 and found.dead == ["a"] and "05.jpg" not in found.empty
+    assert found.photos[0] == 0 and found.dead == [] and "05.jpg" not in found.empty
+    assert found.known == 39
 
 
 def test_a_label_is_given_from_its_class_s_own_threshold_on():

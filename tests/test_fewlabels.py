@@ -93,7 +93,7 @@ def test_unknown_cells_do_not_count(checkpoint):
     ("value", "classes", "paths", "words"),
     [
         (math.nan, CLASSES[:3], None, "every cell is empty"),
-        (0.5, CLASSES[:3], None, "other than 1 and 0"),
+        (0.5, CLASSES[:3], None, "0.5 of 'cat' in 0.jpg"),
         (1.0, ["cow", "hen", "pig"], None, "no class"),
         (1.0, CLASSES[:3], "elsewhere", "no photo"),
     ],
@@ -105,3 +105,10 @@ def test_truth_that_says_nothing_is_refused_in_one_line_and_changes_nothing(chec
         calibrate(checkpoint, predicted, Labels(names, classes, torch.full_like(truth.scores, value)))
     assert "\n" not in str(error.value)
     assert checkpoint.model.scale.tolist() == pytest.approx([0.9, 1.1, 1.0, 0.8])
+
+
+def test_what_of_the_truth_is_no_class_and_no_photo_here_is_told(checkpoint):
+    predicted, truth = tables()
+    odd = Labels([*truth.paths, "elsewhere.jpg"], ["cat", "dgo", "rare"], torch.cat([truth.scores, truth.scores[:1]]))
+    found = calibrate(checkpoint, predicted, odd)
+    assert found.unmatched == ["dgo", "elsewhere.jpg"] and found.untouched == ["dog", "other"]

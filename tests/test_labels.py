@@ -112,6 +112,7 @@ def test_thresholds_written_are_read_back_and_classes_left_out_keep_their_own(tm
         ("t.json", '{"cat": true}', "t.json: 'cat' has no threshold"),
         ("t.json", '{"cat": {}}', "t.json: '{}' is no threshold"),
         ("t.json", "[0.5]", "t.json holds no thresholds"),
+        ("t.json", '{"cat": 0.5, "cat": 0.6}', "t.json: the class 'cat' stands there twice"),
         ("t.json", "{", "t.json, line 1: not JSON"),
         ("gone.csv", None, "gone.csv not found; `mlclip export -o thresholds.csv`"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -15,6 +16,7 @@ from mlclip.config import InputError, OptionError, PseudolabelConfig
 from mlclip.embed import embed_images, store_key
 from mlclip.files import locked
 from mlclip.images import find_images, open_image, view_pixels
+from mlclip.presets import without_classes
 from mlclip.pseudolabel import pseudolabel
 from mlclip.store import LOCK, Store, default_store
 from mlclip.storelabels import cdul_labels
@@ -201,6 +203,29 @@ def test_contrast_names_take_their_share_and_are_then_dropped(photos, teacher):
     assert with_contrast.classes == list(CLASSES)
     assert torch.allclose(alone.scores.sum(1), torch.ones(12), atol=1e-3)
     assert (with_contrast.scores.sum(1) < alone.scores.sum(1)).all()
+
+
+def test_contrast_names_that_are_classes_are_left_out():
+    given = {"Cat": "Cat", "hound": "DOG", "sky": "sky"}
+    assert without_classes(given, {"cat": "cat", "dog": "a  dog", "d": "dog"}) == {"sky": "sky"}
+
+
+def test_settings_that_are_no_finite_numbers_are_wrong_usage_and_grids_are_put_in_order():
+    for wrong in ({"rank_scale": math.inf}, {"prior_photos": math.inf}, {"method": "ccd", "max_entropy": math.inf}):
+        with pytest.raises(OptionError, match="finite"):
+            PseudolabelConfig(**wrong)
+    assert PseudolabelConfig(grids=(3, 1)).grids == (1, 3)
+
+
+def test_the_sharpness_that_is_looked_at_is_that_of_the_largest_views(photos, teacher):
+    top1 = {
+        grids: pseudolabel(
+            find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(grids=grids), loaders=0
+        ).meta["mean_top1"]
+        for grids in ((1, 2), (2, 1), (2, 3), (2,))
+    }
+    assert top1[1, 2] == top1[2, 1]
+    assert top1[2, 3] == pytest.approx(top1[(2,)]) and top1[2, 3] != pytest.approx(top1[1, 2], abs=1e-6)
 
 
 def test_a_single_class_is_refused_unless_there_are_contrast_names(photos, teacher):

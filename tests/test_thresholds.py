@@ -30,6 +30,14 @@ def test_a_class_nowhere_and_one_everywhere_have_thresholds_beyond_all_scores(la
     assert 0 < float(found) < 1 and int((scores >= found).sum()) == said
 
 
+def test_no_threshold_takes_what_it_should_leave_where_scores_are_saturated_or_neighbours():
+    saturated = torch.tensor([[1.0], [1.0], [0.2]])
+    assert float(match_expected_positives(saturated, torch.zeros(3, 1))) == pytest.approx(0.6)  # all at 1, or none: two
+    neighbours = torch.tensor([[0.7], [float(torch.nextafter(torch.tensor(0.7), torch.tensor(0.0)))], [0.1]])
+    found = match_expected_positives(neighbours, torch.tensor([[1.0], [0.0], [0.0]]))
+    assert int((neighbours >= found).sum()) == 1
+
+
 def test_unknown_cells_do_not_count():
     scores = torch.tensor([[0.9, 0.1], [float("nan"), 0.2], [0.5, 0.3]])
     labels = torch.tensor([[1.0, float("nan")], [1.0, float("nan")], [0.0, float("nan")]])

@@ -321,3 +321,20 @@ def test_predictions_do_not_depend_on_batch_size_or_loaders(labels, tmp_path):
     many = predict(found, checkpoint, batch_size=64, loaders=2)
     assert one.paths == many.paths
     assert torch.allclose(one.scores, many.scores, atol=1e-5)
+
+
+def test_labels_that_say_nothing_are_refused_before_anything_is_learned(labels, tmp_path):
+    nothing = replace(labels, scores=torch.full_like(labels.scores, torch.nan))
+    with pytest.raises(InputError, match="the labels say nothing"):
+        train(nothing, tmp_path / "m.pt", config=CONFIG, loaders=0)
+    assert not list(tmp_path.glob("m.*"))
+
+
+@pytest.mark.parametrize("wrong", [7.0, -0.1, float("nan")])
+def test_thresholds_that_are_none_are_refused_in_models_and_labels(labels, wrong, tmp_path):
+    model = Classifier("resnet18", CLASSES, 64).eval()
+    save_checkpoint(Checkpoint(model, torch.tensor([0.5, wrong, 0.5])), tmp_path / "m.pt")
+    with pytest.raises(InputError, match="no numbers from 0 to 1"):
+        load_checkpoint(tmp_path / "m.pt")
+    with pytest.raises(InputError, match="not numbers from 0 to 1"):
+        _ = replace(labels, meta={"thresholds": [0.5, wrong, 0.5]}).thresholds

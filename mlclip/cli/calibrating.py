@@ -31,17 +31,18 @@ def calibrate(images, model, truth, output, overwrite, batch_size, device, loade
 
     Take photos like those the model will see, not chosen by what they show: the labels also say how frequent a class is.
     The order of the photos in each class stays as it was, and so does the average precision. The fewer labels,
-    the nearer the result stays to what training left, to which an earlier calibration is first put back.
+    the nearer the result stays to what training left, to which an earlier calibration is first put back. Take fifty or more.
     """
     from ..checkpoint import load_checkpoint, save_checkpoint
     from ..datasets import read_truth
-    from ..fewlabels import as_trained
+    from ..fewlabels import as_trained, check_answers
     from ..fewlabels import calibrate as fit
     from ..files import check_output
     from .judging import predict_photos
 
     check_output(output, overwrite=overwrite)
     checkpoint, known = as_trained(load_checkpoint(model)), read_truth(truth)
+    check_answers(checkpoint.model.classes, known)
     predicted = predict_photos(checkpoint, images, batch_size, device, loaders, quiet)
     thresholds, found = checkpoint.thresholds, fit(checkpoint, predicted, known)
     save_checkpoint(found.checkpoint, output)
@@ -52,11 +53,15 @@ def calibrate(images, model, truth, output, overwrite, batch_size, device, loade
 
 def _say(found, predicted: int, before: list[float], talk: Console) -> None:
     """What there was to fit to, which classes had too few, and what came of it on these very photos."""
-    from ..fewlabels import FEWEST
+    from ..fewlabels import ENOUGH, FEWEST
     from ..presets import shorten
 
     after = found.checkpoint.thresholds.tolist()
     talk.say(f"{found.photos} of {predicted} photos have true labels")
+    if found.photos < ENOUGH:
+        talk.say(f"fewer than {ENOUGH}: thresholds fitted to so few may be worse than those that training left")
+    if found.unmatched:
+        talk.say(options.printable(f"of the truth match no class or photo here: {shorten(found.unmatched)}"))
     if len(after) <= CLASSES_SHOWN:
         lines = zip(found.checkpoint.model.classes, before, after, strict=True)
         rows = [[name, str(found.positives.get(name, "–")), f"{b:.2f}", f"{a:.2f}"] for name, b, a in lines]

@@ -112,7 +112,8 @@ def predict_photos(checkpoint, images, batch_size: int, device: str, loaders: in
 def report(labels_file, truth, root, threshold_file, limit, output, overwrite, quiet):
     """Show labels as one self-contained HTML page: classes, confidences, and a gallery of photos.
 
-    Predictions are labels too: mlclip predict PHOTOS --format csv > p.csv, then --labels p.csv --root PHOTOS.
+    Predictions are labels too: mlclip predict PHOTOS --format csv > p.csv and mlclip export -o thresholds.csv, then
+    --labels p.csv --root PHOTOS --threshold-file thresholds.csv; without a file of thresholds a score counts from one half on.
     """
     from dataclasses import replace
 

@@ -30,6 +30,17 @@ def _class_names(spec: str | None, root: str, say) -> dict[str, str]:
     return parse_classes(WITHOUT_A_LIST)
 
 
+def _contrast(spec: str | None, classes: dict[str, str], say) -> dict[str, str]:
+    """The contrast names asked for, less those that are classes."""
+    from ..presets import parse_classes, shorten, without_classes
+
+    given = parse_classes(spec) if spec else {}
+    kept = without_classes(given, classes)
+    if len(kept) < len(given):
+        say(f"--contrast: {shorten([name for name in given if name not in kept])} left out, as classes are so called")
+    return kept
+
+
 def _numbers(_context, parameter, value) -> tuple[int, ...]:
     """A comma list of whole numbers."""
     if isinstance(value, tuple):
@@ -79,6 +90,8 @@ def _say_what_they_are_worth(labels, talk: Console) -> None:
         rows = sorted(zip(found.classes, found.photos, found.sure, strict=True), key=lambda row: -row[1])
         shown = [[name, str(photos), f"{sure:.2f}" if photos else "–"] for name, photos, sure in rows]
         talk.say(table(["class", "photos", "how sure"], shown, right=[1, 2]))
+    if found.empty and not found.many_empty:
+        talk.say(f"{len(found.empty)} of {found.known} photos fit no class; `mlclip report` names them")
     for line in found.advice:
         talk.say(options.printable(f"look at: {line}"))
 
@@ -90,7 +103,9 @@ def _say_what_they_are_worth(labels, talk: Console) -> None:
     help='FILE (a name per line, `label = prompt name`), a preset (voc, coco, nuswide), or "cat,dog=a small dog".',
 )
 @click.option(
-    "--contrast", help="Names, given as --classes are, that take part in the comparison and are then dropped."
+    "--contrast",
+    help="Names, given as --classes are, that take part in the comparison and are then dropped: what else is in the photos. "
+    "Wanted where many photos show none of the classes, such as --contrast coco.",
 )
 @click.option(
     "--clip",
@@ -224,14 +239,14 @@ def pseudolabel(
     from ..files import check_output
     from ..images import find_images
     from ..labels import write_labels
-    from ..presets import check_class_count, parse_classes
+    from ..presets import check_class_count
     from ..pseudolabel import pseudolabel as label_photos
 
     talk, config = Console(quiet=quiet), PseudolabelConfig(**settings)
     check_output(output, overwrite=overwrite)
     found = find_images(images)
     names = _class_names(classes, found.root, talk.say)
-    contrast = parse_classes(contrast) if contrast else {}
+    contrast = _contrast(contrast, names, talk.say)
     check_class_count(names, contrast)
     teacher, workers, talk = _teacher(clip, clip_activation, device, offline, talk)
     labels = label_photos(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import sys
 
@@ -51,8 +52,7 @@ def predict(
     from ..checkpoint import load_checkpoint
     from .judging import predict_photos
 
-    if threshold is not None and threshold_file:
-        raise click.UsageError("--threshold is for all classes, --threshold-file for each: give one of the two")
+    _check_choice(form, threshold, threshold_file, topk, heatmaps)
     if heatmaps:
         _check_folder(heatmaps, overwrite)
     checkpoint = load_checkpoint(model)
@@ -66,6 +66,21 @@ def predict(
     if heatmaps:
         _draw_heatmaps(labels, thresholds, topk, checkpoint, heatmaps, device, loaders, Console(quiet=quiet))
     return options.report_skipped(labels.meta["skipped"], None)
+
+
+def _check_choice(form, threshold, threshold_file, topk, heatmaps) -> None:
+    """Refuse options that would be ignored."""
+    if threshold is not None and threshold_file:
+        raise click.UsageError("--threshold is for all classes, --threshold-file for each: give one of the two")
+    given = "--threshold" if threshold is not None else "--threshold-file" if threshold_file else None
+    if threshold is not None and math.isnan(threshold):
+        raise click.UsageError("--threshold is nan: it must be a number from 0 to 1")
+    if given and topk:
+        raise click.UsageError(f"--topk shows the best classes whatever their scores: leave it or {given} away")
+    if given and form == "csv" and not heatmaps:
+        raise click.UsageError(
+            f"--format csv holds every score: {given} has no part in it; --format json names classes"
+        )
 
 
 def _check_folder(folder: str, overwrite: bool) -> None:
@@ -86,7 +101,7 @@ def _draw_heatmaps(labels, thresholds, topk, checkpoint, folder, device, loaders
 
     column, chosen = {name: c for c, name in enumerate(labels.classes)}, []
     for scores in labels.scores.tolist():
-        named = _chosen(scores, labels.classes, thresholds, topk) or _chosen(scores, labels.classes, thresholds, 1)
+        named = _chosen(scores, labels.classes, thresholds, topk) or [_nearest(scores, labels.classes, thresholds)]
         chosen.append([(column[name], score) for name, score in named[:MAPS_SHOWN]])
     photos = [Photo(path, os.path.join(labels.root, path), 0, 0) for path in labels.paths]
     drawn = write_heatmaps(photos, chosen, checkpoint, folder, device=choose_device(device), loaders=loaders, talk=talk)
@@ -103,13 +118,21 @@ def _chosen(
     return [(name, score) for name, score, least in ranked if score >= least]
 
 
+def _nearest(scores: list[float], classes: list[str], thresholds: list[float]) -> tuple[str, float]:
+    """(class, score) of the class that is least short of its threshold."""
+    _, score, name = max(
+        (score - least, score, name) for name, score, least in zip(classes, scores, thresholds, strict=True)
+    )
+    return name, score
+
+
 def _write_table(labels, thresholds, topk) -> None:
     rows = []
     for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
         chosen = _chosen(scores, labels.classes, thresholds, topk)
         text = ", ".join(f"{name} {score:.2f}" for name, score in chosen)
         if not chosen:
-            name, score = _chosen(scores, labels.classes, thresholds, 1)[0]
+            name, score = _nearest(scores, labels.classes, thresholds)
             text = f"(none above its threshold; nearest {name} {score:.2f})"
         rows.append([options.printable(path), text])
     click.echo(table(["photo", "classes"], rows))
