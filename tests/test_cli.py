@@ -247,6 +247,27 @@ def test_killed_at_any_moment_pseudolabel_goes_on_and_ends_as_if_never_stopped(w
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+def test_few_names_are_advised_contrast_and_contrast_loses_what_is_a_class(world, tmp_path):
+    label = [
+        "pseudolabel",
+        world / "train",
+        "--clip",
+        "tiny",
+        "--workers",
+        0,
+        "--classes",
+        "star,house,moon",
+        "--overwrite",
+    ]
+    alone = mlclip(*label, cwd=tmp_path)
+    assert alone.returncode == 0 and "only 3 names" in alone.stderr and "--contrast" in alone.stderr
+    plain = mlclip(*label, "--contrast", "key", "-o", "plain.pt", cwd=tmp_path)
+    twice = mlclip(*label, "--contrast", "key,Star", "-o", "twice.pt", cwd=tmp_path)
+    assert "only 3 names" not in plain.stderr and "left out" not in plain.stderr
+    assert "--contrast: Star left out" in twice.stderr
+    assert torch.equal(read_labels(tmp_path / "plain.pt").scores, read_labels(tmp_path / "twice.pt").scores)
+
+
 def test_a_closed_pipe_is_quiet(world):
     command = f"{sys.executable} -m mlclip predict test --format jsonl --workers 0 -q | head -n 1"
     done = subprocess.run(command, shell=True, cwd=world, capture_output=True, text=True)

@@ -12,6 +12,7 @@ from .console import Console, table
 
 OUTPUT = "labels.pt"
 CLASSES_SHOWN = 40  # of more classes, `mlclip report` shows the table
+FEW_NAMES = 15  # below which photos that show none of them are mistaken for one, see docs/results.md
 WITHOUT_A_LIST = "coco"  # the preset taken when no class names are given and none lie about
 
 
@@ -38,6 +39,10 @@ def _contrast(spec: str | None, classes: dict[str, str], say) -> dict[str, str]:
     kept = without_classes(given, classes)
     if len(kept) < len(given):
         say(f"--contrast: {shorten([name for name in given if name not in kept])} left out, as classes are so called")
+    if 1 < len(classes) < FEW_NAMES and not kept:
+        say(
+            f"only {len(classes)} names: if many photos show none of them, add --contrast with what else is there, such as coco"
+        )
     return kept
 
 
