@@ -268,6 +268,12 @@ def test_few_names_are_advised_contrast_and_contrast_loses_what_is_a_class(world
     assert torch.equal(read_labels(tmp_path / "plain.pt").scores, read_labels(tmp_path / "twice.pt").scores)
 
 
+def test_a_truth_without_any_positive_judges_nothing(world, tmp_path):
+    (tmp_path / "none.csv").write_text("path,star\n" + "".join(f"{n:05d}.jpg,0\n" for n in range(3)))
+    done = mlclip("evaluate", "--labels", world / "labels.pt", "--truth", "none.csv", cwd=tmp_path)
+    assert done.returncode == 1 and "no positive of star" in done.stderr and done.stdout == ""
+
+
 def test_a_closed_pipe_is_quiet(world):
     command = f"{sys.executable} -m mlclip predict test --format jsonl --workers 0 -q | head -n 1"
     done = subprocess.run(command, shell=True, cwd=world, capture_output=True, text=True)

@@ -40,6 +40,7 @@ def evaluate(images, labels_file, model, truth, only, form, batch_size, device, 
     from ..calibration import expected_calibration_error
     from ..datasets import read_truth
     from ..labels import matched_cells, mean_average_precision, read_labels
+    from ..presets import shorten
 
     if (labels_file is None) == (model is None):
         raise click.UsageError("give either --labels FILE, or --model FILE and IMAGES")
@@ -56,6 +57,8 @@ def evaluate(images, labels_file, model, truth, only, form, batch_size, device, 
     error = expected_calibration_error(*matched_cells(scores, known))
     judged = [name for name, value in per_class.items() if not math.isnan(value)]
     empty = [name for name in per_class if name not in judged]
+    if not judged:
+        raise InputError(f"{truth} has no positive of {shorten(empty)} in these photos: there is nothing to judge by")
     if form == "json":
         means = {name: None if math.isnan(value) else value for name, value in (("mAP", mean), ("ECE", error))}
         result = {**means, "AP": {n: per_class[n] for n in judged}, "without_positives": empty}
