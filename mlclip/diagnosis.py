@@ -22,7 +22,7 @@ ALIKE = 0.5  # two classes are confused where so much of the photos with either 
 FEWEST = 5  # photos with both, below which a pair is chance
 MANY_EMPTY = 0.2  # share of photos without a label that deserves a word
 MOST_PAIRS = 5
-CONTRAST = "photos that show none of the names are taken for it: name what else is in them, such as --contrast coco"
+CONTRAST = "photos that show none of the names are taken for it: name what else is in them with --contrast"
 
 
 @dataclass(frozen=True)
