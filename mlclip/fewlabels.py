@@ -19,7 +19,7 @@ from .presets import shorten
 from .thresholds import best_expected_f1, f1_of_classes
 
 FEWEST = 3  # positives below which a class's threshold stays where it is
-ENOUGH = 50  # photos from which on thresholds were better by it, see docs/results.md
+ENOUGH = 20  # photos from which on F1 was better by it, see docs/results.md
 SOURCE = "true labels"
 
 

@@ -31,7 +31,7 @@ def calibrate(images, model, truth, output, overwrite, batch_size, device, loade
 
     Take photos like those the model will see, not chosen by what they show: the labels also say how frequent a class is.
     The order of the photos in each class stays as it was, and so does the average precision. The fewer labels,
-    the nearer the result stays to what training left, to which an earlier calibration is first put back. Take fifty or more.
+    the nearer the result stays to what training left, to which an earlier calibration is first put back. Take twenty or more.
     """
     from ..checkpoint import load_checkpoint, save_checkpoint
     from ..datasets import read_truth
@@ -59,7 +59,7 @@ def _say(found, predicted: int, before: list[float], talk: Console) -> None:
     after = found.checkpoint.thresholds.tolist()
     talk.say(f"{found.photos} of {predicted} photos have true labels")
     if found.photos < ENOUGH:
-        talk.say(f"fewer than {ENOUGH}: thresholds fitted to so few may be worse than those that training left")
+        talk.say(f"fewer than {ENOUGH}: what so few say may be chance, and worse than what training left")
     if found.unmatched:
         talk.say(options.printable(f"of the truth match no class or photo here: {shorten(found.unmatched)}"))
     if len(after) <= CLASSES_SHOWN:
