@@ -100,15 +100,19 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> FewLa
 
 def check_answers(classes: Sequence[str], truth: Labels) -> None:
     """What can be told of a truth before any photo is looked at: InputError for other numbers than 1 and 0, or other classes."""
-    wrong = ~((truth.scores == 0) | (truth.scores == 1) | truth.scores.isnan())
+    known = set(classes)
+    shared = [name for name in truth.classes if name in known]
+    if not shared:
+        both = f"{shorten(truth.classes)} | {shorten(classes)}"
+        raise InputError(f"the truth has no class of the model ({both}); name them as the model does")
+    scores = truth.aligned(truth.paths, shared).scores
+    wrong = ~((scores == 0) | (scores == 1) | scores.isnan())
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
-        number, name = float(truth.scores[row, column]), truth.classes[column]
+        number, name = float(scores[row, column]), shared[column]
         raise InputError(
             f"the truth says {number:g} of {name!r} in {truth.paths[row]}; write 1, 0, or nothing where it is not known"
         )
-    if not set(classes) & set(truth.classes):
-        raise InputError(f"the truth has no class of the model ({shorten(truth.classes)} | {shorten(classes)})")
 
 
 def _answers(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tuple[Tensor, Tensor, list[str]]:

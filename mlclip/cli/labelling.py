@@ -41,7 +41,7 @@ def _contrast(spec: str | None, classes: dict[str, str], say) -> dict[str, str]:
         say(f"--contrast: {shorten([name for name in given if name not in kept])} left out, as classes are so called")
     if 1 < len(classes) < FEW_NAMES and not kept:
         say(
-            f"only {len(classes)} names: if many photos show none of them, add --contrast with what else is there, such as coco"
+            f"only {len(classes)} names: if many photos show none of them, add --contrast with names of what else is there"
         )
     return kept
 
@@ -110,7 +110,7 @@ def _say_what_they_are_worth(labels, talk: Console) -> None:
 @click.option(
     "--contrast",
     help="Names, given as --classes are, that take part in the comparison and are then dropped: what else is in the photos. "
-    "Wanted where many photos show none of the classes; the coco preset will do for everyday photos.",
+    "Wanted where many photos show none of the classes; names of what is not there do harm.",
 )
 @click.option(
     "--clip",
