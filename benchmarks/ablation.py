@@ -28,16 +28,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from drawn import drawn_world
 from voc12 import CONSISTENT as CONSISTENT_ROW
 from voc12 import FIXED, JUDGED, STUDENT, make_labels
 
-from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
+from mlclip.cli.demonstration import STUDENT as WORLD_STUDENT
 from mlclip.datasets import read_boxes
 from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
-from mlclip.world import write_world
 from mlclip.world.scenes import SCENE_SIZE
 
-WORLD_STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
 COLUMNS = ("labels", "refined", "true_moved", "false_moved", "student")
 
 
@@ -215,10 +214,8 @@ class Bench:
 
     def prepare(self, seed: int) -> None:
         """The world of this seed."""
-        folder = self.out / f"world-{seed}"
-        if self.world and not (folder / "ready").exists():
-            write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
-            (folder / "ready").touch()
+        if self.world:
+            drawn_world(self.out, seed)
 
     def places(self, seed: int) -> tuple[Path, Path, Path, list[str]]:
         """Truth of the training photos, the test photos and their truth, and what judges them."""

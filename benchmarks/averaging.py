@@ -20,21 +20,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from drawn import drawn_world
 from torch import nn
 
 from mlclip.averaging import start_average
 from mlclip.checkpoint import Checkpoint
 from mlclip.classifier import Classifier
-from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
 from mlclip.config import TrainConfig
 from mlclip.images import find_images
 from mlclip.labels import Labels, mean_average_precision, read_labels
 from mlclip.predict import predict
 from mlclip.run import Run, start_run
 from mlclip.talk import SILENT
-from mlclip.train import weight_epoch
+from mlclip.weightsteps import weight_epoch
 from mlclip.workers import Workers
-from mlclip.world import write_world
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 TRAININGS = [  # labels, epochs, whether the learning rate decays
@@ -68,10 +67,7 @@ class Watched:
 
 def make_labels(out: Path, seed: int) -> dict[str, Labels]:
     """Labels of the training scenes of one seed's world, by the ordinary command with the tiny CLIP, and the true ones."""
-    folder, made = out / f"world-{seed}", {}
-    if not (folder / "ready").exists():
-        write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
-        (folder / "ready").touch()
+    folder, made = drawn_world(out, seed), {}
     for name, method in (("centred", "centred"), ("CDUL's", "cdul")):
         file = out / f"{method}-{seed}.labels.pt"
         command = [

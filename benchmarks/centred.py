@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from drawn import drawn_world
 from torch import Tensor
 
 from mlclip import centred, profiles
-from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
 from mlclip.clip import load_clip
 from mlclip.images import find_images, open_image, view_pixels
 from mlclip.labels import average_precision, read_labels
 from mlclip.presets import TEMPLATES
 from mlclip.storelabels import LEVEL_ROUNDS
 from mlclip.teacher import Teacher, class_embeddings
-from mlclip.world import KINDS, write_world
+from mlclip.world import KINDS
 
 GRIDS = (1, 2, 3, 4)
 SIZES = [n * n for n in GRIDS]
@@ -54,9 +54,7 @@ class World:
 
 
 def read_world(out: Path, seed: int, teacher: Teacher) -> World:
-    folder, kept = out / f"world-{seed}", out / f"embedded-{seed}.pt"
-    if not (folder / "classes.txt").exists():
-        write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
+    folder, kept = drawn_world(out, seed), out / f"embedded-{seed}.pt"
     if not kept.exists():
         plain, mirrored = [], []
         for photo in find_images([folder / "train"]).photos:

@@ -15,18 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from drawn import drawn_world
+from thresholds import f1_scores
 from torch import Tensor
 from voc12 import centred_labels, true_probabilities
 
 from mlclip.cdul import fuse
-from mlclip.cli.demonstration import TRAIN_SCENES
 from mlclip.clip import load_clip
 from mlclip.images import find_images
 from mlclip.labels import Labels, mean_average_precision, read_labels
 from mlclip.presets import CLASS_PRESETS, parse_classes, without_classes
 from mlclip.pseudolabel import pseudolabel
 from mlclip.teacher import Teacher
-from mlclip.world import write_world
 
 SETS = 10  # of names, drawn for each number of them, on real photos ...
 WORLD_SETS = 5  # ... and in each world
@@ -45,7 +45,7 @@ def drawn(names: int, count: int, seed: int) -> Tensor:
 def judged(labels: Tensor, truth: Tensor) -> list[float]:
     """Of labels (N, C) and truth (N, C) of 1 and 0: photos that show none, labels a photo, true ones, micro-F1 and mAP in percent."""
     said, rows = labels >= 0.5, [str(n) for n in range(len(labels))]
-    f1 = 100 * 2 * float((said & (truth == 1)).sum()) / float(said.sum() + truth.sum())
+    f1 = f1_scores(said, truth)[1]
     names = [str(n) for n in range(labels.shape[1])]
     quality = 100 * mean_average_precision(Labels(rows, names, labels), Labels(rows, names, truth))[0]
     none = float((truth.sum(1) == 0).float().mean())
@@ -77,16 +77,11 @@ def judge_real(data: Path) -> None:
 
 def judge_world(out: Path, seeds: list[int]) -> None:
     """Centred labels of the drawn scenes by a few of the world's names alone, with the others and with coco's as contrast."""
-    out.mkdir(parents=True, exist_ok=True)
     teacher = Teacher(load_clip("tiny"), torch.device("cpu"))
-    for seed in seeds:
-        if not (out / f"world-{seed}" / "ready").exists():
-            write_world(out / f"world-{seed}", train=TRAIN_SCENES, test=1, seed=seed)
-            (out / f"world-{seed}" / "ready").touch()
     for count in (2, 3, 5, 8, 12):
         rows: dict[str, list] = {"centred": [], "centred, contrast: the others": [], "centred, contrast: coco": []}
         for seed in seeds:
-            folder = out / f"world-{seed}"
+            folder = drawn_world(out, seed)
             every, truth = list(parse_classes(folder / "classes.txt")), read_labels(folder / "truth_train.csv")
             for number in range(WORLD_SETS):
                 names = {every[i]: every[i] for i in drawn(len(every), count, number).tolist()}

@@ -22,21 +22,24 @@ def _require(holds: bool, name: str, value: object, wanted: str) -> None:
 def _require_finite(config: object) -> None:
     for field in fields(config):
         value = getattr(config, field.name)
-        option = OPTION_NAMES.get(field.name, "--" + field.name.replace("_", "-"))
-        _require(not isinstance(value, float) or math.isfinite(value), option, value, "a finite number")
+        _require(not isinstance(value, float) or math.isfinite(value), _option(field.name), value, "a finite number")
 
 
 def _refuse_foreign(config: object, method: str, owners: dict[str, tuple[str, ...]]) -> None:
     """OptionError for a field set by the user that another method owns: it would be ignored in silence."""
     for name, methods in owners.items():
         if method not in methods and getattr(config, name) != default_of(type(config), name):
-            option = OPTION_NAMES.get(name, "--" + name.replace("_", "-"))
             raise OptionError(
-                f"{option} has no part in --method {method}; add --method {' or '.join(methods)}, or leave it away"
+                f"{_option(name)} has no part in --method {method}; add --method {' or '.join(methods)}, or leave it away"
             )
 
 
 OPTION_NAMES = {"disagreement": "--lambda"}  # where a field's option is not its own name
+
+
+def _option(field: str) -> str:
+    """What a field is called on the command line."""
+    return OPTION_NAMES.get(field, "--" + field.replace("_", "-"))
 
 
 @dataclass(frozen=True)
@@ -154,13 +157,18 @@ class TrainConfig:
         _require(self.label_every >= 1, "--label-every", self.label_every, "at least 1")
         _require(self.cam_boost >= 1, "--cam-boost", self.cam_boost, "1 (none) or more")
         _require(self.local_views in self.LOCAL_VIEWS, "--local-views", self.local_views, ", ".join(self.LOCAL_VIEWS))
-        if self.method == "ccd" and self.local_views != "none":
+        if self.looks_again:
             wanted = "at least 1: the label update needs a student that can point"
             _require(self.warmup >= 1, "--warmup", self.warmup, wanted)
         _require(0 <= self.update_keep <= 1, "--update-keep", self.update_keep, "from 0 to 1")
         _require(self.consistency >= 0, "--consistency", self.consistency, "0 (none) or more")
         _require_finite(self)
         _refuse_foreign(self, self.method, self.OWNERS)
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether the teacher looks again where the student points, for CCD's label update."""
+        return self.method == "ccd" and self.local_views != "none"
 
     @property
     def two_views(self) -> bool:

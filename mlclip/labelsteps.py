@@ -47,7 +47,7 @@ def label_step(latent: Tensor, predictions: Tensor, config: TrainConfig) -> Tens
 def update_due(run: Run) -> bool:
     """Whether CCD's label update comes now: once, when the warm-up is over."""
     config = run.config
-    return config.method == "ccd" and config.local_views != "none" and run.epochs == config.warmup and not run.update
+    return config.looks_again and run.epochs == config.warmup and not run.update
 
 
 def update_labels(
@@ -101,6 +101,18 @@ def predict_all(run: Run, loaders: int, talk: Talk) -> Tensor:
     for part, values in workers.gather((rows, scores)):
         everyone[part] = values
     return everyone
+
+
+def epoch_facts(
+    run: Run, before: Tensor, predictions: Tensor | None, truth: Labels | None, *, moved: bool, measured: bool
+) -> dict[str, float]:
+    """What an epoch's log says of labels and predictions (N, C): of labels `before` and after, of what was `measured`, by the truth."""
+    facts = label_facts(before, run.targets, moved)
+    if measured:
+        facts["stopping_measure"] = stopping_measure(predictions, run.targets)
+    if truth:
+        facts |= true_facts(run, predictions, truth)
+    return facts
 
 
 def label_facts(before: Tensor, after: Tensor, moved: bool) -> dict[str, float]:

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,9 @@ def read_thresholds(path: Path, classes: Sequence[str], own: Sequence[float]) ->
 
 def _json_thresholds(path: Path) -> dict[str, float]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise InputError(f"{path}: the class {twice!r} stands there twice; remove one")
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        if twice:
+            raise InputError(f"{path}: the class {twice[0]!r} stands there twice; remove one")
         return dict(pairs)
 
     content = _json(_load_text(path), path, 1, once)
@@ -172,7 +172,7 @@ def _csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise InputError(f"{path}, line {reader.line_num}: {error}; save it as a comma-separated file") from error
 
 
-def _json(text: str, path: Path, line: int, object_of: Callable[[list[tuple[str, Any]]], Any] = dict) -> Any:
+def _json(text: str, path: Path, line: int, object_of: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     try:
         return json.loads(text, object_pairs_hook=object_of)
     except json.JSONDecodeError as error:

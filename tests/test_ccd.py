@@ -282,7 +282,7 @@ def test_another_teacher_is_refused_unless_asked_for(labels, teacher, tmp_path):
 
 
 def test_the_whole_training_updates_the_labels_once_and_resumes_bit_equal(labels, teacher, tmp_path, monkeypatch):
-    import mlclip.train as home
+    import mlclip.weightsteps as home
 
     kept = {"config": CONFIG, "teacher": teacher, "loaders": 0}
     whole = train(labels, tmp_path / "whole.pt", save_labels=tmp_path / "whole.labels.pt", **kept)
@@ -320,7 +320,7 @@ def test_the_stopping_measure_asks_only_labels_that_are_exactly_one():
 
 def test_a_training_stops_by_itself_and_says_so(labels, teacher, tmp_path, monkeypatch):
     measures = iter([0.5, 0.6, 0.65, 0.9, 0.95, 1.0])
-    monkeypatch.setattr("mlclip.train.stopping_measure", lambda *_: next(measures))
+    monkeypatch.setattr("mlclip.labelsteps.stopping_measure", lambda *_: next(measures))
     config = replace(CONFIG, epochs=9, stopping=True)
     checkpoint = train(labels, tmp_path / "m.pt", config=config, teacher=teacher, loaders=0)
     assert len((tmp_path / "m.log.csv").read_text().splitlines()) == 1 + 5  # warm-up, and four with a measure

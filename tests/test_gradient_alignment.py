@@ -20,7 +20,8 @@ from mlclip.labels import Labels, read_labels, write_labels
 from mlclip.labelsteps import label_step, label_step_due
 from mlclip.run import resume_file
 from mlclip.thresholds import match_expected_positives
-from mlclip.train import train, weight_step
+from mlclip.train import train
+from mlclip.weightsteps import weight_step
 
 CLASSES = ["red", "green", "blue"]
 CONFIG = TrainConfig(
@@ -121,10 +122,12 @@ def test_tensorboard_gets_the_same_numbers(labels, tmp_path):
 def test_a_run_stopped_anywhere_resumes_bit_equal(where, labels, tmp_path, monkeypatch):
     import mlclip.labelsteps
     import mlclip.train
+    import mlclip.weightsteps
 
     config = replace(CONFIG, warmup=0, label_every=1)
     whole = train(labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt", loaders=0)
-    home = mlclip.labelsteps if where == "score_photos" else mlclip.train
+    homes = {"weight_step": mlclip.weightsteps, "score_photos": mlclip.labelsteps, "save_run": mlclip.train}
+    home = homes[where]
     original, calls = getattr(home, where), 0
 
     def stopped(*args, **rest):

@@ -38,6 +38,7 @@ LEVELS = {
         "localviews",
         "judge",
         "labelsteps",
+        "weightsteps",
         "train",
         "predict",
         "heatmaps",

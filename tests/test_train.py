@@ -17,7 +17,8 @@ from mlclip.images import find_images
 from mlclip.labels import Labels, read_labels
 from mlclip.labelsteps import label_step
 from mlclip.predict import predict
-from mlclip.train import resume_file, train, weight_step
+from mlclip.train import resume_file, train
+from mlclip.weightsteps import weight_step
 from mlclip.workers import Workers
 
 CONFIG = TrainConfig(method="fixed", arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
@@ -138,7 +139,7 @@ def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tm
         return weight_step(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlclip.train.weight_step", stopped)
+        patch.setattr("mlclip.weightsteps.weight_step", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(labels, tmp_path / "cut.pt", config=config, loaders=0)
     assert not (tmp_path / "cut.pt").exists()
@@ -157,7 +158,7 @@ def weights_step_by_step(labels, output, config, monkeypatch) -> tuple[list[dict
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlclip.train.weight_step", watched)
+        patch.setattr("mlclip.weightsteps.weight_step", watched)
         return steps, train(labels, output, config=config, loaders=0).model.state_dict()
 
 
@@ -263,7 +264,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(labels, tmp_pa
     def diverging(*args):
         return (float("nan"), 4) if next(calls) == 4 else weight_step(*args)
 
-    monkeypatch.setattr("mlclip.train.weight_step", diverging)
+    monkeypatch.setattr("mlclip.weightsteps.weight_step", diverging)
     with pytest.raises(InputError, match="not finite in epoch 2"):
         train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
     monkeypatch.undo()

@@ -166,7 +166,7 @@ def train(
 def _teacher(config: TrainConfig, labels, clip, offline, workers, talk):
     """The CLIP that CCD's label update asks: the labels' own unless another is named; None where none is needed."""
     made = labels.meta.get("clip")
-    if config.method != "ccd" or config.local_views == "none":
+    if not config.looks_again:
         if clip:
             raise OptionError(
                 "--clip has no part in this training: only --method ccd with local views asks the teacher"
