@@ -2,48 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from ..config import PseudolabelConfig
 from . import options
 from .console import Console, table
+from .naming import class_names, contrast_names, prompt_templates
 
 OUTPUT = "labels.pt"
 CLASSES_SHOWN = 40  # of more classes, `mlclip report` shows the table
-FEW_NAMES = 15  # below which photos that show none of them are mistaken for one, see docs/results.md
-WITHOUT_A_LIST = "coco"  # the preset taken when no class names are given and none lie about
-
-
-def _class_names(spec: str | None, root: str, say) -> dict[str, str]:
-    """The classes asked for; else classes.txt in the photos' folder, beside it, or here; else a preset, said aloud."""
-    from ..presets import parse_classes
-
-    if spec:
-        return parse_classes(spec)
-    for folder in (root, os.path.dirname(root), os.getcwd()):
-        file = os.path.join(folder, "classes.txt")
-        if os.path.isfile(file):
-            say(f"class names from {os.path.relpath(file)}")
-            return parse_classes(file)
-    say(f"no --classes given and no classes.txt found: using the {WITHOUT_A_LIST} preset's 80 names")
-    return parse_classes(WITHOUT_A_LIST)
-
-
-def _contrast(spec: str | None, classes: dict[str, str], say) -> dict[str, str]:
-    """The contrast names asked for, less those that are classes."""
-    from ..presets import parse_classes, shorten, without_classes
-
-    given = parse_classes(spec) if spec else {}
-    kept = without_classes(given, classes)
-    if len(kept) < len(given):
-        say(f"--contrast: {shorten([name for name in given if name not in kept])} left out, as classes are so called")
-    if 1 < len(classes) < FEW_NAMES and not kept:
-        say(
-            f"only {len(classes)} names: if many photos show none of them, add --contrast with names of what else is there"
-        )
-    return kept
 
 
 def _numbers(_context, parameter, value) -> tuple[int, ...]:
@@ -54,14 +21,6 @@ def _numbers(_context, parameter, value) -> tuple[int, ...]:
         return tuple(int(part) for part in value.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is no list of whole numbers such as 1,2,3", param=parameter) from error
-
-
-def _templates(given: tuple[str, ...], method: str) -> list[str]:
-    from ..presets import TEMPLATES
-
-    if not given:
-        return TEMPLATES["paper-ccd" if method == "ccd" else "paper-cdul"]
-    return [line for name in given for line in TEMPLATES.get(name, [name])]
 
 
 def _teacher(clip: str | None, activation: str, device: str, offline: bool, talk: Console):
@@ -250,12 +209,12 @@ def pseudolabel(
     talk, config = Console(quiet=quiet), PseudolabelConfig(**settings)
     check_output(output, overwrite=overwrite)
     found = find_images(images)
-    names = _class_names(classes, found.root, talk.say)
-    contrast = _contrast(contrast, names, talk.say)
+    names = class_names(classes, found.root, talk.say)
+    contrast = contrast_names(contrast, names, talk.say)
     check_class_count(names, contrast)
     teacher, workers, talk = _teacher(clip, clip_activation, device, offline, talk)
     labels = label_photos(
-        found, names, teacher, config=config, templates=_templates(template, config.method), contrast=contrast, store=store,
+        found, names, teacher, config=config, templates=prompt_templates(template, config.method), contrast=contrast, store=store,
         batch_size=batch_size, loaders=loaders, workers=workers, talk=talk,
     )  # fmt: skip
     if not workers.is_main:
