@@ -32,10 +32,11 @@ from drawn import drawn_world
 from voc12 import CONSISTENT as CONSISTENT_ROW
 from voc12 import FIXED, JUDGED, STUDENT, make_labels
 
-from mlclip.cli.demonstration import STUDENT as WORLD_STUDENT
-from mlclip.datasets import read_boxes
-from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
-from mlclip.world.scenes import SCENE_SIZE
+from mlclip.cli.demo import STUDENT as WORLD_STUDENT
+from mlclip.demo.scenes import SCENE_SIZE
+from mlclip.labels.datasets import read_boxes
+from mlclip.labels.metrics import mean_average_precision
+from mlclip.labels.table import Labels, read_labels, write_labels
 
 COLUMNS = ("labels", "refined", "true_moved", "false_moved", "student")
 

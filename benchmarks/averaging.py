@@ -23,17 +23,18 @@ import torch
 from drawn import drawn_world
 from torch import nn
 
-from mlclip.averaging import start_average
-from mlclip.checkpoint import Checkpoint
-from mlclip.classifier import Classifier
 from mlclip.config import TrainConfig
+from mlclip.distributed import Distributed
 from mlclip.images import find_images
-from mlclip.labels import Labels, mean_average_precision, read_labels
-from mlclip.predict import predict
-from mlclip.run import Run, start_run
-from mlclip.talk import SILENT
-from mlclip.weightsteps import weight_epoch
-from mlclip.workers import Workers
+from mlclip.labels.metrics import mean_average_precision
+from mlclip.labels.table import Labels, read_labels
+from mlclip.progress import SILENT
+from mlclip.student.checkpoint import Checkpoint
+from mlclip.student.model import Classifier
+from mlclip.student.predict import predict
+from mlclip.training.state import TrainingState, start_training
+from mlclip.training.weight_average import start_average
+from mlclip.training.weight_step import weight_epoch
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 TRAININGS = [  # labels, epochs, whether the learning rate decays
@@ -51,7 +52,7 @@ TRAININGS = [  # labels, epochs, whether the learning rate decays
 class Watched:
     """Takes the place of a run's average: keeps one average for every share, and lowers the learning rate where asked."""
 
-    def __init__(self, run: Run, decay: bool):
+    def __init__(self, run: TrainingState, decay: bool):
         self.averages = [start_average(run.model, share) for share in SHARES]
         self.groups = run.optimizer.param_groups if decay else []
         self.rates = [group["lr"] for group in self.groups]
@@ -91,7 +92,7 @@ def make_labels(out: Path, seed: int) -> dict[str, Labels]:
 def judge(model: Classifier, folder: Path) -> float:
     """mAP in percent on the world's test scenes."""
     checkpoint = Checkpoint(model.eval(), torch.full((len(model.classes),), 0.5))
-    scores = predict(find_images([str(folder / "test")]), checkpoint, loaders=0)
+    scores = predict(find_images([str(folder / "test")]), checkpoint, num_workers=0)
     return 100 * mean_average_precision(scores, read_labels(folder / "truth_test.csv"))[0]
 
 
@@ -100,7 +101,7 @@ def train_and_judge(labels: Labels, epochs: int, decay: bool, seed: int, folder:
     config = TrainConfig(
         arch="clip-resnet", init="clip", size=96, epochs=epochs, batch_size=32, lr=1e-3, average=0.0, seed=seed
     )  # the demo's
-    run = start_run(labels, config, offline=True, workers=Workers(), talk=SILENT)
+    run = start_training(labels, config, offline=True, distributed=Distributed(), progress=SILENT)
     run.average = watched = Watched(run, decay)
     while run.epochs < epochs:
         weight_epoch(run, run.given, 0, SILENT)

@@ -17,14 +17,15 @@ import copy
 import torch
 from torch import Tensor
 
-from mlclip.calibration import expected_calibration_error, fit_calibration, logits_of
-from mlclip.checkpoint import Checkpoint, load_checkpoint
-from mlclip.datasets import read_truth
-from mlclip.fewlabels import as_trained, calibrate
 from mlclip.images import find_images
-from mlclip.labels import Labels, match_tables, read_labels
-from mlclip.predict import predict
-from mlclip.thresholds import best_expected_f1, f1_of_classes, match_expected_positives
+from mlclip.labels.datasets import read_truth
+from mlclip.labels.metrics import match_tables
+from mlclip.labels.table import Labels, read_labels
+from mlclip.methods.calibration import expected_calibration_error, fit_calibration, logits_of
+from mlclip.methods.thresholds import best_expected_f1, f1_of_classes, match_expected_positives
+from mlclip.student.calibrate import calibrate, undo_calibration
+from mlclip.student.checkpoint import Checkpoint, load_checkpoint
+from mlclip.student.predict import predict
 
 FEW = (20, 50, 100)
 
@@ -51,9 +52,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5, help="how many draws of the few photos, whose mean is shown")
     parser.add_argument("--only", help="judge these classes alone")
     args = parser.parse_args()
-    checkpoint, labels = as_trained(load_checkpoint(args.model)), read_labels(args.labels)
-    learned = predict(find_images([labels.root]), checkpoint, loaders=0)
-    tested = predict(find_images([args.test]), checkpoint, loaders=0)
+    checkpoint, labels = undo_calibration(load_checkpoint(args.model)), read_labels(args.labels)
+    learned = predict(find_images([labels.root]), checkpoint, num_workers=0)
+    tested = predict(find_images([args.test]), checkpoint, num_workers=0)
     judged = args.only.split(",") if args.only else tested.classes
     columns = [tested.classes.index(name) for name in judged]
     truth = read_truth(args.truth).aligned(tested.paths, judged).scores
@@ -69,7 +70,7 @@ def main() -> None:
     }
     if args.few_truth:
         few = read_truth(args.few_truth)
-        photos = predict(find_images([args.few]), checkpoint, loaders=0) if args.few else learned
+        photos = predict(find_images([args.few]), checkpoint, num_workers=0) if args.few else learned
         paths = [few.paths[row] for _, row in match_tables(photos, few).rows]
         for count in FEW:
             chosen = [drawn(few, paths, count, seed) for seed in range(args.draws)]

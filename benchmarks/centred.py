@@ -18,14 +18,15 @@ import torch.nn.functional as F
 from drawn import drawn_world
 from torch import Tensor
 
-from mlclip import centred, profiles
 from mlclip.clip import load_clip
+from mlclip.demo import KINDS
 from mlclip.images import find_images, open_image, view_pixels
-from mlclip.labels import average_precision, read_labels
-from mlclip.presets import TEMPLATES
-from mlclip.storelabels import LEVEL_ROUNDS
-from mlclip.teacher import Teacher, class_embeddings
-from mlclip.world import KINDS
+from mlclip.labels.class_names import TEMPLATES
+from mlclip.labels.metrics import average_precision
+from mlclip.labels.table import read_labels
+from mlclip.methods import centred, profiles
+from mlclip.teacher.label_from_store import LEVEL_ROUNDS
+from mlclip.teacher.scoring import Teacher, class_embeddings
 
 GRIDS = (1, 2, 3, 4)
 SIZES = [n * n for n in GRIDS]
@@ -106,7 +107,7 @@ def opinions(
     excess = centred.excess(cosines, levels)
     fitted = profiles.fit_profiles(profiles.statistics(excess, profiles.sure_views(views, labels)))
     second = centred.pool_views(profiles.profile_logits(fitted, excess, rank), len(grids) * copies)
-    return Opinions(excess, views, logits, labels, second, profiles.second_opinion(labels, second, fitted.shown))
+    return Opinions(excess, views, logits, labels, second, profiles.rerank_by_profiles(labels, second, fitted.shown))
 
 
 def pooled(views: Tensor, sizes: list[int], how: str, grids: int) -> Tensor:

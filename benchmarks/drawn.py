@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlclip.cli.demonstration import TEST_SCENES, TRAIN_SCENES
-from mlclip.world import write_world
+from mlclip.cli.demo import TEST_SCENES, TRAIN_SCENES
+from mlclip.demo import write_scenes
 
 
 def drawn_world(out: Path, seed: int) -> Path:
     """The folder of this seed's world below `out`; one that was cut off while it was drawn is drawn again."""
     folder = out / f"world-{seed}"
     if not (folder / "ready").exists():
-        write_world(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
+        write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
         (folder / "ready").touch()
     return folder

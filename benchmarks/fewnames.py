@@ -20,13 +20,14 @@ from thresholds import f1_scores
 from torch import Tensor
 from voc12 import centred_labels, true_probabilities
 
-from mlclip.cdul import fuse
 from mlclip.clip import load_clip
 from mlclip.images import find_images
-from mlclip.labels import Labels, mean_average_precision, read_labels
-from mlclip.presets import CLASS_PRESETS, parse_classes, without_classes
-from mlclip.pseudolabel import pseudolabel
-from mlclip.teacher import Teacher
+from mlclip.labels.class_names import CLASS_PRESETS, parse_classes, without_classes
+from mlclip.labels.metrics import mean_average_precision
+from mlclip.labels.table import Labels, read_labels
+from mlclip.methods.cdul import fuse
+from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.scoring import Teacher
 
 SETS = 10  # of names, drawn for each number of them, on real photos ...
 WORLD_SETS = 5  # ... and in each world
@@ -89,7 +90,7 @@ def judge_world(out: Path, seeds: list[int]) -> None:
                 for kind, contrast in zip(rows, contrasts, strict=True):
                     labels = pseudolabel(
                         find_images([str(folder / "train")]), names, teacher, contrast=contrast,
-                        store=out / f"embeddings-{seed}", loaders=0,
+                        store=out / f"embeddings-{seed}", num_workers=0,
                     )  # fmt: skip
                     rows[kind].append(judged(labels.scores, truth.aligned(labels.paths, labels.classes).scores))
         for kind, numbers in rows.items():

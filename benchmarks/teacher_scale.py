@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from mlclip.clip import load_clip
-from mlclip.datasets import read_boxes
+from mlclip.demo import KINDS, write_scenes
 from mlclip.images import open_image
-from mlclip.teacher import Teacher, class_embeddings, class_scores
-from mlclip.world import KINDS, write_world
+from mlclip.labels.datasets import read_boxes
+from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
 
 MARGINS = (0.0, 0.15, 0.3, 0.5)  # of the thing's longer side, on each side
 LARGE_SHARE = 0.45  # of the scene's width, from which on a thing is a large one
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/teacher_scale"))
     parser.add_argument("--scenes", type=int, default=250)
     args = parser.parse_args()
-    write_world(args.out, train=args.scenes, test=1, seed=0)
+    write_scenes(args.out, train=args.scenes, test=1, seed=0)
     teacher = Teacher(load_clip("tiny"))
     text = class_embeddings(teacher, KINDS, ["a photo of the {}"])
     things = []

@@ -12,13 +12,13 @@ import argparse
 import torch
 from torch import Tensor
 
-from mlclip import centred
-from mlclip.checkpoint import load_checkpoint
-from mlclip.datasets import read_truth
 from mlclip.images import find_images
-from mlclip.labels import read_labels
-from mlclip.predict import predict
-from mlclip.thresholds import best_expected_f1, match_expected_positives
+from mlclip.labels.datasets import read_truth
+from mlclip.labels.table import read_labels
+from mlclip.methods import centred
+from mlclip.methods.thresholds import best_expected_f1, match_expected_positives
+from mlclip.student.checkpoint import load_checkpoint
+from mlclip.student.predict import predict
 
 
 def two_heaps(scores: Tensor) -> Tensor:
@@ -61,9 +61,9 @@ def main() -> None:
     parser.add_argument("--only", help="judge these classes alone")
     args = parser.parse_args()
     checkpoint, labels = load_checkpoint(args.model), read_labels(args.labels)
-    learned = predict(find_images([labels.root]), checkpoint, loaders=0)
+    learned = predict(find_images([labels.root]), checkpoint, num_workers=0)
     labels = labels.aligned(learned.paths, checkpoint.model.classes)
-    tested = predict(find_images([args.test]), checkpoint, loaders=0)
+    tested = predict(find_images([args.test]), checkpoint, num_workers=0)
     judged = args.only.split(",") if args.only else tested.classes
     columns = [tested.classes.index(name) for name in judged]
     truth = read_truth(args.truth).aligned(tested.paths, judged).scores

@@ -1,6 +1,6 @@
 """Trains the tiny CLIP that the package ships as `mlclip/clip/tiny.pt`: `python benchmarks/train_tiny_clip.py`.
 
-What it knows: the eighteen kinds of things that `mlclip.world` draws, one at a time, on cluttered backgrounds, under
+What it knows: the eighteen kinds of things that `mlclip.demo` draws, one at a time, on cluttered backgrounds, under
 captions such as "a photo of a wheel". Nothing else: it has never seen a photo, and a word that no caption held is a
 row of zeros in its vocabulary. It exists so that `mlclip demo` and the tests can run everything with nothing downloaded.
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from mlclip.clip.model import CLIP, IMAGE_MEAN, IMAGE_STD, AttentionPool, ModifiedResNet, build_clip
 from mlclip.clip.tokenizer import tokenize
-from mlclip.world import KINDS, SINGLE_FREQUENCY, draw_single
+from mlclip.demo import KINDS, SINGLE_FREQUENCY, draw_single
 
 RESOLUTION, WIDTH, LAYERS, EMBED_DIM = 64, 16, (1, 1, 1, 1), 128
 TEXT = {"context": 77, "vocab": 49408, "width": 64, "layers": 2}

@@ -24,11 +24,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlclip import ccd, centred, profiles
-from mlclip.cdul import fuse
 from mlclip.config import PseudolabelConfig
-from mlclip.labels import Labels, mean_average_precision, read_labels, write_labels
-from mlclip.storelabels import LEVEL_ROUNDS
+from mlclip.labels.metrics import mean_average_precision
+from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.methods import ccd, centred, profiles
+from mlclip.methods.cdul import fuse
+from mlclip.teacher.label_from_store import LEVEL_ROUNDS
 
 JUDGED = [
     "bottle",
@@ -76,7 +77,7 @@ def centred_labels(stored: Mapping[str, np.ndarray], second: bool = True) -> tor
     excess = centred.excess(cosines, levels)
     fitted = profiles.fit_profiles(profiles.statistics(excess, profiles.sure_views(logits, labels)))
     again = centred.pool_views(profiles.profile_logits(fitted, excess, SETTINGS.rank_scale), 2)
-    return profiles.second_opinion(labels, again, fitted.shown, SETTINGS.prior_photos)
+    return profiles.rerank_by_profiles(labels, again, fitted.shown, SETTINGS.prior_photos)
 
 
 def level_of(cosines: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+LABELS_FILE = "labels.pt"  # what `pseudolabel` writes and `train` and `report` read, unless told otherwise
+MODEL_FILE = "model.pt"  # what `train` writes and `predict`, `calibrate` and `export` read
+
 
 class InputError(Exception):
     """Something the user gave cannot be used. The message is one line: the thing, what is wrong, the remedy."""
@@ -157,7 +160,7 @@ class TrainConfig:
         _require(self.label_every >= 1, "--label-every", self.label_every, "at least 1")
         _require(self.cam_boost >= 1, "--cam-boost", self.cam_boost, "1 (none) or more")
         _require(self.local_views in self.LOCAL_VIEWS, "--local-views", self.local_views, ", ".join(self.LOCAL_VIEWS))
-        if self.looks_again:
+        if self.updates_labels:
             wanted = "at least 1: the label update needs a student that can point"
             _require(self.warmup >= 1, "--warmup", self.warmup, wanted)
         _require(0 <= self.update_keep <= 1, "--update-keep", self.update_keep, "from 0 to 1")
@@ -166,7 +169,7 @@ class TrainConfig:
         _refuse_foreign(self, self.method, self.OWNERS)
 
     @property
-    def looks_again(self) -> bool:
+    def updates_labels(self) -> bool:
         """Whether the teacher looks again where the student points, for CCD's label update."""
         return self.method == "ccd" and self.local_views != "none"
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .config import InputError
+
+OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors")
+
+
+def cache_folder() -> Path:
+    """The folder of downloaded weights and view embeddings: $MLCLIP_CACHE, else ~/.cache/mlclip. "~" is expanded."""
+    return Path(os.environ.get("MLCLIP_CACHE") or "~/.cache/mlclip").expanduser()
+
+
+def beside(output: str | Path, ending: str) -> Path:
+    """A companion file of an output: `model.pt` and ".log.csv" -> `model.log.csv`; `lr1.5` -> `lr1.5.log.csv`.
+
+    Only a suffix of mlclip's own outputs is replaced, so that `lr1.5` and `lr1.6` have different companions.
+    """
+    path = Path(output)
+    stem = path.stem if path.suffix.lower() in OUTPUT_SUFFIXES else path.name
+    return path.with_name(stem + ending)
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> Path:
@@ -40,7 +58,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows syncs only files open for writing
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
@@ -53,36 +71,55 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(file: str | Path, what: str) -> Iterator[None]:
-    """Hold the lock file `file` for this process, and remove it in the end; freed even by a kill.
+def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock file `path` in this process; the operating system frees it even after a kill.
 
-    InputError at once if another process holds it; `what` says what it is about to write.
+    Where another process holds the lock, `if_held` is called: it raises, or it returns and this process waits. The file is
+    removed at the end. On systems and file systems without locks (Windows, some network drives) nothing is held.
+    Raises OSError where the file cannot be created.
     """
     try:
         import fcntl
-    except ImportError:  # no such locks on Windows: two commands at once are then not told apart
+    except ImportError:
         yield
         return
-    file = Path(file)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        held = open(file, "w")  # noqa: SIM115  closed below
-    except OSError as error:
-        raise InputError(f"cannot write {what}: {error.strerror}; choose another place") from error
-    with held:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = False
+    while True:
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if told else fcntl.LOCK_NB))
+            except BlockingIOError:
+                if_held()
+                told = True
+                continue
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                    raise
+            if path.exists() and os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                continue  # the process that held it has removed the file since
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+            return
+
+
+@contextmanager
+def locked(path: str | Path, what: str) -> Iterator[None]:
+    """`file_lock` for a command that must not wait: InputError if another process holds it. `what` is what the lock protects."""
+
+    def refuse() -> None:
+        raise InputError(f"another mlclip process is writing {what}; wait until it ends, or choose another output")
+
+    with ExitStack() as stack:
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not file.exists() or os.fstat(held.fileno()).st_ino != file.stat().st_ino:
-                raise BlockingIOError  # another process held it until just now, and has removed it
-        except BlockingIOError as error:
-            raise InputError(
-                f"another mlclip is writing {what} right now; wait for it, or choose another place"
-            ) from error
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                file.unlink()
+            stack.enter_context(file_lock(path, if_held=refuse))
+        except OSError as error:
+            raise InputError(f"cannot write {what}: {error.strerror}; choose another place") from error
+        yield
 
 
 def save_plain(content: Any, path: str | Path) -> None:

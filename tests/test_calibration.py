@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from mlclip import calibration
-from mlclip.calibration import expected_calibration_error, fit_calibration, logits_of, reliability
+from mlclip.methods import calibration
+from mlclip.methods.calibration import expected_calibration_error, fit_calibration, logits_of, reliability
 
 
 def drawn(photos: int, slope: torch.Tensor, offset: torch.Tensor, seed: int = 0):

@@ -11,22 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from mlclip import ccd
-from mlclip.augment import jitter_table, shake_colours
-from mlclip.checkpoint import load_checkpoint
-from mlclip.classifier import Classifier
 from mlclip.clip import load_clip
 from mlclip.config import InputError, OptionError, PseudolabelConfig, TrainConfig
+from mlclip.distributed import Distributed
 from mlclip.images import PhotoCrops, crop_size, find_images, open_image
-from mlclip.judge import judge_of, local_labels
-from mlclip.labels import Labels, read_labels
-from mlclip.labelsteps import stopping_measure
-from mlclip.localviews import pictured_rows, point
-from mlclip.pseudolabel import pseudolabel
-from mlclip.report import render_report
-from mlclip.teacher import Teacher, class_embeddings, class_scores
-from mlclip.train import train
-from mlclip.workers import Workers
+from mlclip.labels.table import Labels, read_labels
+from mlclip.methods import ccd
+from mlclip.report.build import render_report
+from mlclip.student.checkpoint import load_checkpoint
+from mlclip.student.model import Classifier
+from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
+from mlclip.training.augment import jitter_colours, jitter_table
+from mlclip.training.crop_labels import crop_scorer_for, local_labels
+from mlclip.training.label_step import stopping_measure
+from mlclip.training.local_views import choose_local_views, pictured_rows
+from mlclip.training.loop import train
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
 CONFIG = TrainConfig(
@@ -41,7 +41,7 @@ def teacher(clip_file):
 
 @pytest.fixture
 def labels(photos, teacher) -> Labels:
-    return pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(method="ccd"), loaders=0)
+    return pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(method="ccd"), num_workers=0)
 
 
 def test_the_worked_examples_in_the_docstrings_hold():
@@ -131,10 +131,10 @@ def test_the_whole_photo_is_seen_at_ten_sevenths_of_clip_s_size(labels, photos, 
 
 def test_debiasing_can_be_left_out_and_a_size_that_does_not_fit_is_refused(photos, teacher):
     plain = PseudolabelConfig(method="ccd", debias=False, floor=0.0)
-    scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain, loaders=0).scores
+    scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain, num_workers=0).scores
     assert torch.allclose(scores.sum(1), torch.ones(12), atol=1e-4)
     with pytest.raises(InputError, match="steps of 32 pixels; try 96"):
-        pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100), loaders=0)
+        pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100), num_workers=0)
     with pytest.raises(OptionError, match=r"--floor .*--method ccd"):
         PseudolabelConfig(floor=0.1)
     with pytest.raises(OptionError, match=r"--zeta .*--method cdul"):
@@ -142,7 +142,7 @@ def test_debiasing_can_be_left_out_and_a_size_that_does_not_fit_is_refused(photo
 
 
 def test_positive_cells_of_the_maps_are_boosted_and_the_boost_travels_with_the_model(labels, teacher, tmp_path):
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=2), teacher=teacher, loaders=0)
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=2), teacher=teacher, num_workers=0)
     model = load_checkpoint(tmp_path / "m.pt").model
     pixels = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     with torch.no_grad():
@@ -156,11 +156,11 @@ def test_the_strong_view_depends_on_its_row_alone_and_changes_only_colours():
     pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     table = jitter_table(3, torch.Generator().manual_seed(0))
     assert (table[:, :3] >= 0.5).all() and (table[:, :3] <= 1.5).all() and (table[:, 3].abs() <= 0.5).all()
-    together = shake_colours(pixels, table)
+    together = jitter_colours(pixels, table)
     assert together.dtype == torch.uint8 and together.shape == pixels.shape
-    assert torch.equal(shake_colours(pixels[2:], table[2:])[0], together[2])
+    assert torch.equal(jitter_colours(pixels[2:], table[2:])[0], together[2])
     grey = torch.full((1, 3, 8, 8), 90, dtype=torch.uint8)
-    assert len(shake_colours(grey, table[:1]).unique()) == 1
+    assert len(jitter_colours(grey, table[:1]).unique()) == 1
 
 
 def pointed(views, photos, labels, annotated=None, seed=0):
@@ -169,13 +169,21 @@ def pointed(views, photos, labels, annotated=None, seed=0):
     scores = torch.tensor([[0.9, 0.8, 0.1]] * 11 + [[0.0, 0.0, 0.0]])
     found = find_images([photos]).photos
     config = replace(CONFIG, local_views=views, seed=seed)
-    return point(
-        model, found, scores, 0.5, config, annotated=annotated, loaders=0, workers=Workers(), talk=_silent()
+    return choose_local_views(
+        model,
+        found,
+        scores,
+        0.5,
+        config,
+        annotated=annotated,
+        num_workers=0,
+        distributed=Distributed(),
+        progress=_silent(),
     ), found
 
 
 def _silent():
-    from mlclip.talk import SILENT
+    from mlclip.progress import SILENT
 
     return SILENT
 
@@ -185,12 +193,12 @@ def test_every_choice_of_views_spends_the_same_budget(photos, labels):
         f"{n:02d}.jpg": [("red", (0, 0, 30, 20)), ("blue", (5, 5, 40, 40)), ("red", (1, 1, 9, 9))] for n in range(12)
     }
     for views in ("cam", "grid", "random", "boxes", "around"):
-        pointer, _ = pointed(views, photos, labels, annotated)
-        assert [len(boxes) for boxes in pointer.boxes] == [2] * 11 + [0], views
-        for x0, y0, x1, y1 in (box for boxes in pointer.boxes for box in boxes):
+        views_found, _ = pointed(views, photos, labels, annotated)
+        assert [len(boxes) for boxes in views_found.boxes] == [2] * 11 + [0], views
+        for x0, y0, x1, y1 in (box for boxes in views_found.boxes for box in boxes):
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
         again, _ = pointed(views, photos, labels, annotated)
-        assert again.boxes == pointer.boxes
+        assert again.boxes == views_found.boxes
 
 
 def test_around_is_the_annotated_boxes_with_the_maps_margin(photos, labels):
@@ -202,32 +210,39 @@ def test_around_is_the_annotated_boxes_with_the_maps_margin(photos, labels):
 
 
 def test_maps_are_kept_for_the_pictures_of_a_report(photos, labels):
-    pointer, _ = pointed("cam", photos, labels)
-    assert pointer.classes == [[0, 1]] * 11 + [[]]
-    assert sorted(pointer.maps) == list(range(11)) and pointer.maps[0].shape == (2, 2, 2)
+    views_found, _ = pointed("cam", photos, labels)
+    assert views_found.classes == [[0, 1]] * 11 + [[]]
+    assert sorted(views_found.maps) == list(range(11)) and views_found.maps[0].shape == (2, 2, 2)
     assert pictured_rows(120)[:3] == [0, 2, 4] and len(pictured_rows(1000)) == 60
 
 
 def test_local_labels_equal_one_crop_at_a_time(photos, labels, teacher, tmp_path):
-    pointer, found = pointed("random", photos, labels)
-    judge = judge_of(labels, teacher)
+    views_found, found = pointed("random", photos, labels)
+    scorer = crop_scorer_for(labels, teacher)
     local = local_labels(
-        judge, found, pointer.boxes, tmp_path / "u", "run", loaders=0, workers=Workers(), talk=_silent()
+        scorer,
+        found,
+        views_found.boxes,
+        tmp_path / "u",
+        "run",
+        num_workers=0,
+        distributed=Distributed(),
+        progress=_silent(),
     )
     text = class_embeddings(teacher, list(CLASSES.values()), ["a photo of a {}"])
-    for row, boxes in enumerate(pointer.boxes):
+    for row, boxes in enumerate(views_found.boxes):
         _, crops = PhotoCrops([found[row]], [boxes], 96, 32)[0]
         scores = [class_scores(teacher.embed_views(crop[None])[0], text, teacher.logit_scale) for crop in crops]
-        expected = ccd.local_scores(torch.stack(scores) if scores else torch.empty(0, 3), judge.bias)
+        expected = ccd.local_scores(torch.stack(scores) if scores else torch.empty(0, 3), scorer.bias)
         assert torch.allclose(local[row], expected, atol=1e-4)
-    assert torch.allclose(local[11], 0.05 / judge.bias)
+    assert torch.allclose(local[11], 0.05 / scorer.bias)
 
 
 def test_an_update_that_was_stopped_goes_on_and_repeats_nothing(photos, labels, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlclip.judge.SHARD_PHOTOS", 4)
-    pointer, found = pointed("random", photos, labels)
-    rest = {"loaders": 0, "workers": Workers(), "talk": _silent()}
-    whole = local_labels(judge_of(labels, teacher), found, pointer.boxes, tmp_path / "a", "run", **rest)
+    monkeypatch.setattr("mlclip.training.crop_labels.SHARD_PHOTOS", 4)
+    views_found, found = pointed("random", photos, labels)
+    rest = {"num_workers": 0, "distributed": Distributed(), "progress": _silent()}
+    whole = local_labels(crop_scorer_for(labels, teacher), found, views_found.boxes, tmp_path / "a", "run", **rest)
 
     class Counting:
         crops, stop_after = 0, math.inf
@@ -243,22 +258,24 @@ def test_an_update_that_was_stopped_goes_on_and_repeats_nothing(photos, labels, 
 
     counting = Counting()
     counting.stop_after = 8
-    judge = replace(judge_of(labels, teacher), teacher=counting)
+    scorer = replace(crop_scorer_for(labels, teacher), teacher=counting)
     with pytest.raises(KeyboardInterrupt):
-        local_labels(judge, found, pointer.boxes, tmp_path / "b", "run", **rest)
+        local_labels(scorer, found, views_found.boxes, tmp_path / "b", "run", **rest)
     counting.crops, counting.stop_after = 0, math.inf
-    resumed = local_labels(judge, found, pointer.boxes, tmp_path / "b", "run", **rest)
+    resumed = local_labels(scorer, found, views_found.boxes, tmp_path / "b", "run", **rest)
     assert torch.equal(resumed, whole)
     assert 0 < counting.crops < 22
-    other = local_labels(judge, found, pointer.boxes, tmp_path / "b", "another run", **rest)
+    other = local_labels(scorer, found, views_found.boxes, tmp_path / "b", "another run", **rest)
     assert torch.equal(other, whole) and counting.crops > 22
 
 
 def test_centred_labels_are_judged_as_they_were_made(photos, teacher, tmp_path):
-    made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"}, loaders=0)
-    judge, found = judge_of(made, teacher), find_images([photos]).photos
+    made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"}, num_workers=0)
+    scorer, found = crop_scorer_for(made, teacher), find_images([photos]).photos
     boxes = [[(0.0, 0.0, 0.5, 0.5), (0.2, 0.2, 1.0, 1.0)]] * 11 + [[]]
-    local = local_labels(judge, found, boxes, tmp_path / "u", "run", loaders=0, workers=Workers(), talk=_silent())
+    local = local_labels(
+        scorer, found, boxes, tmp_path / "u", "run", num_workers=0, distributed=Distributed(), progress=_silent()
+    )
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
     level = torch.tensor(list(made.meta["levels"].values())).mean(0)
     slope, offset = torch.tensor(made.meta["heaps"])
@@ -275,16 +292,16 @@ def test_centred_labels_are_judged_as_they_were_made(photos, teacher, tmp_path):
 def test_another_teacher_is_refused_unless_asked_for(labels, teacher, tmp_path):
     foreign = replace(labels, meta={**labels.meta, "clip": {**labels.meta["clip"], "sha256": "0" * 64}})
     with pytest.raises(InputError, match=r"not the one that made the labels.*--other-teacher"):
-        train(foreign, tmp_path / "m.pt", config=CONFIG, teacher=teacher, loaders=0)
-    assert judge_of(foreign, teacher, other_teacher=True).longest == 96
+        train(foreign, tmp_path / "m.pt", config=CONFIG, teacher=teacher, num_workers=0)
+    assert crop_scorer_for(foreign, teacher, other_teacher=True).longest == 96
     with pytest.raises(InputError, match="--local-views none"):
-        train(replace(labels, meta={}), tmp_path / "m.pt", config=CONFIG, loaders=0)
+        train(replace(labels, meta={}), tmp_path / "m.pt", config=CONFIG, num_workers=0)
 
 
 def test_the_whole_training_updates_the_labels_once_and_resumes_bit_equal(labels, teacher, tmp_path, monkeypatch):
-    import mlclip.weightsteps as home
+    import mlclip.training.weight_step as home
 
-    kept = {"config": CONFIG, "teacher": teacher, "loaders": 0}
+    kept = {"config": CONFIG, "teacher": teacher, "num_workers": 0}
     whole = train(labels, tmp_path / "whole.pt", save_labels=tmp_path / "whole.labels.pt", **kept)
     assert not (tmp_path / "whole.update").exists()
     step, calls = home.weight_step, 0
@@ -320,9 +337,9 @@ def test_the_stopping_measure_asks_only_labels_that_are_exactly_one():
 
 def test_a_training_stops_by_itself_and_says_so(labels, teacher, tmp_path, monkeypatch):
     measures = iter([0.5, 0.6, 0.65, 0.9, 0.95, 1.0])
-    monkeypatch.setattr("mlclip.labelsteps.stopping_measure", lambda *_: next(measures))
+    monkeypatch.setattr("mlclip.training.label_step.stopping_measure", lambda *_: next(measures))
     config = replace(CONFIG, epochs=9, stopping=True)
-    checkpoint = train(labels, tmp_path / "m.pt", config=config, teacher=teacher, loaders=0)
+    checkpoint = train(labels, tmp_path / "m.pt", config=config, teacher=teacher, num_workers=0)
     assert len((tmp_path / "m.log.csv").read_text().splitlines()) == 1 + 5  # warm-up, and four with a measure
     assert checkpoint.meta["settings"]["epochs"] == 9
 
@@ -331,7 +348,7 @@ def test_consistent_is_ccd_s_student_without_its_teacher(labels, tmp_path):
     alone = replace(CONFIG, local_views="none", warmup=2)
     bare = replace(labels, meta={})  # which do not say what made them
     models = [
-        train(bare, tmp_path / f"{config.method}.pt", config=config, loaders=0).model.state_dict()
+        train(bare, tmp_path / f"{config.method}.pt", config=config, num_workers=0).model.state_dict()
         for config in (alone, replace(CONFIG, method="consistent", warmup=2, stopping=True))
     ]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
@@ -349,7 +366,7 @@ def test_a_method_refuses_the_options_of_another():
 def test_without_local_views_no_teacher_is_needed_and_labels_of_any_origin_will_do(labels, tmp_path):
     bare = replace(labels, meta={})
     config = replace(CONFIG, local_views="none", epochs=2)
-    train(bare, tmp_path / "m.pt", config=config, loaders=0)
+    train(bare, tmp_path / "m.pt", config=config, num_workers=0)
     assert load_checkpoint(tmp_path / "m.pt").model.classes == list(CLASSES)
 
 

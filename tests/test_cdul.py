@@ -7,7 +7,8 @@ import doctest
 import pytest
 import torch
 
-from mlclip import cdul, teacher
+from mlclip.methods import cdul
+from mlclip.teacher import scoring as teacher
 
 
 @pytest.mark.parametrize("module", [cdul, teacher])

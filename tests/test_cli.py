@@ -14,10 +14,10 @@ import time
 import pytest
 import torch
 
-from mlclip.checkpoint import load_checkpoint
 from mlclip.clip.registry import TINY_FILE
-from mlclip.labels import Labels, read_labels, write_labels
-from mlclip.world import KINDS, write_world
+from mlclip.demo import KINDS, write_scenes
+from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.student.checkpoint import load_checkpoint
 
 
 def mlclip(*args, cwd, **more) -> subprocess.CompletedProcess:
@@ -29,7 +29,7 @@ def mlclip(*args, cwd, **more) -> subprocess.CompletedProcess:
 def world(tmp_path_factory):
     """A small drawn world, labelled by the tiny CLIP, and a student of those labels: the three commands."""
     folder = tmp_path_factory.mktemp("world")
-    write_world(folder, train=40, test=10, seed=5)
+    write_scenes(folder, train=40, test=10, seed=5)
     environment = {**os.environ, "MLCLIP_CACHE": str(folder / "cache")}
     options = {"cwd": folder, "env": environment}
     first = mlclip("pseudolabel", "train/", "--clip", "tiny", "--workers", 0, **options)
@@ -312,7 +312,7 @@ def test_two_trainings_cannot_write_one_model_at_once(world, tmp_path):
     train = ["train", "--labels", world / "labels.pt", *small, "-o", "m.pt"]
     with locked(tmp_path / ".m.pt.lock", "m.pt"):
         refused = mlclip(*train, cwd=tmp_path)
-    assert refused.returncode == 1 and "another mlclip is writing m.pt" in refused.stderr
+    assert refused.returncode == 1 and "another mlclip process is writing m.pt" in refused.stderr
     assert list(tmp_path.iterdir()) == []
     assert mlclip(*train, cwd=tmp_path).returncode == 0
     assert not (tmp_path / ".m.pt.lock").exists()

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mlclip.config import InputError
-from mlclip.datasets import read_coco, read_coco_boxes, read_nuswide, read_truth, read_voc, read_voc_boxes
-from mlclip.labels import Labels, read_labels, write_labels
-from mlclip.presets import CLASS_PRESETS
+from mlclip.labels.class_names import CLASS_PRESETS
+from mlclip.labels.datasets import read_coco, read_coco_boxes, read_nuswide, read_truth, read_voc, read_voc_boxes
+from mlclip.labels.table import Labels, read_labels, write_labels
 
 VOC, COCO, NUSWIDE = (list(CLASS_PRESETS[name]) for name in ("voc", "coco", "nuswide"))
 SHARED = Path(__file__).parents[1].parent / "shared" / "voc12"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
-from mlclip.cli import _status, demonstration
-from mlclip.labels import read_labels
+from mlclip.cli import _status
+from mlclip.labels.table import read_labels
+
+demo_module = importlib.import_module("mlclip.cli.demo")  # `mlclip.cli.demo` itself is the command
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(demonstration, "TRAIN_SCENES", 24)
-    monkeypatch.setattr(demonstration, "TEST_SCENES", 12)
-    monkeypatch.setattr(demonstration, "STUDENT", ["--arch", "clip-resnet", "--size", "64", "--epochs", "1"])
+    monkeypatch.setattr(demo_module, "TRAIN_SCENES", 24)
+    monkeypatch.setattr(demo_module, "TEST_SCENES", 12)
+    monkeypatch.setattr(demo_module, "STUDENT", ["--arch", "clip-resnet", "--size", "64", "--epochs", "1"])
 
 
 def test_the_demo_leaves_everything_in_its_folder_and_prints_its_table(small, tmp_path, monkeypatch, capfd):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from mlclip.diagnosis import diagnose
-from mlclip.labels import Labels
-from mlclip.report import render_report
+from mlclip.labels.diagnosis import diagnose
+from mlclip.labels.table import Labels
+from mlclip.report.build import render_report
 
 
 def table(scores: torch.Tensor, classes: list[str]) -> Labels:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlclip.cli import cli
-from mlclip.world import write_world
+from mlclip.demo import write_scenes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,7 +26,7 @@ def test_every_command_has_help_and_stands_in_the_readme(name):
 
 
 def test_the_readme_s_example_runs_word_for_word(tmp_path):
-    write_world(tmp_path / "mlclip-demo", train=24, test=2, seed=0)
+    write_scenes(tmp_path / "mlclip-demo", train=24, test=2, seed=0)
     (block,) = re.findall(r"```console\n(.*?)```", README, flags=re.S)
     commands = [line.removeprefix("$ ") for line in block.splitlines()]
     assert len(commands) == 5

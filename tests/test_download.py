@@ -45,23 +45,23 @@ def refused(entry, **how):
 
 
 def test_a_file_is_fetched_once_with_its_progress_told(server, own_cache):
-    entry, talk = server.entry(), Listener()
-    assert download(entry, talk=talk) == own_cache / "toy.pt" == entry.path
+    entry, progress = server.entry(), Listener()
+    assert download(entry, progress=progress) == own_cache / "toy.pt" == entry.path
     assert entry.path.read_bytes() == CONTENT and not part_of(entry).exists()
     size = len(CONTENT)
-    assert talk.bars == [{"label": "downloading Toy", "total": size, "unit": "B", "start": 0, "done": size}]
-    download(entry, talk=talk)
+    assert progress.bars == [{"label": "downloading Toy", "total": size, "unit": "B", "start": 0, "done": size}]
+    download(entry, progress=progress)
     assert len(server.asked) == 1
 
 
 def test_a_connection_broken_half_way_goes_on_from_there(server):
     half = len(CONTENT) // 2
     server.breaks = [half, half + 1000]
-    talk = Listener()
-    assert download(server.entry(), talk=talk).read_bytes() == CONTENT
+    progress = Listener()
+    assert download(server.entry(), progress=progress).read_bytes() == CONTENT
     assert server.asked == [None, f"bytes={half}-", f"bytes={half + 1000}-"]
-    assert [bar["start"] for bar in talk.bars] == [0, half, half + 1000]
-    assert len(talk.lines) == 2 and "broke" in talk.lines[0]
+    assert [bar["start"] for bar in progress.bars] == [0, half, half + 1000]
+    assert len(progress.lines) == 2 and "broke" in progress.lines[0]
 
 
 def test_a_later_run_goes_on_where_an_earlier_one_was_interrupted(server):
@@ -208,9 +208,9 @@ def test_a_full_disk_is_named_and_not_taken_for_a_broken_connection(server):
 
 def download_in_a_process(entry, start, results):
     start.wait()
-    talk = Listener()
-    path = download(entry, talk=talk)
-    results.put((hashlib.sha256(path.read_bytes()).hexdigest(), talk.lines))
+    progress = Listener()
+    path = download(entry, progress=progress)
+    results.put((hashlib.sha256(path.read_bytes()).hexdigest(), progress.lines))
 
 
 def test_two_processes_at_once_end_with_one_good_file_fetched_once(server, own_cache):
@@ -225,22 +225,22 @@ def test_two_processes_at_once_end_with_one_good_file_fetched_once(server, own_c
     for process in processes:
         process.join()
     assert len(server.asked) == 1
-    assert sorted(path.name for path in own_cache.iterdir()) == ["toy.pt", "toy.pt.lock"]
+    assert sorted(path.name for path in own_cache.iterdir()) == ["toy.pt"]
 
 
 def test_who_comes_second_says_that_it_waits_and_takes_the_other_s_file(server):
     fcntl = pytest.importorskip("fcntl")
-    entry, talk = server.entry(), Listener()
+    entry, progress = server.entry(), Listener()
     entry.path.parent.mkdir(parents=True, exist_ok=True)
     with open(entry.path.with_name("toy.pt.lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        second = threading.Thread(target=download, args=(entry,), kwargs={"talk": talk})
+        second = threading.Thread(target=download, args=(entry,), kwargs={"progress": progress})
         second.start()
-        while not talk.lines and second.is_alive():
+        while not progress.lines and second.is_alive():
             second.join(0.01)
         entry.path.write_bytes(CONTENT)
     second.join()
-    assert "another process is downloading" in talk.lines[0] and server.asked == []
+    assert "another process is downloading" in progress.lines[0] and server.asked == []
 
 
 def test_without_file_locks_a_download_still_works(server, monkeypatch):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mlclip.checkpoint import Checkpoint
-from mlclip.classifier import Classifier
 from mlclip.config import InputError
-from mlclip.export import export_onnx
+from mlclip.student.checkpoint import Checkpoint
+from mlclip.student.export import export_onnx
+from mlclip.student.model import Classifier
 
 
 @pytest.fixture

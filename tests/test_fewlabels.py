@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
-from mlclip.calibration import logits_of
-from mlclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from mlclip.classifier import Classifier
 from mlclip.config import InputError
-from mlclip.fewlabels import FEWEST, as_trained, calibrate
-from mlclip.labels import Labels
+from mlclip.labels.table import Labels
+from mlclip.methods.calibration import logits_of
+from mlclip.student.calibrate import FEWEST, calibrate, undo_calibration
+from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mlclip.student.model import Classifier
 
 CLASSES = ["cat", "dog", "rare", "other"]
 
@@ -73,7 +73,7 @@ def test_logits_are_those_of_before_in_the_same_order(checkpoint):
 def test_the_same_labels_twice_give_the_same_model(checkpoint, tmp_path):
     predicted, truth = tables()
     save_checkpoint(calibrate(checkpoint, predicted, truth).checkpoint, tmp_path / "once.pt")
-    again = as_trained(load_checkpoint(tmp_path / "once.pt"))
+    again = undo_calibration(load_checkpoint(tmp_path / "once.pt"))
     assert torch.allclose(again.model.scale, torch.tensor([0.9, 1.1, 1.0, 0.8]))
     assert again.thresholds.tolist() == pytest.approx([0.4, 0.5, 0.6, 0.7])
     twice, once = calibrate(again, predicted, truth).checkpoint, load_checkpoint(tmp_path / "once.pt")

@@ -13,15 +13,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mlclip import cdul
-from mlclip.checkpoint import load_checkpoint
 from mlclip.config import InputError, OptionError, TrainConfig
-from mlclip.labels import Labels, read_labels, write_labels
-from mlclip.labelsteps import label_step, label_step_due
-from mlclip.run import resume_file
-from mlclip.thresholds import match_expected_positives
-from mlclip.train import train
-from mlclip.weightsteps import weight_step
+from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.methods import cdul
+from mlclip.methods.thresholds import match_expected_positives
+from mlclip.student.checkpoint import load_checkpoint
+from mlclip.training.label_step import label_step
+from mlclip.training.loop import train
+from mlclip.training.schedule import label_step_due
+from mlclip.training.state import resume_file
+from mlclip.training.weight_step import weight_step
 
 CLASSES = ["red", "green", "blue"]
 CONFIG = TrainConfig(
@@ -73,7 +74,7 @@ def test_rows_without_a_prediction_keep_their_labels_and_extreme_labels_stay_fin
 
 def test_labels_move_only_at_label_steps_and_come_out_as_a_table(labels, tmp_path):
     labels.meta["thresholds"] = [0.99] * len(CLASSES)  # of the labels as they were
-    train(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt", loaders=0)
+    train(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt", num_workers=0)
     refined = read_labels(tmp_path / "refined.pt")
     assert refined.paths == labels.paths and refined.classes == CLASSES
     assert refined.meta["refined"]["method"] == "cdul"
@@ -87,15 +88,15 @@ def test_a_rate_of_zero_leaves_the_labels_and_unknown_labels_stay_unknown(labels
     scores[5, 1] = float("nan")
     labels = replace(labels, scores=scores)
     config = replace(CONFIG, label_rate=0.0)
-    train(labels, tmp_path / "m.pt", config=config, save_labels=tmp_path / "refined.csv", loaders=0)
+    train(labels, tmp_path / "m.pt", config=config, save_labels=tmp_path / "refined.csv", num_workers=0)
     refined = read_labels(tmp_path / "refined.csv")
     assert refined.scores[5, 1].isnan()
     assert torch.allclose(refined.scores, labels.scores, atol=1e-5, equal_nan=True)
 
 
 def test_the_log_says_what_truth_says_and_truth_changes_nothing(labels, truth, tmp_path):
-    plain = train(labels, tmp_path / "a.pt", config=CONFIG, loaders=0)
-    judged = train(labels, tmp_path / "b.pt", config=CONFIG, truth=truth, loaders=0)
+    plain = train(labels, tmp_path / "a.pt", config=CONFIG, num_workers=0)
+    judged = train(labels, tmp_path / "b.pt", config=CONFIG, truth=truth, num_workers=0)
     weights = plain.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in judged.model.state_dict().items())
     rows = log_rows(tmp_path / "b.pt")
@@ -110,7 +111,7 @@ def test_tensorboard_gets_the_same_numbers(labels, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+    train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     events = EventAccumulator(str(tmp_path / "m.tensorboard"))
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("loss")]
@@ -118,15 +119,19 @@ def test_tensorboard_gets_the_same_numbers(labels, tmp_path):
     assert shown == [(step, pytest.approx(value, rel=1e-4)) for step, value in expected]
 
 
-@pytest.mark.parametrize("where", ["weight_step", "score_photos", "save_run"])
+@pytest.mark.parametrize("where", ["weight_step", "score_photos", "save_state"])
 def test_a_run_stopped_anywhere_resumes_bit_equal(where, labels, tmp_path, monkeypatch):
-    import mlclip.labelsteps
-    import mlclip.train
-    import mlclip.weightsteps
+    import mlclip.training.label_step
+    import mlclip.training.loop
+    import mlclip.training.weight_step
 
     config = replace(CONFIG, warmup=0, label_every=1)
-    whole = train(labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt", loaders=0)
-    homes = {"weight_step": mlclip.weightsteps, "score_photos": mlclip.labelsteps, "save_run": mlclip.train}
+    whole = train(labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt", num_workers=0)
+    homes = {
+        "weight_step": mlclip.training.weight_step,
+        "score_photos": mlclip.training.label_step,
+        "save_state": mlclip.training.loop,
+    }
     home = homes[where]
     original, calls = getattr(home, where), 0
 
@@ -137,7 +142,7 @@ def test_a_run_stopped_anywhere_resumes_bit_equal(where, labels, tmp_path, monke
             raise KeyboardInterrupt
         return original(*args, **rest)
 
-    kept = {"config": config, "save_labels": tmp_path / "cut.labels.pt", "loaders": 0}
+    kept = {"config": config, "save_labels": tmp_path / "cut.labels.pt", "num_workers": 0}
     with monkeypatch.context() as patch:
         patch.setattr(home, where, stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -183,7 +188,7 @@ def test_kill_9_loses_at_most_an_epoch_and_the_end_is_the_same(labels, tmp_path)
 def test_refined_labels_need_a_method_that_refines(labels, tmp_path):
     with pytest.raises(OptionError, match="--method cdul"):
         train(labels, tmp_path / "m.pt", config=replace(CONFIG, method="fixed", warmup=2, label_every=1),
-              save_labels=tmp_path / "refined.pt", loaders=0)  # fmt: skip
+              save_labels=tmp_path / "refined.pt", num_workers=0)  # fmt: skip
 
 
 def test_label_step_options_without_label_steps_are_wrong_usage():
@@ -195,15 +200,15 @@ def test_label_step_options_without_label_steps_are_wrong_usage():
 
 
 def test_a_training_whose_warm_up_never_ends_says_so(labels, tmp_path):
-    from mlclip.talk import Talk
+    from mlclip.progress import Progress
 
     lines = []
 
-    class Heard(Talk):
-        def say(self, line):
+    class Heard(Progress):
+        def log(self, line):
             lines.append(line)
 
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), loaders=0, talk=Heard())
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), num_workers=0, progress=Heard())
     assert any(line.startswith("warning") and "label step" in line for line in lines)
 
 
@@ -211,25 +216,25 @@ def test_photos_that_all_turned_bad_are_refused(labels, photos, tmp_path):
     for file in photos.iterdir():
         file.write_bytes(b"")
     with pytest.raises(InputError, match="not one of 12"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     assert not (tmp_path / "m.pt").exists()
 
 
 def test_a_step_of_no_photos_changes_nothing(labels, tmp_path):
-    from mlclip.classifier import Classifier
-    from mlclip.workers import Workers
+    from mlclip.distributed import Distributed
+    from mlclip.student.model import Classifier
 
     model = Classifier("resnet18", CLASSES, 64)
     before = model.head.bias.detach().clone()
     optimizer = torch.optim.Adam(model.parameters())
     empty = torch.empty(0, 3, 64, 64, dtype=torch.uint8)
-    assert weight_step(model, optimizer, empty, torch.empty(0, 3), Workers()) == (0.0, 0)
+    assert weight_step(model, optimizer, empty, torch.empty(0, 3), Distributed()) == (0.0, 0)
     assert torch.equal(model.head.bias, before)
 
 
 def test_a_place_without_room_for_curves_is_refused_in_one_line(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    from mlclip.epochlog import EpochLog
+    from mlclip.training.epoch_log import EpochLog
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mlclip.checkpoint import Checkpoint, save_checkpoint
-from mlclip.classifier import Classifier
 from mlclip.cli import _status
-from mlclip.heatmaps import CAPTION, GAP, SIDE, heatmap_strip, write_heatmaps
 from mlclip.images import find_images
-from mlclip.overlay import draw_boxes, lay_over
+from mlclip.images.overlay import draw_boxes, lay_over
+from mlclip.student.checkpoint import Checkpoint, save_checkpoint
+from mlclip.student.heatmaps import CAPTION, GAP, SIDE, heatmap_strip, write_heatmaps
+from mlclip.student.model import Classifier
 
 CLASSES = ["red", "green", "blue"]
 
@@ -53,7 +53,7 @@ def test_every_photo_gets_its_picture_in_folders_like_its_own(checkpoint, photos
     found = find_images([str(photos)])
     (photos / "02.jpg").write_bytes(b"")
     chosen = [[(0, 0.9), (2, 0.4)]] * len(found.photos)
-    written = write_heatmaps(found.photos, chosen, checkpoint, tmp_path / "maps", loaders=0)
+    written = write_heatmaps(found.photos, chosen, checkpoint, tmp_path / "maps", num_workers=0)
     assert written == 11
     assert (tmp_path / "maps" / "sub" / "01.jpg.heatmap.jpg").is_file()
     with Image.open(tmp_path / "maps" / "01.jpg.heatmap.jpg") as picture:

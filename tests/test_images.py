@@ -388,7 +388,7 @@ def test_hidden_names_and_mlclips_own_folders_are_left_out(tmp_path):
 
 
 def test_the_store_mark_is_the_one_the_store_writes():
-    store = pytest.importorskip("mlclip.store")
+    store = pytest.importorskip("mlclip.teacher.embedding_store")
     assert store.MANIFEST == STORE_MARK
 
 

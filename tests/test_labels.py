@@ -13,9 +13,10 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from mlclip.config import InputError
-from mlclip.labels import Labels, average_precision, match_tables, mean_average_precision, read_labels, write_labels
-from mlclip.presets import CLASS_PRESETS, TEMPLATES, check_class_count, fill_template, parse_classes
-from mlclip.tables import read_thresholds, write_thresholds
+from mlclip.labels.class_names import CLASS_PRESETS, TEMPLATES, check_class_count, fill_template, parse_classes
+from mlclip.labels.metrics import average_precision, match_tables, mean_average_precision
+from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.labels.text_formats import read_thresholds, write_thresholds
 
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 NAN = math.nan

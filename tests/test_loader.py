@@ -112,9 +112,9 @@ def test_an_order_is_followed_and_may_leave_photos_out(photos):
     assert read(batches) == [([5, 0], [50, 0], [6]), ([4], [40], [])]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_gives_the_same_batches_each_time(photos, workers):
-    batches = photo_batches(PhotoViews(photos, 8), batch_size=2, workers=workers, keep_workers=True)
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_any_number_of_workers_gives_the_same_batches_each_time(photos, num_workers):
+    batches = photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=num_workers, persistent_workers=True)
     assert read(batches) == EXPECTED
     assert read(batches) == EXPECTED
 
@@ -123,7 +123,7 @@ def test_names_of_no_encoding_reach_the_workers(tmp_path):
     grey(50).save(tmp_path / "x.png")
     os.rename(tmp_path / "x.png", os.fsencode(tmp_path) + b"/\xff.png")
     dataset = PhotoViews(find_images([tmp_path]).photos, 8)
-    assert read(photo_batches(dataset, batch_size=2, workers=1)) == [([0], [50], [])]
+    assert read(photo_batches(dataset, batch_size=2, num_workers=1)) == [([0], [50], [])]
 
 
 def test_reading_draws_no_global_random_numbers(photos):
@@ -139,7 +139,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 from mlclip.images import PhotoViews, find_images, photo_batches
 if __name__ == "__main__":
     photos = find_images([sys.argv[1]]).photos
-    loader = photo_batches(PhotoViews(photos * 2000, 8), batch_size=2, workers=2)
+    loader = photo_batches(PhotoViews(photos * 2000, 8), batch_size=2, num_workers=2)
     batches = iter(loader)
     next(batches)
     print("ready", flush=True)

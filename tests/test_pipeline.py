@@ -13,14 +13,14 @@ from PIL import Image
 
 from mlclip.clip import load_clip
 from mlclip.config import InputError, OptionError, PseudolabelConfig
-from mlclip.embed import embed_images, store_key
 from mlclip.files import locked
 from mlclip.images import find_images, open_image, view_pixels
-from mlclip.presets import without_classes
-from mlclip.pseudolabel import pseudolabel
-from mlclip.store import LOCK, Store, default_store
-from mlclip.storelabels import cdul_labels
-from mlclip.teacher import Teacher, class_embeddings, class_scores
+from mlclip.labels.class_names import without_classes
+from mlclip.teacher.embed import embed_images, store_key
+from mlclip.teacher.embedding_store import LOCK, Store, default_store
+from mlclip.teacher.label_from_store import cdul_labels
+from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
 
 CDUL = PseudolabelConfig(method="cdul")
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
@@ -32,7 +32,7 @@ def teacher(clip_file):
 
 
 def label(photos, teacher, **options):
-    return pseudolabel(find_images([photos]), CLASSES, teacher, loaders=0, **{"config": CDUL, **options})
+    return pseudolabel(find_images([photos]), CLASSES, teacher, num_workers=0, **{"config": CDUL, **options})
 
 
 class Counting:
@@ -70,7 +70,7 @@ def test_a_second_run_with_other_names_and_settings_encodes_nothing(photos, teac
     assert first.views == 12 * 10
     second = Counting(teacher)
     config = replace(CDUL, zeta=0.1, temperature=0.02)
-    pseudolabel(find_images([photos]), {"cat": "cat", "dog": "dog"}, second, config=config, loaders=0)
+    pseudolabel(find_images([photos]), {"cat": "cat", "dog": "dog"}, second, config=config, num_workers=0)
     assert second.views == 0
 
 
@@ -87,7 +87,7 @@ def test_only_new_and_changed_photos_are_encoded(photos, teacher):
 
 def test_a_run_that_was_stopped_goes_on_from_its_last_shard_and_ends_the_same(photos, teacher, tmp_path, monkeypatch):
     whole = label(photos, teacher, store=tmp_path / "whole", batch_size=10)
-    monkeypatch.setattr("mlclip.embed.SHARD_PHOTOS", 2)
+    monkeypatch.setattr("mlclip.teacher.embed.SHARD_PHOTOS", 2)
     with pytest.raises(KeyboardInterrupt):
         label(photos, Counting(teacher, stop_after=50), store=tmp_path / "cut", batch_size=10)
     counting = Counting(teacher)
@@ -97,12 +97,12 @@ def test_a_run_that_was_stopped_goes_on_from_its_last_shard_and_ends_the_same(ph
     assert torch.equal(labels.scores, whole.scores)
 
 
-@pytest.mark.parametrize(("batch_size", "loaders"), [(1, 0), (1000, 2)])
-def test_batch_size_and_loader_processes_change_nothing(photos, teacher, tmp_path, batch_size, loaders):
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (1000, 2)])
+def test_batch_size_and_loader_processes_change_nothing(photos, teacher, tmp_path, batch_size, num_workers):
     found = find_images([photos])
-    one = pseudolabel(found, CLASSES, teacher, config=CDUL, loaders=0, store=tmp_path / "a")
+    one = pseudolabel(found, CLASSES, teacher, config=CDUL, num_workers=0, store=tmp_path / "a")
     other = pseudolabel(
-        found, CLASSES, teacher, config=CDUL, loaders=loaders, batch_size=batch_size, store=tmp_path / "b"
+        found, CLASSES, teacher, config=CDUL, num_workers=num_workers, batch_size=batch_size, store=tmp_path / "b"
     )
     assert one.paths == other.paths
     assert torch.allclose(one.scores, other.scores, atol=0.02)
@@ -119,21 +119,21 @@ def test_a_bad_photo_gets_no_row_and_is_listed_while_the_others_keep_their_score
     assert torch.allclose(mixed.scores, good.scores[kept], atol=0.02)
 
 
-@pytest.mark.parametrize("loaders", [0, 2])
-def test_of_several_frames_it_is_said_once_that_the_first_is_used(photos, teacher, loaders):
-    from mlclip.talk import Talk
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_of_several_frames_it_is_said_once_that_the_first_is_used(photos, teacher, num_workers):
+    from mlclip.progress import Progress
 
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "green")]
     for name in ("a.gif", "b.webp", "c.tiff"):
         frames[0].save(photos / name, save_all=True, append_images=frames[1:])
     lines = []
 
-    class Heard(Talk):
-        def say(self, line):
+    class Heard(Progress):
+        def log(self, line):
             lines.append(line)
 
     for _ in range(2):  # the second run reads no photo again
-        pseudolabel(find_images([photos]), CLASSES, teacher, loaders=loaders, talk=Heard())
+        pseudolabel(find_images([photos]), CLASSES, teacher, num_workers=num_workers, progress=Heard())
     assert [line for line in lines if "frames" in line] == [
         "3 with several frames or pages, such as a.gif: the first is used"
     ]
@@ -143,7 +143,7 @@ def test_when_every_photo_is_bad_it_is_refused_with_the_count(tmp_path, teacher)
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_text("<html>")
     with pytest.raises(InputError, match="0 of 2 photos"):
-        pseudolabel(find_images([tmp_path]), CLASSES, teacher, loaders=0)
+        pseudolabel(find_images([tmp_path]), CLASSES, teacher, num_workers=0)
 
 
 def test_the_store_of_another_model_or_of_other_views_is_refused(photos, teacher, tmp_path):
@@ -161,7 +161,10 @@ def test_a_folder_with_other_files_is_not_taken_for_a_store(photos, teacher, tmp
 
 
 def test_two_runs_cannot_write_one_store_at_once(photos, teacher, tmp_path):
-    with locked(tmp_path / "s" / LOCK, "the store"), pytest.raises(InputError, match="another mlclip is writing"):
+    with (
+        locked(tmp_path / "s" / LOCK, "the store"),
+        pytest.raises(InputError, match="another mlclip process is writing"),
+    ):
         label(photos, teacher, store=tmp_path / "s")
 
 
@@ -175,7 +178,7 @@ def test_a_damaged_shard_is_refused_by_name(photos, teacher, tmp_path):
 
 def test_embeddings_are_kept_in_half_precision_and_read_back_in_order(photos, teacher, tmp_path):
     found = find_images([photos])
-    store, skipped = embed_images(found.photos, teacher, root=found.root, store=tmp_path / "s", loaders=0)
+    store, skipped = embed_images(found.photos, teacher, root=found.root, store=tmp_path / "s", num_workers=0)
     assert skipped == []
     reversed_photos = found.photos[::-1]
     for rows, embeddings in store.read(reversed_photos):
@@ -198,8 +201,8 @@ def test_the_default_store_depends_on_model_views_and_root(teacher):
 def test_contrast_names_take_their_share_and_are_then_dropped(photos, teacher):
     found = find_images([photos])
     config = replace(CDUL, part="global")
-    alone = pseudolabel(found, CLASSES, teacher, config=config, loaders=0)
-    with_contrast = pseudolabel(found, CLASSES, teacher, config=config, contrast={"sky": "sky"}, loaders=0)
+    alone = pseudolabel(found, CLASSES, teacher, config=config, num_workers=0)
+    with_contrast = pseudolabel(found, CLASSES, teacher, config=config, contrast={"sky": "sky"}, num_workers=0)
     assert with_contrast.classes == list(CLASSES)
     assert torch.allclose(alone.scores.sum(1), torch.ones(12), atol=1e-3)
     assert (with_contrast.scores.sum(1) < alone.scores.sum(1)).all()
@@ -220,7 +223,7 @@ def test_settings_that_are_no_finite_numbers_are_wrong_usage_and_grids_are_put_i
 def test_the_sharpness_that_is_looked_at_is_that_of_the_largest_views(photos, teacher):
     top1 = {
         grids: pseudolabel(
-            find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(grids=grids), loaders=0
+            find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(grids=grids), num_workers=0
         ).meta["mean_top1"]
         for grids in ((1, 2), (2, 1), (2, 3), (2,))
     }
@@ -230,11 +233,11 @@ def test_the_sharpness_that_is_looked_at_is_that_of_the_largest_views(photos, te
 
 def test_a_single_class_is_refused_unless_there_are_contrast_names(photos, teacher):
     with pytest.raises(InputError, match="--contrast"):
-        pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, loaders=0)
+        pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, num_workers=0)
     contrast = {"sky": "sky"}
-    labels = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, config=CDUL, contrast=contrast, loaders=0)
+    labels = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, config=CDUL, contrast=contrast, num_workers=0)
     assert labels.scores.max() < 1
-    centred = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, contrast=contrast, loaders=0)
+    centred = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, contrast=contrast, num_workers=0)
     assert centred.scores.isfinite().all() and centred.classes == ["cat"]
 
 
@@ -278,7 +281,7 @@ def test_labels_say_from_which_score_on_they_count_as_given(photos, teacher):
 
 def test_a_store_reopened_knows_its_photos(photos, teacher, tmp_path):
     found = find_images([photos])
-    embed_images(found.photos[:5], teacher, root=found.root, store=tmp_path / "s", loaders=0)
+    embed_images(found.photos[:5], teacher, root=found.root, store=tmp_path / "s", num_workers=0)
     store = Store(tmp_path / "s", store_key(teacher, (1, 3)))
     assert [photo in store for photo in found.photos] == [True] * 5 + [False] * 7
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlclip.labels import Labels, read_labels, write_labels
+from mlclip.labels.table import Labels, read_labels, write_labels
 
 CLASSES = ["red", "green", "blue"]
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

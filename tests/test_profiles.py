@@ -7,8 +7,8 @@ import doctest
 import pytest
 import torch
 
-from mlclip import profiles
-from mlclip.labels import average_precision
+from mlclip.labels.metrics import average_precision
+from mlclip.methods import profiles
 
 
 def test_the_worked_examples_in_the_docstrings_hold():
@@ -74,7 +74,7 @@ def test_a_class_that_no_view_surely_shows_takes_part_in_nothing_and_keeps_its_l
     fitted = profiles.fit_profiles(profiles.statistics(views, profiles.sure_views(views, labels)))
     logits = profiles.profile_logits(fitted, views, 0.4)
     assert fitted.shown[1] == 0 and (logits[..., 1] == logits[..., 1].min()).all() and logits.isfinite().all()
-    merged = profiles.second_opinion(labels, logits.amax(1), fitted.shown)
+    merged = profiles.rerank_by_profiles(labels, logits.amax(1), fitted.shown)
     assert torch.equal(merged[:, 1], labels[:, 1]) and not torch.allclose(merged[:, 0], labels[:, 0])
 
 
@@ -82,7 +82,7 @@ def test_without_any_sure_photo_nothing_changes():
     views, _ = drawn_views(50)
     labels = torch.full((50, 3), 0.4)
     fitted = profiles.fit_profiles(profiles.statistics(views, profiles.sure_views(views, labels)))
-    merged = profiles.second_opinion(labels, profiles.profile_logits(fitted, views, 0.4).amax(1), fitted.shown)
+    merged = profiles.rerank_by_profiles(labels, profiles.profile_logits(fitted, views, 0.4).amax(1), fitted.shown)
     assert torch.equal(merged, labels)
 
 
@@ -90,7 +90,7 @@ def test_the_numbers_stay_and_equal_photos_have_equal_labels():
     chance = torch.Generator().manual_seed(4)
     first, logits = torch.rand(60, 2, generator=chance), 4 * torch.randn(60, 2, generator=chance)
     first[:20], logits[:20] = first[0], logits[0]  # twenty photos that nothing tells apart
-    labels = profiles.second_opinion(first, logits, torch.tensor([30.0, 5.0]))
+    labels = profiles.rerank_by_profiles(first, logits, torch.tensor([30.0, 5.0]))
     assert torch.allclose(labels.sum(0), first.sum(0), atol=1e-4)
     assert (labels[:20] == labels[0]).all() and not torch.allclose(labels, first, atol=0.05)
     assert float(labels.min()) >= float(first.min()) - 1e-6 and float(labels.max()) <= float(first.max()) + 1e-6

@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mlclip import page
-from mlclip.calibration import expected_calibration_error
 from mlclip.config import InputError
-from mlclip.labels import Labels, matched_cells, mean_average_precision, read_labels
-from mlclip.report import render_report
+from mlclip.labels.metrics import matched_cells, mean_average_precision
+from mlclip.labels.table import Labels, read_labels
+from mlclip.methods.calibration import expected_calibration_error
+from mlclip.report import html as page
+from mlclip.report.build import render_report
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "voc12"
 VOID = {"meta", "img", "br"}  # elements of the page that need no end

@@ -13,39 +13,11 @@ import mlclip
 
 PACKAGE = Path(mlclip.__file__).parent
 LEVELS = {
-    0: {"clip", "config", "talk", "files", "page", "presets", "world"},
-    1: {
-        "labels",
-        "tables",
-        "images",
-        "cdul",
-        "ccd",
-        "centred",
-        "profiles",
-        "workers",
-        "epochlog",
-        "augment",
-        "overlay",
-        "thresholds",
-        "calibration",
-        "averaging",
-    },
-    2: {"teacher", "classifier", "datasets", "report", "calibrationpage", "updatepage", "diagnosis", "store"},
-    3: {"embed", "checkpoint", "storelabels", "student"},
-    4: {
-        "pseudolabel",
-        "run",
-        "localviews",
-        "judge",
-        "labelsteps",
-        "weightsteps",
-        "train",
-        "predict",
-        "heatmaps",
-        "export",
-        "fewlabels",
-    },
-    5: {"cli", "__main__"},
+    0: {"config", "files", "progress", "distributed", "clip", "images", "methods"},
+    1: {"labels"},
+    2: {"teacher", "student"},
+    3: {"training", "report", "demo"},
+    4: {"cli", "__main__"},
 }
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -65,6 +37,16 @@ def _imports(file: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").startswith("mlclip."):
             found.add(node.module.split(".")[1])
     return {name for name in found if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda f: f.stem)
+def test_no_command_imports_from_another_command(file):
+    if file.stem == "__init__":
+        return
+    shared = {"options", "console", "messages", "photos", "class_options", ""}
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            assert (node.module or "") in shared, f"cli/{file.name} imports from cli/{node.module}.py"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))

@@ -7,9 +7,9 @@ import doctest
 import pytest
 import torch
 
-from mlclip import thresholds
-from mlclip.calibration import fit_calibration
-from mlclip.thresholds import best_expected_f1, f1_of_classes, match_expected_positives, thresholds_of_labels
+from mlclip.methods import thresholds
+from mlclip.methods.calibration import fit_calibration
+from mlclip.methods.thresholds import best_expected_f1, f1_of_classes, match_expected_positives, thresholds_of_labels
 
 
 def test_the_worked_examples_in_the_docstrings_hold():

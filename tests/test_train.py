@@ -8,18 +8,18 @@ import pytest
 import torch
 import torchvision
 
-from mlclip.cdul import latent_of
-from mlclip.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from mlclip.classifier import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_trunk
 from mlclip.clip import read_state_dict
 from mlclip.config import InputError, OptionError, TrainConfig
+from mlclip.distributed import Distributed
 from mlclip.images import find_images
-from mlclip.labels import Labels, read_labels
-from mlclip.labelsteps import label_step
-from mlclip.predict import predict
-from mlclip.train import resume_file, train
-from mlclip.weightsteps import weight_step
-from mlclip.workers import Workers
+from mlclip.labels.table import Labels, read_labels
+from mlclip.methods.cdul import latent_of
+from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mlclip.student.model import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_trunk
+from mlclip.student.predict import predict
+from mlclip.training.label_step import label_step
+from mlclip.training.loop import resume_file, train
+from mlclip.training.weight_step import weight_step
 
 CONFIG = TrainConfig(method="fixed", arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
 CLASSES = ["red", "green", "blue"]
@@ -109,9 +109,9 @@ def test_a_clip_s_resnet_can_be_the_student_and_survives_the_round_trip(clip_fil
 
 
 def test_a_student_learns_the_colours_it_is_told(labels, tmp_path):
-    checkpoint = train(labels, tmp_path / "model.pt", config=replace(CONFIG, epochs=15), loaders=0)
+    checkpoint = train(labels, tmp_path / "model.pt", config=replace(CONFIG, epochs=15), num_workers=0)
     again = load_checkpoint(tmp_path / "model.pt")
-    predicted = predict(find_images([labels.root]), again, loaders=0)
+    predicted = predict(find_images([labels.root]), again, num_workers=0)
     assert predicted.scores.argmax(1).tolist() == [n % 3 for n in range(12)]
     assert checkpoint.meta["settings"]["epochs"] == 15
     assert not resume_file(tmp_path / "model.pt").exists()
@@ -119,7 +119,9 @@ def test_a_student_learns_the_colours_it_is_told(labels, tmp_path):
 
 def test_seeds_fix_everything_and_another_seed_does_not(labels, tmp_path):
     weights = [
-        train(labels, tmp_path / f"{n}.pt", config=replace(CONFIG, epochs=1, seed=seed), loaders=0).model.head.weight
+        train(
+            labels, tmp_path / f"{n}.pt", config=replace(CONFIG, epochs=1, seed=seed), num_workers=0
+        ).model.head.weight
         for n, seed in enumerate((0, 0, 1))
     ]
     assert torch.equal(weights[0], weights[1])
@@ -128,7 +130,7 @@ def test_seeds_fix_everything_and_another_seed_does_not(labels, tmp_path):
 
 def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tmp_path, monkeypatch):
     config = replace(CONFIG, epochs=3)
-    whole = train(labels, tmp_path / "whole.pt", config=config, loaders=0)
+    whole = train(labels, tmp_path / "whole.pt", config=config, num_workers=0)
     steps = 0
 
     def stopped(*args):
@@ -139,11 +141,11 @@ def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tm
         return weight_step(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlclip.weightsteps.weight_step", stopped)
+        patch.setattr("mlclip.training.weight_step.weight_step", stopped)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, tmp_path / "cut.pt", config=config, loaders=0)
+            train(labels, tmp_path / "cut.pt", config=config, num_workers=0)
     assert not (tmp_path / "cut.pt").exists()
-    resumed = train(labels, tmp_path / "cut.pt", config=config, loaders=0, resume=True)
+    resumed = train(labels, tmp_path / "cut.pt", config=config, num_workers=0, resume=True)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
@@ -158,8 +160,8 @@ def weights_step_by_step(labels, output, config, monkeypatch) -> tuple[list[dict
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlclip.weightsteps.weight_step", watched)
-        return steps, train(labels, output, config=config, loaders=0).model.state_dict()
+        patch.setattr("mlclip.training.weight_step.weight_step", watched)
+        return steps, train(labels, output, config=config, num_workers=0).model.state_dict()
 
 
 def test_the_student_s_weights_are_the_average_of_the_last_part_of_the_training(labels, tmp_path, monkeypatch):
@@ -197,8 +199,8 @@ def test_the_averaged_student_is_the_one_whose_predictions_move_labels(labels, t
     moved = []
     for share in (0.0, 1.0):
         files = {"output": tmp_path / f"{share}.pt", "save_labels": tmp_path / f"{share}.csv"}
-        model = train(labels, **files, config=replace(config, average=share), loaders=0)
-        scores = predict(find_images([labels.root]), model, loaders=0).scores
+        model = train(labels, **files, config=replace(config, average=share), num_workers=0)
+        scores = predict(find_images([labels.root]), model, num_workers=0).scores
         latent = label_step(latent_of(labels.scores), scores, config)
         moved.append(read_labels(files["save_labels"]).scores)
         assert torch.allclose(moved[-1], latent.sigmoid(), atol=1e-5)
@@ -210,9 +212,9 @@ def stop_before_the_model_is_written(labels, output, monkeypatch, config=CONFIG)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlclip.train.save_checkpoint", stopped)
+        patch.setattr("mlclip.training.loop.save_checkpoint", stopped)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, output, config=config, loaders=0)
+            train(labels, output, config=config, num_workers=0)
 
 
 def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_path, monkeypatch):
@@ -221,8 +223,8 @@ def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_p
     state = torch.load(kept, weights_only=True)
     assert state["weights"].pop("scale").tolist() == [1, 1, 1] and state["weights"].pop("offset").tolist() == [0, 0, 0]
     torch.save(state, kept)
-    resumed = train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0, resume=True)
-    whole = train(labels, tmp_path / "w.pt", config=CONFIG, loaders=0).model.state_dict()
+    resumed = train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
+    whole = train(labels, tmp_path / "w.pt", config=CONFIG, num_workers=0).model.state_dict()
     assert all(torch.equal(value, whole[name]) for name, value in resumed.model.state_dict().items())
 
 
@@ -233,16 +235,16 @@ def test_a_training_stopped_before_there_was_an_average_goes_on_without_one(labe
     assert state.pop("average") is None and state["run"]["settings"].pop("average") == 0
     torch.save(state, kept)
     with pytest.raises(InputError, match="another average"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0, resume=True)
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, average=0.0), loaders=0, resume=True)
+        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, average=0.0), num_workers=0, resume=True)
 
 
 def test_a_trained_model_s_thresholds_name_as_many_photos_as_its_labels_expect(labels, tmp_path):
     labels.scores[0, 0] = float("nan")
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=4), loaders=0)
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=4), num_workers=0)
     checkpoint = load_checkpoint(tmp_path / "m.pt")
     assert torch.equal(checkpoint.model.scale, torch.ones(3)) and "calibration" not in checkpoint.meta
-    scores = predict(find_images([labels.root]), checkpoint, loaders=0).scores
+    scores = predict(find_images([labels.root]), checkpoint, num_workers=0).scores
     said = (scores >= checkpoint.thresholds).sum(0)
     assert said.tolist()[1:] == labels.scores[:, 1:].sum(0).round().int().tolist()
 
@@ -250,12 +252,12 @@ def test_a_trained_model_s_thresholds_name_as_many_photos_as_its_labels_expect(l
 def test_resuming_with_other_settings_or_labels_is_refused(labels, tmp_path, monkeypatch):
     stop_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
     with pytest.raises(InputError, match="another lr"):
-        train(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), loaders=0, resume=True)
+        train(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), num_workers=0, resume=True)
     changed = replace(labels, scores=1 - labels.scores)
     with pytest.raises(InputError, match="another labels"):
-        train(changed, tmp_path / "m.pt", config=CONFIG, loaders=0, resume=True)
+        train(changed, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
     with pytest.raises(InputError, match="--resume"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(labels, tmp_path, monkeypatch):
@@ -264,11 +266,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(labels, tmp_pa
     def diverging(*args):
         return (float("nan"), 4) if next(calls) == 4 else weight_step(*args)
 
-    monkeypatch.setattr("mlclip.weightsteps.weight_step", diverging)
+    monkeypatch.setattr("mlclip.training.weight_step.weight_step", diverging)
     with pytest.raises(InputError, match="not finite in epoch 2"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     monkeypatch.undo()
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), loaders=0, resume=True)
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0, resume=True)
     assert load_checkpoint(tmp_path / "m.pt").model.classes == CLASSES
 
 
@@ -277,7 +279,7 @@ def test_unknown_labels_have_no_gradient():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     targets = torch.tensor([[1.0, float("nan"), 0.0], [0.0, float("nan"), 1.0]])
-    loss, count = weight_step(model, optimizer, pixels, targets, Workers())
+    loss, count = weight_step(model, optimizer, pixels, targets, Distributed())
     assert count == 2 and loss > 0
     assert model.head.bias.grad[1] == 0 and model.head.bias.grad[0] != 0
 
@@ -285,19 +287,19 @@ def test_unknown_labels_have_no_gradient():
 def test_a_photo_that_turns_bad_is_left_out_and_listed(labels, photos, tmp_path):
     (photos / "03.jpg").write_bytes(b"")
     (photos / "04.jpg").unlink()
-    checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), loaders=0)
+    checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
     assert [path for path, _ in checkpoint.meta["skipped"]] == ["03.jpg", "04.jpg"]
 
 
 def test_labels_whose_photos_are_elsewhere_are_refused_with_the_remedy(labels, tmp_path):
     with pytest.raises(InputError, match="--root"):
-        train(replace(labels, root=str(tmp_path / "gone")), tmp_path / "m.pt", config=CONFIG, loaders=0)
+        train(replace(labels, root=str(tmp_path / "gone")), tmp_path / "m.pt", config=CONFIG, num_workers=0)
 
 
 def test_an_existing_model_is_not_overwritten_unasked(labels, tmp_path):
     (tmp_path / "m.pt").write_text("precious")
     with pytest.raises(InputError, match="--overwrite"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, loaders=0)
+        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     assert (tmp_path / "m.pt").read_text() == "precious"
 
 
@@ -316,10 +318,10 @@ def test_settings_out_of_range_are_wrong_usage():
 
 
 def test_predictions_do_not_depend_on_batch_size_or_loaders(labels, tmp_path):
-    checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), loaders=0)
+    checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
     found = find_images([labels.root])
-    one = predict(found, checkpoint, batch_size=1, loaders=0)
-    many = predict(found, checkpoint, batch_size=64, loaders=2)
+    one = predict(found, checkpoint, batch_size=1, num_workers=0)
+    many = predict(found, checkpoint, batch_size=64, num_workers=2)
     assert one.paths == many.paths
     assert torch.allclose(one.scores, many.scores, atol=1e-5)
 
@@ -327,7 +329,7 @@ def test_predictions_do_not_depend_on_batch_size_or_loaders(labels, tmp_path):
 def test_labels_that_say_nothing_are_refused_before_anything_is_learned(labels, tmp_path):
     nothing = replace(labels, scores=torch.full_like(labels.scores, torch.nan))
     with pytest.raises(InputError, match="the labels say nothing"):
-        train(nothing, tmp_path / "m.pt", config=CONFIG, loaders=0)
+        train(nothing, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     assert not list(tmp_path.glob("m.*"))
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from mlclip.clip import load_clip, read_state_dict, tokenize
 from mlclip.clip.model import build_clip
 from mlclip.clip.registry import TINY_FILE
-from mlclip.datasets import read_boxes
-from mlclip.teacher import Teacher, class_embeddings, class_scores
-from mlclip.world import KINDS, SCENE_FREQUENCY, SINGLE_FREQUENCY, draw_scene, draw_single, draw_thing, write_world
+from mlclip.demo import KINDS, SCENE_FREQUENCY, SINGLE_FREQUENCY, draw_scene, draw_single, draw_thing, write_scenes
+from mlclip.labels.datasets import read_boxes
+from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
 
 MEGABYTE = 10**6
 
@@ -31,7 +31,7 @@ def scene(number: int) -> tuple[Image.Image, list[str]]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    write_world(folder, train=12, test=5, seed=3)
+    write_scenes(folder, train=12, test=5, seed=3)
     return folder
 
 
@@ -77,7 +77,7 @@ def test_a_single_thing_is_of_the_size_asked_for_and_scenes_are_larger():
 
 
 def test_truth_names_exactly_the_things_that_were_drawn(monkeypatch):
-    from mlclip.world import scenes
+    from mlclip.demo import scenes
 
     drawn = []
     monkeypatch.setattr(scenes, "draw_thing", lambda kind, *rest: drawn.append(kind) or draw_thing(kind, *rest))
@@ -90,7 +90,7 @@ def test_truth_names_exactly_the_things_that_were_drawn(monkeypatch):
 
 def test_every_thing_that_truth_names_can_be_seen(monkeypatch):
     """Leave the last small thing out of the drawing: what changes is a patch of the size of a small thing."""
-    from mlclip.world import scenes
+    from mlclip.demo import scenes
 
     number = next(n for n in range(40) if len(scene(n)[1]) >= 3)
     full, truth = scene(number)
@@ -156,7 +156,7 @@ def test_every_thing_s_box_is_in_the_photo_and_the_boxes_name_what_the_truth_nam
 
 
 def test_a_box_holds_its_thing_and_nothing_of_it_is_outside(monkeypatch):
-    from mlclip.world import scenes
+    from mlclip.demo import scenes
 
     number = next(n for n in range(40) if len(scene(n)[1]) == 2)
     full, boxes = scenes.draw_scene_with_boxes(np.random.default_rng([99, number]))
@@ -176,8 +176,8 @@ def test_a_box_holds_its_thing_and_nothing_of_it_is_outside(monkeypatch):
 
 
 def test_the_same_seed_writes_the_same_scenes_however_many_are_asked_for(folder, tmp_path):
-    write_world(tmp_path / "again", train=4, test=1, seed=3)
-    write_world(tmp_path / "other", train=4, test=1, seed=4)
+    write_scenes(tmp_path / "again", train=4, test=1, seed=3)
+    write_scenes(tmp_path / "other", train=4, test=1, seed=4)
     for number in range(4):
         name = f"train/{number:05d}.jpg"
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from mlclip.clip.registry import Entry
-from mlclip.talk import Bar, Talk
+from mlclip.progress import Bar, Progress
 
 CONTENT = random.Random(0).randbytes(3 << 20)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -51,11 +51,11 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
 
-class Listener(Talk):
+class Listener(Progress):
     def __init__(self):
         self.lines, self.bars = [], []
 
-    def say(self, line):
+    def log(self, line):
         self.lines.append(line)
 
     @contextmanager

@@ -10,12 +10,16 @@ import click
 
 from .. import __version__
 from ..config import InputError, OptionError
-from .calibrating import calibrate
-from .judging import evaluate, report
-from .labelling import pseudolabel
-from .learning import export, train
-from .predicting import predict
-from .showing import demo, models
+from .calibrate import calibrate
+from .demo import demo
+from .evaluate import evaluate
+from .export import export
+from .messages import in_options
+from .models import models
+from .predict import predict
+from .pseudolabel import pseudolabel
+from .report import report
+from .train import train
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -55,6 +59,11 @@ def main(args: list[str] | None = None) -> None:
     sys.exit(status)
 
 
+def _running(args: list[str] | None) -> click.Command | None:
+    """The command that the arguments name."""
+    return next((cli.commands[name] for name in args or sys.argv[1:] if name in cli.commands), None)
+
+
 def _status(args: list[str] | None) -> int:
     try:
         return cli.main(args, prog_name="mlclip", standalone_mode=False) or 0
@@ -64,7 +73,7 @@ def _status(args: list[str] | None) -> int:
         error.show()
         return USAGE if isinstance(error, click.UsageError) else FAILED
     except InputError as error:
-        click.echo(f"mlclip: {error}", err=True)
+        click.echo(f"mlclip: {in_options(str(error), _running(args))}", err=True)
         return USAGE if isinstance(error, OptionError) else FAILED
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nmlclip: interrupted; what was finished is kept, the same command goes on from there", err=True)
@@ -79,6 +88,6 @@ def _status(args: list[str] | None) -> int:
         return FAILED
     finally:
         # Not by an import: an interrupt may have come in the middle of torch's, which cannot be made twice.
-        stop_workers = getattr(sys.modules.get("mlclip.workers"), "stop_workers", None)
-        if stop_workers:
-            stop_workers()
+        stop_distributed = getattr(sys.modules.get("mlclip.distributed"), "stop_distributed", None)
+        if stop_distributed:
+            stop_distributed()

@@ -9,22 +9,24 @@ from contextlib import contextmanager
 
 import click
 
-from ..talk import Bar, Talk
+from ..progress import Bar, Progress
+from .messages import in_options
 
 REDRAW_SECONDS = 0.1  # on a terminal
 REPORT_SECONDS = 30.0  # in a log file, where every redraw is a line
 BAR_WIDTH = 24
 
 
-class Console(Talk):
-    """The library's talk, on stderr; `quiet` keeps only warnings."""
+class Console(Progress):
+    """The library's progress, on stderr; `quiet` keeps only warnings."""
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         if not self.quiet or line.startswith("warning"):
-            click.echo(line, err=True)
+            context = click.get_current_context(silent=True)
+            click.echo(in_options(line, context.command if context else None), err=True)
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Bar]:

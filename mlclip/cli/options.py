@@ -13,6 +13,7 @@ import click
 from ..config import default_of
 
 SKIPPED = 3  # exit status: done, but some inputs were skipped and are listed
+CLASSES_SHOWN = 40  # a table with more classes is left to `mlclip report`
 LISTED = 10  # skipped photos named on stderr; the skip report names all
 
 
@@ -29,9 +30,9 @@ overwrite = click.option("--overwrite", is_flag=True, help="Replace the output i
 offline = click.option("--offline", is_flag=True, help="Never use the network.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-loaders = click.option(
+num_workers = click.option(
     "--workers",
-    "loaders",
+    "num_workers",
     type=click.IntRange(0, 256),
     default=lambda: min(8, os.cpu_count() or 1),
     show_default="one per core, at most 8",
@@ -47,7 +48,7 @@ threshold_file = click.option(
 
 def thresholds_of(file: str, classes: Sequence[str], own: Sequence[float]) -> list[float]:
     """What --threshold-file says of `classes`, and `own` where it is silent."""
-    from ..tables import read_thresholds
+    from ..labels.text_formats import read_thresholds
 
     return read_thresholds(Path(file), classes, own)
 
@@ -73,12 +74,14 @@ def combine(*decorators: Callable) -> Callable:
     return apply
 
 
-running = combine(device, loaders, quiet)
+running = combine(device, num_workers, quiet)
 
 
-def report_skipped(skipped: Sequence[Sequence[str]], beside: str | Path | None) -> int:
+def report_skipped(skipped: Sequence[Sequence[str]], output: str | Path | None) -> int:
     """List skipped photos on stderr and in `<output>.skipped.csv`; the exit status that follows from them."""
-    report = Path(beside).with_suffix(".skipped.csv") if beside else None
+    from ..files import atomic, beside
+
+    report = beside(output, ".skipped.csv") if output else None
     if not skipped:
         if report:
             report.unlink(missing_ok=True)  # an older run's list would be taken for this one's
@@ -89,8 +92,6 @@ def report_skipped(skipped: Sequence[Sequence[str]], beside: str | Path | None) 
     if len(skipped) > LISTED:
         click.echo(f"  and {len(skipped) - LISTED} more", err=True)
     if report:
-        from ..files import atomic
-
         text = io.StringIO(newline="")
         csv.writer(text).writerows([["path", "reason"], *skipped])
         with atomic(report) as temporary:

@@ -9,12 +9,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from ..config import InputError
-from ..talk import SILENT, Talk
+from ..files import file_lock
+from ..progress import SILENT, Progress
 from .registry import Entry
 
 CHUNK = 1 << 20  # bytes
@@ -36,7 +35,7 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def download(entry: Entry, *, talk: Talk = SILENT, offline: bool = False) -> Path:
+def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False) -> Path:
     """The path of the entry's file in the cache, fetched if it is not there; its sha256 is always checked.
 
     A broken download leaves `<file>.part` and goes on from there next time. Of several processes one downloads and
@@ -50,10 +49,11 @@ def download(entry: Entry, *, talk: Talk = SILENT, offline: bool = False) -> Pat
         raise InputError(f"CLIP {entry.name} is not here and --offline forbids to fetch it; put {entry.url} at {path}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path, talk):
+        waiting = f"another process is downloading {path}; waiting for it"
+        with file_lock(path.with_name(path.name + ".lock"), if_held=lambda: progress.log(waiting)):
             if path.is_file():  # another process was faster
                 return _checked(path, entry)
-            _fetch(entry, path.with_name(path.name + ".part"), talk)
+            _fetch(entry, path.with_name(path.name + ".part"), progress)
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror or error}; make room there, or set MLCLIP_CACHE to another folder"
@@ -74,34 +74,13 @@ def _checked(path: Path, entry: Entry) -> Path:
     return path
 
 
-@contextmanager
-def _lock(path: Path, talk: Talk) -> Iterator[None]:
-    with open(path.with_name(path.name + ".lock"), "w") as file:
-        _wait_for_lock(file, path, talk)
-        yield  # closing the file gives the lock back
-
-
-def _wait_for_lock(file: IO, path: Path, talk: Talk) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        talk.say(f"another process is downloading {path}; waiting for it")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:
-        talk.say(f"{path.parent} has no file locks; do not start a second download there")
-
-
-def _fetch(entry: Entry, part: Path, talk: Talk) -> None:
+def _fetch(entry: Entry, part: Path, progress: Progress) -> None:
     """Fill `part`, in as many attempts as bring something new, check it, and move it to its place."""
     failures = 0
     while True:
         before = _size(part)
         try:
-            _transfer(entry, part, talk)
+            _transfer(entry, part, progress)
             break
         except _BrokenError as error:
             failures = 1 if _size(part) > before else failures + 1
@@ -110,7 +89,7 @@ def _fetch(entry: Entry, part: Path, talk: Talk) -> None:
                     f"cannot fetch {entry.url} ({error}); try again later and it goes on from {_size(part)} bytes, "
                     f"or put the file at {entry.path} by hand"
                 ) from error
-            talk.say(f"the download of {entry.name} broke ({error}); trying again")
+            progress.log(f"the download of {entry.name} broke ({error}); trying again")
         time.sleep(PAUSE * failures)
     found = hash_file(part)
     if found != entry.sha256:
@@ -126,7 +105,7 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _transfer(entry: Entry, part: Path, talk: Talk) -> None:
+def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
     """One attempt: ask for what `part` lacks and append it, or write the whole where the server sends the whole."""
     response = _open(entry, part)
     if response is None:
@@ -134,7 +113,7 @@ def _transfer(entry: Entry, part: Path, talk: Talk) -> None:
     with response:
         start = _size(part) if response.status == 206 else 0
         total = start + int(response.headers.get("Content-Length") or 0)
-        bar = talk.bar(f"downloading {entry.name}", total, unit="B", done=start)
+        bar = progress.bar(f"downloading {entry.name}", total, unit="B", done=start)
         with bar as progress, open(part, "ab" if start else "wb") as file:
             for chunk in _chunks(response):
                 file.write(chunk)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import InputError
+from ..files import cache_folder
 
 TINY = "tiny"  # a toy that comes with the package, for trying things out
 TINY_FILE = Path(__file__).with_name("tiny.pt")
@@ -50,11 +50,6 @@ MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 def available_models() -> list[str]:
     """The names that `load_clip` knows: the toy `tiny`, then OpenAI's nine."""
     return [TINY, *MODELS]
-
-
-def cache_folder() -> Path:
-    """The folder of downloaded weights: $MLCLIP_CACHE, else ~/.cache/mlclip."""
-    return Path(os.environ.get("MLCLIP_CACHE") or "~/.cache/mlclip").expanduser()
 
 
 def _key(name: str) -> str:

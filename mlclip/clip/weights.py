@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from ..talk import SILENT, Talk
+from ..progress import SILENT, Progress
 from .archive import RefusedError, named_tensors, read_archive
 from .fetch import download, hash_file
 from .model import CLIP, build_clip
@@ -25,7 +25,7 @@ def load_clip(
     activation: str | None = None,
     device: torch.device | str = "cpu",
     offline: bool = False,
-    talk: Talk = SILENT,
+    progress: Progress = SILENT,
 ) -> CLIP:
     """A CLIP in float32 and eval mode on `device`, by a name of `available_models()` or from a weight file.
 
@@ -34,7 +34,7 @@ def load_clip(
     "quick_gelu" (the default, OpenAI's) or "gelu" (LAION's). The model's `.name` and `.sha256` say which file it is.
     Raises InputError for an unknown name, and for a file that is damaged, not a CLIP's, or not finite.
     """
-    path, name, sha256 = _locate(name_or_path, offline, talk)
+    path, name, sha256 = _locate(name_or_path, offline, progress)
     state = read_state_dict(path)
     try:
         model = build_clip(state, activation or "quick_gelu")
@@ -45,11 +45,11 @@ def load_clip(
     return model.to(device)
 
 
-def _locate(name_or_path: str | Path, offline: bool, talk: Talk) -> tuple[Path, str, str]:
+def _locate(name_or_path: str | Path, offline: bool, progress: Progress) -> tuple[Path, str, str]:
     """Path, name and sha256 of the weight file, which is hashed just once."""
     name = find_name(str(name_or_path))
     if name in MODELS:
-        return download(MODELS[name], talk=talk, offline=offline), name, MODELS[name].sha256
+        return download(MODELS[name], progress=progress, offline=offline), name, MODELS[name].sha256
     path = TINY_FILE if name == TINY else Path(name_or_path)
     if name == TINY and not path.is_file():
         raise InputError(f"{path} is missing, so there is no CLIP `tiny`; install mlclip again")
@@ -103,7 +103,7 @@ def _refuse_what_is_no_weights(head: bytes) -> None:
     if not head:
         raise RefusedError("is empty")
     if head.startswith(b"version https://git-lfs"):
-        raise RefusedError("is a git-LFS pointer, not the weights themselves: run `git lfs pull`")
+        raise RefusedError("is a git-LFS views_found, not the weights themselves: run `git lfs pull`")
     if head.lstrip().startswith((b"<", b"{")):
         raise RefusedError("is a web page or other text saved under this name, not weights")
 

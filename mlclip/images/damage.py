@@ -54,7 +54,7 @@ def brand(data: bytes) -> bytes:
 def explain(data: bytes, formats: Collection[str]) -> str:
     """Why none of the decoders for `formats` (Pillow's names) recognised `data`: a reason a person can act on."""
     if data.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the photo itself; run `git lfs pull`"
+        return "a Git LFS views_found, not the photo itself; run `git lfs pull`"
     if brand(data) in HEIF_BRANDS and "HEIF" not in formats:
         return "HEIC needs a plug-in; run `pip install pillow-heif`"
     if brand(data) in AVIF_BRANDS and "AVIF" not in formats:

@@ -135,28 +135,28 @@ def photo_batches(
     dataset: Dataset,
     *,
     batch_size: int,
-    workers: int = 0,
+    num_workers: int = 0,
     order: Sequence[int] | None = None,
     pin: bool = False,
-    keep_workers: bool = False,
+    persistent_workers: bool = False,
     collate_fn: Callable = collate,
 ) -> DataLoader:
     """Batches as `collate_fn` makes them, of the photos in `order` (indices; every photo in turn by default).
 
-    `workers` processes read ahead; with 0 the caller's own does the work, and the batches are the same. They are
-    started afresh, not forked from this process with its threads and its GPU. `keep_workers` lets them live from
+    `num_workers` processes read ahead; with 0 the caller's own does the work, and the batches are the same. They are
+    started afresh, not forked from this process with its threads and its GPU. `persistent_workers` lets them live from
     one epoch to the next. Torch's global random numbers are left alone.
     """
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=list(range(len(dataset)) if order is None else order),
-        num_workers=workers,
+        num_workers=num_workers,
         collate_fn=collate_fn,
         pin_memory=pin,
         worker_init_fn=_start_worker,
-        multiprocessing_context=_start_method() if workers else None,
-        persistent_workers=keep_workers and workers > 0,
+        multiprocessing_context=_start_method() if num_workers else None,
+        persistent_workers=persistent_workers and num_workers > 0,
         generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global one
     )
 

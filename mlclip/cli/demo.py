@@ -1,0 +1,117 @@
+"""`mlclip demo`: the ordinary commands on drawn scenes, then a table. Nothing is rigged."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+import click
+
+from ..config import InputError
+from . import options
+from .console import Console, table
+
+TRAIN_SCENES, TEST_SCENES = 1200, 500
+CDUL = ("--method", "cdul")
+LABELS = [  # name, file, options of `mlclip pseudolabel`
+    ("CDUL's global", "labels_global.pt", (*CDUL, "--part", "global")),
+    ("CDUL's aggregate", "labels_aggregate.pt", (*CDUL, "--part", "aggregate")),
+    ("CDUL's final", "labels_cdul.pt", CDUL),
+    ("centred", "labels.pt", ("--method", "centred")),
+]
+STUDENTS = [  # name, labels, model
+    ("CDUL's final", "labels_cdul.pt", "model_cdul.pt"),
+    ("the centred", "labels.pt", "model.pt"),
+    ("the true", "truth_train.csv", "model_truth.pt"),
+]
+OURS = ["train", "test", "classes.txt", "truth_train.csv", "truth_test.csv", "boxes_train.json", "boxes_test.json", "clip.pt",
+        "embeddings", "embeddings_centred", *(file for _, file, _ in LABELS), *(file for _, _, file in STUDENTS)]  # fmt: skip
+STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
+
+
+@click.command()
+@click.option("--dir", "folder", default="mlclip-demo", show_default=True, help="Where everything goes.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which world is drawn.")
+@options.overwrite
+@options.running
+def demo(folder, seed, overwrite, device, num_workers, quiet):
+    """See the whole path work in three minutes, offline: drawn scenes, a tiny CLIP, a student.
+
+    Scenes hold one large thing and several small ones. A tiny CLIP that has only ever seen single things labels them,
+    a student learns its labels, and all is judged by the truth, which nothing was chosen by. Each step is an ordinary
+    command, shown as it runs.
+    """
+
+    run(Path(folder), seed=seed, overwrite=overwrite, device=device, num_workers=num_workers, quiet=quiet)
+    return 0
+
+
+def run(folder: Path, *, seed: int, overwrite: bool, device: str, num_workers: int, quiet: bool) -> None:
+    """Draw the world into `folder`, label, train and judge by the command line's own commands, and show a table."""
+    from ..cli import cli
+    from ..labels.table import read_labels
+    from .photos import predict_with
+
+    started = time.monotonic()
+    progress = Console(quiet=quiet)
+    if folder.exists() and any(folder.iterdir()):
+        if not overwrite:
+            raise InputError(
+                f"{folder} is not empty; add --overwrite to draw the demo there anew, or choose another --dir"
+            )
+        _clear(folder)
+    draw(folder, seed, progress)
+    common = ["--device", device, "--workers", str(num_workers), *(["--quiet"] if quiet else [])]
+
+    def step(*args: str) -> None:
+        progress.log("\n$ " + shlex.join(["mlclip", *args]))
+        cli.main([*args, *common], prog_name="mlclip", standalone_mode=False)
+
+    place = {name: str(folder / name) for name in OURS}
+    rows = []
+    for name, output, extra in LABELS:
+        store = ["--store", place["embeddings_centred" if name == "centred" else "embeddings"]]
+        step("pseudolabel", place["train"], "--clip", place["clip.pt"], *store, *extra, "-o", place[output])
+        rows.append([f"{name} labels", "train", _mean_ap(read_labels(place[output]), place["truth_train.csv"])])
+    for name, labels, model in STUDENTS:
+        start = ["--init", place["clip.pt"], "--seed", str(seed)]
+        step("train", "--labels", place[labels], "--root", place["train"], *STUDENT, *start, "-o", place[model])
+        scores = predict_with(place[model], [place["test"]], 64, device, num_workers, quiet)
+        rows.append([f"student of {name} labels", "test", _mean_ap(scores, place["truth_test.csv"])])
+    for name in ("labels_global.pt", "labels_aggregate.pt"):  # which served the table alone
+        os.unlink(place[name])
+    click.echo(table(["what", "scenes", "mAP (%)"], rows, right=[2]))
+    progress.log(f"{time.monotonic() - started:.0f} s; everything is in {folder}/, true labels served only to report")
+
+
+def draw(folder: Path, seed: int, progress: Console) -> None:
+    """The world's files: `train/`, `test/`, `classes.txt`, the two truth tables, and the tiny CLIP as `clip.pt`."""
+    from ..clip.registry import TINY_FILE
+    from ..demo import write_scenes
+
+    write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, progress=progress)
+    shutil.copyfile(TINY_FILE, folder / "clip.pt")
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier demo, and only that: a folder with anything else in it is refused."""
+    ours = {
+        *OURS,
+        *(Path(name).stem + end for name in OURS for end in (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")),
+        *(f".{name}.lock" for name in OURS),
+    }
+    others = sorted(p.name for p in folder.iterdir() if p.name not in ours)
+    if others:
+        raise InputError(f"{folder} holds {others[0]}, which the demo did not make; choose another --dir")
+    shutil.rmtree(folder)
+
+
+def _mean_ap(scores, truth: str) -> str:
+    """mAP in percent, by the code of `mlclip evaluate`."""
+    from ..labels.datasets import read_truth
+    from ..labels.metrics import mean_average_precision
+
+    return f"{100 * mean_average_precision(scores, read_truth(truth))[0]:.1f}"

@@ -1,0 +1,225 @@
+"""`Labels` -> one HTML page to look at: nothing else is loaded, no script runs, everything in it is escaped.
+
+Letters: N photos, C classes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import ImageOps
+from torch import Tensor
+
+from ..config import InputError
+from ..images import Unreadable, open_image
+from ..labels.diagnosis import diagnose
+from ..labels.metrics import match_tables, mean_average_precision
+from ..labels.table import Labels
+from . import html as page
+from .calibration import calibration_section
+from .label_update import bias_section, update_section
+
+BEST_PER_CLASS, BEST_IN_ALL = 5, 600  # thumbnails in the table of classes
+SHOWN_LABELS = 5  # bars under a photo of the gallery
+SHOWN_SKIPPED, SHOWN_LETTERS = 500, 600  # of the folded tables: rows, and letters to a setting
+SHOWN_UPDATES = 24  # photos whose label update is drawn
+BINS = 20
+EMPTY_NAMED = 1000  # photos without a label that are named
+
+Quality = tuple[float, dict[str, float]]  # mAP and {class: AP}
+
+
+def render_report(labels: Labels, *, truth: Labels | None = None, title: str | None = None, limit: int = 60) -> str:
+    """A self-contained HTML page about a table of labels: its classes, how sure it is, and `limit` of its photos.
+
+    Photos are looked for under `labels.root`; those that cannot be opened are counted on the page. `truth` adds the AP
+    per class, scores against the share of positives, and the true labels of the photos shown, marked as report only. What
+    `labels.meta` says is shown too; its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. The text is such
+    that UTF-8 can hold it. Raises InputError if `truth` shares no photo or no class with the labels, or if `meta` is damaged.
+    """
+    thresholds, album = labels.thresholds, _Album(labels.root)
+    quality = None if truth is None else mean_average_precision(labels, truth)
+    parts = [
+        _facts(labels, thresholds, quality),
+        _advice(labels),
+        _charts(labels),
+        calibration_section(labels, truth),
+        _class_table(labels, thresholds, quality, album),
+        bias_section(labels),
+        update_section(labels, min(limit, SHOWN_UPDATES)),
+        _gallery(labels, truth, thresholds, limit, album),
+        _about(labels),
+    ]
+    title = title or "Labels"
+    lost = f"{album.failed} of these photos could not be opened under {page.text(labels.root)}." if album.failed else ""
+    head = f"<h1>{page.text(title)}</h1><p>{_origin(labels)}</p><p>{lost}</p>"
+    return page.document(title, [head, *parts])
+
+
+class _Album:
+    """Thumbnails as data URIs; `failed` counts the photos that could not be opened."""
+
+    def __init__(self, root: str):
+        self.root = Path(root)
+        self._failed: set[str] = set()
+
+    @property
+    def failed(self) -> int:
+        return len(self._failed)
+
+    def picture(self, path: str, size: tuple[int, int], hint: str) -> str:
+        """An <img> of the middle of a photo, `size` = (width, height) pixels, or a grey field instead."""
+        hint = page.text(hint)
+        try:
+            image = ImageOps.fit(open_image(self.root / path, smallest=size), size)
+        except (Unreadable, ValueError):  # a ValueError is a name that no file can have
+            self._failed.add(path)
+            return f'<span class="none" title="{hint}">no photo</span>'
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=75)
+        code = base64.b64encode(data.getvalue()).decode()
+        return f'<img src="data:image/jpeg;base64,{code}" alt="{hint}" title="{hint}" loading="lazy">'
+
+
+def _skipped(labels: Labels) -> list[tuple[str, str]]:
+    given = labels.meta.get("skipped")
+    pairs = given if isinstance(given, list | tuple) else []
+    return [tuple(pair) for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
+
+
+def _origin(labels: Labels) -> str:
+    clip = labels.meta.get("clip")
+    teacher = clip.get("name") if isinstance(clip, dict) else clip
+    parts = {"method": labels.meta.get("method"), "CLIP": teacher, "photos in": labels.root}
+    return " · ".join(f"{name} {page.text(value)}" for name, value in parts.items() if value)
+
+
+def _facts(labels: Labels, thresholds: Tensor, quality: Quality | None) -> str:
+    given = (labels.scores >= thresholds).sum(1).float()  # (N,)
+    facts = {
+        "photos": f"{len(labels):,}",
+        "classes": f"{len(labels.classes):,}",
+        "labels per photo": page.number(given.mean().item()),
+        "photos without a label": f"{int((given == 0).sum()):,}",
+        "mean top-1 score": page.number(_top1(labels).mean().item()),
+    }
+    if skipped := _skipped(labels):
+        facts["photos skipped"] = f"{len(skipped):,}"
+    if quality:
+        facts["mAP in %, report only"] = page.number(100 * quality[0], 1)
+    tiles = (f'<div class="fact"><b>{value}</b><span>{name}</span></div>' for name, value in facts.items())
+    return f'<div class="facts">{"".join(tiles)}</div>'
+
+
+def _advice(labels: Labels) -> str:
+    """What to try with other names and prompts; nothing of predictions and truth, which were not made by those."""
+    if "prompts" not in labels.meta:
+        return ""
+    found = diagnose(labels)
+    lines = "".join(f"<li>{page.text(line)}</li>" for line in found.advice)
+    advice = f"<h2>What to look at</h2><ul>{lines}</ul>" if lines else ""
+    if not found.empty:
+        return advice
+    more = f" and {len(found.empty) - EMPTY_NAMED:,} more" if len(found.empty) > EMPTY_NAMED else ""
+    named = ", ".join(page.text(path) for path in found.empty[:EMPTY_NAMED])
+    count = f"{len(found.empty):,} of {found.known:,} photos fit no class"
+    return f"{advice}<details><summary>{count}</summary><p>{named}{more}</p></details>"
+
+
+def _top1(labels: Labels) -> Tensor:
+    """The highest score of each photo that has any known one, (at most N,)."""
+    known = labels.scores[~labels.scores.isnan().all(1)]
+    return known.nan_to_num(-1).amax(1) if len(known) else known.new_empty(0)
+
+
+def _charts(labels: Labels) -> str:
+    edges = [place / BINS for place in range(BINS + 1)]
+    counts = torch.histc(_top1(labels), BINS, 0, 1).tolist()
+    charts = [page.histogram("Top-1 score of each photo", edges, counts)]
+    try:
+        for name, given in (labels.meta.get("histograms") or {}).items():
+            edges, counts = ([float(number) for number in given[key]] for key in ("edges", "counts"))
+            charts.append(page.histogram(f"CLIP's top-1 confidence: {name}", edges, counts))
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise InputError(f"the labels' histograms are damaged ({error}); make the labels again") from error
+    return f'<h2>How sure</h2><div class="charts">{"".join(charts)}</div>'
+
+
+def _class_table(labels: Labels, thresholds: Tensor, quality: Quality | None, album: _Album) -> str:
+    best = min(BEST_PER_CLASS, max(1, BEST_IN_ALL // max(len(labels.classes), 1)), len(labels))
+    scores, rows = (part.T.tolist() for part in labels.scores.nan_to_num(-1).topk(best, dim=0))  # C lists of `best`
+    means, given = labels.scores.nanmean(0).tolist(), (labels.scores >= thresholds).sum(0).tolist()
+    lines = []
+    for c, name in enumerate(labels.classes):
+        shown = [(labels.paths[row], score) for row, score in zip(rows[c], scores[c], strict=True) if score >= 0]
+        pictures = [album.picture(path, (112, 112), f"{path}: {score:.3f}") for path, score in shown]
+        count = f"{given[c]:,} <small>≥ {thresholds[c]:.2f}</small>"
+        ap = f'<td class="number">{page.number(100 * quality[1].get(name, math.nan), 1)}</td>' if quality else ""
+        lines.append(
+            f'<tr><td>{page.text(name)}</td><td class="number">{page.number(means[c], 3)}</td>'
+            f'<td>{page.bar(means[c])}</td><td class="number">{count}</td>{ap}'
+            f'<td class="best">{"".join(pictures)}</td></tr>'
+        )
+    ap_head = '<th class="number">AP in %, report only</th>' if quality else ""
+    head = f'<th>class</th><th class="number">mean score</th><th></th><th class="number">photos</th>{ap_head}'
+    table = f"<table><tr>{head}<th>highest-scoring photos</th></tr>{''.join(lines)}</table>"
+    return f'<h2>Classes</h2><div class="wide">{table}</div>'
+
+
+def _gallery(labels: Labels, truth: Labels | None, thresholds: Tensor, limit: int, album: _Album) -> str:
+    shown = min(limit, len(labels))
+    if shown < 1:
+        return ""
+    answers = {} if truth is None else dict(match_tables(labels, truth).rows)
+    cards = []
+    for i in range(shown):
+        row = i * len(labels) // shown  # spread evenly over the table
+        path = labels.paths[row]
+        bars = "".join(_bars(labels, row, thresholds))
+        true = _true_labels(truth, answers[row]) if row in answers else ""
+        words = f'<div class="file">{page.text(path)}</div>{bars}{true}'
+        cards.append(f'<div class="card">{album.picture(path, (440, 330), path)}<div class="words">{words}</div></div>')
+    caption = f"{shown:,} of {len(labels):,} photos" if shown < len(labels) else "All photos"
+    return f'<h2>{caption}</h2><div class="gallery">{"".join(cards)}</div>'
+
+
+def _bars(labels: Labels, row: int, thresholds: Tensor) -> Iterator[str]:
+    scores, columns = labels.scores[row].nan_to_num(-1).topk(min(SHOWN_LABELS, len(labels.classes)))
+    for score, column in zip(scores.tolist(), columns.tolist(), strict=True):
+        if score >= 0:
+            on, name = " on" if score >= thresholds[column] else "", page.text(labels.classes[column])
+            label = f'<span title="{name}">{name}</span>'
+            yield f'<div class="row{on}">{label}{page.bar(score)}<span>{score:.2f}</span></div>'
+
+
+def _true_labels(truth: Labels, row: int) -> str:
+    names = [name for name, score in zip(truth.classes, truth.scores[row].tolist(), strict=True) if score == 1]
+    return f"<small>truth: {page.text(', '.join(names) or 'none')}</small>"
+
+
+def _about(labels: Labels) -> str:
+    """What `meta` says, and the photos that were skipped, each folded away."""
+    elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update")
+    settings = {name: value for name, value in labels.meta.items() if name not in elsewhere}
+    parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
+    folded = []
+    for name, pairs in parts.items():
+        lines = (f'<tr><td>{page.text(key)}</td><td class="value">{page.text(value)}</td></tr>' for key, value in pairs)
+        if pairs:
+            table = f'<div class="wide"><table>{"".join(lines)}</table></div>'
+            folded.append(f"<details><summary>{name}</summary>{table}</details>")
+    return "".join(folded)
+
+
+def _flat(meta: dict, before: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in meta.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            yield f"{before}{name}", text if len(text) <= SHOWN_LETTERS else text[:SHOWN_LETTERS] + " ..."

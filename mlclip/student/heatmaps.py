@@ -1,0 +1,84 @@
+"""Where the student saw a class: class activation maps laid over the photo, as CDUL's Figure 5 shows them.
+
+Letters: n photos of a batch, K classes shown of one photo, h w cells of a map, H W pixels of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..files import atomic
+from ..images import Photo, PhotoViews, Unreadable, open_image, photo_batches
+from ..images.overlay import lay_over
+from ..progress import SILENT, Progress
+from .checkpoint import Checkpoint
+from .predict import class_maps, fast_layout
+
+SIDE = 360  # the longer side of one picture of the strip, pixels
+CAPTION = 22  # the height of the line above it
+GAP = 6
+
+Chosen = Sequence[tuple[int, float]]  # (class column, score) of what to show of one photo
+
+
+def write_heatmaps(
+    photos: Sequence[Photo],
+    chosen: Sequence[Chosen],
+    checkpoint: Checkpoint,
+    folder: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 16,
+    num_workers: int = 2,
+    progress: Progress = SILENT,
+) -> int:
+    """One JPEG per photo, `folder`/PATH.heatmap.jpg: the photo, and beside it each chosen class's map over it.
+
+    Every map is stretched from its own weakest cell (blue) to its strongest (red): colours compare places of a photo,
+    not classes; the caption's score does that. Returns how many were written; a photo that turned unreadable is left out.
+    """
+    folder, device, model = Path(folder), torch.device(device), checkpoint.model
+    fast_layout(model, device).eval()
+    written = 0
+    batches = photo_batches(PhotoViews(photos, model.size), batch_size=batch_size, num_workers=num_workers)
+    with progress.bar("heat maps", len(photos), "photos") as bar:
+        for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, S, S)
+            maps = class_maps(model, pixels[:, 0], device) if pixels is not None else ()  # (n, C, h, w)
+            for index, own in zip(indices.tolist(), maps, strict=True):
+                try:
+                    image = open_image(photos[index].file, smallest=(SIDE, SIDE))
+                except Unreadable:
+                    continue
+                columns = [column for column, _ in chosen[index]]
+                captions = [f"{model.classes[column]} {score:.2f}" for column, score in chosen[index]]
+                _save(heatmap_strip(image, own[columns], captions), folder, photos[index].path)
+                written += 1
+            bar.update(len(indices) + len(unreadable))
+    return written
+
+
+def _save(picture: Image.Image, folder: Path, path: str) -> None:
+    inside = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]  # never outside of `folder`
+    file = folder.joinpath(*inside).with_name(inside[-1] + ".heatmap.jpg")
+    with atomic(file) as temporary:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(temporary, "JPEG", quality=88)
+
+
+def heatmap_strip(image: Image.Image, maps: Tensor, captions: Sequence[str]) -> Image.Image:
+    """An RGB photo and its class activation maps (K, h, w), each laid over it, side by side under K captions."""
+    scale = SIDE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    photo = image.resize((width, height), Image.Resampling.BICUBIC)
+    strip = Image.new("RGB", ((width + GAP) * (len(maps) + 1) - GAP, height + CAPTION), "white")
+    draw = ImageDraw.Draw(strip)
+    for place, caption in enumerate(["photo", *captions]):
+        picture = photo if place == 0 else lay_over(photo, maps[place - 1])
+        strip.paste(picture, (place * (width + GAP), CAPTION))
+        draw.text((place * (width + GAP) + 2, 2), caption, fill="black", font=ImageFont.load_default(15))
+    return strip

@@ -1,0 +1,203 @@
+"""The student: a torchvision trunk, a 1×1 convolution to the classes, an average pool.
+
+The convolution's output is the class activation map (CAM), so every student can say where it saw a class.
+
+Letters: N photos, C classes, K trunk channels, H W pixels, h w cells of the map.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from ..clip.encoders import ModifiedResNet
+from ..clip.model import IMAGE_MEAN, IMAGE_STD
+from ..config import InputError
+
+ARCHS = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "convnext_tiny",
+)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_ARCH = "clip-resnet"  # the image trunk of a CLIP with a ResNet; widths and depths come from its weights
+_HEADS = ("fc.", "classifier.")  # what torchvision calls the part that we replace
+
+
+def _trunk(arch: str) -> nn.Sequential:
+    """torchvision's `arch` up to its last feature map, parameter names as in torchvision's files."""
+    if arch not in ARCHS:
+        raise InputError(f"unknown --arch {arch!r}: choose one of {', '.join([*ARCHS, CLIP_ARCH])}")
+    network = torchvision.models.get_model(arch, weights=None)
+    if arch.startswith("resnet"):
+        parts = OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc"))
+        return nn.Sequential(parts)
+    parts = OrderedDict(features=network.features)
+    if arch.startswith("convnext"):
+        parts["norm"] = network.classifier[0]  # a per-cell layer norm, which torchvision puts after its pool
+    return nn.Sequential(parts)
+
+
+def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:
+    """The image ResNet of a CLIP state dict up to its last feature map, with the weights of `state`."""
+    prefix = "visual."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "attnpool" not in k}
+    if "layer4.0.conv1.weight" not in own:
+        raise InputError(f"{origin} is no CLIP with a ResNet; {CLIP_ARCH} needs one, such as RN50 or tiny")
+    trunk = _empty_clip_trunk(own)
+    trunk.load_state_dict(own, strict=False)
+    return trunk
+
+
+def _empty_clip_trunk(own: Mapping[str, Tensor]) -> nn.Module:
+    layers = tuple(len({k.split(".")[1] for k in own if k.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4))
+    trunk = ModifiedResNet(64, own["layer1.0.conv1.weight"].shape[0], layers, 1)
+    trunk.attnpool = nn.Identity()
+    return trunk
+
+
+def classifier_of(arch: str, classes: Sequence[str], size: int, weights: Mapping[str, Tensor]) -> Classifier:
+    """The student that `weights`, its whole state dict, belong to; KeyError or RuntimeError where they do not fit."""
+    prefix = "trunk."
+    own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    model = Classifier(arch, classes, size, trunk=_empty_clip_trunk(own) if arch == CLIP_ARCH else None)
+    model.load_state_dict(weights)
+    return model
+
+
+class Classifier(nn.Module):
+    """Photos in, logits and class activation maps out.
+
+    `classes` are the names in the order of the logits; `size` is the square input in pixels the student is made for
+    (any other works). `trunk` makes feature maps (N, K, h, w) of photos, by default `arch`'s of torchvision, whose
+    weights are random until `load_trunk` or `load_state_dict`. `cam_boost` multiplies positive cells of the class maps
+    before they are pooled (CCD step 2); 1 is none. `scale` and `offset` (C,) calibrate the pooled logits; they are 1 and 0
+    until `calibrate`. None of the three is learned by gradients; all travel with the weights. Weights of before there was a
+    calibration have none.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        classes: Sequence[str],
+        size: int,
+        *,
+        trunk: nn.Module | None = None,
+        cam_boost: float = 1.0,
+    ):
+        super().__init__()
+        self.arch, self.classes, self.size = arch, list(classes), size
+        self.trunk = _trunk(arch) if trunk is None else trunk
+        with torch.no_grad():
+            training = self.trunk.training
+            channels = self.trunk.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
+            self.trunk.train(training)
+        self.head = nn.Conv2d(channels, len(self.classes), 1)
+        mean, std = (IMAGE_MEAN, IMAGE_STD) if arch == CLIP_ARCH else (IMAGENET_MEAN, IMAGENET_STD)
+        self.register_buffer("cam_boost", torch.tensor(float(cam_boost)))
+        self.register_buffer("scale", torch.ones(len(self.classes)))
+        self.register_buffer("offset", torch.zeros(len(self.classes)))
+        self.register_load_state_dict_pre_hook(_without_calibration)
+        self.register_buffer("_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (N, 3, H, W) -> float32, as the trunk's weights expect them."""
+        return (pixels.float() / 255 - self._mean) / self._std
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (N, 3, H, W) -> class activation maps (N, C, h, w), as the 1×1 convolution makes them."""
+        return self.head(self.trunk(self.normalise(pixels)))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (N, 3, H, W) -> logits (N, C), the calibrated means of the maps once positive cells are boosted."""
+        maps = self.maps(pixels)
+        pooled = torch.where(maps > 0, maps * self.cam_boost, maps).mean(dim=(2, 3))  # (N, C)
+        return self.scale * pooled + self.offset
+
+    @torch.no_grad()
+    def calibrate(self, slope: Tensor, offset: Tensor) -> None:
+        """Replace each logit by slope · logit + offset, (C,) each, from now on."""
+        slope, offset = slope.to(self.scale), offset.to(self.offset)
+        self.offset.copy_(slope * self.offset + offset)
+        self.scale.mul_(slope)
+
+
+def _without_calibration(model: Classifier, state: dict[str, Tensor], prefix: str, *_) -> None:
+    """Give weights that were written before there was a calibration the one that changes nothing."""
+    state.setdefault(f"{prefix}scale", torch.ones_like(model.scale))
+    state.setdefault(f"{prefix}offset", torch.zeros_like(model.offset))
+
+
+def _trunk_names(arch: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A torchvision state dict under the trunk's own names, without its classification head."""
+    state = {k.removeprefix("module."): v for k, v in state.items()}
+    if arch.startswith("convnext"):
+        state = {k.replace("classifier.0.", "norm."): v for k, v in state.items()}
+    return {k: v for k, v in state.items() if not k.startswith(_HEADS)}
+
+
+def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
+    """Fill the student's trunk: "imagenet" (torchvision's own weights), "none" (left random), or a file of them.
+
+    Returns a line about what was taken. Never falls back to something else: weights that cannot be had or do not fit
+    are an InputError that says where to put them.
+    """
+    if init == "none":
+        return "the student starts from random weights (--init none)"
+    if init == "imagenet":
+        state, origin = _torchvision_weights(student.arch, offline)
+    else:
+        state, origin = weights_of_file(init), init
+    state = _trunk_names(student.arch, state)
+    own = student.trunk.state_dict()
+    wrong = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    wrong += [k for k in state if k not in own] + [k for k in own if k in state and state[k].shape != own[k].shape]
+    if wrong:
+        raise InputError(
+            f"{origin} does not hold weights of {student.arch} ({len(wrong)} tensors differ, such as {wrong[0]}); "
+            "name the right --arch, or another file with --init"
+        )
+    bad = next((k for k, v in state.items() if v.is_floating_point() and not v.float().isfinite().all()), None)
+    if bad:
+        raise InputError(f"{origin} holds NaN or infinite weights ({bad}); get the file again")
+    student.trunk.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False
+    )
+    return f"the student starts from {origin}"
+
+
+def weights_of_file(init: str) -> Mapping[str, Tensor]:
+    """The state dict of a weight file that a user named; nothing that it holds is run."""
+    from ..clip import read_state_dict
+
+    if not Path(init).is_file():
+        raise InputError(f"--init {init}: no such file; give imagenet, none, or a file of torchvision weights")
+    return read_state_dict(init)
+
+
+def _torchvision_weights(arch: str, offline: bool) -> tuple[Mapping[str, Tensor], str]:
+    weights = torchvision.models.get_model_weights(arch).DEFAULT
+    if arch.startswith("resnet") or arch.startswith("mobilenet_v"):
+        weights = torchvision.models.get_model_weights(arch).IMAGENET1K_V1  # what the papers' ResNet-101 starts from
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    remedy = f"put {weights.url} at {file} by hand, or use --init none or --init FILE"
+    if offline and not file.is_file():
+        raise InputError(f"--offline, and torchvision's weights of {arch} are not here: {remedy}")
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"torchvision's ImageNet weights of {arch} cannot be had ({error}): {remedy}") from error
+    return state, f"torchvision's {weights}"

@@ -1,0 +1,1 @@
+"""CLIP as the teacher: photos become view embeddings in a store, and the store becomes pseudo labels."""

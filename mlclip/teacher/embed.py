@@ -1,0 +1,123 @@
+"""Photos -> view embeddings in a store, resumable: what is there already is not encoded again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..distributed import Distributed
+from ..files import locked
+from ..images import Photo, PhotoViews, Skip, photo_batches
+from ..progress import SILENT, Progress
+from .embedding_store import LOCK, Store, StoreKey, default_store, refuse_foreign
+from .scoring import Teacher
+
+SHARD_PHOTOS = 1024  # a shard is written when it holds so many photos
+SHARD_SECONDS = 60.0  # or when so much work would be lost by a kill
+
+
+def store_key(teacher: Teacher, grids: Sequence[int], size: int | None = None) -> StoreKey:
+    return StoreKey(teacher.sha256, teacher.clip.activation, size or teacher.input_size, tuple(grids))
+
+
+def embed_images(
+    photos: Sequence[Photo],
+    teacher: Teacher,
+    *,
+    root: str,
+    grids: Sequence[int] = (1, 3),
+    size: int | None = None,
+    store: str | Path | None = None,
+    batch_size: int = 64,
+    num_workers: int = 2,
+    distributed: Distributed | None = None,
+    progress: Progress = SILENT,
+) -> tuple[Store, list[Skip]]:
+    """Make sure that every readable photo's views are in the store; return the store and what could not be read.
+
+    `grids` (1, 3) are the whole photo and its 3×3 snippets, each squeezed to `size` pixels a side (None: CLIP's own);
+    `batch_size` counts views, not photos; `store` is a
+    folder, by default one in the cache. With several distributed each encodes its share and all see the whole result.
+    """
+    distributed = distributed or Distributed()
+    key = store_key(teacher, grids, size)
+    folder = Path(store) if store else default_store(key, root)
+    refuse_foreign(folder)
+    if not distributed.is_main:
+        distributed.barrier()  # until the main process has made the folder and holds the lock
+        opened = Store(folder, key)
+        skipped = _encode(opened, photos, teacher, batch_size, num_workers, distributed, progress)
+    else:
+        with locked(folder / LOCK, f"the embedding store {folder}"):
+            opened = Store(folder, key)
+            distributed.barrier()
+            skipped = _encode(opened, photos, teacher, batch_size, num_workers, distributed, progress)
+            opened.write_manifest(complete=True)
+    everyone = [skip for part in distributed.all_gather(skipped) for skip in part]
+    opened.refresh()
+    return opened, sorted(everyone, key=lambda skip: skip.path)
+
+
+def _encode(
+    store: Store,
+    photos: Sequence[Photo],
+    teacher: Teacher,
+    batch_size: int,
+    num_workers: int,
+    distributed: Distributed,
+    progress: Progress,
+) -> list[Skip]:
+    missing = distributed.shard([photo for photo in photos if photo not in store])
+    distributed.barrier()  # a shard written before every process has looked would be shared out differently
+    if not missing:
+        return []
+    already_done = len(photos) - len(missing) if distributed.world_size == 1 else 0
+    skipped: list[Skip] = []
+    shard = _Shard(store, distributed.rank)
+    dataset = PhotoViews(missing, store.key.input_size, store.key.grids)
+    batches = photo_batches(dataset, batch_size=max(1, batch_size // store.key.views), num_workers=num_workers)
+    total = already_done + len(missing)
+    with (progress if distributed.is_main else SILENT).bar(
+        "encoding photos", total, "photos", done=already_done
+    ) as bar:
+        for indices, pixels, unreadable in batches:
+            skipped += [Skip(missing[index].path, reason) for index, reason in unreadable]
+            if pixels is not None:
+                flat = torch.cat([teacher.embed_views(p) for p in pixels.flatten(0, 1).split(batch_size)])  # (n·V, D)
+                shard.add([missing[i] for i in indices.tolist()], flat.unflatten(0, (len(pixels), -1)).half().cpu())
+            bar.update(len(indices) + len(unreadable))
+    shard.flush()
+    several = dataset.several.nonzero().flatten().tolist()
+    if several:
+        progress.log(
+            f"{len(several)} with several frames or pages, such as {missing[several[0]].path}: the first is used"
+        )
+    return skipped
+
+
+class _Shard:
+    """Collects embeddings and writes them when there are enough, or when enough time has gone by."""
+
+    def __init__(self, store: Store, rank: int):
+        self.store, self.rank = store, rank
+        self._clear()
+
+    def _clear(self) -> None:
+        self.photos: list[Photo] = []
+        self.parts: list[Tensor] = []
+        self.since = time.monotonic()
+
+    def add(self, photos: list[Photo], embeddings: Tensor) -> None:  # (n, V, D)
+        self.photos += photos
+        self.parts.append(embeddings)
+        if len(self.photos) >= SHARD_PHOTOS or time.monotonic() - self.since > SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.photos:
+            self.store.write_shard(self.photos, torch.cat(self.parts), self.rank)
+        self._clear()

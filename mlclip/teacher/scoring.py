@@ -1,0 +1,91 @@
+"""CLIP as a function: views -> embeddings -> class scores.
+
+Letters: N views, V views of one photo, C classes, D the joint embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..clip import tokenize
+from ..clip.model import CLIP, IMAGE_MEAN, IMAGE_STD
+from ..config import InputError
+
+TEXTS_AT_ONCE = 256
+LARGER = 640 / 448  # CCD's view of the whole photo against CLIP's own input
+
+
+class Teacher:
+    """A CLIP on a device. Half precision on CUDA, float32 elsewhere; cosines are always taken in float32.
+
+    `logit_scale` is 1/τ, already exponentiated: 100 for OpenAI's models.
+    """
+
+    def __init__(self, clip: CLIP, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.clip = clip.to(self.device)
+        self.logit_scale = float(clip.logit_scale.detach().float().exp())
+        self.input_size = clip.input_resolution
+        self.name, self.sha256 = getattr(clip, "name", "unnamed"), getattr(clip, "sha256", "")
+        self._half = self.device.type == "cuda"
+        self._mean = torch.tensor(IMAGE_MEAN, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(IMAGE_STD, device=self.device).view(3, 1, 1)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of a view's side come in multiples of this: a transformer's patch, a ResNet's whole reduction."""
+        return getattr(self.clip.visual, "stride", 32)
+
+    def larger_size(self) -> int:
+        """CCD's view: 10/7 of CLIP's own side (RN50x64: 640 instead of 448), in whole strides."""
+        return round(self.input_size * LARGER / self.stride) * self.stride
+
+    @torch.inference_mode()
+    def embed_views(self, pixels: Tensor) -> Tensor:
+        """uint8 views (N, 3, H, W) -> L2-normalised embeddings (N, D), float32, on the teacher's device."""
+        x = (pixels.to(self.device, non_blocking=True).float() / 255 - self._mean) / self._std
+        with torch.autocast(self.device.type, torch.float16, enabled=self._half):
+            embeddings = self.clip.encode_image(x)
+        return F.normalize(embeddings.float(), dim=-1)
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> L2-normalised embeddings (len(texts), D), float32, on the teacher's device."""
+        tokens = tokenize(list(texts), self.clip.context_length).to(self.device)
+        return F.normalize(
+            torch.cat([self.clip.encode_text(part).float() for part in tokens.split(TEXTS_AT_ONCE)]), dim=-1
+        )
+
+
+def class_embeddings(teacher: Teacher, prompt_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """The text side of both papers: prompt names (C) and templates (T) -> w (C, D), L2-normalised, float32, on the CPU.
+
+    Every template is filled with every name, encoded and normalised; the mean over templates is normalised again.
+    """
+    from ..labels.class_names import fill_template
+
+    if not templates:
+        raise InputError("no prompt template given; add --template 'a photo of a {}'")
+    texts = [fill_template(template, name) for name in prompt_names for template in templates]
+    per_text = teacher.embed_texts(texts).unflatten(0, (len(prompt_names), len(templates)))  # (C, T, D)
+    return F.normalize(per_text.mean(dim=1), dim=-1).cpu()
+
+
+def class_scores(embeddings: Tensor, classes: Tensor, logit_scale: float) -> Tensor:
+    """s(v) = softmax_i(f(v)·w_i · logit_scale): (..., D), (C, D) -> (..., C) in [0, 1], in float32.
+
+    `logit_scale` is 1/τ itself (100), not its logarithm.
+
+    >>> class_scores(torch.tensor([[1.0, 0.0]]), torch.eye(2), 2.0)
+    tensor([[0.8808, 0.1192]])
+    """
+    return (embeddings.float() @ classes.float().T * logit_scale).softmax(dim=-1)
+
+
+def default_clip(device: torch.device) -> str:
+    """The teacher taken when none is named: the papers' RN50x64 on a GPU, the far cheaper ViT-B/32 elsewhere."""
+    return "RN50x64" if device.type == "cuda" else "ViT-B/32"

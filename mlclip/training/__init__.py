@@ -1,0 +1,1 @@
+"""How the student learns: the loop, and every step that it takes."""

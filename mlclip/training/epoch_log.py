@@ -1,0 +1,98 @@
+"""What a training says of every epoch: a line, a CSV beside the model, and TensorBoard where that is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..config import InputError
+from ..files import atomic, beside
+
+ROOM = 65536  # bytes that must be free for a curve
+REPORT_ONLY = "report_only"  # the end of the name of every number that true labels had a part in
+
+
+class EpochLog:
+    """The rows of `model.log.csv`, written anew and atomically after every epoch.
+
+    `rows` are those of an earlier part of the same run. With the extra `tensorboard` the numbers also go to the folder
+    `model.tensorboard`.
+    """
+
+    def __init__(self, output: str | Path, rows: Sequence[dict[str, float]] = ()):
+        self.file = beside(output, ".log.csv")
+        self._board = _board(beside(output, ".tensorboard"), len(rows))
+
+    def write(self, rows: Sequence[dict[str, float]]) -> None:
+        """All rows so far; the last one is new."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names)
+        writer.writeheader()
+        writer.writerows([{name: _short(value) for name, value in row.items()} for row in rows])
+        with atomic(self.file) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+        if self._board:
+            for name, value in rows[-1].items():
+                if name != "epoch":
+                    self._board.add_scalar(name, value, int(rows[-1]["epoch"]))
+            self._board.flush()
+
+    def close(self) -> None:
+        if self._board:
+            self._board.close()
+
+
+def _board(folder: Path, done: int) -> Any:
+    """A TensorBoard writer, or None without that extra. A run that starts anew leaves no curve of an older one."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    _check_room(folder)
+    if not done:
+        for old in folder.glob("events.out.tfevents.*"):
+            with suppress(OSError):
+                old.unlink()
+    return SummaryWriter(str(folder), purge_step=done + 1)
+
+
+def _check_room(folder: Path) -> None:
+    """InputError where TensorBoard could not write in `folder`: its own thread would say so in a page of traceback."""
+    probe = folder / ".probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(ROOM))
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}; choose another place with -o") from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+        with suppress(OSError):
+            folder.rmdir()  # which it does only where nothing is in it
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def epoch_line(row: dict[str, float]) -> str:
+    """One epoch's facts as a person reads them."""
+    line = f"epoch {row['epoch']}: loss {row['loss']:.4f}, {row['photos_per_second']:.0f} photos/s"
+    line += f", label entropy {row['label_entropy']:.4f} nats"
+    if row["labels_moved"]:
+        line += f", {row['labels_crossed_half']} labels crossed ½"
+    if "stopping_measure" in row:
+        known = not math.isnan(row["stopping_measure"])
+        measure = f"{100 * row['stopping_measure']:.1f} mAP against labels of exactly 1"
+        line += f", {measure}" if known else ", no label is exactly 1: nothing to stop by"
+    report = {k.removesuffix(f"_{REPORT_ONLY}"): v for k, v in row.items() if k.endswith(REPORT_ONLY)}
+    if report:
+        line += "; report only: " + ", ".join(f"{name.replace('_', ' ')} {100 * v:.1f}" for name, v in report.items())
+    return line
