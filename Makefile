@@ -1,11 +1,11 @@
-# `make demo` and `make test` set up what they need; PYTHON names the interpreter (3.10 or newer).
+# `make demo` and `make test` create the virtual environment first. PYTHON is the interpreter to use (3.10 or newer).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint format clean
 
-# One ordinary install: torch and torchvision must come from the same place to fit together.
+# One install for everything: torch and torchvision must come from the same source to work together.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -e '.[test]'

@@ -1,16 +1,17 @@
-"""CDUL, CCD and centred labels taken apart: what each of their parts and settings is worth.
+"""What each part and setting of CDUL, CCD and centred labels is worth.
 
-    python benchmarks/ablation.py cdul-world --seeds 0 1 2                         # the drawn world: every setting
-    python benchmarks/ablation.py cdul-voc12 --data ../shared/voc12 --seeds 0 1 2  # real photos: what needs no encoder
+    python benchmarks/ablation.py cdul-world --seeds 0 1 2                         # demo scenes: every setting
+    python benchmarks/ablation.py cdul-voc12 --data ../shared/voc12 --seeds 0 1 2  # real photos: cases without an encoder
     python benchmarks/ablation.py ccd-world --seeds 0 1 2 3 4
     python benchmarks/ablation.py ccd-voc12 --data ../shared/voc12 --seeds 0 1 2
-    python benchmarks/ablation.py together-world --seeds 0 1 2                     # labels and trainings combined
+    python benchmarks/ablation.py together-world --seeds 0 1 2                     # combinations of labels and trainings
     python benchmarks/ablation.py together-voc12 --data ../shared/voc12 --seeds 0 1 2
-    python benchmarks/ablation.py sharpness-world --seeds 0 1 2                    # how sure labels should be for a student
+    python benchmarks/ablation.py sharpness-world --seeds 0 1 2                    # how confident labels should be
 
-Every case is run by the ordinary commands and compared with the first of its list. True labels serve the report and nothing
-else: no case is chosen, stopped or kept by them. Results are appended to OUT/PART.jsonl as they come, and a case found there is
-not repeated; `--jobs 2` runs two cases at a time, each on its share of the cores.
+Parts that end in "world" use the demo scenes, parts that end in "voc12" real photos. Every case runs the ordinary commands
+and is compared with the first case of its part. True labels are used only to report: they choose, stop or keep no case.
+Results are appended to OUT/PART.jsonl as soon as they are there, and a case that is already in the file is not repeated.
+`--jobs 2` runs two cases at a time, each on its share of the cores.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from drawn import drawn_world
+from demo_scenes import demo_scenes
 from voc12 import CONSISTENT as CONSISTENT_ROW
-from voc12 import FIXED, JUDGED, STUDENT, make_labels
+from voc12 import EVALUATED, FIXED, STUDENT, make_labels
 
-from mlclip.cli.demo import STUDENT as WORLD_STUDENT
+from mlclip.cli.demo import STUDENT as DEMO_STUDENT
 from mlclip.demo.scenes import SCENE_SIZE
 from mlclip.labels.datasets import read_boxes
 from mlclip.labels.metrics import mean_average_precision
@@ -43,7 +44,7 @@ COLUMNS = ("labels", "refined", "true_moved", "false_moved", "student")
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table: options of `mlclip pseudolabel` (or the name of a table of labels) and of `mlclip train`."""
+    """One row of the table: options of `mlclip pseudolabel` (or the name of a label table) and of `mlclip train`."""
 
     name: str
     labels: tuple[str, ...] = ()
@@ -64,8 +65,8 @@ def cdul(*options: str) -> tuple[str, ...]:
 
 
 BY_CDUL = ("--method", "cdul")
-PLAIN = (*FIXED, "--average", "0")  # beside a paper's training, which averages no weights
-AVERAGED = ("--average", "0.1")  # what fixed labels have by default, on top of a paper's training
+PLAIN = (*FIXED, "--average", "0")  # to compare with a paper's training, which averages no weights
+AVERAGED = ("--average", "0.1")  # the default for fixed labels, added to a paper's training
 CDUL_WORLD = [
     Case("labels fixed (3×3, ζ = 0.5)", BY_CDUL, PLAIN),
     Case("label step (η = 1, σ = 1, warm-up 2, k = 1)", BY_CDUL, cdul()),
@@ -86,7 +87,7 @@ CDUL_VOC12 = [
     Case("labels fixed (ζ = 0.5)", ("cdul ζ=0.5",), PLAIN),
     Case("label step, ζ = 0.5", ("cdul ζ=0.5",), cdul("--warmup", "1")),
 ]
-OWN = ("--view-size", "64")  # the tiny CLIP's own input size: enlarged things are lost on it, see teacher_scale.py
+OWN = ("--view-size", "64")  # the tiny CLIP's own input size: it fails on enlarged objects, see teacher_scale.py
 CCD_WORLD = [
     Case("CCD, CLIP at its own size", ccd(*OWN), ccd()),
     Case("no debiasing", ccd(*OWN, "--no-debias"), ccd()),
@@ -102,10 +103,10 @@ CCD_WORLD = [
     Case("its labels, fixed", ccd(*OWN), PLAIN),
     Case("CDUL's labels, fixed", BY_CDUL, PLAIN),
     Case("CCD, CLIP at 10/7 of its size", ccd(), ccd()),
-    Case("CCD, student at 160 px", ccd(*OWN), ccd("--size", "160")),  # class maps of 5×5 cells instead of 3×3
+    Case("CCD, student at 160 px", ccd(*OWN), ccd("--size", "160")),  # class maps have 5×5 cells instead of 3×3
     Case("student at 160 px, update from random boxes", ccd(*OWN), ccd("--size", "160", "--local-views", "random")),
 ]
-# No encoder, so no label update; four epochs in all, too few for the stopping: it needs three after the warm-up to say anything.
+# No encoder, so no label update. Four epochs are too few for the stopping: it needs three epochs after the warm-up.
 ONLY = ("--local-views", "none", "--no-stopping", "--warmup", "1")
 CCD_VOC12 = [
     Case("CCD without its label update", ("ccd",), ccd(*ONLY)),
@@ -169,7 +170,7 @@ PARTS = {
 
 
 class Bench:
-    """A part of the ablation: where its photos and truths are, which student, and what has been measured so far."""
+    """A part of the ablation: its photos and true labels, its student, and the results so far."""
 
     def __init__(self, part: str, out: Path, data: Path, threads: int):
         self.part, self.world, self.out, self.data = part, part.endswith("world"), out, data
@@ -185,7 +186,7 @@ class Bench:
             self.take_over_students(out.parent / "voc12" / "results.jsonl")
 
     def take_over(self, other: str) -> None:
-        """Rows of another part's file that were made by the very same commands as a case of this one."""
+        """Take rows of another part's file that the same commands as a case of this part made."""
         file, had = self.out / f"{other}.jsonl", {(row["case"], row["seed"]) for row in self.done}
         same = {replace(case, name=""): case.name for case in PARTS[self.part]}
         names = {case.name: same.get(replace(case, name="")) for case in PARTS[other]}
@@ -195,7 +196,7 @@ class Bench:
                 self.done.append(row | {"case": name})
 
     def take_over_students(self, file: Path) -> None:
-        """Students of fixed labels that `benchmarks/voc12.py` has trained already, by the same commands."""
+        """Take students of fixed labels that `benchmarks/voc12.py` has already trained with the same commands."""
         truth, had = read_labels(self.data / "truth_train.csv"), {(row["case"], row["seed"]) for row in self.done}
         names = {case.labels[0]: case.name for case in PARTS[self.part] if not case.train}
         names[CONSISTENT_ROW] = next((case.name for case in PARTS[self.part] if case.train == CONSISTENT), None)
@@ -203,8 +204,8 @@ class Bench:
             name = names.get(row["labels"])
             if name and (name, row["seed"]) not in had:
                 labels = self.tables[row["labels"]]
-                judged = judged_labels(labels, labels, truth, JUDGED)
-                self.done.append({"case": name, "seed": row["seed"], "student": row["mAP"], **judged})
+                quality = label_quality(labels, labels, truth, EVALUATED)
+                self.done.append({"case": name, "seed": row["seed"], "student": row["mAP"], **quality})
 
     def mlclip(self, *args: object) -> str:
         command = [sys.executable, "-m", "mlclip", *map(str, args)]
@@ -214,21 +215,21 @@ class Bench:
         return done.stdout
 
     def prepare(self, seed: int) -> None:
-        """The world of this seed."""
+        """Draw the demo scenes of this seed, if the part needs them."""
         if self.world:
-            drawn_world(self.out, seed)
+            demo_scenes(self.out, seed)
 
     def places(self, seed: int) -> tuple[Path, Path, Path, list[str]]:
-        """Truth of the training photos, the test photos and their truth, and what judges them."""
+        """True labels of the training photos, the test photos, their true labels, and the options of `mlclip evaluate`."""
         if self.world:
             folder = self.out / f"world-{seed}"
             return folder / "truth_train.csv", folder / "test", folder / "truth_test.csv", []
-        judged = ["--only", ",".join(JUDGED)]
-        return self.data / "truth_train.csv", self.data / "photos" / "test", self.data / "truth_test.csv", judged
+        only = ["--only", ",".join(EVALUATED)]
+        return self.data / "truth_train.csv", self.data / "photos" / "test", self.data / "truth_test.csv", only
 
     def student(self) -> list[object]:
         if self.world:
-            return [*WORLD_STUDENT, "--init", "clip"]
+            return [*DEMO_STUDENT, "--init", "clip"]
         return [*STUDENT, "--init", self.data / "mobilenet_v2_imagenet.pth"]
 
     def labels(self, case: Case, seed: int, file: Path) -> None:
@@ -241,13 +242,13 @@ class Bench:
         else:
             write_labels(self.tables[case.labels[0]], file, overwrite=True)
         if case.sharpness != 1:
-            given = read_labels(file)
-            scores = (case.sharpness * torch.logit(given.scores, eps=1e-6)).sigmoid()
-            write_labels(replace(given, scores=scores), file, overwrite=True)
+            labels = read_labels(file)
+            scores = (case.sharpness * torch.logit(labels.scores, eps=1e-6)).sigmoid()
+            write_labels(replace(labels, scores=scores), file, overwrite=True)
 
     def run(self, case: Case, seed: int) -> None:
-        """One case, judged; a row more in the file."""
-        truth_train, test, truth_test, judged = self.places(seed)
+        """Run and evaluate one case, and append its row to the file."""
+        truth_train, test, truth_test, only = self.places(seed)
         tag = "".join(c if c.isalnum() else "-" for c in case.name) + f"-{seed}"
         labels, model, refined = (self.out / f"{self.part}-{tag}.{end}.pt" for end in ("labels", "model", "refined"))
         boxes = (
@@ -260,10 +261,22 @@ class Bench:
         self.mlclip("train", "--labels", labels, *training, "--seed", seed, "-o", model,
                     "--overwrite", "--workers", 0)  # fmt: skip
         seconds = time.monotonic() - started
-        judge = ["evaluate", "--model", model, test, "--truth", truth_test, *judged, "--format", "json", "--workers", 0]
-        row = {"case": case.name, "seed": seed, "student": 100 * json.loads(self.mlclip(*judge))["mAP"]}
+        evaluation = [
+            "evaluate",
+            "--model",
+            model,
+            test,
+            "--truth",
+            truth_test,
+            *only,
+            "--format",
+            "json",
+            "--workers",
+            0,
+        ]
+        row = {"case": case.name, "seed": seed, "student": 100 * json.loads(self.mlclip(*evaluation))["mAP"]}
         after = read_labels(refined if save else labels)
-        row |= judged_labels(read_labels(labels), after, read_labels(truth_train), JUDGED if judged else None)
+        row |= label_quality(read_labels(labels), after, read_labels(truth_train), EVALUATED if only else None)
         if self.world and "update" in after.meta:
             row["shown_well"] = shown_well(after, read_boxes(f"coco:{self.out}/world-{seed}/boxes_train.json"))
         with model.with_suffix(".log.csv").open() as log:
@@ -274,10 +287,10 @@ class Bench:
         print(row, file=sys.stderr, flush=True)
 
     def table(self, cases: list[Case], seeds: list[int]) -> None:
-        """Mean and spread of every case, and of its difference from the first one seed by seed."""
+        """Print the mean and range of every case, and of its difference from the first case per seed."""
         of = {(row["case"], row["seed"]): row for row in self.done}
-        print("\n| case | labels on train | after training | true labels moved | false moved | shown well % | student on test | "
-              "against the first, seed by seed | seeds |\n|" + "---|" * 9)  # fmt: skip
+        print("\n| case | labels on train | after training | change of true labels | change of false labels | objects shown well, % | "
+              "student on test | difference from the first row, per seed | seeds |\n|" + "---|" * 9)  # fmt: skip
         for case in cases:
             ran = [seed for seed in seeds if (case.name, seed) in of]
             rows = [of[case.name, seed] for seed in ran]
@@ -295,8 +308,8 @@ class Bench:
             print(f"| {case.name} | " + " | ".join([*cells, spread(column["student"]), against, str(len(ran))]) + " |")
 
 
-def judged_labels(before: Labels, after: Labels, truth: Labels, only: list[str] | None) -> dict[str, float]:
-    """mAP in percent of labels before and after the label steps; how far labels of true and of false classes moved."""
+def label_quality(before: Labels, after: Labels, truth: Labels, only: list[str] | None) -> dict[str, float]:
+    """mAP in percent of the labels before and after the label steps, and the mean change of true and of false labels."""
     truth = truth.aligned(before.paths, only or before.classes)
     before, after = (table.aligned(truth.paths, truth.classes) for table in (before, after))
     moved = after.scores - before.scores  # (N, C) in probability
@@ -309,19 +322,19 @@ def judged_labels(before: Labels, after: Labels, truth: Labels, only: list[str] 
 
 
 def shown_well(updated: Labels, annotated: dict[str, list]) -> float:
-    """The share of true things that some local view shows well: at least 3/4 of the thing, and at most 4 times its size."""
-    well, things = 0, 0
+    """The share of true objects that some local view shows well: it has at least 3/4 of the object and is at most 4 times as large."""
+    well, objects = 0, 0
     for path, views in zip(updated.paths, updated.meta["update"]["boxes"], strict=True):
-        for _, thing in annotated.get(path, ()):
-            box = [side / SCENE_SIZE for side in thing]
+        for _, pixels in annotated.get(path, ()):
+            box = [side / SCENE_SIZE for side in pixels]
             size = (box[2] - box[0]) * (box[3] - box[1])
-            things += 1
+            objects += 1
             for x0, y0, x1, y1 in views:
                 width, height = min(x1, box[2]) - max(x0, box[0]), min(y1, box[3]) - max(y0, box[1])
                 if min(width, height) > 0 and width * height >= 0.75 * size and (x1 - x0) * (y1 - y0) <= 4 * size:
                     well += 1
                     break
-    return well / max(1, things)
+    return well / max(1, objects)
 
 
 def spread(values: list[float]) -> str:
@@ -330,12 +343,12 @@ def spread(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=list(PARTS))
-    parser.add_argument("--data", type=Path, default=Path("../shared/voc12"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/ablation"))
+    parser.add_argument("part", choices=list(PARTS), help="which cases; ...-world: demo scenes, ...-voc12: real photos")
+    parser.add_argument("--data", type=Path, default=Path("../shared/voc12"), help="folder of the real photos")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/ablation"), help="folder of the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cases", nargs="+", help="only these, by name")
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--cases", nargs="+", help="run only these cases, by name")
+    parser.add_argument("--jobs", type=int, default=1, help="cases that run at the same time")
     args = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     bench = Bench(args.part, args.out.absolute(), args.data.absolute(), threads)

@@ -1,10 +1,10 @@
-"""How far back a student's weights should be averaged: the demo's student on the drawn world.
+"""Over which share of the training a student's weights should be averaged: the demo's student on the demo scenes.
 
     python benchmarks/averaging.py --seeds 0 1 2
 
-One training serves all shares: the averages only watch it. "Decay" is a learning rate that falls to 0 over the training, the
-usual other way to calm the last steps. True labels report, and train the students of the rows that say so. Results are
-appended to OUT/averaging.jsonl as they come; a training found there is not repeated.
+One training serves all shares: the averages do not change it. "Decay" is a learning rate that falls to 0 over the training, the
+usual alternative. True labels are used to report, and to train the students of the rows "true". Results are appended to
+OUT/averaging.jsonl as soon as they are there, and a training that is already in the file is not repeated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from drawn import drawn_world
+from demo_scenes import demo_scenes
 from torch import nn
 
 from mlclip.config import TrainConfig
@@ -49,8 +49,8 @@ TRAININGS = [  # labels, epochs, whether the learning rate decays
 ]
 
 
-class Watched:
-    """Takes the place of a run's average: keeps one average for every share, and lowers the learning rate where asked."""
+class AveragePerShare:
+    """Replaces a training's average: keeps one average per share and, with `decay`, lowers the learning rate at every step."""
 
     def __init__(self, run: TrainingState, decay: bool):
         self.averages = [start_average(run.model, share) for share in SHARES]
@@ -67,8 +67,8 @@ class Watched:
 
 
 def make_labels(out: Path, seed: int) -> dict[str, Labels]:
-    """Labels of the training scenes of one seed's world, by the ordinary command with the tiny CLIP, and the true ones."""
-    folder, made = drawn_world(out, seed), {}
+    """Labels of one seed's training scenes from the ordinary command with the tiny CLIP, and the true labels."""
+    folder, made = demo_scenes(out, seed), {}
     for name, method in (("centred", "centred"), ("CDUL's", "cdul")):
         file = out / f"{method}-{seed}.labels.pt"
         command = [
@@ -89,29 +89,29 @@ def make_labels(out: Path, seed: int) -> dict[str, Labels]:
     return made | {"true": replace(true, root=made["centred"].root, meta=made["centred"].meta)}
 
 
-def judge(model: Classifier, folder: Path) -> float:
-    """mAP in percent on the world's test scenes."""
+def test_map(model: Classifier, folder: Path) -> float:
+    """mAP in percent on the test scenes."""
     checkpoint = Checkpoint(model.eval(), torch.full((len(model.classes),), 0.5))
     scores = predict(find_images([str(folder / "test")]), checkpoint, num_workers=0)
     return 100 * mean_average_precision(scores, read_labels(folder / "truth_test.csv"))[0]
 
 
-def train_and_judge(labels: Labels, epochs: int, decay: bool, seed: int, folder: Path) -> list[float]:
-    """mAP in percent on the test scenes of one training's student, for every share."""
+def train_and_evaluate(labels: Labels, epochs: int, decay: bool, seed: int, folder: Path) -> list[float]:
+    """Train one student; its mAP in percent on the test scenes, for every share."""
     config = TrainConfig(
         arch="clip-resnet", init="clip", size=96, epochs=epochs, batch_size=32, lr=1e-3, average=0.0, seed=seed
     )  # the demo's
     run = start_training(labels, config, offline=True, distributed=Distributed(), progress=SILENT)
-    run.average = watched = Watched(run, decay)
+    run.average = averages = AveragePerShare(run, decay)
     while run.epochs < epochs:
-        weight_epoch(run, run.given, 0, SILENT)
+        weight_epoch(run, run.labels, 0, SILENT)
         run.epochs += 1
-    return [judge(average.module, folder) for average in watched.averages]
+    return [test_map(average.module, folder) for average in averages.averages]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/averaging"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/averaging"), help="folder of the results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def main() -> None:
         tables = make_labels(args.out.absolute(), seed) if todo else {}
         for training in todo:
             labels, epochs, decay = training
-            scores = train_and_judge(tables[labels], epochs, decay, seed, args.out / f"world-{seed}")
+            scores = train_and_evaluate(tables[labels], epochs, decay, seed, args.out / f"world-{seed}")
             done.append({"seed": seed, "training": training, "scores": scores})
             with file.open("a") as out:
                 out.write(json.dumps(done[-1]) + "\n")

@@ -1,9 +1,9 @@
-"""Why centred labels are as they are: every choice beside its alternatives, on the drawn world.
+"""Every choice in the method of centred labels, compared with its alternatives on the demo scenes.
 
     python benchmarks/centred.py --seeds 0 1 2
 
-Views of all sizes are encoded once for each seed and kept in OUT; the rest takes a minute. True labels of the drawn world judge here,
-and chose; the real photos' did not.
+Views of all sizes are encoded once per seed and stored in OUT; the rest takes a minute. True labels of the demo scenes are the
+measure here, and they decided the choices. True labels of real photos did not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from drawn import drawn_world
+from demo_scenes import demo_scenes
 from torch import Tensor
 
 from mlclip.clip import load_clip
@@ -30,12 +30,12 @@ from mlclip.teacher.scoring import Teacher, class_embeddings
 
 GRIDS = (1, 2, 3, 4)
 SIZES = [n * n for n in GRIDS]
-BIAS = 0.115  # spread of a bias of the cosines that brings the levels' spread to that of the real RN50x64's
+BIAS = 0.115  # spread of an added bias of the cosines, so that the levels spread as much as those of the real RN50x64
 
 
 @dataclass
-class World:
-    """Embeddings of all views of the training scenes, plain and mirrored (N, 30, D); texts (C, D); truth (N, C)."""
+class Scenes:
+    """Embeddings of all views of the training scenes, plain and mirrored (N, 30, D); texts (C, D); true labels (N, C)."""
 
     plain: Tensor
     mirrored: Tensor
@@ -46,16 +46,16 @@ class World:
     bias: Tensor  # (C,) added to the cosines
 
     def views(self, embeddings: Tensor, grids: tuple[int, ...], text: Tensor | None = None) -> Tensor:
-        """Cosines (N, V, C) of the views of these grids."""
+        """Cosines (N, V, C) of the views of these `grids`."""
         kept = torch.cat([part for n, part in zip(GRIDS, embeddings.split(SIZES, 1), strict=True) if n in grids], 1)
         return kept @ (self.text if text is None else text).T + self.bias
 
-    def part(self, rows: Tensor) -> World:
+    def part(self, rows: Tensor) -> Scenes:
         return replace(self, plain=self.plain[rows], mirrored=self.mirrored[rows], truth=self.truth[rows])
 
 
-def read_world(out: Path, seed: int, teacher: Teacher) -> World:
-    folder, kept = drawn_world(out, seed), out / f"embedded-{seed}.pt"
+def read_scenes(out: Path, seed: int, teacher: Teacher) -> Scenes:
+    folder, kept = demo_scenes(out, seed), out / f"embedded-{seed}.pt"
     if not kept.exists():
         plain, mirrored = [], []
         for photo in find_images([folder / "train"]).photos:
@@ -65,23 +65,23 @@ def read_world(out: Path, seed: int, teacher: Teacher) -> World:
         torch.save([torch.stack(plain), torch.stack(mirrored)], kept)
     text, ensemble = (class_embeddings(teacher, KINDS, TEMPLATES[name]) for name in ("paper-cdul", "ensemble"))
     truth = read_labels(folder / "truth_train.csv").scores
-    return World(*torch.load(kept), text, ensemble, truth, teacher.logit_scale, torch.zeros(len(KINDS)))
+    return Scenes(*torch.load(kept), text, ensemble, truth, teacher.logit_scale, torch.zeros(len(KINDS)))
 
 
 @dataclass
-class Opinions:
-    """What the program makes of cosines (N, V, C): log-odds of views and photos, labels, what profiles add."""
+class Steps:
+    """The results of all steps from cosines (N, V, C) to labels: log-odds of views and photos, labels, profiles."""
 
     excess: Tensor  # (N, V, C)
     views: Tensor  # (N, V, C) log-odds
     logits: Tensor  # (N, C) log-odds
-    first: Tensor  # (N, C) labels by the own cosine
+    first: Tensor  # (N, C) labels by the class's own cosine
     second: Tensor  # (N, C) log-odds by the profiles
-    merged: Tensor  # (N, C) labels
+    merged: Tensor  # (N, C) labels, re-ranked by the profiles
 
 
 def level(cosines: Tensor, absent: Tensor, how: str) -> Tensor:
-    """The level of each class (C,) in the views (N, V, C) of one grid, from photos that it is `absent` (N, C) from."""
+    """The level (C,) of each class in the views (N, V, C) of one grid, from photos weighted by `absent` (N, C)."""
     if how == "none":
         return torch.zeros(cosines.shape[-1])
     if how == "median":
@@ -91,41 +91,41 @@ def level(cosines: Tensor, absent: Tensor, how: str) -> Tensor:
     return centred.shrunk_levels(mean, (absent * (means - mean).square()).sum(0) / (count - 1).clamp(min=1), count)
 
 
-def opinions(
+def all_steps(
     cosines: Tensor, scale: float, *, grids: tuple[int, ...] = (1, 2, 3), rank: float = 0.4, how: str = "absent",
     pool: str = "odds", copies: int = 1,
-) -> Opinions:  # fmt: skip
-    """The whole of centred labels; `copies` of every grid's views follow each other."""
+) -> Steps:  # fmt: skip
+    """All steps of centred labels; every grid has `copies` sets of views, one after the other."""
     sizes = [copies * n * n for n in grids]
     labels = torch.zeros(len(cosines), cosines.shape[-1])
     for _ in range(LEVEL_ROUNDS if how == "absent" else 1):
-        own = [level(part, 1 - labels, how) for part in cosines.split(sizes, 1)]
-        levels = torch.cat([one.expand(size, -1) for one, size in zip(own, sizes, strict=True)])  # (V, C)
+        per_grid = [level(part, 1 - labels, how) for part in cosines.split(sizes, 1)]
+        levels = torch.cat([one.expand(size, -1) for one, size in zip(per_grid, sizes, strict=True)])  # (V, C)
         views = centred.centred_logits(cosines, levels, rank * scale)
         logits = pooled(views, sizes, pool, len(grids) * copies)
         labels = centred.presence(logits)
     excess = centred.excess(cosines, levels)
     fitted = profiles.fit_profiles(profiles.statistics(excess, profiles.sure_views(views, labels)))
     second = centred.pool_views(profiles.profile_logits(fitted, excess, rank), len(grids) * copies)
-    return Opinions(excess, views, logits, labels, second, profiles.rerank_by_profiles(labels, second, fitted.shown))
+    return Steps(excess, views, logits, labels, second, profiles.rerank_by_profiles(labels, second, fitted.shown))
 
 
 def pooled(views: Tensor, sizes: list[int], how: str, grids: int) -> Tensor:
-    """One score for each photo and class, (N, C), of log-odds of views (N, V, C)."""
+    """One score (N, C) per photo and class, from log-odds of views (N, V, C)."""
     if how == "maximum":
         return views.amax(1)
-    if how == "best two":
+    if how == "the mean of the best two":
         return views.sigmoid().topk(min(2, views.shape[1]), dim=1).values.mean(1).logit(1e-6)
-    if how == "noisy or":
+    if how == "noisy-or":
         return -(1 - views.sigmoid()).clamp(min=1e-9).log().sum(1)
-    if how == "mean over grids":
+    if how == "maximum per grid, then mean":
         return torch.stack([part.sigmoid().amax(1) for part in views.split(sizes, 1)]).mean(0)
     return centred.pool_views(views, grids)
 
 
-def with_neighbours(world: World, cosines: Tensor, share: float) -> Tensor:
-    """Cosines (N, V, C) of 1×1 + 2×2 + 3×3, mixed with the mean of each view's ten nearest views."""
-    every = F.normalize(world.plain[:, :14].flatten(0, 1), dim=-1)
+def with_neighbours(scenes: Scenes, cosines: Tensor, share: float) -> Tensor:
+    """Cosines (N, V, C) of 1×1 + 2×2 + 3×3, mixed with the mean over each view's ten nearest views."""
+    every = F.normalize(scenes.plain[:, :14].flatten(0, 1), dim=-1)
     flat, near = cosines.flatten(0, 1), []
     for part in every.split(2000):
         nearest = (part @ every.T).topk(11, dim=1).indices[:, 1:]
@@ -133,16 +133,16 @@ def with_neighbours(world: World, cosines: Tensor, share: float) -> Tensor:
     return ((1 - share) * flat + share * torch.cat(near)).unflatten(0, cosines.shape[:2])
 
 
-def on_embeddings(world: World, base: Opinions, given: Tensor) -> Tensor:
-    """Log-odds (N, C) as `profiles` makes them, but by Gaussians in CLIP's embedding space and not of the cosines."""
-    x, w = world.plain[:, :14].flatten(0, 1).double(), given.flatten(0, 1).double()
+def on_embeddings(scenes: Scenes, base: Steps, weights: Tensor) -> Tensor:
+    """Log-odds (N, C) as in `profiles`, but from Gaussians in CLIP's embedding space instead of Gaussians of the cosines."""
+    x, w = scenes.plain[:, :14].flatten(0, 1).double(), weights.flatten(0, 1).double()
     shown = torch.cat([w.sum(0), (1 - w.sum(1)).sum()[None]])
     totals = torch.cat([w.T @ x, (x.sum(0) - (w.T @ x).sum(0))[None]])
     means = totals / shown.clamp(min=1e-9)[:, None] - x.mean(0)
     within = (x - x.mean(0)).T @ (x - x.mean(0)) / len(x) - (means.T * shown) @ means / len(x)
     within = 0.9 * within + 0.1 * within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype)
-    weights = torch.linalg.solve(within, means.T)
-    scores = ((x - x.mean(0)) @ weights - 0.5 * (means.T * weights).sum(0)) * 0.4
+    linear = torch.linalg.solve(within, means.T)
+    scores = ((x - x.mean(0)) @ linear - 0.5 * (means.T * linear).sum(0)) * 0.4
     logits = torch.logit(scores.softmax(-1)[:, :-1], eps=1e-6).float().unflatten(0, base.views.shape[:2])
     return centred.pool_views(logits, 3)
 
@@ -152,68 +152,72 @@ def mean_ap(scores: Tensor, truth: Tensor) -> float:
     return 100 * float(np.nanmean(found))
 
 
-def f1(said: Tensor, truth: Tensor) -> float:
-    """Macro-F1 in percent of labels that are said, (N, C) bool."""
-    hits = (said & (truth == 1)).sum(0)
-    return 100 * float((2 * hits / (said.sum(0) + truth.sum(0)).clamp(min=1)).mean())
+def f1(predicted: Tensor, truth: Tensor) -> float:
+    """Macro-F1 in percent of predicted labels, (N, C) bool."""
+    hits = (predicted & (truth == 1)).sum(0)
+    return 100 * float((2 * hits / (predicted.sum(0) + truth.sum(0)).clamp(min=1)).mean())
 
 
-def orders(world: World, seed: int) -> dict[str, Tensor]:
-    """Scores (N, C) whose order is judged. What is not said otherwise is by the own cosine alone, without profiles."""
-    default = world.views(world.plain, (1, 2, 3))
-    base = opinions(default, world.scale)
+def rankings(scenes: Scenes, seed: int) -> dict[str, Tensor]:
+    """Scores (N, C) whose order is measured. By default they use only the class's own cosine, without profiles."""
+    default = scenes.views(scenes.plain, (1, 2, 3))
+    base = all_steps(default, scenes.scale)
     biased = BIAS * torch.randn(len(KINDS), generator=torch.Generator().manual_seed(100 + seed))
     doubled = torch.cat(
-        [torch.cat([world.views(e, (n,)) for e in (world.plain, world.mirrored)], 1) for n in (1, 2, 3)], 1
+        [torch.cat([scenes.views(e, (n,)) for e in (scenes.plain, scenes.mirrored)], 1) for n in (1, 2, 3)], 1
     )
-    both = (world.plain + world.mirrored) / 2
-    softmax = (base.excess * 0.4 * world.scale).softmax(-1)
+    both = (scenes.plain + scenes.mirrored) / 2
+    softmax = (base.excess * 0.4 * scenes.scale).softmax(-1)
 
-    def alone(cosines: Tensor = default, **options) -> Tensor:
-        return opinions(cosines, world.scale, **options).logits
+    def cosine_only(cosines: Tensor = default, **options) -> Tensor:
+        return all_steps(cosines, scenes.scale, **options).logits
 
-    found = {"as it is": base.merged, "own cosine alone, no profiles": base.logits, "profiles alone": base.second}
+    found = {"default": base.merged, "own cosine only, no profiles": base.logits, "profiles only": base.second}
     found |= {
-        f"level: {n}": alone(how=h) for n, h in (("of all photos", "mean"), ("median", "median"), ("none", "none"))
+        f"level: {n}": cosine_only(how=h)
+        for n, h in (("mean of all photos", "mean"), ("median", "median"), ("none", "none"))
     }
-    found["level: none, and classes biased as RN50x64 is"] = alone(default + biased, how="none")
-    found["as it is, and classes biased as RN50x64 is"] = opinions(default + biased, world.scale).merged
-    found |= {f"scale {r}": alone(rank=r) for r in (0.25, 0.7, 1.0, 2.0)}
+    found["level: none, with a bias like RN50x64's added"] = cosine_only(default + biased, how="none")
+    found["default, with a bias like RN50x64's added"] = all_steps(default + biased, scenes.scale).merged
+    found |= {f"scale {r}": cosine_only(rank=r) for r in (0.25, 0.7, 1.0, 2.0)}
     for grids in ((1, 2), (1, 3), (1, 2, 3, 4)):
         name = " + ".join(f"{n}×{n}" for n in grids)
-        found[f"views: {name}"] = alone(world.views(world.plain, grids), grids=grids)
-    found |= {f"pooled by {how}": alone(pool=how) for how in ("maximum", "noisy or", "best two", "mean over grids")}
-    found["mirrored views as well (twice the encoding)"] = alone(doubled, copies=2)
-    found["mirrored views as well, and profiles"] = opinions(doubled, world.scale, copies=2).merged
-    found["embeddings averaged with the mirrored view's"] = alone(world.views(F.normalize(both, dim=-1), (1, 2, 3)))
-    found["prompt ensemble"] = alone(world.views(world.plain, (1, 2, 3), world.ensemble))
+        found[f"views: {name}"] = cosine_only(scenes.views(scenes.plain, grids), grids=grids)
+    pools = ("maximum", "noisy-or", "the mean of the best two", "maximum per grid, then mean")
+    found |= {f"pooled by {how}": cosine_only(pool=how) for how in pools}
+    found["mirrored views added (twice the encoding)"] = cosine_only(doubled, copies=2)
+    found["mirrored views added, with profiles"] = all_steps(doubled, scenes.scale, copies=2).merged
+    averaged = scenes.views(F.normalize(both, dim=-1), (1, 2, 3))
+    found["each embedding averaged with its mirrored view's"] = cosine_only(averaged)
+    found["prompt ensemble"] = cosine_only(scenes.views(scenes.plain, (1, 2, 3), scenes.ensemble))
     found |= {
-        f"{s:.0%} of the ten nearest views' cosines": alone(with_neighbours(world, default, s)) for s in (0.3, 0.5)
+        f"{s:.0%} weight on the ten nearest views' cosines": cosine_only(with_neighbours(scenes, default, s))
+        for s in (0.3, 0.5)
     }
     sure = profiles.sure_views(base.views, base.first)
-    found["Gaussians on embeddings, sure photos' best views"] = on_embeddings(world, base, sure)
+    found["Gaussians in embedding space, best views of confident photos"] = on_embeddings(scenes, base, sure)
     confident = torch.where(softmax >= 0.9, softmax, 0.0)
-    found["Gaussians on embeddings, views of a softmax from 0.9"] = on_embeddings(world, base, confident)
+    found["Gaussians in embedding space, views with a softmax score from 0.9"] = on_embeddings(scenes, base, confident)
     return found
 
 
-def numbers(world: World) -> dict[str, Tensor]:
-    """Ways from log-odds to labels (N, C)."""
-    cosines = world.views(world.plain, (1, 2, 3))
-    made = opinions(cosines, world.scale)
+def labellings(scenes: Scenes) -> dict[str, Tensor]:
+    """Several ways from log-odds to labels (N, C)."""
+    cosines = scenes.views(scenes.plain, (1, 2, 3))
+    made = all_steps(cosines, scenes.scale)
     cut = torch.tensor([centred._least_variance_split(column.double()) for column in made.logits.T])
     return {
-        "mixture and profiles, as it is": made.merged,
-        "mixture alone": made.first,
-        "mixture alone, levels of all photos": opinions(cosines, world.scale, how="mean").first,
-        "mixture, classes apart": centred.presence(made.logits, prior_photos=1e-3),
-        "the odds as they are": made.logits.sigmoid(),
-        "cut of least variance": (made.logits > cut).float(),
+        "mixture and profiles (default)": made.merged,
+        "mixture only": made.first,
+        "mixture only, levels of all photos": all_steps(cosines, scenes.scale, how="mean").first,
+        "mixture, each class by itself": centred.presence(made.logits, prior_photos=1e-3),
+        "plain odds, no mixture": made.logits.sigmoid(),
+        "least-variance cut (Otsu)": (made.logits > cut).float(),
     }
 
 
 def subsets(truth: Tensor, seed: int) -> dict[str, Tensor]:
-    """Rows of unusual folders."""
+    """Rows of the scenes of unusual folders."""
     mixed = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))
     commonest = truth[:, truth.sum(0).argmax()]
     shown, absent = (commonest == 1).nonzero().flatten(), (commonest == 0).nonzero().flatten()
@@ -223,51 +227,58 @@ def subsets(truth: Tensor, seed: int) -> dict[str, Tensor]:
         "10 photos": mixed[:10],
         "30 photos": mixed[:30],
         "100 photos": mixed[:100],
-        "a class in 95 %": most,
-        "a class nowhere": absent,
+        "one class in 95 %": most,
+        "one class in no photo": absent,
     }
 
 
 def level_spread(cosines: Tensor) -> float:
-    """How much classes' mean cosines (N, C) differ, as a share of what a class's cosine differs between photos."""
+    """The spread of the classes' mean cosines (N, C), as a share of the spread of one class's cosine between photos."""
     cosines = cosines - cosines.mean(1, keepdim=True)
     return float(cosines.mean(0).std() / cosines.std(0).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/centred"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/centred"), help="folder of the embeddings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--data", type=Path, default=Path("../shared/voc12"), help="for one number, where they are")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("../shared/voc12"),
+        help="folder of the real photos' scores; used for one number",
+    )
     args = parser.parse_args()
     teacher = Teacher(load_clip("tiny"))
-    worlds = [read_world(args.out, seed, teacher) for seed in args.seeds]
-    spread = [level_spread(world.views(world.plain, (1,))[:, 0]) for world in worlds]
-    print(f"spread of the levels of whole photos: {np.mean(spread):.2f} here")
+    every = [read_scenes(args.out, seed, teacher) for seed in args.seeds]
+    spread = [level_spread(scenes.views(scenes.plain, (1,))[:, 0]) for scenes in every]
+    print(f"spread of the levels of whole photos: {np.mean(spread):.2f} on the demo scenes")
     if (args.data / "rn50x64_scores.npz").exists():
         stored = np.load(args.data / "rn50x64_scores.npz")["global_"].astype(np.float64)
-        print(
-            f"and {level_spread(torch.from_numpy(np.log(stored))):.2f} of the real RN50x64's scores, truth not looked at"
-        )
+        real = level_spread(torch.from_numpy(np.log(stored)))
+        print(f"and {real:.2f} for the real RN50x64's scores (true labels are not used)")
     ranked: dict[str, list[float]] = {}
-    for seed, world in zip(args.seeds, worlds, strict=True):
-        for name, scores in orders(world, seed).items():
-            ranked.setdefault(name, []).append(mean_ap(scores, world.truth))
-    print(f"\n| order | mAP on {len(worlds)} worlds |\n|---|---|")
+    for seed, scenes in zip(args.seeds, every, strict=True):
+        for name, scores in rankings(scenes, seed).items():
+            ranked.setdefault(name, []).append(mean_ap(scores, scenes.truth))
+    print(f"\n| ranking | mAP, {len(every)} seeds |\n|---|---|")
     for name, found in ranked.items():
         print(f"| {name} | {np.mean(found):.1f} ({min(found):.1f}-{max(found):.1f}) |")
-    print("\n| folder | number | labels a photo at 0.5 or more | truth | macro-F1 | mAP |\n|---|---|---|---|---|---|")
+    print(
+        "\n| folder | labels | labels per photo at 0.5 or more | true labels per photo | macro-F1 | mAP |\n|"
+        + "---|" * 6
+    )
     rows: dict[tuple[str, str], list[list[float]]] = {}
-    for seed, world in zip(args.seeds, worlds, strict=True):
-        for folder, part in subsets(world.truth, seed).items():
-            true = world.truth[part]
-            for name, labels in numbers(world.part(part)).items():
-                said = labels >= 0.5
-                counts = [float(x.float().sum(1).mean()) for x in (said, true)]
-                rows.setdefault((folder, name), []).append([*counts, f1(said, true), mean_ap(labels, true)])
+    for seed, scenes in zip(args.seeds, every, strict=True):
+        for folder, part in subsets(scenes.truth, seed).items():
+            true = scenes.truth[part]
+            for name, labels in labellings(scenes.part(part)).items():
+                predicted = labels >= 0.5
+                counts = [float(x.float().sum(1).mean()) for x in (predicted, true)]
+                rows.setdefault((folder, name), []).append([*counts, f1(predicted, true), mean_ap(labels, true)])
     for (folder, name), values in rows.items():
-        said, true, score, ranks = np.mean(values, axis=0)
-        print(f"| {folder} | {name} | {said:.2f} | {true:.2f} | {score:.1f} | {ranks:.1f} |")
+        predicted, true, score, ranks = np.mean(values, axis=0)
+        print(f"| {folder} | {name} | {predicted:.2f} | {true:.2f} | {score:.1f} | {ranks:.1f} |")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How well the tiny CLIP names the things of the drawn world, by the size of its input and the margin around the thing.
+"""How well the tiny CLIP names the objects of the demo scenes, by its input size and the margin around the object.
 
     python benchmarks/teacher_scale.py
 
-CCD lets CLIP look at views larger than those it was trained on. The tiny CLIP has only ever seen 64 pixels; this says what
-becomes of it at 96, which is what CCD's 10/7 comes to in its strides.
+CCD shows CLIP larger views than those it was trained on. The tiny CLIP was trained only at 64 pixels. This measures it also at 96
+pixels, which is CCD's factor of 10/7, rounded to whole strides.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mlclip.images import open_image
 from mlclip.labels.datasets import read_boxes
 from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
 
-MARGINS = (0.0, 0.15, 0.3, 0.5)  # of the thing's longer side, on each side
-LARGE_SHARE = 0.45  # of the scene's width, from which on a thing is a large one
+MARGINS = (0.0, 0.15, 0.3, 0.5)  # on each side, as a share of the object's longer side
+LARGE_SHARE = 0.45  # an object wider than this share of the scene is large
 
 
 def crop(image: Image.Image, box: tuple[float, ...], margin: float, size: int) -> torch.Tensor:
-    """A thing with a margin, squeezed to uint8 (3, size, size)."""
+    """An object with a margin, squeezed to a square: uint8 (3, size, size)."""
     x0, y0, x1, y1 = box
     grown = margin * max(x1 - x0, y1 - y0)
     left, top = max(0, int(x0 - grown)), max(0, int(y0 - grown))
@@ -37,24 +37,26 @@ def crop(image: Image.Image, box: tuple[float, ...], margin: float, size: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/teacher_scale"))
-    parser.add_argument("--scenes", type=int, default=250)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/teacher_scale"), help="folder of the scenes")
+    parser.add_argument("--scenes", type=int, default=250, help="number of scenes")
     args = parser.parse_args()
     write_scenes(args.out, train=args.scenes, test=1, seed=0)
     teacher = Teacher(load_clip("tiny"))
     text = class_embeddings(teacher, KINDS, ["a photo of the {}"])
-    things = []
+    objects = []
     for path, boxes in read_boxes(f"coco:{args.out}/boxes_train.json").items():
         image = open_image(args.out / "train" / path)
-        things += [(image, KINDS.index(kind), box, box[2] - box[0] > LARGE_SHARE * image.width) for kind, box in boxes]
-    kinds, large = torch.tensor([kind for _, kind, _, _ in things]), torch.tensor([big for *_, big in things])
-    print(f"{len(things)} things, named rightly (%)\n\n| input, pixels | margin | small | large |\n|---|---|---|---|")
+        objects += [(image, KINDS.index(kind), box, box[2] - box[0] > LARGE_SHARE * image.width) for kind, box in boxes]
+    kinds, large = torch.tensor([kind for _, kind, _, _ in objects]), torch.tensor([big for *_, big in objects])
+    print(
+        f"{len(objects)} objects, named correctly (%)\n\n| input, pixels | margin | small | large |\n|---|---|---|---|"
+    )
     for size in (teacher.input_size, teacher.larger_size()):
         for margin in MARGINS:
-            pixels = torch.stack([crop(image, box, margin, size) for image, _, box, _ in things])
+            pixels = torch.stack([crop(image, box, margin, size) for image, _, box, _ in objects])
             embeddings = torch.cat([teacher.embed_views(part) for part in pixels.split(64)])
-            right = (class_scores(embeddings, text, teacher.logit_scale).argmax(1) == kinds).float()
-            print(f"| {size} | {margin} | {100 * right[~large].mean():.1f} | {100 * right[large].mean():.1f} |")
+            correct = (class_scores(embeddings, text, teacher.logit_scale).argmax(1) == kinds).float()
+            print(f"| {size} | {margin} | {100 * correct[~large].mean():.1f} | {100 * correct[large].mean():.1f} |")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Trains the tiny CLIP that the package ships as `mlclip/clip/tiny.pt`: `python benchmarks/train_tiny_clip.py`.
+"""Train the tiny CLIP that the package ships as `mlclip/clip/tiny.pt`: `python benchmarks/train_tiny_clip.py`.
 
-What it knows: the eighteen kinds of things that `mlclip.demo` draws, one at a time, on cluttered backgrounds, under
-captions such as "a photo of a wheel". Nothing else: it has never seen a photo, and a word that no caption held is a
-row of zeros in its vocabulary. It exists so that `mlclip demo` and the tests can run everything with nothing downloaded.
+What it knows: the eighteen kinds of objects that `mlclip.demo` draws, one object per picture, on cluttered backgrounds, with
+captions such as "a photo of a wheel". It has never seen a photo, and a word that is in no caption has a row of zeros in its
+vocabulary. It exists so that `mlclip demo` and the tests run without downloads.
 
-How it learns: each batch of drawings is matched against one caption per kind, of a random template (cross-entropy over
-the kinds, temperature learned and capped at CLIP's 100). The kinds come in skewed proportions, as the web's do, so it
-over-predicts the common ones. The weights are saved as they come out, rounded to half precision, and measured so.
-Two cores need about ten minutes; the same seed on the same machine and PyTorch gives the same weights. Log: benchmarks/train_tiny_clip.log.
+How it learns: each batch of drawings is matched with one caption per kind, from a random template (cross-entropy over
+the kinds; the temperature is learned, and the scale is at most CLIP's 100). Some kinds are more frequent than others, as on the web,
+so it over-predicts the frequent kinds. The weights are saved in half precision, and the accuracy is measured with the saved weights.
+Two cores need about ten minutes. The same seed on the same machine and PyTorch gives the same weights. Log: benchmarks/train_tiny_clip.log.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ TEMPLATES = (
     "a {}",
     "{}",
 )
-HELD_OUT = 10**6  # drawings from this number on are never trained on
-HELD_OUT_EACH = 60  # of every kind
+HELD_OUT = 10**6  # drawings with this number or a higher one are never used for training
+HELD_OUT_EACH = 60  # drawings of each kind
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
     log(f"frequency of kinds {dict(zip(KINDS, SINGLE_FREQUENCY.round(3).tolist(), strict=True))}")
     kinds = choose_kinds(options.drawings, options.seed)
     pixels = draw(kinds, options.seed, options.threads)
-    log(f"drew {len(pixels)} single things for training")
+    log(f"drew {len(pixels)} single objects for training")
     model = new_clip().to(memory_format=torch.channels_last)  # twice as fast on a CPU
     fit(model, pixels, torch.from_numpy(kinds), options, log)
     state = to_state(model)
@@ -89,7 +89,7 @@ def parse() -> argparse.Namespace:
 
 
 def choose_kinds(count: int, seed: int) -> np.ndarray:
-    """(count,) indices into KINDS, in the web's skewed proportions."""
+    """(count,) indices into KINDS, with uneven frequencies as on the web."""
     return np.random.default_rng([seed, 1]).choice(len(KINDS), size=count, p=SINGLE_FREQUENCY)
 
 
@@ -99,7 +99,7 @@ def _draw_one(job: tuple[int, int, int]) -> np.ndarray:
 
 
 def draw(kinds: np.ndarray, seed: int, processes: int, first: int = 0) -> Tensor:
-    """(N,) kinds -> (N, 3, 64, 64) uint8 drawings; drawing `first + n` depends on the seed and its number alone."""
+    """(N,) kinds -> (N, 3, 64, 64) uint8 drawings; drawing `first + n` depends only on the seed and its number."""
     jobs = [(int(kind), first + number, seed) for number, kind in enumerate(kinds)]
     with ProcessPoolExecutor(processes) as pool:
         pictures = np.stack(list(pool.map(_draw_one, jobs, chunksize=256)))
@@ -107,7 +107,7 @@ def draw(kinds: np.ndarray, seed: int, processes: int, first: int = 0) -> Tensor
 
 
 def new_clip() -> CLIP:
-    """An untrained CLIP, initialised as CLIP was: normal weights scaled by width and depth."""
+    """An untrained CLIP, initialised as CLIP was: normally distributed weights, scaled by width and depth."""
     model = CLIP(ModifiedResNet(RESOLUTION, WIDTH, LAYERS, EMBED_DIM), RESOLUTION, TEXT, EMBED_DIM, "quick_gelu")
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -141,7 +141,7 @@ def all_captions() -> Tensor:
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 -> float, CLIP's mean and deviation taken out."""
+    """(N, 3, H, W) uint8 -> float, normalised with CLIP's mean and standard deviation."""
     mean, std = torch.tensor(IMAGE_MEAN)[:, None, None], torch.tensor(IMAGE_STD)[:, None, None]
     return (pixels.float() / 255 - mean) / std
 
@@ -154,7 +154,7 @@ def similarities(model: CLIP, pixels: Tensor, tokens: Tensor) -> Tensor:
 
 
 def fit(model: CLIP, pixels: Tensor, kinds: Tensor, options: argparse.Namespace, log) -> None:
-    """The training loop: AdamW, one cosine descent of the learning rate after a short rise."""
+    """The training loop: AdamW; the learning rate rises for a short time and then falls as a cosine."""
     captions = all_captions()
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -180,7 +180,7 @@ def fit(model: CLIP, pixels: Tensor, kinds: Tensor, options: argparse.Namespace,
 
 
 def to_state(model: CLIP) -> OrderedDict[str, Tensor]:
-    """The state dict in half precision and OpenAI's names, rows of words that no caption held set to zero."""
+    """The state dict in half precision with OpenAI's names; rows of words that are in no caption are zero."""
     state = OrderedDict((name, t.half() if t.is_floating_point() else t) for name, t in model.state_dict().items())
     unused = torch.ones(TEXT["vocab"], dtype=torch.bool)
     unused[all_captions().unique()] = False
@@ -190,19 +190,21 @@ def to_state(model: CLIP) -> OrderedDict[str, Tensor]:
 
 @torch.inference_mode()
 def report(model: CLIP, options: argparse.Namespace, log) -> None:
-    """Zero-shot accuracy on held-out drawings, as many of every kind, from the weights as saved."""
+    """Log the zero-shot accuracy of the saved weights on held-out drawings, the same number of each kind."""
     kinds = np.repeat(np.arange(len(KINDS)), HELD_OUT_EACH)
     pixels = draw(kinds, options.seed, options.threads, first=HELD_OUT)
     tokens = tokenize([TEMPLATES[0].format(kind) for kind in KINDS])
-    chances = torch.cat([similarities(model, part, tokens) for part in pixels.split(256)]).softmax(-1)
-    confidence, guesses = chances.max(-1)
-    right = guesses == torch.from_numpy(kinds)
-    log(f"held-out single things, {HELD_OUT_EACH} of each kind, {TEMPLATES[0]!r}: accuracy {right.float().mean():.3f}")
+    probabilities = torch.cat([similarities(model, part, tokens) for part in pixels.split(256)]).softmax(-1)
+    confidence, guesses = probabilities.max(-1)
+    correct = guesses == torch.from_numpy(kinds)
+    log(
+        f"held-out single objects, {HELD_OUT_EACH} of each kind, {TEMPLATES[0]!r}: accuracy {correct.float().mean():.3f}"
+    )
     log(f"mean top-1 probability {confidence.mean():.3f}; exp(logit_scale) {model.logit_scale.exp():.1f}")
     for number, kind in enumerate(KINDS):
-        said = (guesses == number).sum() / HELD_OUT_EACH
+        frequency = (guesses == number).sum() / HELD_OUT_EACH
         log(
-            f"  {kind:10s} right {right[kinds == number].float().mean():.2f}   predicted {said:.2f} times as often as shown"
+            f"  {kind:10s} correct {correct[kinds == number].float().mean():.2f}   predicted {frequency:.2f} times as often as shown"
         )
 
 

@@ -1,39 +1,81 @@
 """mlclip: a folder of photos and a list of class names in, a small multi-label classifier out.
 
-The names below are the library's public face. They are looked up on first use, so that
-`import mlclip` (and with it `mlclip --help`) stays free of torch. The three steps bear their modules' names and are
-imported from there: `from mlclip.pseudolabel import pseudolabel`, `from mlclip.train import train`,
-`from mlclip.predict import predict`.
+    import mlclip
+
+    labels = mlclip.pseudolabel("photos/", ["cat", "dog", "car"])
+    model = mlclip.train(labels, "model.pt")
+    print(mlclip.predict("new.jpg", model).above_threshold())
+
+The public names are looked up on first use, so that `import mlclip` stays free of torch.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_HOME_OF = {
+if TYPE_CHECKING:
+    from .api import Evaluation as Evaluation
+    from .api import evaluate as evaluate
+    from .api import load_model as load_model
+    from .api import predict as predict
+    from .api import pseudolabel as pseudolabel
+    from .api import train as train
+    from .clip import available_models as available_models
+    from .clip import load_clip as load_clip
+    from .config import InputError as InputError
+    from .config import PseudolabelConfig as PseudolabelConfig
+    from .config import TrainConfig as TrainConfig
+    from .images import find_images as find_images
+    from .labels.datasets import read_truth as read_truth
+    from .labels.metrics import average_precision as average_precision
+    from .labels.metrics import mean_average_precision as mean_average_precision
+    from .labels.table import Labels as Labels
+    from .labels.table import read_labels as read_labels
+    from .labels.table import write_labels as write_labels
+    from .progress import SILENT as SILENT
+    from .progress import Progress as Progress
+    from .report.build import render_report as render_report
+    from .student.checkpoint import Checkpoint as Checkpoint
+    from .student.model import Classifier as Classifier
+
+_MODULE_OF = {
+    "Evaluation": "api",
+    "evaluate": "api",
+    "load_model": "api",
+    "predict": "api",
+    "pseudolabel": "api",
+    "train": "api",
+    "available_models": "clip",
+    "load_clip": "clip",
     "InputError": "config",
     "PseudolabelConfig": "config",
     "TrainConfig": "config",
+    "find_images": "images",
+    "read_truth": "labels.datasets",
+    "average_precision": "labels.metrics",
+    "mean_average_precision": "labels.metrics",
     "Labels": "labels.table",
     "read_labels": "labels.table",
     "write_labels": "labels.table",
-    "average_precision": "labels.metrics",
-    "mean_average_precision": "labels.metrics",
-    "load_clip": "clip",
-    "tokenize": "clip",
-    "available_models": "clip",
-    "Teacher": "teacher.scoring",
-    "class_embeddings": "teacher.scoring",
-    "Classifier": "student.model",
-    "embed_images": "teacher.embed",
-    "load_checkpoint": "student.checkpoint",
-    "save_checkpoint": "student.checkpoint",
+    "SILENT": "progress",
+    "Progress": "progress",
     "render_report": "report.build",
+    "Checkpoint": "student.checkpoint",
+    "Classifier": "student.model",
 }
-__all__ = sorted(_HOME_OF)
+__all__ = sorted(_MODULE_OF)
 
 
-def __getattr__(name: str):
-    if name not in _HOME_OF:
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'mlclip' has no attribute {name!r}")
-    return getattr(import_module(f"mlclip.{_HOME_OF[name]}"), name)
+    value = getattr(import_module(f"mlclip.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,184 +1,242 @@
-"""What a user may choose, each default written once, and the one error a user can cause. No torch here."""
+"""The settings of labelling and training, and the one error that a user can cause. No torch here.
+
+Each setting is one dataclass field: its default, its help text, its choices and the methods that use it. The command line
+builds its options from these fields.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-LABELS_FILE = "labels.pt"  # what `pseudolabel` writes and `train` and `report` read, unless told otherwise
-MODEL_FILE = "model.pt"  # what `train` writes and `predict`, `calibrate` and `export` read
+LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`
+MODEL_FILE = "model.pt"  # default output of `mlclip train`, default input of `predict`, `calibrate` and `export`
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used. The message is one line: the thing, what is wrong, the remedy."""
+    """An input cannot be used. The message is one line: which file or value, what is wrong, what to do."""
 
 
 class OptionError(InputError):
-    """An option's value makes no sense, whatever the files hold: wrong usage."""
+    """A setting has a value that can never work, whatever the files contain: wrong usage."""
+
+
+def _setting(default: Any, help: str, *, methods: tuple[str, ...] = (), **more: Any) -> Any:
+    """A field with its help text. `methods`: the methods that use it; empty for all of them.
+
+    Further metadata: `choices`, the allowed values, and `if_none`, what happens where the value is None.
+    """
+    return field(default=default, metadata={"help": help, "methods": methods, **more})
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise OptionError(f"{name} is {value}: it must be {wanted}")
+        raise OptionError(f"`{name}` is {value}: it must be {wanted}")
 
 
-def _require_finite(config: object) -> None:
-    for field in fields(config):
-        value = getattr(config, field.name)
-        _require(not isinstance(value, float) or math.isfinite(value), _option(field.name), value, "a finite number")
+def _require_finite(config: Any) -> None:
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        _require(not isinstance(value, float) or math.isfinite(value), setting.name, value, "a finite number")
 
 
-def _refuse_foreign(config: object, method: str, owners: dict[str, tuple[str, ...]]) -> None:
-    """OptionError for a field set by the user that another method owns: it would be ignored in silence."""
-    for name, methods in owners.items():
-        if method not in methods and getattr(config, name) != default_of(type(config), name):
+def _require_choices(config: Any) -> None:
+    for setting in fields(config):
+        value, choices = getattr(config, setting.name), setting.metadata.get("choices")
+        _require(choices is None or value in choices, setting.name, value, f"one of {', '.join(choices or ())}")
+
+
+def _refuse_unused(config: Any) -> None:
+    """OptionError for a changed setting that belongs to another method and would be ignored silently."""
+    for setting in fields(config):
+        name, methods = setting.name, setting.metadata["methods"]
+        if methods and config.method not in methods and getattr(config, name) != setting.default:
+            use = " or ".join(f'`method="{method}"`' for method in methods)
             raise OptionError(
-                f"{_option(name)} has no part in --method {method}; add --method {' or '.join(methods)}, or leave it away"
+                f'`{name}` has no effect with `method="{config.method}"`. Use {use}, or do not set `{name}`.'
             )
 
 
-OPTION_NAMES = {"disagreement": "--lambda"}  # where a field's option is not its own name
-
-
-def _option(field: str) -> str:
-    """What a field is called on the command line."""
-    return OPTION_NAMES.get(field, "--" + field.replace("_", "-"))
+_CDUL, _CCD, _CENTRED = ("cdul",), ("ccd",), ("centred",)  # methods of labelling
 
 
 @dataclass(frozen=True)
 class PseudolabelConfig:
-    """How view embeddings become pseudo labels. Defaults are centred labels, and within a paper's method that paper's."""
-
-    method: str = "centred"
-    part: str = "final"  # of CDUL's labels: "final", or "global" / "aggregate" alone, for comparison
-    snippets: int = 3  # n of the n×n grid of local views
-    zeta: float = 0.5  # ζ: a class whose best snippet reaches it takes its maximum, else its minimum
-    disagreement: float = 0.0  # λ: weight of |global − aggregate| in the final labels (the paper's supplement)
-    view_size: int | None = None  # CCD: side of the squeezed photo, pixels; None means 10/7 of CLIP's own (448 -> 640)
-    max_entropy: float = 2.0  # CCD: a photo is confident up to this entropy, nats
-    floor: float = 0.05  # CCD: scores are raised to it before they are debiased
-    debias: bool = True  # CCD: divide by each class's bias
-    grids: tuple[int, ...] = (1, 2, 3)  # centred: the views, n×n for each n; 1 is the whole photo
-    rank_scale: float = 0.4  # centred: of CLIP's own logit scale, for the softmax within a view
-    prior_photos: float = 30.0  # centred: how many photos' weight the other classes have in the fit of one class
-    profiles: bool = True  # centred: ask a second opinion, what views that surely show each class look like
-    temperature: float | None = None  # τ; None means CLIP's own, 1/100 for OpenAI's models
+    """How view embeddings become pseudo labels. The defaults of a paper's method are the paper's."""
 
     METHODS = ("cdul", "ccd", "centred")
     PARTS = ("final", "global", "aggregate")
-    OWNERS = {  # noqa: RUF012  (not a field)
-        **dict.fromkeys(("part", "snippets", "zeta", "disagreement"), ("cdul",)),
-        **dict.fromkeys(("view_size", "max_entropy", "floor", "debias"), ("ccd",)),
-        **dict.fromkeys(("grids", "rank_scale", "prior_photos", "profiles"), ("centred",)),
-    }
+
+    method: str = _setting(
+        "centred",
+        "centred: views of several sizes; the mean level of each class is subtracted first. cdul: the whole photo and its "
+        "snippets (crops on a grid), fused. ccd: the whole photo at a larger size, debiased.",
+        choices=METHODS,
+    )
+    part: str = _setting(
+        "final", "The final labels, or one of the two parts they combine.", methods=_CDUL, choices=PARTS
+    )
+    snippets: int = _setting(3, "n of the n×n grid of snippets.", methods=_CDUL)
+    zeta: float = _setting(
+        0.5,
+        "Threshold ζ: a class whose highest snippet score reaches it takes that maximum, any other class its minimum. "
+        "0 always takes the maximum.",
+        methods=_CDUL,
+    )
+    disagreement: float = _setting(
+        0.0, "λ: weight of |global − aggregate| in the final labels (the paper's supplement).", methods=_CDUL
+    )
+    view_size: int | None = _setting(
+        None,
+        "Side of the photo after resizing, in pixels.",
+        methods=_CCD,
+        if_none="10/7 of CLIP's input size",  # 448 -> 640
+    )
+    max_entropy: float = _setting(2.0, "A photo is confident up to this entropy, in nats.", methods=_CCD)
+    floor: float = _setting(0.05, "Scores below this value are raised to it before debiasing.", methods=_CCD)
+    debias: bool = _setting(True, "Divide the scores by the bias of each class.", methods=_CCD)
+    grids: tuple[int, ...] = _setting(
+        (1, 2, 3), "The views: an n×n grid for each n; 1 is the whole photo.", methods=_CENTRED
+    )
+    rank_scale: float = _setting(
+        0.4, "Scale of the softmax within a view, as a multiple of CLIP's logit scale.", methods=_CENTRED
+    )
+    prior_photos: float = _setting(
+        30.0,
+        "Weight of the other classes when the scores of one class are fitted, as a number of photos.",
+        methods=_CENTRED,
+    )
+    profiles: bool = _setting(
+        True,
+        "Also compare each view with the profile of each class, learned from the views that clearly show it.",
+        methods=_CENTRED,
+    )
+    temperature: float | None = _setting(
+        None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights"
+    )
 
     def __post_init__(self):
-        _require(self.method in self.METHODS, "--method", self.method, f"one of {', '.join(self.METHODS)}")
-        _require(self.part in self.PARTS, "--part", self.part, f"one of {', '.join(self.PARTS)}")
-        _require(1 <= self.snippets <= 16, "--snippets", self.snippets, "from 1 to 16")
-        _require(0 <= self.zeta <= 1, "--zeta", self.zeta, "from 0 (always the maximum) to 1")
-        _require(self.temperature is None or self.temperature > 0, "--temperature", self.temperature, "above 0")
-        _require(0 <= self.disagreement <= 1, "--lambda", self.disagreement, "from 0 to 1")
-        _require(self.view_size is None or self.view_size >= 32, "--view-size", self.view_size, "at least 32 pixels")
-        _require(self.max_entropy > 0, "--max-entropy", self.max_entropy, "above 0 nats")
-        _require(self.rank_scale > 0, "--rank-scale", self.rank_scale, "above 0")
-        _require(self.prior_photos > 0, "--prior-photos", self.prior_photos, "above 0")
-        text, sound = ",".join(map(str, self.grids)), all(1 <= n <= 16 for n in self.grids)
+        _require_choices(self)
+        _require(1 <= self.snippets <= 16, "snippets", self.snippets, "from 1 to 16")
+        _require(0 <= self.zeta <= 1, "zeta", self.zeta, "from 0 (always the maximum) to 1")
+        _require(self.temperature is None or self.temperature > 0, "temperature", self.temperature, "above 0")
+        _require(0 <= self.disagreement <= 1, "disagreement", self.disagreement, "from 0 to 1")
+        _require(self.view_size is None or self.view_size >= 32, "view_size", self.view_size, "at least 32 pixels")
+        _require(self.max_entropy > 0, "max_entropy", self.max_entropy, "above 0 nats")
+        _require(self.rank_scale > 0, "rank_scale", self.rank_scale, "above 0")
+        _require(self.prior_photos > 0, "prior_photos", self.prior_photos, "above 0")
+        text, in_range = ",".join(map(str, self.grids)), all(1 <= n <= 16 for n in self.grids)
         wanted = "different numbers from 1 to 16, such as 1,2,3"
-        _require(bool(self.grids) and sound and len(set(self.grids)) == len(self.grids), "--grids", text, wanted)
+        _require(bool(self.grids) and in_range and len(set(self.grids)) == len(self.grids), "grids", text, wanted)
         object.__setattr__(self, "grids", tuple(sorted(self.grids)))
-        _require(0 <= self.floor < 1, "--floor", self.floor, "from 0 to below 1")
+        _require(0 <= self.floor < 1, "floor", self.floor, "0 or more, and below 1")
         _require_finite(self)
-        _refuse_foreign(self, self.method, self.OWNERS)
+        _refuse_unused(self)
 
 
-# Epochs, and photos per weight step: CDUL's, and CCD's.
+# Epochs and photos per weight step: CDUL's and CCD's.
 PAPER_SCHEDULES = {"fixed": (20, 8), "cdul": (20, 8), "ccd": (10, 16), "consistent": (10, 16)}
-# The share of the training so far that the student's weights are the average of. The papers average nothing.
+# The weights of the student are averaged over this share of the training so far. The papers do not average.
 AVERAGED = {"fixed": 0.1, "consistent": 0.1, "cdul": 0.0, "ccd": 0.0}
+
+_TWO_VIEWS = ("consistent", "ccd")  # methods of training
+
+
+def _scheduled(place: int) -> str:
+    """The default of one part of PAPER_SCHEDULES, in words."""
+    return f"{PAPER_SCHEDULES['cdul'][place]}, or {PAPER_SCHEDULES['ccd'][place]} with consistent and ccd, as in the papers"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the student learns. Defaults are the papers' for VOC: ResNet-101, ImageNet weights, 448 px, Adam at 1e-5."""
-
-    # "fixed": labels stay; "consistent": and two views must agree; "cdul": labels and weights learn in turns; "ccd": labels
-    # are updated once from local views, and two views must agree
-    method: str = "fixed"
-    arch: str = "resnet101"
-    init: str = "imagenet"  # "imagenet", "none", "clip" (with arch "clip-resnet"), or a file of torchvision weights
-    size: int = 448  # the student's square input, pixels
-    epochs: int | None = None  # None: the paper's of the method, see PAPER_SCHEDULES
-    batch_size: int | None = None  # photos per weight step, over all processes together; None: the paper's
-    lr: float = 1e-5
-    head_lr_factor: float = (
-        10.0  # learning rate of the new 1×1 convolution, as a multiple of lr (CCD's; CDUL says none)
-    )
-    average: float | None = None  # see `averaging.py`, 0 is none; None: the method's, see AVERAGED
-    seed: int = 0
-    warmup: int = 2  # epochs of weight steps on one view alone (CDUL says no number; this is CCD's)
-    label_rate: float = 1.0  # η of CDUL's label step
-    sigma: float = 1.0  # σ of the Gaussian gate ψ of CDUL's label step
-    label_every: int = 1  # k: CDUL's label step comes at the end of every k-th epoch after the warm-up
-    cam_boost: float = (
-        3.0  # consistent, CCD: positive cells of the class maps are multiplied by it before they are pooled
-    )
-    local_views: str = "cam"  # CCD: where the label update looks: "cam", "grid", "random", "boxes", "around" boxes, or "none", no update
-    update_keep: float = 0.2  # CCD: r, how much of the old label the update keeps
-    consistency: float = (
-        1.0  # consistent, CCD: weight of the loss between weak and strong view after the warm-up; 0 is none
-    )
-    stopping: bool = True  # CCD: end where the increase of the label-free measure accelerates
+    """How the student learns. The defaults are the papers' for VOC: ResNet-101, ImageNet weights, 448 px, Adam at 1e-5."""
 
     METHODS = ("fixed", "consistent", "cdul", "ccd")
     LOCAL_VIEWS = ("cam", "grid", "random", "boxes", "around", "none")
     ANNOTATED_VIEWS = ("boxes", "around")
-    OWNERS = {  # noqa: RUF012  (not a field)
-        "warmup": ("consistent", "cdul", "ccd"),
-        **dict.fromkeys(("label_rate", "sigma", "label_every"), ("cdul",)),
-        **dict.fromkeys(("cam_boost", "consistency"), ("consistent", "ccd")),
-        **dict.fromkeys(("local_views", "update_keep", "stopping"), ("ccd",)),
-    }
+
+    method: str = _setting(
+        "fixed",
+        "fixed: the labels do not change. consistent: the same, and two augmented views of a photo must agree. "
+        "cdul: weights and labels are updated in turn. ccd: as consistent, and CLIP looks again at the places that the "
+        "student points to; this updates the labels once.",
+        choices=METHODS,
+    )
+    arch: str = _setting("resnet101", "Network of the student, such as resnet18, mobilenet_v2 or clip-resnet.")
+    init: str = _setting(
+        "imagenet",
+        "Initial weights: imagenet (torchvision's), none, clip (those of the labels' CLIP, for clip-resnet), or a FILE.",
+    )
+    size: int = _setting(448, "Side of the student's square input, in pixels.")
+    epochs: int | None = _setting(None, "Passes over the photos.", if_none=_scheduled(0))
+    batch_size: int | None = _setting(
+        None, "Photos per training step, over all processes together.", if_none=_scheduled(1)
+    )
+    lr: float = _setting(1e-5, "Learning rate of Adam.")
+    head_lr_factor: float = _setting(  # CCD's; CDUL gives none
+        10.0, "Learning rate of the new last layer, as a multiple of the learning rate."
+    )
+    average: float | None = _setting(
+        None,
+        "Average the weights over this share of the training so far; 0 takes those of the last step.",
+        if_none=f"{AVERAGED['fixed']:g}, or {AVERAGED['cdul']:g} with cdul and ccd, as in the papers",
+    )
+    seed: int = _setting(0, "Seed of every random choice.")
+    warmup: int = _setting(  # CDUL gives no number; this is CCD's
+        2, "First epochs, with unchanged labels and one view of each photo.", methods=("consistent", "cdul", "ccd")
+    )
+    label_rate: float = _setting(1.0, "Step size η of the label step.", methods=_CDUL)
+    sigma: float = _setting(1.0, "Width σ of the Gaussian gate ψ: which labels around ½ move.", methods=_CDUL)
+    label_every: int = _setting(1, "A label step at the end of every k-th epoch after the warm-up.", methods=_CDUL)
+    cam_boost: float = _setting(
+        3.0, "Factor for positive cells of the class maps, before pooling; 1 is off.", methods=_TWO_VIEWS
+    )
+    local_views: str = _setting(
+        "cam",
+        "Where CLIP looks again: where the student sees a class (cam), on a grid, at random places, in annotated boxes, "
+        "around them (boxes with a margin), or none: no label update.",
+        methods=_CCD,
+        choices=LOCAL_VIEWS,
+    )
+    update_keep: float = _setting(0.2, "Share r of the old label that the label update keeps.", methods=_CCD)
+    consistency: float = _setting(
+        1.0, "Weight of the loss between weak and strong view after the warm-up; 0 is off.", methods=_TWO_VIEWS
+    )
+    stopping: bool = _setting(True, "Stop early, when the label-free measure starts to rise faster.", methods=_CCD)
 
     def __post_init__(self):
-        _require(self.method in self.METHODS, "--method", self.method, f"one of {', '.join(self.METHODS)}")
+        _require_choices(self)
         epochs, batch_size = PAPER_SCHEDULES[self.method]
         for name, value in (("epochs", epochs), ("batch_size", batch_size), ("average", AVERAGED[self.method])):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        _require(self.size >= 64, "--size", self.size, "at least 64 pixels")
-        _require(self.epochs >= 1, "--epochs", self.epochs, "at least 1")
-        _require(self.batch_size >= 1, "--batch-size", self.batch_size, "at least 1")
-        _require(self.lr > 0, "--lr", self.lr, "above 0")
-        _require(self.head_lr_factor > 0, "--head-lr-factor", self.head_lr_factor, "above 0")
-        _require(
-            0 <= self.average <= 1, "--average", self.average, "from 0 (the last step's weights) to 1 (the mean of all)"
-        )
-        _require(self.warmup >= 0, "--warmup", self.warmup, "0 or more")
-        _require(self.label_rate >= 0, "--label-rate", self.label_rate, "0 (labels stay) or more")
-        _require(self.sigma > 0, "--sigma", self.sigma, "above 0")
-        _require(self.label_every >= 1, "--label-every", self.label_every, "at least 1")
-        _require(self.cam_boost >= 1, "--cam-boost", self.cam_boost, "1 (none) or more")
-        _require(self.local_views in self.LOCAL_VIEWS, "--local-views", self.local_views, ", ".join(self.LOCAL_VIEWS))
+        _require(self.size >= 64, "size", self.size, "at least 64 pixels")
+        _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require(self.lr > 0, "lr", self.lr, "above 0")
+        _require(self.head_lr_factor > 0, "head_lr_factor", self.head_lr_factor, "above 0")
+        wanted = "from 0 (the weights of the last step) to 1 (the mean of all steps)"
+        _require(0 <= self.average <= 1, "average", self.average, wanted)
+        _require(self.warmup >= 0, "warmup", self.warmup, "0 or more")
+        _require(self.label_rate >= 0, "label_rate", self.label_rate, "0 (labels do not change) or more")
+        _require(self.sigma > 0, "sigma", self.sigma, "above 0")
+        _require(self.label_every >= 1, "label_every", self.label_every, "at least 1")
+        _require(self.cam_boost >= 1, "cam_boost", self.cam_boost, "1 (off) or more")
         if self.updates_labels:
-            wanted = "at least 1: the label update needs a student that can point"
-            _require(self.warmup >= 1, "--warmup", self.warmup, wanted)
-        _require(0 <= self.update_keep <= 1, "--update-keep", self.update_keep, "from 0 to 1")
-        _require(self.consistency >= 0, "--consistency", self.consistency, "0 (none) or more")
+            wanted = "at least 1: the label update needs a student that has learned something"
+            _require(self.warmup >= 1, "warmup", self.warmup, wanted)
+        _require(0 <= self.update_keep <= 1, "update_keep", self.update_keep, "from 0 to 1")
+        _require(self.consistency >= 0, "consistency", self.consistency, "0 (off) or more")
         _require_finite(self)
-        _refuse_foreign(self, self.method, self.OWNERS)
+        _refuse_unused(self)
 
     @property
     def updates_labels(self) -> bool:
-        """Whether the teacher looks again where the student points, for CCD's label update."""
+        """Whether CCD's label update runs: the teacher scores the places that the student points to."""
         return self.method == "ccd" and self.local_views != "none"
 
     @property
     def two_views(self) -> bool:
         """Whether the student is CCD's: boosted class maps, and a strong view that must agree with the weak one."""
-        return self.method in ("consistent", "ccd")
-
-
-def default_of(config: type, name: str) -> object:
-    """The default of one field of a configuration class, for a command line to show."""
-    return next(field.default for field in fields(config) if field.name == name)
+        return self.method in _TWO_VIEWS

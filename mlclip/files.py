@@ -1,4 +1,4 @@
-"""Files that are never half-written, and tensors read from disk without running anything."""
+"""Safe files: outputs are written completely or not at all, and no code in a file is executed when it is read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,14 +18,14 @@ OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safeten
 
 
 def cache_folder() -> Path:
-    """The folder of downloaded weights and view embeddings: $MLCLIP_CACHE, else ~/.cache/mlclip. "~" is expanded."""
+    """The folder of downloaded weights and view embeddings: $MLCLIP_CACHE, or ~/.cache/mlclip. "~" is expanded."""
     return Path(os.environ.get("MLCLIP_CACHE") or "~/.cache/mlclip").expanduser()
 
 
 def beside(output: str | Path, ending: str) -> Path:
     """A companion file of an output: `model.pt` and ".log.csv" -> `model.log.csv`; `lr1.5` -> `lr1.5.log.csv`.
 
-    Only a suffix of mlclip's own outputs is replaced, so that `lr1.5` and `lr1.6` have different companions.
+    Only the suffixes in OUTPUT_SUFFIXES are replaced. So `lr1.5` and `lr1.6` get different companion files.
     """
     path = Path(output)
     stem = path.stem if path.suffix.lower() in OUTPUT_SUFFIXES else path.name
@@ -32,17 +33,17 @@ def beside(output: str | Path, ending: str) -> Path:
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> Path:
-    """The output path, once it is known that it may be written; InputError if it exists or its folder is unusable."""
+    """The output path as a Path, after checks. InputError if it exists or if its folder cannot be written."""
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path} is a folder; give a file name for the output")
+        raise InputError(f"{path} is a folder. The output must be a file name.")
     if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already; add --overwrite to replace it, or choose another name with -o")
+        raise InputError(f"{path} already exists. Pass `overwrite=True` to replace it, or choose another output.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise InputError(f"cannot write in {path.parent}: {error.strerror}; choose another place with -o") from error
+        raise InputError(f"cannot write in {path.parent}: {error.strerror}. Choose another output.") from error
     os.close(probe)
     os.unlink(name)
     return path
@@ -50,9 +51,9 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends well and vanishes when it does not.
+    """A temporary path beside `path`. It replaces `path` if the block succeeds, and is deleted if it fails.
 
-    A full disk or a read-only folder becomes an InputError that names `path`; what stood there before stays.
+    A full disk or a read-only folder raises an InputError that names `path`. The previous content then stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -63,7 +64,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; what was there before is untouched"
+            f"cannot write {path}: {error.strerror or error}. The previous content is unchanged."
         ) from error
     finally:
         with suppress(OSError):
@@ -72,11 +73,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock file `path` in this process; the operating system frees it even after a kill.
+    """Hold the lock file `path` in this process. The operating system releases the lock even if the process is killed.
 
-    Where another process holds the lock, `if_held` is called: it raises, or it returns and this process waits. The file is
-    removed at the end. On systems and file systems without locks (Windows, some network drives) nothing is held.
-    Raises OSError where the file cannot be created.
+    If another process holds the lock, `if_held` is called. It either raises, or returns; then this process waits. The file
+    is removed at the end. Systems and file systems without locks (Windows, some network drives) do not lock anything.
+    Raises OSError if the file cannot be created.
     """
     try:
         import fcntl
@@ -85,20 +86,20 @@ def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    told = False
+    waiting = False
     while True:
         with open(path, "w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if told else fcntl.LOCK_NB))
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if waiting else fcntl.LOCK_NB))
             except BlockingIOError:
                 if_held()
-                told = True
+                waiting = True
                 continue
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
                     raise
             if path.exists() and os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-                continue  # the process that held it has removed the file since
+                continue  # the previous holder has removed this file in the meantime
             try:
                 yield
             finally:
@@ -109,16 +110,16 @@ def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None
 
 @contextmanager
 def locked(path: str | Path, what: str) -> Iterator[None]:
-    """`file_lock` for a command that must not wait: InputError if another process holds it. `what` is what the lock protects."""
+    """`file_lock` without waiting: InputError if another process holds the lock. `what` names the protected thing."""
 
     def refuse() -> None:
-        raise InputError(f"another mlclip process is writing {what}; wait until it ends, or choose another output")
+        raise InputError(f"another mlclip process is writing {what}. Wait until it ends, or choose another output.")
 
     with ExitStack() as stack:
         try:
             stack.enter_context(file_lock(path, if_held=refuse))
         except OSError as error:
-            raise InputError(f"cannot write {what}: {error.strerror}; choose another place") from error
+            raise InputError(f"cannot write {what}: {error.strerror}. Choose another place.") from error
         yield
 
 
@@ -129,17 +130,17 @@ def save_plain(content: Any, path: str | Path) -> None:
     with atomic(path) as temporary:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # what torch's zip writer raises on a full disk
+        except RuntimeError as error:  # torch's zip writer raises it when the disk is full
             raise InputError(
-                f"cannot write {path}: {str(error).splitlines()[0]}; what was there before is untouched"
+                f"cannot write {path}: {str(error).splitlines()[0]}. The previous content is unchanged."
             ) from error
 
 
-def load_plain(path: str | Path, *, kind: str, made_by: str) -> dict:
-    """A dict of plain containers and tensors that `save_plain` wrote, checked to say `format: mlclip.{kind}`.
+def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False) -> dict:
+    """Read a dict of plain containers and tensors that `save_plain` wrote, with `"format": "mlclip.{kind}"`.
 
-    Executes nothing that the file might hold. InputError where the file is missing, damaged, or something else;
-    `made_by` is the command that makes such a file.
+    No code in the file is executed. `mmap=True` maps the tensors instead of reading them, for callers that do not need
+    their data. InputError if the file is missing, damaged or of another kind; `made_by` is the command that creates it.
     """
     import pickle
 
@@ -147,21 +148,22 @@ def load_plain(path: str | Path, *, kind: str, made_by: str) -> dict:
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path} not found; `{made_by}` makes it")
+        raise InputError(f"{path} not found. `{made_by}` creates it.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
-            pickle.UnpicklingError) as error:  # whatever torch.load says of a damaged file  # fmt: skip
+            pickle.UnpicklingError) as error:  # what torch.load raises for a damaged file  # fmt: skip
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(
-            f"{path} cannot be read as a {kind} file ({reason}); make it again with `{made_by}`"
+            f"{path} is not a readable {kind} file ({reason}). Create it again with `{made_by}`."
         ) from error
     if not isinstance(content, dict) or content.get("format") != f"mlclip.{kind}":
-        raise InputError(f"{path} is not a {kind} file of mlclip; `{made_by}` makes one")
+        raise InputError(f"{path} is not an mlclip {kind} file. `{made_by}` creates one.")
     if content.get("version") != 1:
         raise InputError(
-            f"{path} has version {content.get('version')!r} of the {kind} format; this mlclip reads version 1"
+            f"{path} has version {content.get('version')!r} of the {kind} format. This mlclip reads version 1. "
+            f"Create the file again with `{made_by}`."
         )
     return content

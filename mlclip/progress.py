@@ -1,6 +1,6 @@
-"""What the library tells while it works: lines and progress. Silent unless the caller passes something louder.
+"""How the library reports its work: messages and progress bars. It is silent unless the caller passes a `Progress`.
 
-The command line passes an implementation that writes to stderr; a notebook can pass its own.
+The command line passes an implementation that writes to stderr. A notebook can pass its own.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from contextlib import AbstractContextManager, nullcontext
 
 
 class Bar:
-    """One running progress display; `update` is called as work is done."""
+    """One progress bar. The library calls `update` as work is done."""
 
     def update(self, done: int, note: str = "") -> None:
-        """Count `done` further units as finished; `note` is a short text such as a loss."""
+        """Count `done` more units as finished. `note` is a short text such as a loss."""
 
 
 class Progress:
-    """Says nothing; subclass and override to hear the library."""
+    """Reports nothing. Subclass it and override its methods to see messages and progress."""
 
     def log(self, line: str) -> None:
-        """One line that a person at a terminal should read."""
+        """Report one line that the user should read."""
 
     def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> AbstractContextManager[Bar]:
-        """A progress display for `total` units (bytes where `unit` is "B"), `done` of them finished already."""
+        """A progress bar for `total` units (bytes if `unit` is "B"), of which `done` are already finished."""
         return nullcontext(Bar())
 
 

@@ -1,4 +1,4 @@
-"""What many tests need: the shared real data, a small drawn folder of photos, a small random CLIP on disk."""
+"""Fixtures of many tests: shared real data, a small folder of generated photos, a small random CLIP on disk."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 
 @pytest.fixture(scope="session")
 def voc12() -> Path:
-    """The real photos and scores, where they are."""
+    """The folder of real photos and scores. Skips the test if it does not exist."""
     folder = SHARED / "voc12"
     if not folder.is_dir():
-        pytest.skip(f"the real photos are not here ({folder})")
+        pytest.skip(f"the real photos do not exist ({folder})")
     return folder
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch) -> Path:
-    """Every test has a cache of its own, so that none sees another's embeddings or touches the user's."""
+    """Give every test its own cache, so that tests do not share embeddings and do not use the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MLCLIP_CACHE", str(folder))
     return folder
@@ -31,7 +31,7 @@ def own_cache(tmp_path_factory, monkeypatch) -> Path:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """A folder of 12 little JPEGs, seeded: red, green or blue noise by turns."""
+    """A folder of 12 small JPEGs from a fixed seed: red, green and blue noise in turn."""
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory) -> Path:
-    """A weight file of a random CLIP with a small ResNet: 64 px, embedding 32."""
+    """A weight file of a random CLIP with a small ResNet: input 64 px, embedding 32."""
     from mlclip.clip import model
 
     torch.manual_seed(0)

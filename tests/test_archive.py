@@ -1,4 +1,4 @@
-"""Everything a weight file can be instead: damaged, hostile, or lying about its sizes. Each is refused in one line."""
+"""Bad weight files: damaged, malicious, or with false sizes. Each is refused with a one-line error."""
 
 import pickle
 import re
@@ -20,23 +20,23 @@ def archive_file(tmp_path_factory):
     """A TorchScript archive of two layers, about 40 kB of weights."""
     path = tmp_path_factory.mktemp("jit") / "down.pt"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's files are its archives all the same
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but OpenAI's files are its archives
         module = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128)).eval()
         torch.jit.trace(module, torch.rand(2, 64)).save(str(path))
     return path
 
 
 def refusal(path, **how):
-    """The one line with which `load_clip` refuses a file."""
+    """The one-line error of `load_clip` for a file."""
     with pytest.raises(InputError) as caught:
         load_clip(path, **how)
     line = str(caught.value)
-    assert "\n" not in line and str(path) in line and re.search("[;:] .*(give|get|install|run)", line)
+    assert "\n" not in line and str(path) in line and re.search("[.] (Download|Use|Install|Run)", line)
     return line
 
 
 def repack(source, target, change, compression=zipfile.ZIP_STORED):
-    """A copy of a zip with `change(name, data)` applied to every entry; None leaves an entry out."""
+    """A copy of a zip with `change(name, data)` applied to every entry. None removes an entry."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
         for name in old.namelist():
             data = change(name, old.read(name))
@@ -45,8 +45,8 @@ def repack(source, target, change, compression=zipfile.ZIP_STORED):
     return target
 
 
-class Hostile:
-    """Pickles to a call that leaves a file behind."""
+class Malicious:
+    """Its pickle calls code that creates a file."""
 
     def __init__(self, trace_file):
         self.trace_file = trace_file
@@ -55,68 +55,68 @@ class Hostile:
         return (exec, (f"open({str(self.trace_file)!r}, 'w')",))
 
 
-def hostile_zip(path, evil):
+def malicious_zip(path, evil):
     torch.save({"visual.proj": torch.zeros(2), "evil": evil}, path)
 
 
-def hostile_legacy(path, evil):
+def malicious_legacy(path, evil):
     torch.save({"visual.proj": torch.zeros(2), "evil": evil}, path, _use_new_zipfile_serialization=False)
 
 
-def hostile_bare(path, evil):
+def malicious_bare(path, evil):
     path.write_bytes(pickle.dumps(evil))
 
 
-def hostile_archive(path, evil):
+def malicious_archive(path, evil):
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("toy/data.pkl", pickle.dumps(evil, protocol=2))
         file.writestr("toy/code/__torch__.py", "raise SystemExit")
 
 
-@pytest.mark.parametrize("make", [hostile_zip, hostile_legacy, hostile_bare, hostile_archive])
-def test_a_hostile_pickle_is_refused_and_nothing_runs(tmp_path, make):
-    make(tmp_path / "evil.pt", Hostile(tmp_path / "ran"))
-    assert "nothing was run" in refusal(tmp_path / "evil.pt")
+@pytest.mark.parametrize("make", [malicious_zip, malicious_legacy, malicious_bare, malicious_archive])
+def test_a_malicious_pickle_is_refused_and_nothing_is_executed(tmp_path, make):
+    make(tmp_path / "evil.pt", Malicious(tmp_path / "ran"))
+    assert "Nothing was executed" in refusal(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"\n <!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
         (b'{"error": "not found"}', "web page or other text"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
         (b"\xff\xd8\xff\xe0 a photo", "not a weight file"),
-        (b"PK\x03\x04 a zip that ends too soon", "cut short or damaged"),
-        (b"\x80\x02 a pickle that is none", "damaged"),
+        (b"PK\x03\x04 a zip that ends too soon", "truncated or damaged"),
+        (b"\x80\x02 not really a pickle", "damaged"),
     ],
 )
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-def test_what_is_no_weight_file_is_refused_by_its_kind(tmp_path, content, said, name):
+def test_another_kind_of_file_is_refused_and_its_kind_is_named(tmp_path, content, message, name):
     (tmp_path / name).write_bytes(content)
     line = refusal(tmp_path / name)
-    assert said in line or (name == "w.safetensors" and "cut short or damaged" in line)
+    assert message in line or (name == "w.safetensors" and "truncated or damaged" in line)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
-def test_a_file_cut_short_is_refused(archive_file, tmp_path, share):
+def test_a_truncated_file_is_refused(archive_file, tmp_path, share):
     data = archive_file.read_bytes()
     (tmp_path / "cut.pt").write_bytes(data[: int(len(data) * share)])
-    assert "cut short" in refusal(tmp_path / "cut.pt")
+    assert "truncated" in refusal(tmp_path / "cut.pt")
 
 
-def test_a_byte_changed_among_the_weights_is_noticed(archive_file, tmp_path):
+def test_a_changed_byte_in_the_weights_is_detected(archive_file, tmp_path):
     data = bytearray(archive_file.read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "flipped.pt").write_bytes(data)
     assert "is damaged at down/data/" in refusal(tmp_path / "flipped.pt")
 
 
-def test_a_zip_of_something_else_and_a_table_of_something_else_are_refused(tmp_path):
+def test_a_zip_or_a_dict_without_weights_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.pt", "w") as file:
         file.writestr("a.jpg", b"photo")
-    assert "not of PyTorch weights" in refusal(tmp_path / "photos.pt")
+    assert "not one of PyTorch weights" in refusal(tmp_path / "photos.pt")
     torch.save({"a": 1, "b": [2.0]}, tmp_path / "numbers.pt")
     assert "holds no tensors" in refusal(tmp_path / "numbers.pt")
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
@@ -126,7 +126,7 @@ def test_a_zip_of_something_else_and_a_table_of_something_else_are_refused(tmp_p
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, clip_file, value):
+def test_weights_that_are_not_finite_are_refused_and_the_tensor_is_named(tmp_path, clip_file, value):
     state = torch.load(clip_file)
     spoiled = {**state, "ln_final.bias": state["ln_final.bias"].clone()}
     spoiled["ln_final.bias"][3] = value
@@ -134,7 +134,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, clip_file, va
     assert "NaN or infinite numbers in ln_final.bias" in refusal(tmp_path / "nan.pt")
 
 
-def test_what_a_file_calls_things_never_reaches_the_terminal_raw(tmp_path):
+def test_control_characters_from_a_file_never_reach_the_terminal(tmp_path):
     torch.save({"\x1b[31m\nweight": torch.zeros(2)}, tmp_path / "names.pt")
     assert "control characters" in refusal(tmp_path / "names.pt")
     evil = b"c\x1b[31mos\nsystem\n."
@@ -147,11 +147,11 @@ def test_weights_for_another_vocabulary_are_refused(tmp_path, clip_file):
     assert "vocabulary of 32000 tokens" in refusal(tmp_path / "other.pt")
 
 
-# Archives that lie about sizes: refused before memory is taken
+# Archives with false sizes: refused before memory is allocated
 
 
-def lie(path, numel=4, key="0", offset=0, size=(4,), stride=(1,), stored=b"\x00" * 16):
-    """A zip in torch's layout whose one float32 tensor, really of four numbers, is described as told."""
+def with_false_sizes(path, numel=4, key="0", offset=0, size=(4,), stride=(1,), stored=b"\x00" * 16):
+    """A zip in torch's layout with one float32 tensor of four elements, described by the arguments."""
     torch.save({"x": torch.zeros(4)}, path.with_suffix(".true"))
 
     def integer(value):
@@ -170,24 +170,24 @@ def lie(path, numel=4, key="0", offset=0, size=(4,), stride=(1,), stored=b"\x00"
     return path
 
 
-def test_the_description_that_the_lies_are_built_from_is_read_when_true(tmp_path):
-    tensors = read_state_dict(lie(tmp_path / "true.pt"))
+def test_the_archive_of_the_next_test_is_read_if_its_sizes_are_true(tmp_path):
+    tensors = read_state_dict(with_false_sizes(tmp_path / "true.pt"))
     assert list(tensors) == ["x"] and torch.equal(tensors["x"], torch.zeros(4))
 
 
 @pytest.mark.parametrize(
-    ("false", "said"),
+    ("false", "message"),
     [
-        ({"numel": 10**12}, "declares 1000000000000 numbers"),
-        ({"numel": 5}, "declares 5 numbers"),
+        ({"numel": 10**12}, "declares 1000000000000 elements"),
+        ({"numel": 5}, "declares 5 elements"),
         ({"numel": -1}, "in an unknown way"),
-        ({"size": (5,)}, "does not fill"),
-        ({"offset": 1}, "does not fill"),
+        ({"size": (5,)}, "data is shorter"),
+        ({"offset": 1}, "data is shorter"),
         ({"offset": -1}, "in an unknown way"),
-        ({"size": (2, 2), "stride": (4, 1)}, "does not fill"),
-        ({"size": (1000,), "stride": (0,)}, "too large|does not fill"),
-        ({"size": (10**6, 10**6), "stride": (0, 0)}, "too large to be true"),
-        ({"size": (0, 10**9, 10**9), "stride": (1, 1, 1)}, "too large to be true"),
+        ({"size": (2, 2), "stride": (4, 1)}, "data is shorter"),
+        ({"size": (1000,), "stride": (0,)}, "impossibly large|data is shorter"),
+        ({"size": (10**6, 10**6), "stride": (0, 0)}, "impossibly large size"),
+        ({"size": (0, 10**9, 10**9), "stride": (1, 1, 1)}, "impossibly large size"),
         ({"size": (4,), "stride": (1, 1)}, "in an unknown way"),
         ({"size": (1,) * 200, "stride": (1,) * 200}, "in an unknown way"),
         ({"key": "7"}, "lacks the data"),
@@ -195,8 +195,8 @@ def test_the_description_that_the_lies_are_built_from_is_read_when_true(tmp_path
         ({"stored": b"\x00" * 10**7}, "many times its own size"),
     ],
 )
-def test_a_size_that_the_file_does_not_hold_is_refused(tmp_path, false, said):
-    assert re.search(said, refusal(lie(tmp_path / "lie.pt", **false)))
+def test_sizes_larger_than_the_file_are_refused(tmp_path, false, message):
+    assert re.search(message, refusal(with_false_sizes(tmp_path / "false.pt", **false)))
 
 
 def pickled_archive(path, data):
@@ -205,29 +205,27 @@ def pickled_archive(path, data):
     return path
 
 
-def test_a_pickle_made_to_eat_memory_is_refused(tmp_path, monkeypatch):
-    numbered = (
-        b"\x80\x02}r" + struct.pack("<I", 2**31 - 1) + b"."
-    )  # "remember this as object number two thousand million"
-    assert "memory without end" in refusal(pickled_archive(tmp_path / "memo.pt", numbered))
+def test_a_pickle_that_would_exhaust_the_memory_is_refused(tmp_path, monkeypatch):
+    numbered = b"\x80\x02}r" + struct.pack("<I", 2**31 - 1) + b"."  # stores an object as number 2,147,483,647
+    assert "unlimited memory" in refusal(pickled_archive(tmp_path / "memo.pt", numbered))
     monkeypatch.setattr(archive, "LARGEST_PICKLE", 1000)
-    assert "too many to be true" in refusal(pickled_archive(tmp_path / "large.pt", b"\x80\x02" + b"N0" * 600 + b"}."))
+    assert "impossibly large" in refusal(pickled_archive(tmp_path / "large.pt", b"\x80\x02" + b"N0" * 600 + b"}."))
 
 
-def test_modules_that_hold_themselves_or_multiply_are_refused(tmp_path):
+def test_modules_that_contain_themselves_or_grow_exponentially_are_refused(tmp_path):
     node = b"c__torch__\nM\n)\x81"
     loop = b"\x80\x02" + node + b"q\x00}X\x01\x00\x00\x00ah\x00sb."
-    assert "without end" in refusal(pickled_archive(tmp_path / "loop.pt", loop))
+    assert "endlessly nested" in refusal(pickled_archive(tmp_path / "loop.pt", loop))
     levels = b"".join(
         node + b"}(X\x01\x00\x00\x00ah" + bytes([n]) + b"X\x01\x00\x00\x00bh" + bytes([n]) + b"ubq" + bytes([n + 1])
         for n in range(60)
     )
-    assert "without end" in refusal(
+    assert "endlessly nested" in refusal(
         pickled_archive(tmp_path / "tree.pt", b"\x80\x02" + node + b"q\x00" + levels + b".")
     )
 
 
-def test_an_archive_of_a_big_endian_machine_or_without_some_data_is_refused(archive_file, tmp_path):
+def test_a_big_endian_archive_and_an_archive_with_missing_data_are_refused(archive_file, tmp_path):
     big = repack(archive_file, tmp_path / "big.pt", lambda name, data: b"big" if "byteorder" in name else data)
     assert "big-endian" in refusal(big)
     less = repack(archive_file, tmp_path / "less.pt", lambda name, data: None if name == "down/data/3" else data)

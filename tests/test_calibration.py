@@ -1,4 +1,4 @@
-"""How far scores are from what they say, and what mends it: properties of pure functions on toys."""
+"""Calibration error and Platt scaling: properties of pure functions on small examples."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from mlclip.methods.calibration import expected_calibration_error, fit_calibrati
 
 
 def drawn(photos: int, slope: torch.Tensor, offset: torch.Tensor, seed: int = 0):
-    """Logits (N, C), and hard labels that are right for slope · logit + offset."""
-    chance = torch.Generator().manual_seed(seed)
-    logits = torch.randn(photos, len(slope), generator=chance) * 3 - 1
-    return logits, torch.bernoulli((slope * logits + offset).sigmoid(), generator=chance)
+    """Random logits (N, C), and hard labels drawn with the probability sigmoid(slope · logit + offset)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(photos, len(slope), generator=generator) * 3 - 1
+    return logits, torch.bernoulli((slope * logits + offset).sigmoid(), generator=generator)
 
 
 def test_the_worked_examples_in_the_docstrings_hold():
     assert doctest.testmod(calibration).failed == 0
 
 
-def test_scores_that_are_the_share_of_positives_have_no_error():
+def test_scores_equal_to_the_share_of_positives_have_error_0():
     scores = torch.tensor([0.25] * 4 + [0.75] * 4)
     truth = torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 0])
     assert expected_calibration_error(scores, truth) == pytest.approx(0, abs=1e-7)
     assert expected_calibration_error(1 - truth, truth) == 1
 
 
-def test_the_error_equals_a_slow_obvious_reference():
-    chance = torch.Generator().manual_seed(0)
-    scores, truth = torch.rand(400, generator=chance), torch.randint(0, 2, (400,), generator=chance).float()
+def test_the_error_equals_a_slow_simple_reference():
+    generator = torch.Generator().manual_seed(0)
+    scores, truth = torch.rand(400, generator=generator), torch.randint(0, 2, (400,), generator=generator).float()
     slow = 0.0
     for b in range(10):
         inside = [i for i in range(400) if min(int(float(scores[i].double()) * 10), 9) == b]
@@ -41,7 +41,7 @@ def test_the_error_equals_a_slow_obvious_reference():
     assert expected_calibration_error(scores, truth, bins=10) == pytest.approx(slow)
 
 
-def test_unknown_cells_do_not_count_and_nothing_known_is_no_number():
+def test_unknown_cells_are_ignored_and_the_error_of_none_is_nan():
     nan = math.nan
     scores, truth = torch.tensor([[0.5, nan], [1.0, 0.2]]), torch.tensor([[1.0, 1.0], [1.0, nan]])
     assert reliability(scores, truth).count.sum() == 2
@@ -49,11 +49,11 @@ def test_unknown_cells_do_not_count_and_nothing_known_is_no_number():
     assert math.isnan(expected_calibration_error(scores, torch.full((2, 2), nan)))
 
 
-def test_a_score_of_one_falls_into_the_last_bin_and_one_of_zero_into_the_first():
+def test_score_1_is_in_the_last_bin_and_score_0_in_the_first():
     assert reliability(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]), bins=4).count.tolist() == [1, 0, 0, 1]
 
 
-def test_a_known_slope_and_offset_are_found_again_from_many_photos():
+def test_a_known_slope_and_offset_are_recovered_from_many_photos():
     slope, offset = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([-1.0, 0.0, 1.0])
     logits, labels = drawn(20_000, slope, offset)
     found = fit_calibration(logits, labels)
@@ -62,7 +62,7 @@ def test_a_known_slope_and_offset_are_found_again_from_many_photos():
     assert torch.allclose(soft[0], slope, rtol=0.02) and torch.allclose(soft[1], offset, atol=0.02)
 
 
-def test_what_is_calibrated_already_stays():
+def test_calibrated_scores_do_not_change():
     logits, _ = drawn(500, torch.ones(3), torch.zeros(3))
     slope, offset = fit_calibration(logits, logits.sigmoid())
     assert torch.allclose(slope, torch.ones(3), atol=1e-4) and torch.allclose(offset, torch.zeros(3), atol=1e-4)
@@ -70,7 +70,7 @@ def test_what_is_calibrated_already_stays():
 
 @pytest.mark.parametrize("labels", [0.0, 1.0, 0.3, math.nan])
 @pytest.mark.parametrize("photos", [0, 1, 7, 3000])
-def test_classes_all_alike_stay_finite_and_in_order(labels, photos):
+def test_classes_with_equal_labels_have_a_finite_fit_with_positive_slope(labels, photos):
     logits, hard = drawn(photos, torch.ones(3), torch.zeros(3))
     hard[:, 1] = labels
     for table in (hard, torch.full_like(hard, labels)):
@@ -78,7 +78,7 @@ def test_classes_all_alike_stay_finite_and_in_order(labels, photos):
         assert slope.isfinite().all() and offset.isfinite().all() and (slope > 0).all()
 
 
-def test_the_order_of_the_photos_never_changes_even_where_labels_contradict_it():
+def test_the_order_of_the_photos_never_changes_even_if_the_labels_contradict_it():
     logits, labels = drawn(300, -torch.ones(4), torch.zeros(4))
     slope, offset = fit_calibration(logits, labels)
     assert (slope > 0).all()
@@ -86,14 +86,14 @@ def test_the_order_of_the_photos_never_changes_even_where_labels_contradict_it()
 
 
 @pytest.mark.parametrize("extreme", [math.inf, 1e6])
-def test_saturated_logits_have_a_fit_too(extreme):
+def test_saturated_logits_have_a_finite_fit(extreme):
     logits = torch.tensor([[extreme, -extreme], [-extreme, extreme], [extreme, 0.0]])
     slope, offset = fit_calibration(logits, torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]))
     assert slope.isfinite().all() and offset.isfinite().all() and (slope > 0).all()
     assert logits_of(torch.tensor([0.0, 1.0, 0.5])).isfinite().all()
 
 
-def test_unknown_cells_are_as_if_they_were_not_there():
+def test_unknown_cells_do_not_change_the_fit():
     logits, labels = drawn(200, torch.tensor([0.5, 2.0]), torch.tensor([1.0, -1.0]))
     more = torch.cat([logits, torch.full((50, 2), 9.0), torch.full((50, 2), math.nan)])
     holes = torch.cat([labels, torch.full((50, 2), math.nan), torch.ones(50, 2)])
@@ -101,17 +101,17 @@ def test_unknown_cells_are_as_if_they_were_not_there():
         assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_a_class_of_few_photos_borrows_from_the_others():
+def test_a_class_with_few_photos_uses_the_fit_of_the_others():
     slope, offset = torch.full((6,), 0.4), torch.full((6,), -1.0)
     logits, labels = drawn(2000, slope, offset)
-    labels[8:, 5] = math.nan  # of the last class only eight photos are known
+    labels[8:, 5] = math.nan  # only eight photos of the last class are known
     alone = fit_calibration(logits[:8, 5:], labels[:8, 5:])
     together = fit_calibration(logits, labels)
     assert abs(float(together[0][5]) - 0.4) < abs(float(alone[0]) - 0.4)
     assert abs(float(together[1][5]) + 1.0) < 0.6
 
 
-def test_few_labels_bring_other_photos_nearer_to_the_truth():
+def test_a_fit_to_few_labels_improves_the_calibration_of_other_photos():
     slope, offset = torch.tensor([0.4, 0.5, 0.6, 0.5]), torch.tensor([-1.0, -1.5, -0.5, -1.0])
     tested, truth = drawn(5000, slope, offset, seed=99)
     before, after = expected_calibration_error(tested.sigmoid(), truth), []
@@ -121,6 +121,6 @@ def test_few_labels_bring_other_photos_nearer_to_the_truth():
     assert max(after) < before
 
 
-def test_the_same_numbers_give_the_same_calibration():
+def test_the_fit_is_deterministic():
     logits, labels = drawn(300, torch.tensor([0.5, 2.0]), torch.tensor([1.0, -1.0]))
     assert all(torch.equal(*pair) for pair in zip(*(fit_calibration(logits, labels) for _ in range(2)), strict=True))

@@ -1,4 +1,4 @@
-"""CCD: its equations against slow references, its labels, its training, its label update, its pictures."""
+"""CCD: its equations against slow references, its labels, its training, its label update and its report."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mlclip.distributed import Distributed
 from mlclip.images import PhotoCrops, crop_size, find_images, open_image
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods import ccd
+from mlclip.progress import SILENT, Progress
 from mlclip.report.build import render_report
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
@@ -56,32 +57,32 @@ def test_the_bias_is_the_mean_of_confident_top_scores():
         assert float(bias[c]) == pytest.approx(np.mean(sure), rel=1e-5)
 
 
-def test_a_class_never_seen_confidently_takes_the_mean_of_the_others():
+def test_a_class_without_a_confident_photo_gets_the_mean_of_the_other_biases():
     assert ccd.complete_bias(torch.tensor([0.5, math.nan, 0.7])).tolist() == pytest.approx([0.5, 0.6, 0.7])
     assert ccd.complete_bias(torch.tensor([math.nan, math.nan])).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("fewer_than", [2.0, 4.0, 6.0])
-def test_the_threshold_is_the_first_step_at_which_few_enough_classes_are_above(fewer_than):
+def test_the_threshold_is_the_first_step_at_which_few_enough_classes_are_above_it(fewer_than):
     scores = torch.rand(100, 20, generator=torch.Generator().manual_seed(1)) ** 3
     t = ccd.calibrate_threshold(scores, fewer_than)
     slow = next(0.05 + 0.001 * k for k in range(951) if (scores > 0.05 + 0.001 * k).sum(1).float().mean() < fewer_than)
     assert t == pytest.approx(slow, abs=1e-6)
 
 
-def test_the_threshold_stays_where_few_are_above_it_at_once():
+def test_the_threshold_stays_at_its_start_if_few_classes_are_above_it():
     assert ccd.calibrate_threshold(torch.zeros(30, 3)) == 0.05
 
 
-def test_a_box_holds_all_hot_pixels_not_just_the_first_and_last_in_row_order():
+def test_a_box_contains_all_high_pixels_not_only_the_first_and_last_in_row_order():
     cam = torch.zeros(100, 200)
-    cam[20, 150] = cam[50, 30] = cam[80, 90] = 1.0  # in row order the first is right of all others
+    cam[20, 150] = cam[50, 30] = cam[80, 90] = 1.0  # in row order the first is to the right of all others
     assert ccd.cam_box(cam, margin=0) == (30, 20, 151, 81)
     assert ccd.cam_box(cam, margin=80) == (0, 0, 200, 100)
     assert ccd.cam_box(torch.full((7, 9), 0.3)) == (0, 0, 9, 7)
 
 
-def test_consistency_is_least_where_both_views_agree_and_gives_the_weak_one_no_gradient():
+def test_the_consistency_loss_is_lowest_if_both_views_agree_and_has_no_gradient_for_the_weak_view():
     weak = torch.tensor([[2.0, -1.0]], requires_grad=True)
     strong = torch.tensor([[2.0, -1.0]], requires_grad=True)
     loss = ccd.consistency_loss(weak, strong).sum()
@@ -90,13 +91,13 @@ def test_consistency_is_least_where_both_views_agree_and_gives_the_weak_one_no_g
     assert ccd.consistency_loss(weak, strong + 1.0).sum() > loss
 
 
-def test_training_stops_where_the_increase_first_accelerates():
+def test_the_training_stops_where_the_increase_first_accelerates():
     assert ccd.acceleration([0.1, 0.3, 0.4, 0.45, 0.6, 0.9]) == 4
     assert ccd.acceleration([0.1, 0.3]) is None
     assert ccd.acceleration([0.5, 0.8, 0.9, 0.95]) is None
 
 
-def test_crops_keep_their_aspect_and_come_in_whole_strides():
+def test_crops_keep_their_aspect_ratio_and_have_sides_of_whole_strides():
     assert crop_size(640, 640, 640, 32) == (640, 640)
     assert crop_size(10, 400, 224, 32) == (32, 224)
     for width, height in ((300, 200), (123, 77), (50, 400)):
@@ -115,7 +116,7 @@ def test_a_crop_shows_its_part_of_the_photo(tmp_path):
     assert int(black.max()) == 0
 
 
-def test_the_whole_photo_is_seen_at_ten_sevenths_of_clip_s_size(labels, photos, teacher):
+def test_the_whole_photo_is_encoded_at_ten_sevenths_of_clip_s_input_size(labels, photos, teacher):
     assert teacher.larger_size() == 96 and labels.meta["clip"]["view_size"] == 96
     text = class_embeddings(teacher, list(CLASSES.values()), ["a photo of a {}"])
     rows = []
@@ -129,19 +130,19 @@ def test_the_whole_photo_is_seen_at_ten_sevenths_of_clip_s_size(labels, photos, 
     assert labels.meta["bias"] == pytest.approx(ccd.complete_bias(ccd.class_bias(scores)).tolist(), abs=0.01)
 
 
-def test_debiasing_can_be_left_out_and_a_size_that_does_not_fit_is_refused(photos, teacher):
+def test_debiasing_can_be_turned_off_and_a_view_size_that_does_not_fit_is_an_error(photos, teacher):
     plain = PseudolabelConfig(method="ccd", debias=False, floor=0.0)
     scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain, num_workers=0).scores
     assert torch.allclose(scores.sum(1), torch.ones(12), atol=1e-4)
     with pytest.raises(InputError, match="steps of 32 pixels; try 96"):
         pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100), num_workers=0)
-    with pytest.raises(OptionError, match=r"--floor .*--method ccd"):
+    with pytest.raises(OptionError, match=r'`floor` .*`method="ccd"`'):
         PseudolabelConfig(floor=0.1)
-    with pytest.raises(OptionError, match=r"--zeta .*--method cdul"):
+    with pytest.raises(OptionError, match=r'`zeta` .*`method="cdul"`'):
         PseudolabelConfig(method="ccd", zeta=0.1)
 
 
-def test_positive_cells_of_the_maps_are_boosted_and_the_boost_travels_with_the_model(labels, teacher, tmp_path):
+def test_positive_cells_of_the_maps_are_boosted_and_the_boost_is_saved_with_the_model(labels, teacher, tmp_path):
     train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=2), teacher=teacher, num_workers=0)
     model = load_checkpoint(tmp_path / "m.pt").model
     pixels = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
@@ -152,7 +153,7 @@ def test_positive_cells_of_the_maps_are_boosted_and_the_boost_travels_with_the_m
     assert torch.allclose(logits, model.scale * boosted + model.offset, atol=1e-4)
 
 
-def test_the_strong_view_depends_on_its_row_alone_and_changes_only_colours():
+def test_the_strong_view_depends_only_on_its_row_and_changes_only_colours():
     pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     table = jitter_table(3, torch.Generator().manual_seed(0))
     assert (table[:, :3] >= 0.5).all() and (table[:, :3] <= 1.5).all() and (table[:, 3].abs() <= 0.5).all()
@@ -163,12 +164,12 @@ def test_the_strong_view_depends_on_its_row_alone_and_changes_only_colours():
     assert len(jitter_colours(grey, table[:1]).unique()) == 1
 
 
-def pointed(views, photos, labels, annotated=None, seed=0):
+def local_views_of(choice, photos, labels, annotated=None, seed=0):
     torch.manual_seed(0)
     model = Classifier("resnet18", labels.classes, 64)
     scores = torch.tensor([[0.9, 0.8, 0.1]] * 11 + [[0.0, 0.0, 0.0]])
     found = find_images([photos]).photos
-    config = replace(CONFIG, local_views=views, seed=seed)
+    config = replace(CONFIG, local_views=choice, seed=seed)
     return choose_local_views(
         model,
         found,
@@ -178,59 +179,53 @@ def pointed(views, photos, labels, annotated=None, seed=0):
         annotated=annotated,
         num_workers=0,
         distributed=Distributed(),
-        progress=_silent(),
+        progress=SILENT,
     ), found
 
 
-def _silent():
-    from mlclip.progress import SILENT
-
-    return SILENT
-
-
-def test_every_choice_of_views_spends_the_same_budget(photos, labels):
+def test_every_choice_of_local_views_has_the_same_number_of_views(photos, labels):
     annotated = {
         f"{n:02d}.jpg": [("red", (0, 0, 30, 20)), ("blue", (5, 5, 40, 40)), ("red", (1, 1, 9, 9))] for n in range(12)
     }
-    for views in ("cam", "grid", "random", "boxes", "around"):
-        views_found, _ = pointed(views, photos, labels, annotated)
-        assert [len(boxes) for boxes in views_found.boxes] == [2] * 11 + [0], views
-        for x0, y0, x1, y1 in (box for boxes in views_found.boxes for box in boxes):
+    for choice in ("cam", "grid", "random", "boxes", "around"):
+        views, _ = local_views_of(choice, photos, labels, annotated)
+        assert [len(boxes) for boxes in views.boxes] == [2] * 11 + [0], choice
+        for x0, y0, x1, y1 in (box for boxes in views.boxes for box in boxes):
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
-        again, _ = pointed(views, photos, labels, annotated)
-        assert again.boxes == views_found.boxes
+        again, _ = local_views_of(choice, photos, labels, annotated)
+        assert again.boxes == views.boxes
 
 
-def test_around_is_the_annotated_boxes_with_the_maps_margin(photos, labels):
+def test_around_is_the_annotated_boxes_with_the_margin_of_the_maps(photos, labels):
     annotated = {"00.jpg": [("red", (0, 10, 30, 20)), ("blue", (6, 8, 12, 16))]}  # of a photo of 60 × 40 pixels
-    tight, wide = (pointed(views, photos, labels, annotated)[0].boxes[0] for views in ("boxes", "around"))
+    tight, wide = (local_views_of(choice, photos, labels, annotated)[0].boxes[0] for choice in ("boxes", "around"))
     assert sorted(tight) == [(0.0, 0.25, 0.5, 0.5), (0.1, 0.2, 0.2, 0.4)]
     expected = torch.tensor([[0.0, 0.125, 0.625, 0.625], [0.0, 0.075, 0.325, 0.525]])
     assert torch.allclose(torch.tensor(sorted(wide, reverse=True)).sort(0).values, expected.sort(0).values)
 
 
-def test_maps_are_kept_for_the_pictures_of_a_report(photos, labels):
-    views_found, _ = pointed("cam", photos, labels)
-    assert views_found.classes == [[0, 1]] * 11 + [[]]
-    assert sorted(views_found.maps) == list(range(11)) and views_found.maps[0].shape == (2, 2, 2)
+def test_maps_are_kept_for_the_report(photos, labels):
+    views, _ = local_views_of("cam", photos, labels)
+    assert views.classes == [[0, 1]] * 11 + [[]]
+    assert sorted(views.maps) == list(range(11)) and views.maps[0].shape == (2, 2, 2)
     assert pictured_rows(120)[:3] == [0, 2, 4] and len(pictured_rows(1000)) == 60
 
 
-def test_local_labels_equal_one_crop_at_a_time(photos, labels, teacher, tmp_path):
-    views_found, found = pointed("random", photos, labels)
+def test_local_labels_equal_those_of_scoring_one_crop_at_a_time(photos, labels, teacher, tmp_path):
+    views, found = local_views_of("random", photos, labels)
     scorer = crop_scorer_for(labels, teacher)
     local = local_labels(
         scorer,
         found,
-        views_found.boxes,
+        views.boxes,
         tmp_path / "u",
         "run",
         num_workers=0,
         distributed=Distributed(),
-        progress=_silent(),
+        progress=SILENT,
     )
     text = class_embeddings(teacher, list(CLASSES.values()), ["a photo of a {}"])
-    for row, boxes in enumerate(views_found.boxes):
+    for row, boxes in enumerate(views.boxes):
         _, crops = PhotoCrops([found[row]], [boxes], 96, 32)[0]
         scores = [class_scores(teacher.embed_views(crop[None])[0], text, teacher.logit_scale) for crop in crops]
         expected = ccd.local_scores(torch.stack(scores) if scores else torch.empty(0, 3), scorer.bias)
@@ -238,43 +233,45 @@ def test_local_labels_equal_one_crop_at_a_time(photos, labels, teacher, tmp_path
     assert torch.allclose(local[11], 0.05 / scorer.bias)
 
 
-def test_an_update_that_was_stopped_goes_on_and_repeats_nothing(photos, labels, teacher, tmp_path, monkeypatch):
+def test_an_interrupted_update_continues_without_repeating_finished_parts(
+    photos, labels, teacher, tmp_path, monkeypatch
+):
     monkeypatch.setattr("mlclip.training.crop_labels.SHARD_PHOTOS", 4)
-    views_found, found = pointed("random", photos, labels)
-    rest = {"num_workers": 0, "distributed": Distributed(), "progress": _silent()}
-    whole = local_labels(crop_scorer_for(labels, teacher), found, views_found.boxes, tmp_path / "a", "run", **rest)
+    views, found = local_views_of("random", photos, labels)
+    rest = {"num_workers": 0, "distributed": Distributed(), "progress": SILENT}
+    whole = local_labels(crop_scorer_for(labels, teacher), found, views.boxes, tmp_path / "a", "run", **rest)
 
     class Counting:
-        crops, stop_after = 0, math.inf
+        crops, fail_after = 0, math.inf
 
         def __getattr__(self, name):
             return getattr(teacher, name)
 
         def embed_views(self, pixels):
-            if self.crops >= self.stop_after:
+            if self.crops >= self.fail_after:
                 raise KeyboardInterrupt
             self.crops += len(pixels)
             return teacher.embed_views(pixels)
 
     counting = Counting()
-    counting.stop_after = 8
+    counting.fail_after = 8
     scorer = replace(crop_scorer_for(labels, teacher), teacher=counting)
     with pytest.raises(KeyboardInterrupt):
-        local_labels(scorer, found, views_found.boxes, tmp_path / "b", "run", **rest)
-    counting.crops, counting.stop_after = 0, math.inf
-    resumed = local_labels(scorer, found, views_found.boxes, tmp_path / "b", "run", **rest)
+        local_labels(scorer, found, views.boxes, tmp_path / "b", "run", **rest)
+    counting.crops, counting.fail_after = 0, math.inf
+    resumed = local_labels(scorer, found, views.boxes, tmp_path / "b", "run", **rest)
     assert torch.equal(resumed, whole)
     assert 0 < counting.crops < 22
-    other = local_labels(scorer, found, views_found.boxes, tmp_path / "b", "another run", **rest)
+    other = local_labels(scorer, found, views.boxes, tmp_path / "b", "another run", **rest)
     assert torch.equal(other, whole) and counting.crops > 22
 
 
-def test_centred_labels_are_judged_as_they_were_made(photos, teacher, tmp_path):
+def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, teacher, tmp_path):
     made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"}, num_workers=0)
     scorer, found = crop_scorer_for(made, teacher), find_images([photos]).photos
     boxes = [[(0.0, 0.0, 0.5, 0.5), (0.2, 0.2, 1.0, 1.0)]] * 11 + [[]]
     local = local_labels(
-        scorer, found, boxes, tmp_path / "u", "run", num_workers=0, distributed=Distributed(), progress=_silent()
+        scorer, found, boxes, tmp_path / "u", "run", num_workers=0, distributed=Distributed(), progress=SILENT
     )
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
     level = torch.tensor(list(made.meta["levels"].values())).mean(0)
@@ -289,24 +286,24 @@ def test_centred_labels_are_judged_as_they_were_made(photos, teacher, tmp_path):
     assert local[11].isnan().all()
 
 
-def test_another_teacher_is_refused_unless_asked_for(labels, teacher, tmp_path):
-    foreign = replace(labels, meta={**labels.meta, "clip": {**labels.meta["clip"], "sha256": "0" * 64}})
-    with pytest.raises(InputError, match=r"not the one that made the labels.*--other-teacher"):
-        train(foreign, tmp_path / "m.pt", config=CONFIG, teacher=teacher, num_workers=0)
-    assert crop_scorer_for(foreign, teacher, other_teacher=True).longest == 96
-    with pytest.raises(InputError, match="--local-views none"):
+def test_another_teacher_is_an_error_unless_it_is_allowed(labels, teacher, tmp_path):
+    others = replace(labels, meta={**labels.meta, "clip": {**labels.meta["clip"], "sha256": "0" * 64}})
+    with pytest.raises(InputError, match=r"did not make these labels.*`other_teacher=True`"):
+        train(others, tmp_path / "m.pt", config=CONFIG, teacher=teacher, num_workers=0)
+    assert crop_scorer_for(others, teacher, other_teacher=True).longest == 96
+    with pytest.raises(InputError, match=r'`local_views="none"`'):
         train(replace(labels, meta={}), tmp_path / "m.pt", config=CONFIG, num_workers=0)
 
 
-def test_the_whole_training_updates_the_labels_once_and_resumes_bit_equal(labels, teacher, tmp_path, monkeypatch):
-    import mlclip.training.weight_step as home
+def test_the_training_updates_the_labels_once_and_resumes_bit_for_bit(labels, teacher, tmp_path, monkeypatch):
+    import mlclip.training.weight_step as module
 
-    kept = {"config": CONFIG, "teacher": teacher, "num_workers": 0}
-    whole = train(labels, tmp_path / "whole.pt", save_labels=tmp_path / "whole.labels.pt", **kept)
+    settings = {"config": CONFIG, "teacher": teacher, "num_workers": 0}
+    whole = train(labels, tmp_path / "whole.pt", save_labels=tmp_path / "whole.labels.pt", **settings)
     assert not (tmp_path / "whole.update").exists()
-    step, calls = home.weight_step, 0
+    step, calls = module.weight_step, 0
 
-    def stopped(*args):
+    def interrupted(*args):
         nonlocal calls
         calls += 1
         if calls == 5:  # three steps of warm-up, the update, then in the middle of the second epoch
@@ -314,10 +311,10 @@ def test_the_whole_training_updates_the_labels_once_and_resumes_bit_equal(labels
         return step(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(home, "weight_step", stopped)
+        patch.setattr(module, "weight_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", **kept)
-    resumed = train(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", resume=True, **kept)
+            train(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", **settings)
+    resumed = train(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", resume=True, **settings)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
     one, two = read_labels(tmp_path / "whole.labels.pt"), read_labels(tmp_path / "cut.labels.pt")
@@ -328,25 +325,28 @@ def test_the_whole_training_updates_the_labels_once_and_resumes_bit_equal(labels
     assert "The label update" in text and "Bias of each class" in text and "→" in text
 
 
-def test_the_stopping_measure_asks_only_labels_that_are_exactly_one():
+def test_the_stopping_measure_uses_only_labels_that_are_exactly_one():
     labels = torch.tensor([[1.0, 0.99], [0.2, 0.99], [1.0, 0.5]])
     predictions = torch.tensor([[0.9, 0.1], [0.5, 0.2], [0.4, 0.3]])
     assert stopping_measure(predictions, labels) == pytest.approx((1 + 2 / 3) / 2)
     assert math.isnan(stopping_measure(predictions, labels * 0.9))
 
 
-def test_a_training_stops_by_itself_and_says_so(labels, teacher, tmp_path, monkeypatch):
+def test_a_training_stops_early_and_reports_it(labels, teacher, tmp_path, monkeypatch):
     measures = iter([0.5, 0.6, 0.65, 0.9, 0.95, 1.0])
     monkeypatch.setattr("mlclip.training.label_step.stopping_measure", lambda *_: next(measures))
+    lines, progress = [], Progress()
+    monkeypatch.setattr(progress, "log", lines.append)
     config = replace(CONFIG, epochs=9, stopping=True)
-    checkpoint = train(labels, tmp_path / "m.pt", config=config, teacher=teacher, num_workers=0)
+    checkpoint = train(labels, tmp_path / "m.pt", config=config, teacher=teacher, num_workers=0, progress=progress)
     assert len((tmp_path / "m.log.csv").read_text().splitlines()) == 1 + 5  # warm-up, and four with a measure
     assert checkpoint.meta["settings"]["epochs"] == 9
+    assert any(line.startswith("stopped after epoch 5 of 9") and "`stopping=False`" in line for line in lines)
 
 
-def test_consistent_is_ccd_s_student_without_its_teacher(labels, tmp_path):
+def test_consistent_is_the_student_of_ccd_without_its_teacher(labels, tmp_path):
     alone = replace(CONFIG, local_views="none", warmup=2)
-    bare = replace(labels, meta={})  # which do not say what made them
+    bare = replace(labels, meta={})  # without the facts about how they were made
     models = [
         train(bare, tmp_path / f"{config.method}.pt", config=config, num_workers=0).model.state_dict()
         for config in (alone, replace(CONFIG, method="consistent", warmup=2, stopping=True))
@@ -355,26 +355,26 @@ def test_consistent_is_ccd_s_student_without_its_teacher(labels, tmp_path):
     assert float(models[0]["cam_boost"]) == 3
 
 
-def test_a_method_refuses_the_options_of_another():
+def test_settings_of_another_method_are_option_errors():
     for wrong in ({"local_views": "grid"}, {"update_keep": 0.5}, {"stopping": False}, {"sigma": 0.5}):
-        with pytest.raises(OptionError, match="no part in --method consistent"):
+        with pytest.raises(OptionError, match=r'has no effect with `method="consistent"`'):
             TrainConfig(method="consistent", **wrong)
-    with pytest.raises(OptionError, match=r"--consistency .*--method consistent or ccd"):
+    with pytest.raises(OptionError, match=r'`consistency` .*`method="consistent"` or `method="ccd"`'):
         TrainConfig(method="fixed", consistency=0.5)
 
 
-def test_without_local_views_no_teacher_is_needed_and_labels_of_any_origin_will_do(labels, tmp_path):
+def test_without_local_views_no_teacher_is_needed_and_labels_can_have_any_origin(labels, tmp_path):
     bare = replace(labels, meta={})
     config = replace(CONFIG, local_views="none", epochs=2)
     train(bare, tmp_path / "m.pt", config=config, num_workers=0)
     assert load_checkpoint(tmp_path / "m.pt").model.classes == list(CLASSES)
 
 
-def test_settings_that_make_no_sense_are_wrong_usage():
+def test_settings_out_of_range_are_option_errors():
     for wrong in ({"cam_boost": 0.5}, {"local_views": "everywhere"}, {"update_keep": 2.0}, {"warmup": 0}):
         with pytest.raises(OptionError):
             TrainConfig(method="ccd", **wrong)
-    with pytest.raises(OptionError, match=r"--cam-boost .*--method consistent or ccd"):
+    with pytest.raises(OptionError, match=r'`cam_boost` .*`method="consistent"` or `method="ccd"`'):
         TrainConfig(method="cdul", cam_boost=2.0)
     assert (TrainConfig(method="ccd").epochs, TrainConfig(method="ccd").batch_size) == (10, 16)
     assert (TrainConfig(method="cdul").epochs, TrainConfig(method="cdul").batch_size) == (20, 8)

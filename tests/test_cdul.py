@@ -1,4 +1,4 @@
-"""CDUL's equations: worked examples, slow references, limits."""
+"""The equations of CDUL: worked examples, slow reference implementations, limits."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def test_a_threshold_of_zero_always_takes_the_maximum():
     assert torch.equal(cdul.aggregate(local, 0.0), local.amax(-2))
 
 
-def test_fuse_weighs_the_two_and_adds_their_disagreement_when_asked():
+def test_fuse_averages_both_scores_and_adds_their_disagreement_if_it_has_a_weight():
     whole, parts = torch.tensor([0.2, 0.9]), torch.tensor([0.6, 0.1])
     assert torch.allclose(cdul.fuse(whole, parts), torch.tensor([0.4, 0.5]))
     assert torch.allclose(cdul.fuse(whole, parts, weight=0.25), torch.tensor([0.3, 0.7]))
     assert torch.allclose(cdul.fuse(whole, parts, disagreement=1.0), torch.maximum(whole, parts))
 
 
-def test_the_divergence_is_zero_for_equals_and_positive_otherwise():
+def test_the_divergence_is_zero_for_equal_probabilities_and_positive_otherwise():
     p = torch.rand(100, 7)
     assert cdul.bernoulli_kl(p, p).abs().max() < 1e-4
     assert (cdul.bernoulli_kl(p, 1 - p) > 0).all()
@@ -63,14 +63,14 @@ def test_hard_targets_and_extreme_logits_stay_finite():
     assert cdul.bernoulli_kl(target, logits.detach().sigmoid()).isfinite().all()
 
 
-def test_the_gradient_in_the_logits_is_that_of_soft_cross_entropy():
+def test_the_gradient_of_the_logits_equals_that_of_cross_entropy_with_soft_targets():
     target = torch.rand(6, 4, dtype=torch.double)
     logits = torch.randn(6, 4, dtype=torch.double, requires_grad=True)
     cdul.bernoulli_kl_with_logits(target, logits).sum().backward()
     assert torch.allclose(logits.grad, logits.detach().sigmoid() - target)
 
 
-def test_the_label_step_uses_the_divergence_s_gradient_as_autograd_gives_it():
+def test_the_label_step_uses_the_same_gradient_as_autograd():
     latent = torch.randn(8, 5, dtype=torch.double)
     prediction = torch.rand(8, 5, dtype=torch.double).clamp(0.01, 0.99)
     label = latent.sigmoid().requires_grad_()
@@ -79,7 +79,7 @@ def test_the_label_step_uses_the_divergence_s_gradient_as_autograd_gives_it():
     assert torch.allclose(cdul.update_latent(latent, prediction, rate=0.7, sigma=0.5), expected, atol=1e-5)
 
 
-def test_labels_of_exactly_zero_and_one_stay_finite_through_the_label_step():
+def test_labels_of_exactly_zero_and_one_stay_finite_in_the_label_step():
     latent = cdul.latent_of(torch.tensor([0.0, 1.0, 0.5]))
     moved = cdul.update_latent(latent, torch.tensor([1.0, 0.0, 1.0]))
     assert latent.isfinite().all() and moved.isfinite().all()

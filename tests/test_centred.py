@@ -1,4 +1,4 @@
-"""Centred labels: their equations, the two passes over the store, few photos, options."""
+"""Centred labels: the equations, the two passes over the store, few photos, options."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def test_the_worked_examples_in_the_docstrings_hold():
     assert result.failed == 0 and result.attempted >= 4
 
 
-def test_a_constant_added_to_one_class_changes_nothing_once_its_level_is_out():
-    chance = torch.Generator().manual_seed(0)
-    cosines = torch.randn(200, 5, 4, generator=chance) * 0.02 + 0.2
+def test_a_constant_added_to_one_class_changes_nothing_after_centring():
+    generator = torch.Generator().manual_seed(0)
+    cosines = torch.randn(200, 5, 4, generator=generator) * 0.02 + 0.2
     biased = cosines + torch.tensor([0.0, 0.05, -0.03, 0.0])
     labels = []
     for views in (cosines, biased):
@@ -41,7 +41,7 @@ def test_a_constant_added_to_one_class_changes_nothing_once_its_level_is_out():
     assert torch.allclose(labels[0], labels[1], atol=1e-3)
 
 
-def test_few_photos_are_centred_less_and_one_not_at_all():
+def test_few_photos_are_centred_less_and_one_photo_not_at_all():
     mean, variance = torch.tensor([0.20, 0.22, 0.27]), torch.full((3,), 0.03**2)
     counts = (torch.full((3,), n) for n in (1, 2, 10, 100, 10_000))
     spread = [float(centred.shrunk_levels(mean, variance, count).std()) for count in counts]
@@ -50,66 +50,66 @@ def test_few_photos_are_centred_less_and_one_not_at_all():
     assert torch.allclose(centred.shrunk_levels(mean, variance, torch.full((3,), 3)).mean(), mean.mean())
 
 
-def test_a_class_that_few_photos_lack_is_drawn_further_to_the_common_level():
+def test_the_level_of_a_class_with_few_photos_is_shrunk_more_towards_the_common_level():
     mean, variance = torch.tensor([0.20, 0.22, 0.27]), torch.full((3,), 0.03**2)
     level = centred.shrunk_levels(mean, variance, torch.tensor([500.0, 500.0, 0.3]))
     assert torch.allclose(level[:2], mean[:2], atol=2e-3) and 0.23 < float(level[2]) < 0.26
 
 
-def test_pooling_counts_a_thing_that_each_grid_shows_once_as_one():
-    odds = torch.tensor([3.0, 3.0, 1e-9, 1e-9, 1e-9])  # seen whole, and in one of four cells
+def test_pooling_counts_an_object_that_each_grid_shows_once_as_one_object():
+    odds = torch.tensor([3.0, 3.0, 1e-9, 1e-9, 1e-9])  # visible in the whole photo, and in one of four cells
     assert float(centred.pool_views(odds.log()[:, None], 2).exp()) == pytest.approx(3.0)
 
 
-def two_heaps(photos: int, shares: list[float], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-odds (N, C) of classes that so many photos show, and which do."""
-    chance = torch.Generator().manual_seed(seed)
-    shown = torch.rand(photos, len(shares), generator=chance) < torch.tensor(shares)
-    return torch.where(shown, 2.0, -5.0) + 1.2 * torch.randn(photos, len(shares), generator=chance), shown
+def two_components(photos: int, shares: list[float], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-odds (N, C) of classes that a share of the photos shows, and which photos show them (N, C)."""
+    generator = torch.Generator().manual_seed(seed)
+    shown = torch.rand(photos, len(shares), generator=generator) < torch.tensor(shares)
+    return torch.where(shown, 2.0, -5.0) + 1.2 * torch.randn(photos, len(shares), generator=generator), shown
 
 
-def test_the_two_heaps_are_told_apart_wherever_they_lie():
-    logits, shown = two_heaps(500, [0.1, 0.5, 0.3])
+def test_the_two_mixture_components_are_separated_at_any_offset():
+    logits, shown = two_components(500, [0.1, 0.5, 0.3])
     for offset in (0.0, -4.0, 6.0):
         labels = centred.presence(logits + offset)
         assert ((labels >= 0.5) == shown).float().mean() > 0.99
-        assert (labels.gather(0, logits.argsort(0)).diff(dim=0) >= 0).all()  # the order is the log-odds' own
+        assert (labels.gather(0, logits.argsort(0)).diff(dim=0) >= 0).all()  # same order as the log-odds
 
 
-def test_a_class_that_no_photo_shows_and_one_that_nearly_all_do_are_not_split():
-    logits, shown = two_heaps(400, [0.2, 0.0, 0.95, 0.1, 0.3])
+def test_a_class_that_no_photo_shows_and_one_that_nearly_all_photos_show_are_not_split():
+    logits, shown = two_components(400, [0.2, 0.0, 0.95, 0.1, 0.3])
     labels = centred.presence(logits)
     assert float(labels[:, 1].max()) < 0.5
     assert ((labels[:, 2] >= 0.5) == shown[:, 2]).float().mean() > 0.97
 
 
-def test_a_fit_to_some_of_very_many_photos_is_that_to_all(monkeypatch):
-    logits, _ = two_heaps(6000, [0.1, 0.4, 0.02])
+def test_a_fit_to_a_sample_of_very_many_photos_agrees_with_the_fit_to_all(monkeypatch):
+    logits, _ = two_components(6000, [0.1, 0.4, 0.02])
     whole = centred.presence(logits)
-    monkeypatch.setattr(centred, "FITTED", 1000)
+    monkeypatch.setattr(centred, "MAX_PHOTOS", 1000)
     assert ((centred.presence(logits) >= 0.5) == (whole >= 0.5)).float().mean() > 0.995
 
 
-def test_a_handful_of_photos_borrows_from_the_other_classes():
-    logits, shown = two_heaps(6, [0.3] * 20, seed=3)
+def test_a_class_with_few_photos_uses_the_estimates_of_the_other_classes():
+    logits, shown = two_components(6, [0.3] * 20, seed=3)
     labels = centred.presence(logits)
     assert labels.isfinite().all() and ((labels >= 0.5) == shown).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("classes", [2, 1000])
-def test_labels_are_finite_for_one_photo_and_for_equal_ones(classes):
+def test_labels_are_finite_for_one_photo_and_for_equal_photos(classes):
     for logits in (torch.zeros(1, classes), torch.full((5, classes), -3.0), torch.randn(3, classes)):
         labels = centred.presence(logits)
         assert labels.isfinite().all() and (labels >= 0).all() and (labels <= 1).all()
 
 
-def test_labels_equal_the_equations_computed_slowly_one_photo_at_a_time(photos, teacher):
+def test_labels_equal_the_equations_computed_slowly_photo_by_photo(photos, teacher):
     labels = pseudolabel(find_images([photos]), CLASSES, teacher, config=CONFIG, contrast={"sky": "sky"}, num_workers=0)
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
     views = [teacher.embed_views(view_pixels(open_image(photos / path), 64, (1, 2, 3))) for path in labels.paths]
     cosines = torch.stack(views).half().float() @ text.T  # (N, 14, 4)
     absent = torch.ones(12, 4)
-    for _ in range(2):  # levels of all photos, then of those without the class
+    for _ in range(2):  # levels of all photos, then of the photos without the class
         slow = []
         for photo in cosines:
             odds = torch.zeros(4)
@@ -138,7 +138,7 @@ def test_labels_equal_the_equations_computed_slowly_one_photo_at_a_time(photos, 
     assert len(labels.meta["profile_views"]) == 3 and "profile_views" not in alone.meta
 
 
-def test_one_photo_and_two_classes_have_labels_too(photos, teacher):
+def test_one_photo_with_two_classes_gets_labels(photos, teacher):
     found = find_images([photos / "00.jpg"])
     labels = pseudolabel(found, {"red": "red", "blue": "blue"}, teacher, config=CONFIG, num_workers=0)
     assert labels.scores.isfinite().all() and labels.scores.shape == (1, 2)
@@ -153,9 +153,9 @@ def test_a_second_run_with_another_scale_encodes_nothing(photos, teacher, monkey
     )
 
 
-def test_settings_that_make_no_sense_are_wrong_usage():
+def test_invalid_settings_raise_an_option_error():
     for wrong in ({"grids": ()}, {"grids": (0,)}, {"grids": (2, 2)}, {"rank_scale": 0.0}, {"prior_photos": 0.0}):
         with pytest.raises(OptionError):
             PseudolabelConfig(method="centred", **wrong)
-    with pytest.raises(OptionError, match=r"--grids .*--method centred"):
+    with pytest.raises(OptionError, match=r'`grids` .*`method="centred"`'):
         PseudolabelConfig(method="cdul", grids=(1, 2))

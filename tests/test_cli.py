@@ -1,4 +1,4 @@
-"""The commands as a user types them: what they print where, their exit statuses, what they leave behind."""
+"""The commands as a user types them: output, exit status, and files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,9 +27,9 @@ def mlclip(*args, cwd, **more) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """A small drawn world, labelled by the tiny CLIP, and a student of those labels: the three commands."""
-    folder = tmp_path_factory.mktemp("world")
+def scenes(tmp_path_factory):
+    """A folder with drawn scenes, labels by the tiny CLIP, and a student trained on them: made by the first two commands."""
+    folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, train=40, test=10, seed=5)
     environment = {**os.environ, "MLCLIP_CACHE": str(folder / "cache")}
     options = {"cwd": folder, "env": environment}
@@ -41,20 +42,20 @@ def world(tmp_path_factory):
     return folder
 
 
-def test_the_three_commands_find_what_the_one_before_left(world):
-    done = mlclip("predict", "test/00000.jpg", "--workers", 0, cwd=world)
+def test_each_of_the_three_commands_reads_the_output_of_the_one_before(scenes):
+    done = mlclip("predict", "test/00000.jpg", "--workers", 0, cwd=scenes)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].split() == ["photo", "classes"]
     assert "00000.jpg" in done.stdout
 
 
-def test_class_names_are_found_beside_the_photos(world):
-    assert read_labels(world / "labels.pt").classes == list(KINDS)
+def test_class_names_are_read_from_classes_txt_next_to_the_photos(scenes):
+    assert read_labels(scenes / "labels.pt").classes == list(KINDS)
 
 
-def test_csv_json_and_jsonl_say_the_same(world):
+def test_csv_json_and_jsonl_contain_the_same_scores(scenes):
     texts = {
-        f: mlclip("predict", "test", "--format", f, "--workers", 0, cwd=world).stdout for f in ("csv", "json", "jsonl")
+        f: mlclip("predict", "test", "--format", f, "--workers", 0, cwd=scenes).stdout for f in ("csv", "json", "jsonl")
     }
     table = list(csv.DictReader(io.StringIO(texts["csv"])))
     whole, lines = json.loads(texts["json"]), [json.loads(line) for line in texts["jsonl"].splitlines()]
@@ -64,34 +65,51 @@ def test_csv_json_and_jsonl_say_the_same(world):
     assert list(table[0]) == ["path", *KINDS]
 
 
-def test_topk_and_threshold_choose(world):
-    top = json.loads(mlclip("predict", "test", "--format", "json", "--topk", 2, "--workers", 0, cwd=world).stdout)
+def test_topk_and_threshold_select_classes(scenes):
+    top = json.loads(mlclip("predict", "test", "--format", "json", "--topk", 2, "--workers", 0, cwd=scenes).stdout)
     assert all(len(item["labels"]) == len(item["scores"]) == 2 for item in top)
-    every = json.loads(
-        mlclip("predict", "test", "--format", "json", "--threshold", 0, "--workers", 0, cwd=world).stdout
-    )
-    assert all(len(item["labels"]) == len(KINDS) for item in every)
+    low = json.loads(mlclip("predict", "test", "--format", "json", "--threshold", 0, "--workers", 0, cwd=scenes).stdout)
+    assert all(len(item["labels"]) == len(KINDS) for item in low)
 
 
-def test_evaluate_judges_labels_and_models(world):
-    labels = mlclip("evaluate", "--labels", "labels.pt", "--truth", "truth_train.csv", "--format", "json", cwd=world)
+def test_evaluate_takes_labels_or_a_model(scenes):
+    labels = mlclip("evaluate", "--labels", "labels.pt", "--truth", "truth_train.csv", "--format", "json", cwd=scenes)
     assert 0.3 < json.loads(labels.stdout)["mAP"] <= 1
-    model = mlclip("evaluate", "test", "--model", "model.pt", "--truth", "truth_test.csv", "--workers", 0, cwd=world)
+    model = mlclip("evaluate", "test", "--model", "model.pt", "--truth", "truth_test.csv", "--workers", 0, cwd=scenes)
     assert model.returncode == 0 and "mAP" in model.stdout
-    assert mlclip("evaluate", "--truth", "truth_test.csv", cwd=world).returncode == 2
+    assert mlclip("evaluate", "--truth", "truth_test.csv", cwd=scenes).returncode == 2
 
 
-def test_evaluate_says_how_calibrated_scores_are(world):
-    judged = ["evaluate", "--labels", "labels.pt", "--truth", "truth_train.csv"]
-    error = json.loads(mlclip(*judged, "--format", "json", cwd=world).stdout)["ECE"]
-    done = mlclip(*judged, cwd=world)
+def test_evaluate_prints_the_calibration_error(scenes):
+    command = ["evaluate", "--labels", "labels.pt", "--truth", "truth_train.csv"]
+    error = json.loads(mlclip(*command, "--format", "json", cwd=scenes).stdout)["ECE"]
+    done = mlclip(*command, cwd=scenes)
     assert 0 < error < 1 and f"(ECE): {100 * error:.1f} %" in done.stderr and "ECE" not in done.stdout
 
 
-def test_predictions_can_be_reported_with_their_photos_and_other_thresholds(world, tmp_path):
-    done = mlclip("predict", "test", "--format", "csv", "--workers", 0, cwd=world)
+def test_evaluate_tells_what_did_not_match(scenes, tmp_path):
+    lines = (scenes / "truth_train.csv").read_text().splitlines()
+    lines = [lines[0] + ",unicorn", *(line + ",0" for line in lines[1:31]), "elsewhere.jpg" + ",0" * (len(KINDS) + 1)]
+    (tmp_path / "truth.csv").write_text("\n".join(lines) + "\n")
+    command = ["evaluate", "--labels", scenes / "labels.pt", "--truth", "truth.csv"]
+    done = mlclip(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    classes = len(KINDS)
+    assert f"labels.pt: 30 of 40 photos and {classes} of {classes} classes matched" in done.stderr
+    assert f"truth.csv: 30 of 31 photos and {classes} of {classes + 1} classes matched" in done.stderr
+    assert "unicorn" in done.stderr and "elsewhere.jpg" in done.stderr
+    result = json.loads(mlclip(*command, "--format", "json", cwd=tmp_path).stdout)
+    assert (result["photos_matched"], result["photos"]) == (30, 40)
+    assert (result["classes_matched"], result["classes"]) == (classes, classes)
+    assert result["unmatched"]["truth_photos"] == ["elsewhere.jpg"]
+    assert result["unmatched"]["truth_classes"] == ["unicorn"]
+    assert len(result["unmatched"]["photos"]) == 10 and result["unmatched"]["classes"] == []
+
+
+def test_report_shows_predictions_with_their_photos_and_other_thresholds(scenes, tmp_path):
+    done = mlclip("predict", "test", "--format", "csv", "--workers", 0, cwd=scenes)
     (tmp_path / "p.csv").write_text(done.stdout)
-    shown = ["--labels", "p.csv", "--truth", world / "truth_test.csv", "--root", world / "test"]
+    shown = ["--labels", "p.csv", "--truth", scenes / "truth_test.csv", "--root", scenes / "test"]
     assert mlclip("report", *shown, cwd=tmp_path).returncode == 0
     page = (tmp_path / "report.html").read_text()
     assert "could not be opened" not in page and "Scores against the truth, report only" in page and "≥ 0.50" in page
@@ -101,76 +119,78 @@ def test_predictions_can_be_reported_with_their_photos_and_other_thresholds(worl
     assert done.returncode == 0 and page.count("≥ 0.25") == 1 and page.count("≥ 0.50") == len(KINDS) - 1
 
 
-def test_thresholds_are_written_changed_and_given_back(world, tmp_path):
-    model = ["--model", world / "model.pt"]
+def test_exported_thresholds_can_be_edited_and_used(scenes, tmp_path):
+    model = ["--model", scenes / "model.pt"]
     assert mlclip("export", *model, "-o", "t.csv", cwd=tmp_path).returncode == 0
-    asked = ["predict", world / "test", *model, "--format", "json", "--workers", 0]
-    plain = json.loads(mlclip(*asked, cwd=tmp_path).stdout)
-    assert json.loads(mlclip(*asked, "--threshold-file", "t.csv", cwd=tmp_path).stdout) == plain
+    command = ["predict", scenes / "test", *model, "--format", "json", "--workers", 0]
+    plain = json.loads(mlclip(*command, cwd=tmp_path).stdout)
+    assert json.loads(mlclip(*command, "--threshold-file", "t.csv", cwd=tmp_path).stdout) == plain
     (tmp_path / "t.json").write_text('{"star": 0, "moon": 1}')
-    done = json.loads(mlclip(*asked, "--threshold-file", "t.json", cwd=tmp_path).stdout)
+    done = json.loads(mlclip(*command, "--threshold-file", "t.json", cwd=tmp_path).stdout)
     assert all("star" in item["labels"] and "moon" not in item["labels"] for item in done)
     others = [{name for name in item["labels"] if name not in ("star", "moon")} for item in plain]
     assert [{name for name in item["labels"] if name not in ("star", "moon")} for item in done] == others
-    both = mlclip(*asked, "--threshold-file", "t.csv", "--threshold", 0.5, cwd=tmp_path)
-    assert both.returncode == 2 and "give one of the two" in both.stderr
+    both = mlclip(*command, "--threshold-file", "t.csv", "--threshold", 0.5, cwd=tmp_path)
+    assert both.returncode == 2 and "--threshold cannot be combined with --threshold-file" in both.stderr
     (tmp_path / "t.csv").write_text("class,threshold\nunicorn,0.5\n")
-    wrong = mlclip(*asked, "--threshold-file", "t.csv", cwd=tmp_path)
-    assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith("mlclip: t.csv names unicorn")
+    wrong = mlclip(*command, "--threshold-file", "t.csv", cwd=tmp_path)
+    assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith(
+        "mlclip: t.csv names unknown classes: unicorn"
+    )
     assert wrong.stdout == ""
 
 
-def test_a_few_true_labels_calibrate_a_model_and_the_old_one_is_kept(world, tmp_path):
-    lines = (world / "truth_train.csv").read_text().splitlines()
+def test_calibrate_writes_a_new_model_and_keeps_the_old_one(scenes, tmp_path):
+    lines = (scenes / "truth_train.csv").read_text().splitlines()
     (tmp_path / "few.csv").write_text("\n".join(lines[:26]) + "\n")
-    given = ["calibrate", world / "train", "--model", world / "model.pt", "--truth", "few.csv", "--workers", 0]
-    before = (world / "model.pt").read_bytes()
-    done = mlclip(*given, cwd=tmp_path)
+    command = ["calibrate", scenes / "train", "--model", scenes / "model.pt", "--truth", "few.csv", "--workers", 0]
+    before = (scenes / "model.pt").read_bytes()
+    done = mlclip(*command, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == "", done.stderr
-    assert (world / "model.pt").read_bytes() == before
-    assert "25 of 40 photos have true labels" in done.stderr and "positives" in done.stderr
-    assert "on the photos it was fitted to, so flattering" in done.stderr
-    assert "fewer than 3 positives for" in done.stderr
+    assert (scenes / "model.pt").read_bytes() == before
+    assert "25 of 40 photos" in done.stderr and "positives" in done.stderr
+    assert "on the 25 photos used for the fit" in done.stderr
+    assert "fewer than 3 positive photos of" in done.stderr
     made = load_checkpoint(tmp_path / "calibrated.pt")
     assert made.meta["calibration"]["photos"] == 25
-    again = mlclip(*given, cwd=tmp_path)
+    again = mlclip(*command, cwd=tmp_path)
     assert again.returncode == 1 and "--overwrite" in again.stderr
     scores = mlclip(
-        "predict", world / "test", "--model", "calibrated.pt", "--format", "csv", "--workers", 0, cwd=tmp_path
+        "predict", scenes / "test", "--model", "calibrated.pt", "--format", "csv", "--workers", 0, cwd=tmp_path
     )
     assert scores.returncode == 0
-    same = mlclip("calibrate", world / "train", "--model", "calibrated.pt", *given[4:], "-o", "calibrated.pt", "--overwrite",
+    same = mlclip("calibrate", scenes / "train", "--model", "calibrated.pt", *command[4:], "-o", "calibrated.pt", "--overwrite",
                   cwd=tmp_path)  # fmt: skip
     assert same.returncode == 0, same.stderr
     assert torch.equal(load_checkpoint(tmp_path / "calibrated.pt").model.scale, made.model.scale)
 
 
-def test_calibrating_with_photos_that_cannot_be_read_ends_with_3_and_lists_them(world, tmp_path):
+def test_calibrate_lists_unreadable_photos_and_exits_with_3(scenes, tmp_path):
     (tmp_path / "p").mkdir()
     for n in range(6):
-        (tmp_path / "p" / f"{n:05d}.jpg").write_bytes((world / "train" / f"{n:05d}.jpg").read_bytes())
+        (tmp_path / "p" / f"{n:05d}.jpg").write_bytes((scenes / "train" / f"{n:05d}.jpg").read_bytes())
     (tmp_path / "p" / "00003.jpg").write_text("<html>")
-    given = ["calibrate", "p", "--model", world / "model.pt", "--truth", world / "truth_train.csv", "--workers", 0]
-    done = mlclip(*given, "-o", "c.pt", cwd=tmp_path)
+    command = ["calibrate", "p", "--model", scenes / "model.pt", "--truth", scenes / "truth_train.csv", "--workers", 0]
+    done = mlclip(*command, "-o", "c.pt", cwd=tmp_path)
     assert done.returncode == 3 and (tmp_path / "c.pt").exists()
     assert "00003.jpg" in (tmp_path / "c.skipped.csv").read_text()
 
 
-def test_report_makes_a_page(world):
-    assert mlclip("report", "-o", "r.html", "--truth", "truth_train.csv", cwd=world).returncode == 0
-    assert "<html" in (world / "r.html").read_text()
+def test_report_writes_a_page(scenes):
+    assert mlclip("report", "-o", "r.html", "--truth", "truth_train.csv", cwd=scenes).returncode == 0
+    assert "<html" in (scenes / "r.html").read_text()
 
 
-def test_skipped_photos_are_listed_beside_the_output_and_the_status_is_3(world, tmp_path):
+def test_skipped_photos_are_listed_next_to_the_output_and_the_status_is_3(scenes, tmp_path):
     (tmp_path / "p").mkdir()
     for name in ("00001.jpg", "00002.jpg"):
-        (tmp_path / "p" / name).write_bytes((world / "train" / name).read_bytes())
+        (tmp_path / "p" / name).write_bytes((scenes / "train" / name).read_bytes())
     (tmp_path / "p" / "bad.jpg").write_text("<html>")
     done = mlclip("pseudolabel", "p", "--clip", "tiny", "--classes", "star,moon", "--workers", 0, cwd=tmp_path)
     assert done.returncode == 3
     assert "bad.jpg" in done.stderr and "bad.jpg" in (tmp_path / "labels.skipped.csv").read_text()
     assert len(read_labels(tmp_path / "labels.pt")) == 2
-    predicted = mlclip("predict", "p", "--model", world / "model.pt", "--format", "csv", "--workers", 0, cwd=tmp_path)
+    predicted = mlclip("predict", "p", "--model", scenes / "model.pt", "--format", "csv", "--workers", 0, cwd=tmp_path)
     assert predicted.returncode == 3
     assert len(predicted.stdout.splitlines()) == 3
 
@@ -182,7 +202,7 @@ def test_skipped_photos_are_listed_beside_the_output_and_the_status_is_3(world, 
         (["pseudolabel", "train", "--clip", "no-such-clip"], 1, "no-such-clip"),
         (["pseudolabel", "train", "--clip", "tiny", "--classes", "cat"], 1, "--contrast"),
         (["pseudolabel", "train", "--clip", "tiny", "--method", "cdul", "--zeta", "7"], 2, "--zeta"),
-        (["pseudolabel", "train", "--clip", "tiny", "--zeta", "0.3"], 2, "add --method cdul"),
+        (["pseudolabel", "train", "--clip", "tiny", "--zeta", "0.3"], 2, "Use --method cdul"),
         (["pseudolabel"], 2, "IMAGES"),
         (["pseudolabel", "train", "--clip", "ViT-B/32", "--offline", "-o", "x.pt"], 1, "ViT-B-32.pt"),
         (["train", "--labels", "nothing.pt", "-o", "x.pt"], 1, "mlclip pseudolabel"),
@@ -193,35 +213,35 @@ def test_skipped_photos_are_listed_beside_the_output_and_the_status_is_3(world, 
         (["calibrate", "test", "--truth", "gone.csv"], 1, "gone.csv"),
         (["calibrate", "test", "--truth", "truth_train.csv", "--model", "labels.pt"], 1, "mlclip train"),
         (["calibrate", "test"], 2, "--truth"),
-        (["evaluate", "--labels", "labels.pt", "--truth", "gone.csv"], 1, "gone.csv not found; a table of truth"),
+        (["evaluate", "--labels", "labels.pt", "--truth", "gone.csv"], 1, "gone.csv not found. A table of true labels"),
         (["predict", "test", "--threshold", "nan"], 2, "--threshold is nan"),
-        (["predict", "test", "--threshold", "0.5", "--topk", "2"], 2, "leave it or --threshold away"),
-        (["predict", "test", "--threshold", "0.5", "--format", "csv"], 2, "csv holds every score"),
+        (["predict", "test", "--threshold", "0.5", "--topk", "2"], 2, "--topk cannot be combined with --threshold"),
+        (["predict", "test", "--threshold", "0.5", "--format", "csv"], 2, "no effect with --format csv"),
         (["pseudolabel", "train", "--clip", "tiny", "--rank-scale", "inf"], 2, "--rank-scale is inf"),
         (["predict", "test", "--threshold-file", "gone.csv", "--workers", "0"], 1, "gone.csv not found"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_it_and_leaves_nothing(world, args, status, words):
-    (world / "empty").mkdir(exist_ok=True)
-    before = sorted(p.name for p in world.iterdir())
+def test_a_mistake_is_one_line_that_names_it_and_no_file_is_written(scenes, args, status, words):
+    (scenes / "empty").mkdir(exist_ok=True)
+    before = sorted(p.name for p in scenes.iterdir())
     if args[0] == "pseudolabel" and "-o" not in args and len(args) > 1:
         args = [*args, "-o", "x.pt"]
-    done = mlclip(*args, cwd=world, env={**os.environ, "MLCLIP_CACHE": str(world / "cache")})
+    done = mlclip(*args, cwd=scenes, env={**os.environ, "MLCLIP_CACHE": str(scenes / "cache")})
     assert done.returncode == status, done.stderr
     assert words in done.stderr and "Traceback" not in done.stderr
     if status == 1:
         assert done.stderr.splitlines()[-1].startswith("mlclip: ")
-    assert sorted(p.name for p in world.iterdir()) == before
+    assert sorted(p.name for p in scenes.iterdir()) == before
 
 
-def test_an_existing_output_is_kept_unless_overwrite_is_given(world):
-    before = (world / "labels.pt").read_bytes()
-    done = mlclip("pseudolabel", "train", "--clip", "tiny", cwd=world)
+def test_an_existing_output_is_kept_without_overwrite(scenes):
+    before = (scenes / "labels.pt").read_bytes()
+    done = mlclip("pseudolabel", "train", "--clip", "tiny", cwd=scenes)
     assert done.returncode == 1 and "--overwrite" in done.stderr
-    assert (world / "labels.pt").read_bytes() == before
+    assert (scenes / "labels.pt").read_bytes() == before
 
 
-def test_a_labels_file_that_is_a_malicious_pickle_runs_nothing(tmp_path):
+def test_a_malicious_pickle_as_labels_file_does_not_run(tmp_path):
     class Bad:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path}/ran",)
@@ -231,69 +251,113 @@ def test_a_labels_file_that_is_a_malicious_pickle_runs_nothing(tmp_path):
     assert done.returncode == 1 and not (tmp_path / "ran").exists()
 
 
-def test_killed_at_any_moment_pseudolabel_goes_on_and_ends_as_if_never_stopped(world, tmp_path):
+def test_a_killed_pseudolabel_continues_and_gives_the_same_labels(scenes, tmp_path):
     environment = {**os.environ, "MLCLIP_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "mlclip", "pseudolabel", str(world / "train"), "--clip", "tiny", "--workers", "0"]
+    command = [sys.executable, "-m", "mlclip", "pseudolabel", str(scenes / "train"), "--clip", "tiny", "--workers", "0"]
     for wait, how in ((0.8, signal.SIGTERM), (1.5, signal.SIGKILL), (2.5, signal.SIGTERM)):
         process = subprocess.Popen([*command, "-o", "cut.pt"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
         time.sleep(wait)
         process.send_signal(how)
-        # SIGTERM before Python listens to it; SIGINT, 130 to a shell, where an interrupt cut into an import that compiles code
+        # -SIGTERM: before Python handles it. -SIGINT, 130 in a shell: the interrupt hit an import that compiles code.
         assert process.wait(60) in (0, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
     subprocess.run([*command, "-o", "cut.pt", "--overwrite"], cwd=tmp_path, env=environment, check=True)
-    cut, whole = read_labels(tmp_path / "cut.pt"), read_labels(world / "labels.pt")
+    cut, whole = read_labels(tmp_path / "cut.pt"), read_labels(scenes / "labels.pt")
     assert cut.paths == whole.paths
     assert torch.equal(cut.scores, whole.scores)
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_few_names_are_advised_contrast_and_contrast_loses_what_is_a_class(world, tmp_path):
-    label = [
-        "pseudolabel",
-        world / "train",
-        "--clip",
-        "tiny",
-        "--workers",
-        0,
-        "--classes",
-        "star,house,moon",
-        "--overwrite",
-    ]
+def test_few_class_names_lead_to_advice_about_contrast_and_contrast_drops_class_names(scenes, tmp_path):
+    few = ["--classes", "star,house,moon"]
+    label = ["pseudolabel", scenes / "train", "--clip", "tiny", "--workers", 0, *few, "--overwrite"]
     alone = mlclip(*label, cwd=tmp_path)
-    assert alone.returncode == 0 and "only 3 names" in alone.stderr and "--contrast" in alone.stderr
+    assert alone.returncode == 0 and "only 3 class names" in alone.stderr and "--contrast" in alone.stderr
     plain = mlclip(*label, "--contrast", "key", "-o", "plain.pt", cwd=tmp_path)
     twice = mlclip(*label, "--contrast", "key,Star", "-o", "twice.pt", cwd=tmp_path)
-    assert "only 3 names" not in plain.stderr and "left out" not in plain.stderr
-    assert "--contrast: Star left out" in twice.stderr
+    assert "only 3 class names" not in plain.stderr and "ignored" not in plain.stderr
+    assert "--contrast: Star ignored" in twice.stderr
     assert torch.equal(read_labels(tmp_path / "plain.pt").scores, read_labels(tmp_path / "twice.pt").scores)
 
 
-def test_a_truth_without_any_positive_judges_nothing(world, tmp_path):
+def test_a_truth_without_positives_is_refused(scenes, tmp_path):
     (tmp_path / "none.csv").write_text("path,star\n" + "".join(f"{n:05d}.jpg,0\n" for n in range(3)))
-    done = mlclip("evaluate", "--labels", world / "labels.pt", "--truth", "none.csv", cwd=tmp_path)
-    assert done.returncode == 1 and "no positive of star" in done.stderr and done.stdout == ""
+    done = mlclip("evaluate", "--labels", scenes / "labels.pt", "--truth", "none.csv", cwd=tmp_path)
+    assert done.returncode == 1 and "no class has a positive photo" in done.stderr and done.stdout == ""
 
 
-def test_a_closed_pipe_is_quiet(world):
+def test_a_closed_pipe_gives_no_error(scenes):
     command = f"{sys.executable} -m mlclip predict test --format jsonl --workers 0 -q | head -n 1"
-    done = subprocess.run(command, shell=True, cwd=world, capture_output=True, text=True)
+    done = subprocess.run(command, shell=True, cwd=scenes, capture_output=True, text=True)
     assert json.loads(done.stdout)["path"]
     assert "Traceback" not in done.stderr and "Broken" not in done.stderr
 
 
-def test_models_lists_every_teacher(tmp_path):
+def test_models_lists_every_clip(tmp_path):
     done = mlclip("models", cwd=tmp_path)
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("RN50x64", "ViT-L/14@336px", "tiny", "448 px"))
 
 
-def test_the_tiny_clip_is_shipped():
+def test_cache_lists_stores_and_weights_and_clears_them(scenes, tmp_path):
+    folder = tmp_path / "cache"
+    shutil.copytree(scenes / "cache", folder)
+    (folder / "RN50.pt").write_bytes(bytes(2_000_000))
+    (folder / "mine.txt").write_text("not a file of mlclip")
+    options = {"cwd": tmp_path, "env": {**os.environ, "MLCLIP_CACHE": str(folder)}}
+    listed = mlclip("cache", **options)
+    assert listed.returncode == 0, listed.stderr
+    lines = listed.stdout.splitlines()
+    assert lines[0].split("  ")[0] == "what" and lines[2].startswith("CLIP RN50") and "2.0 MB" in lines[2]
+    assert any(line.startswith("embeddings") and " 40 " in line and time.strftime("%Y-") in line for line in lines)
+    assert "in total" in listed.stderr
+
+    refused = mlclip("cache", "--clear", input="n\n", **options)
+    assert refused.returncode == 0 and "Delete" in refused.stderr
+    assert mlclip("cache", **options).stdout == listed.stdout
+    assert mlclip("cache", "--weights", **options).returncode == 2
+
+    cleared = mlclip("cache", "--clear", "--yes", **options)
+    assert cleared.returncode == 0 and "freed" in cleared.stderr
+    left = mlclip("cache", **options).stdout
+    assert "embeddings" not in left and "CLIP RN50" in left
+    assert mlclip("cache", "--clear", "--weights", input="y\n", **options).returncode == 0
+    assert mlclip("cache", **options).stdout == ""
+    assert "nothing to delete" in mlclip("cache", "--clear", **options).stderr
+    assert (folder / "mine.txt").is_file() and not (folder / "RN50.pt").exists()
+
+
+def test_file_names_cannot_send_control_characters_to_the_terminal(scenes, tmp_path):
+    name = "a\x1b]0;b\x9b2J.jpg"
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / name).write_bytes((scenes / "train" / "00000.jpg").read_bytes())
+    (tmp_path / "p" / f"bad{name}").write_text("<html>")
+    model = ["--model", scenes / "model.pt", "--workers", 0]
+    commands = [
+        ["predict", "p", *model],
+        ["predict", "p", *model, "--format", "json"],
+        ["predict", f"gone{name}", *model],
+        ["predict", "p", "--model", f"gone{name}"],
+        ["pseudolabel", "p", "--clip", "tiny", "--classes", "star,moon", "--workers", 0, "-o", f"{name}.pt"],
+        ["report", "--labels", f"{name}.pt", "-o", f"{name}.html"],
+        ["evaluate", "--labels", f"{name}.pt", "--truth", f"gone{name}"],
+        ["export", *model[:2], "-o", f"{name}.csv"],
+        ["report", name],
+    ]
+    for command in commands:
+        done = mlclip(*command, cwd=tmp_path)
+        printed = done.stdout + done.stderr
+        assert "Traceback" not in printed and "a" in printed
+        assert not any(c in printed for c in "\x1b\x9b"), command
+    assert (tmp_path / f"{name}.html").is_file()
+
+
+def test_the_tiny_clip_is_part_of_the_package():
     assert TINY_FILE.is_file()
 
 
-def test_truth_as_labels_can_be_trained_on_with_a_root(world, tmp_path):
+def test_true_labels_can_be_used_for_training_with_a_root(scenes, tmp_path):
     small = ["--arch", "resnet18", "--init", "none", "--size", 64, "--epochs", 1, "--workers", 0]
-    truth = ["--labels", world / "truth_train.csv", "--root", world / "train"]
+    truth = ["--labels", scenes / "truth_train.csv", "--root", scenes / "train"]
     done = mlclip("train", *truth, *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model.pt").exists()
@@ -305,11 +369,11 @@ def test_labels_written_as_csv_are_read_back(tmp_path):
     assert torch.equal(read_labels(tmp_path / "t.csv").scores, labels.scores)
 
 
-def test_two_trainings_cannot_write_one_model_at_once(world, tmp_path):
+def test_two_trainings_cannot_write_the_same_model_at_the_same_time(scenes, tmp_path):
     from mlclip.files import locked
 
     small = ["--arch", "clip-resnet", "--init", "clip", "--size", 64, "--epochs", 1, "--workers", 0]
-    train = ["train", "--labels", world / "labels.pt", *small, "-o", "m.pt"]
+    train = ["train", "--labels", scenes / "labels.pt", *small, "-o", "m.pt"]
     with locked(tmp_path / ".m.pt.lock", "m.pt"):
         refused = mlclip(*train, cwd=tmp_path)
     assert refused.returncode == 1 and "another mlclip process is writing m.pt" in refused.stderr

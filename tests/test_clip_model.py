@@ -1,4 +1,4 @@
-"""Our encoders against open_clip's on the same random weights, and the architecture read off the shapes."""
+"""Our encoders equal those of open_clip with the same random weights, and the shapes give the architecture."""
 
 import json
 import warnings
@@ -21,7 +21,7 @@ SMALL_RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_si
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread_and_no_gradients():
-    """Threads that fight over few cores take longer than one."""
+    """On few cores, one thread is faster than several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.inference_mode():
@@ -37,8 +37,8 @@ def open_clip():
 
 
 def randomise(model):
-    """Every weight, bias and running statistic random, of a size that keeps the activations alive."""
-    noise = torch.randn(1_000_003, generator=torch.Generator().manual_seed(1))  # a prime: no two rows get the same part
+    """Random weights, biases and running statistics, scaled so that the activations do not vanish."""
+    noise = torch.randn(1_000_003, generator=torch.Generator().manual_seed(1))  # a prime, so that no two rows are equal
     model = model.to_empty(device="cpu")
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point():
@@ -46,7 +46,7 @@ def randomise(model):
         values = noise.repeat(tensor.numel() // len(noise) + 1)[: tensor.numel()].view(tensor.shape)
         if name.endswith(("bias", "running_mean")):
             tensor.copy_(values / 10)
-        elif tensor.ndim < 2:  # the weights and variances of normalisations
+        elif tensor.ndim < 2:  # weights and variances of normalisation layers
             tensor.copy_(1 + values.clamp(-2, 2) / 5)
         else:
             tensor.copy_(values * (tensor[0].numel() / 2 if tensor.ndim == 4 else tensor.shape[-1]) ** -0.5)
@@ -55,36 +55,36 @@ def randomise(model):
 
 @pytest.fixture(scope="module")
 def small(open_clip):
-    """Factory of random open_clip models; `quick_gelu` as in OpenAI's."""
+    """A function that makes random open_clip models. `quick_gelu=True` as in OpenAI's models."""
     from open_clip.model import CLIP
 
     def make(vision, *, quick_gelu=True, text=TEXT_SIDE, embed_dim=64):
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about initialising without memory
+            warnings.simplefilter("ignore")  # about initialisation without memory
             model = CLIP(embed_dim, dict(vision), dict(text), quick_gelu=quick_gelu)
         model = randomise(model)
-        model.attn_mask.copy_(torch.full_like(model.attn_mask, float("-inf")).triu(1))  # no weight, so not filled yet
+        model.attn_mask.copy_(torch.full_like(model.attn_mask, float("-inf")).triu(1))  # a buffer, not yet filled
         return model
 
     return make
 
 
-def assert_close(ours, theirs):
-    """Equal to 1e-4 of how much the reference differs from input to input, which is a part of its size."""
-    assert ours.shape == theirs.shape
-    spread = (theirs - theirs.mean(dim=0)).norm()
-    assert 0.01 * theirs.norm() < spread
-    assert (ours - theirs).norm() <= 1e-4 * spread
+def assert_close(ours, expected):
+    """Equal within 1e-4 of the spread of the reference over the inputs. The spread itself must not be negligible."""
+    assert ours.shape == expected.shape
+    spread = (expected - expected.mean(dim=0)).norm()
+    assert 0.01 * expected.norm() < spread
+    assert (ours - expected).norm() <= 1e-4 * spread
 
 
 def pictures(height, width, count=2):
     generator = torch.Generator().manual_seed(2)
-    blots = F.interpolate(2 * torch.randn(count, 3, 3, 3, generator=generator), (height, width), mode="bilinear")
-    return blots + torch.randn(count, 3, height, width, generator=generator) / 2
+    blobs = F.interpolate(2 * torch.randn(count, 3, 3, 3, generator=generator), (height, width), mode="bilinear")
+    return blobs + torch.randn(count, 3, height, width, generator=generator) / 2
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "RN50x4"])
-def test_image_and_text_embeddings_equal_the_reference_s(open_clip, small, name):
+def test_image_and_text_embeddings_equal_the_reference(open_clip, small, name):
     config = open_clip.get_model_config(name)
     reference = small(config["vision_cfg"], text=config["text_cfg"], embed_dim=config["embed_dim"])
     model = build_clip(reference.state_dict())
@@ -97,7 +97,7 @@ def test_image_and_text_embeddings_equal_the_reference_s(open_clip, small, name)
 
 @pytest.mark.parametrize("vision", [SMALL_VIT, SMALL_RESNET], ids=["vit", "resnet"])
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (96, 160), (64, 192)])
-def test_another_image_size_equals_the_reference_with_its_positions_resized(small, vision, height, width):
+def test_another_image_size_equals_the_reference_with_resized_positions(small, vision, height, width):
     reference = small(vision)
     model = build_clip(reference.state_dict())
     cell = 16 if vision is SMALL_VIT else 32
@@ -108,11 +108,11 @@ def test_another_image_size_equals_the_reference_with_its_positions_resized(smal
     grid = F.interpolate(grid, (height // cell, width // cell), mode="bilinear", align_corners=False)
     resized = torch.cat([old[:1], grid[0].permute(1, 2, 0).reshape(-1, old.shape[1])])
     owner.positional_embedding = torch.nn.Parameter(resized)
-    theirs = reference.encode_image(pictures(height, width))
-    assert_close(model.encode_image(pictures(height, width)), theirs)
+    expected = reference.encode_image(pictures(height, width))
+    assert_close(model.encode_image(pictures(height, width)), expected)
 
 
-def test_positions_at_their_own_size_are_left_alone_and_a_ramp_stays_a_ramp():
+def test_positions_of_the_same_size_are_not_changed_and_a_ramp_stays_a_ramp():
     positions = torch.cat([torch.full((1, 1), 9.0), torch.tensor([0.0, 1, 0, 1])[:, None]])
     assert resize_positions(positions, (2, 2)) is positions
     resized = resize_positions(positions, (1, 4))
@@ -120,7 +120,7 @@ def test_positions_at_their_own_size_are_left_alone_and_a_ramp_stays_a_ramp():
 
 
 @pytest.mark.parametrize("vision", [SMALL_VIT, SMALL_RESNET], ids=["vit", "resnet"])
-def test_each_activation_equals_the_reference_s_and_they_differ(small, vision):
+def test_each_activation_equals_the_reference_and_they_differ(small, vision):
     tokens, embeddings = tokenize(TEXTS), {}
     for activation in ("quick_gelu", "gelu"):
         reference = small(vision, quick_gelu=activation == "quick_gelu")
@@ -134,7 +134,7 @@ def test_each_activation_equals_the_reference_s_and_they_differ(small, vision):
         build_clip(reference.state_dict(), "relu")
 
 
-def test_the_architecture_is_read_off_the_shapes(small):
+def test_the_shapes_give_the_architecture(small):
     vit = build_clip(small(SMALL_VIT, embed_dim=96).state_dict())
     assert (vit.input_resolution, vit.embed_dim, vit.context_length, vit.vocab_size) == (64, 96, 77, 49408)
     assert len(vit.visual.transformer.resblocks) == len(vit.transformer.resblocks) == 2
@@ -145,7 +145,7 @@ def test_the_architecture_is_read_off_the_shapes(small):
     assert [len(resnet.visual.get_submodule(f"layer{n}")) for n in (1, 2, 3, 4)] == [1, 2, 1, 1]
 
 
-def test_an_unusual_perceptron_and_laion_s_wide_heads_equal_the_reference(small):
+def test_an_unusual_mlp_ratio_and_laion_s_wide_heads_equal_the_reference(small):
     reference = small(
         {**SMALL_VIT, "width": 1408, "layers": 1, "head_width": 88, "mlp_ratio": 4.3637, "patch_size": 32}
     )
@@ -153,7 +153,7 @@ def test_an_unusual_perceptron_and_laion_s_wide_heads_equal_the_reference(small)
     assert_close(model.encode_image(pictures(64, 64)), reference.encode_image(pictures(64, 64)))
 
 
-def test_the_head_width_taken_is_that_of_every_model_the_reference_knows(open_clip):
+def test_the_head_width_is_right_for_every_model_of_the_reference(open_clip):
     checked = 0
     for path in (Path(open_clip.__file__).parent / "model_configs").glob("*.json"):
         config = json.loads(path.read_text())
@@ -165,21 +165,21 @@ def test_the_head_width_taken_is_that_of_every_model_the_reference_knows(open_cl
     assert checked > 20
 
 
-def test_half_precision_files_and_what_checkpoints_carry_along_load(small):
+def test_half_precision_files_and_other_checkpoint_entries_are_accepted(small):
     state = small(SMALL_VIT).state_dict()
-    carried = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
+    others = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
     masks = {"transformer.resblocks.0.attn_mask": torch.full((77, 77), float("-inf"))}
-    half = build_clip({name: tensor.half() for name, tensor in state.items()} | carried | masks)
+    half = build_clip({name: tensor.half() for name, tensor in state.items()} | others | masks)
     assert half.dtype == torch.float32
     whole = build_clip(state).encode_text(tokenize(TEXTS))
     difference = half.encode_text(tokenize(TEXTS)) - whole
     assert 0 < difference.norm() < 0.01 * whole.norm()
 
 
-def test_a_later_word_never_changes_what_an_earlier_one_was_read_as(small):
+def test_tokens_after_the_end_do_not_change_the_embedding(small):
     model = build_clip(small(SMALL_VIT).state_dict())
     tokens = tokenize(["a cat", "a cat"])
-    tokens[1, 4:] = 7  # after the end mark
+    tokens[1, 4:] = 7  # after the end token
     embeddings = model.encode_text(tokens)
     torch.testing.assert_close(embeddings[0], embeddings[1])
     torch.testing.assert_close(model.encode_text(tokens[:1, :4])[0], embeddings[0], atol=1e-5, rtol=1e-5)
@@ -194,7 +194,7 @@ def replaced(name, tensor):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage", "message"),
     [
         (without("text_projection"), "text_projection"),
         (without("ln_final.bias"), "ln_final.bias"),
@@ -209,16 +209,16 @@ def replaced(name, tensor):
         (lambda state: state.clear(), "not a CLIP checkpoint"),
     ],
 )
-def test_tensors_that_are_no_clip_are_refused_in_one_line(small, spoil, said):
+def test_tensors_that_are_not_a_clip_are_refused_in_one_line(small, damage, message):
     state = dict(small(SMALL_VIT).state_dict())
-    spoil(state)
-    with pytest.raises(InputError, match=said) as caught:
+    damage(state)
+    with pytest.raises(InputError, match=message) as caught:
         build_clip(state)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_cannot_ask_for_more_memory_than_it_brings(small):
+def test_a_small_file_cannot_make_the_loader_allocate_a_large_model(small):
     state = dict(small(SMALL_VIT).state_dict())
-    state["transformer.resblocks.0.mlp.c_fc.weight"] = torch.zeros(1, 64 * 10**6)  # would be 10¹⁶ numbers of attention
+    state["transformer.resblocks.0.mlp.c_fc.weight"] = torch.zeros(1, 64 * 10**6)  # would need 10¹⁶ attention weights
     with pytest.raises(InputError, match="do not fit together"):
         build_clip(state)

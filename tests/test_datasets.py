@@ -1,4 +1,4 @@
-"""VOC, COCO and NUS-WIDE as their own files hold them, in miniature."""
+"""VOC, COCO and NUS-WIDE: small data sets in the format of their own files."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def present(labels, path):
 
 
 def refused(call, *words):
+    """`call` raises InputError with one line that contains `words`."""
     with pytest.raises(InputError) as error:
         call()
     text = str(error.value)
@@ -60,7 +61,7 @@ def voc(tmp_path):
     return home
 
 
-def test_voc_has_1_0_and_nan_where_only_difficult_instances_are(voc):
+def test_voc_labels_are_1_0_and_nan_if_all_instances_are_difficult(voc):
     labels = read_voc(voc)
     assert labels.paths == ["2007_000027.jpg", "2007_000032.jpg", "2008_000001.jpg"] and labels.classes == VOC
     assert labels.root == str(voc / "JPEGImages")
@@ -70,19 +71,19 @@ def test_voc_has_1_0_and_nan_where_only_difficult_instances_are(voc):
 
 
 @pytest.mark.parametrize("up", [0, 1, 2])
-def test_voc_is_found_from_its_own_folder_and_from_those_above(voc, up):
+def test_voc_is_found_in_its_own_folder_and_in_the_folders_above(voc, up):
     folder = [voc, voc.parent, voc.parent.parent][up]
     assert read_voc(folder).paths == read_voc(voc).paths
 
 
-def test_a_voc_split_is_read_in_its_order_from_main_or_layout(voc):
+def test_a_voc_split_is_read_from_main_or_layout_in_its_order(voc):
     assert read_voc(voc, "val").paths == ["2007_000032.jpg", "2007_000027.jpg"]
     assert read_voc(voc, "dog_val").paths == ["2007_000032.jpg", "2007_000027.jpg"]
     assert read_voc(voc, "body").paths == ["2007_000027.jpg"]
     refused(lambda: read_voc(voc, "test"), "test.txt not found", "val")
 
 
-def test_voc_boxes_count_pixels_from_0_and_leave_out_difficult_ones(voc):
+def test_voc_boxes_count_pixels_from_0_and_skip_difficult_objects(voc):
     assert read_voc_boxes(voc) == {
         "2007_000027.jpg": [("person", (0.0, 1.0, 30.0, 40.0))],
         "2007_000032.jpg": [("dog", (0.0, 1.0, 30.0, 40.0))],
@@ -91,7 +92,7 @@ def test_voc_boxes_count_pixels_from_0_and_leave_out_difficult_ones(voc):
     assert list(read_voc_boxes(voc, "body")) == ["2007_000027.jpg"]
 
 
-def test_the_name_of_a_voc_photo_is_that_of_its_annotation(voc):
+def test_a_voc_photo_has_the_name_of_its_annotation_file(voc):
     (voc / "Annotations" / "a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
     (voc / "Annotations" / "b.xml").write_text("<annotation><filename>../b.jpg</filename></annotation>")
     (voc / "Annotations" / "c.xml").write_text("<annotation/>")
@@ -109,19 +110,19 @@ def test_the_name_of_a_voc_photo_is_that_of_its_annotation(voc):
         ("<annotation>" + " " * 5_000_000 + "</annotation>", "too large"),
     ],
 )
-def test_a_damaged_or_strange_annotation_is_refused_by_name(voc, text, word):
+def test_a_damaged_or_unusual_annotation_is_refused_with_its_file_name(voc, text, word):
     file = voc / "Annotations" / "2008_000001.xml"
     file.write_text(text)
     refused(lambda: read_voc(voc), file, word)
 
 
-def test_a_box_without_a_side_is_refused_only_where_boxes_are_asked_for(voc):
+def test_a_box_with_a_missing_side_is_refused_only_by_the_reader_of_boxes(voc):
     voc_photo(voc, "2008_000001", "<object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>")
     assert present(read_voc(voc), "2008_000001.jpg") == {"cat"}
     refused(lambda: read_voc_boxes(voc), "2008_000001.xml", "bndbox")
 
 
-def test_a_folder_that_is_no_voc_or_several_or_lacks_a_photo_is_refused(voc, tmp_path):
+def test_a_folder_without_voc_or_with_several_or_with_a_missing_photo_is_refused(voc, tmp_path):
     refused(lambda: read_voc(tmp_path / "nowhere"), "nowhere", "Annotations")
     (voc / "ImageSets" / "Main" / "test.txt").write_text("2012_000001\n")
     refused(lambda: read_voc(voc, "test"), "2012_000001.xml")
@@ -151,25 +152,25 @@ def coco(tmp_path):
     return file
 
 
-def test_coco_has_its_80_classes_in_order_and_crowds_and_empty_images(coco):
+def test_coco_has_80_classes_in_order_and_counts_crowds_and_empty_images(coco):
     labels = read_coco(coco)
     assert labels.classes == COCO and labels.paths == ["b.jpg", "a.jpg", "none.jpg"] and labels.root == "."
     assert present(labels, "a.jpg") == {"cat", "person"} and present(labels, "b.jpg") == {"toothbrush"}
     assert labels.scores[2].eq(0).all()
 
 
-def test_coco_knows_the_photos_beside_its_annotations(coco):
+def test_coco_finds_the_photos_beside_its_annotations(coco):
     (coco.parents[1] / "val2014").mkdir()
     assert read_coco(coco).root == str(coco.parents[1] / "val2014")
 
 
-def test_coco_boxes_are_corners_without_crowds(coco):
+def test_coco_boxes_are_corner_coordinates_without_crowds(coco):
     boxes = read_coco_boxes(coco)
     assert boxes["a.jpg"] == [("cat", (1.5, 2.0, 11.5, 22.0)), ("cat", (5.0, 5.0, 6.0, 6.0))]
     assert boxes["none.jpg"] == [] and len(boxes["b.jpg"]) == 1
 
 
-def test_coco_without_any_annotation_is_all_zero(coco):
+def test_coco_without_annotations_is_all_zero(coco):
     coco.write_text(json.dumps(json.loads(coco.read_text()) | {"annotations": []}))
     assert read_coco(coco).scores.shape == (3, 80) and read_coco(coco).scores.sum() == 0
 
@@ -189,13 +190,13 @@ def test_coco_without_any_annotation_is_all_zero(coco):
         {"images": [{"id": 1, "file_name": 5}], "annotations": []},
     ],
 )
-def test_a_coco_file_of_another_form_is_refused_by_name(coco, change):
+def test_a_coco_file_with_another_structure_is_refused_with_its_name(coco, change):
     coco.write_text(json.dumps(json.loads(coco.read_text()) | change))
     refused(lambda: read_coco(coco), coco)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": [', "\udcff", "[" * 100_000])
-def test_a_coco_file_that_is_cut_is_refused_by_name(coco, text):
+def test_a_truncated_coco_file_is_refused_with_its_name(coco, text):
     coco.write_bytes(text.encode("utf-8", "surrogateescape"))
     refused(lambda: read_coco(coco), coco)
     coco.unlink()
@@ -223,21 +224,21 @@ def nuswide(tmp_path):
     return tmp_path
 
 
-def test_nuswide_joins_train_and_test_with_forward_slashes(nuswide):
+def test_nuswide_joins_train_and_test_and_uses_forward_slashes(nuswide):
     labels = read_nuswide(nuswide)
     assert labels.paths == ["actor/0001_21.jpg", "zebra/0002_3.jpg", "sky/1.jpg"] and labels.classes == NUSWIDE
     assert [present(labels, path) for path in labels.paths] == [{"person"}, {"zebra", "grass"}, {"sky"}]
     assert read_nuswide(nuswide, "test").paths == ["sky/1.jpg"] and len(read_nuswide(nuswide, "train")) == 2
 
 
-def test_nuswide_reads_all_labels_where_they_are(nuswide):
+def test_nuswide_reads_all_labels_if_they_exist(nuswide):
     nuswide_part(nuswide, "Imagelist.txt", "AllLabels", "", ["all\\1.jpg"], [{"water"}])
     for split in (None, "all"):
         assert present(read_nuswide(nuswide, split), "all/1.jpg") == {"water"}
     assert len(read_nuswide(nuswide, "train")) == 2
 
 
-def test_a_damaged_nuswide_is_refused_by_file(nuswide):
+def test_a_damaged_nuswide_is_refused_with_the_file_name(nuswide):
     refused(lambda: read_nuswide(nuswide, "val"), "'val'", "train, test or all")
     refused(lambda: read_nuswide(nuswide, "all"), "Imagelist.txt")
     file = nuswide / "Groundtruth" / "TrainTestLabels" / "Labels_fox_Test.txt"
@@ -250,10 +251,10 @@ def test_a_damaged_nuswide_is_refused_by_file(nuswide):
     refused(lambda: read_nuswide(nuswide, "train"), "TrainImagelist.txt", "a/1.jpg")
 
 
-# -- by a short word
+# -- by a short name
 
 
-def test_read_truth_takes_each_kind_of_word(voc, coco, nuswide, tmp_path):
+def test_read_truth_reads_every_kind_of_source(voc, coco, nuswide, tmp_path):
     assert len(read_truth(f"voc:{voc}")) == 3 and len(read_truth(f"voc:{voc}:val")) == 2
     assert len(read_truth(f"coco:{coco}")) == 3
     assert len(read_truth(f"nuswide:{nuswide}")) == 3 and len(read_truth(f"nuswide:{nuswide}:test")) == 1
@@ -262,7 +263,7 @@ def test_read_truth_takes_each_kind_of_word(voc, coco, nuswide, tmp_path):
         assert read_truth(str(tmp_path / f"t{suffix}")).paths == ["a"]
 
 
-def test_read_truth_allows_a_colon_in_a_folder(voc, tmp_path):
+def test_read_truth_allows_a_colon_in_a_folder_name(voc, tmp_path):
     odd = tmp_path / "a:b"
     voc.rename(odd)
     assert len(read_truth(f"voc:{odd}")) == 3 and len(read_truth(f"voc:{odd}:val")) == 2
@@ -271,13 +272,13 @@ def test_read_truth_allows_a_colon_in_a_folder(voc, tmp_path):
 @pytest.mark.parametrize(
     "spec", ["", "voc", "voc:", "voc:/nowhere", "voc:/nowhere:val", "coco:", "imagenet:x", "x.csv"]
 )
-def test_an_unusable_word_is_refused(spec, tmp_path, monkeypatch):
+def test_an_unknown_source_of_true_labels_is_refused(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(lambda: read_truth(spec))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED.name}: the real truth table is not here")
-def test_the_real_voc_truth_table_is_read_with_vocs_classes():
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED.name}: the real table of true labels is not available")
+def test_the_real_table_of_voc_labels_has_the_classes_of_voc():
     truth = read_labels(SHARED / "truth_test.csv")
     assert truth.classes == VOC and len(truth) == 900
     assert set(truth.scores.unique().tolist()) <= {0.0, 1.0}

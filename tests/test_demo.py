@@ -1,4 +1,4 @@
-"""`mlclip demo`, on a world small enough for a test."""
+"""`mlclip demo`, with few scenes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def small(monkeypatch):
     monkeypatch.setattr(demo_module, "STUDENT", ["--arch", "clip-resnet", "--size", "64", "--epochs", "1"])
 
 
-def test_the_demo_leaves_everything_in_its_folder_and_prints_its_table(small, tmp_path, monkeypatch, capfd):
+def test_the_demo_writes_only_to_its_folder_and_prints_its_table(small, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert _status(["demo", "--dir", "d", "--workers", "0"]) == 0
     table = capfd.readouterr().out.splitlines()
@@ -34,7 +34,7 @@ def test_the_demo_leaves_everything_in_its_folder_and_prints_its_table(small, tm
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]
 
 
-def test_the_demo_clears_its_own_folder_and_no_other(small, tmp_path, monkeypatch, capfd):
+def test_the_demo_replaces_its_own_folder_but_no_other(small, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
@@ -43,5 +43,5 @@ def test_the_demo_clears_its_own_folder_and_no_other(small, tmp_path, monkeypatc
     assert "thesis.txt" in capfd.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
     assert _status(["demo", "--dir", "d", "--workers", "0", "--quiet"]) == 0
-    (tmp_path / "d" / ".model.pt.lock").touch()  # what a kill leaves
+    (tmp_path / "d" / ".model.pt.lock").touch()  # left by a killed process
     assert _status(["demo", "--dir", "d", "--workers", "0", "--quiet", "--overwrite"]) == 0

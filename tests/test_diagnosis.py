@@ -1,4 +1,4 @@
-"""What labels say of themselves."""
+"""Advice on a table of labels: what looks wrong, and when there is nothing to say."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ def table(scores: torch.Tensor, classes: list[str]) -> Labels:
     return Labels([f"{n:02d}.jpg" for n in range(len(scores))], classes, scores)
 
 
-def sound(photos: int = 40, classes: int = 4) -> torch.Tensor:
+def good(photos: int = 40, classes: int = 4) -> torch.Tensor:
     return torch.nn.functional.one_hot(torch.arange(photos) % classes, classes).float() * 0.9 + 0.03
 
 
-def test_sound_labels_get_no_advice():
-    found = diagnose(table(sound(), ["a", "b", "c", "d"]))
+def test_good_labels_get_no_advice():
+    found = diagnose(table(good(), ["a", "b", "c", "d"]))
     assert found.advice == []
     assert found.photos == [10] * 4 and all(abs(value - 0.93) < 1e-6 for value in found.sure)
 
 
-def test_dead_and_omnipresent_classes_are_named():
-    scores = sound()
+def test_classes_in_no_photo_and_in_nearly_all_photos_are_named():
+    scores = good()
     scores[:, 1], scores[:, 2] = 0.01, 0.9
     found = diagnose(table(scores, ["cat", "unicorn", "thing", "dog"]))
     assert found.dead == ["unicorn"] and found.everywhere == ["thing"]
-    assert any("unicorn" in line and "reword" in line for line in found.advice)
+    assert any("No photo shows unicorn" in line and "other words" in line for line in found.advice)
 
 
-def test_classes_with_more_doubt_than_photos_are_named():
-    scores = sound()
+def test_classes_with_more_doubtful_than_certain_labels_are_named():
+    scores = good()
     scores[::4, 0] = 0.3
     scores[0, 0] = 0.9
     assert diagnose(table(scores, ["a", "b", "c", "d"])).doubtful == ["a"]
 
 
-def test_labels_that_lie_in_the_middle_by_their_making_are_not_called_doubtful():
-    scores = sound()
+def test_labels_of_a_method_that_often_gives_middle_values_are_not_called_doubtful():
+    scores = good()
     scores[::4, 0] = 0.45
     labels = table(scores, ["a", "b", "c", "d"])
     labels.meta["method"] = "cdul"
@@ -47,29 +47,29 @@ def test_labels_that_lie_in_the_middle_by_their_making_are_not_called_doubtful()
 
 
 def test_two_names_for_the_same_photos_are_a_confused_pair():
-    scores = sound()
+    scores = good()
     scores[:, 3] = scores[:, 0]
     found = diagnose(table(scores, ["sofa", "dog", "cat", "couch"]))
     assert found.confused == [("sofa", "couch", 1.0)]
     assert any("sofa and couch" in line for line in found.advice)
 
 
-def test_a_class_in_more_than_half_of_the_photos_may_have_taken_in_those_that_show_none():
-    scores = sound()
+def test_a_class_in_more_than_half_of_the_photos_gets_advice_about_contrast_names():
+    scores = good()
     scores[:25, 2] = 0.9
     found = diagnose(table(scores, ["cat", "dog", "cow", "hen"]))
     assert found.frequent == ["cow"] and found.everywhere == []
-    assert any("cow" in line and "--contrast" in line for line in found.advice)
+    assert any("cow" in line and "`contrast`" in line for line in found.advice)
 
 
-def test_few_photos_make_no_class_dead_or_everywhere():
+def test_with_few_photos_no_class_is_called_missing_or_too_frequent():
     scores = torch.tensor([[0.9, 0.01]] * 3)
     found = diagnose(table(scores, ["a", "b"]))
     assert found.photos == [3, 0] and found.dead == [] and found.everywhere == [] and found.frequent == []
 
 
-def test_photos_that_fit_nothing_are_all_listed_and_advised_on_once_they_are_many():
-    scores = sound()
+def test_photos_without_a_class_are_all_listed_and_get_advice_if_there_are_many():
+    scores = good()
     scores[:4] = 0.01
     few = diagnose(table(scores, ["a", "b", "c", "d"]))
     assert few.empty == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"] and few.advice == []
@@ -78,11 +78,11 @@ def test_photos_that_fit_nothing_are_all_listed_and_advised_on_once_they_are_man
     assert "4 of 40 photos fit no class" in render_report(labels)
     scores[:12] = 0.01
     found = diagnose(table(scores, ["a", "b", "c", "d"]))
-    assert len(found.empty) == 12 and any("--contrast" in line for line in found.advice)
+    assert len(found.empty) == 12 and any("`contrast`" in line for line in found.advice)
 
 
-def test_unknown_labels_count_for_nothing():
-    scores = sound()
+def test_unknown_labels_are_ignored():
+    scores = good()
     scores[:, 0] = float("nan")
     scores[5] = float("nan")
     found = diagnose(table(scores, ["a", "b", "c", "d"]))
@@ -90,8 +90,8 @@ def test_unknown_labels_count_for_nothing():
     assert found.known == 39
 
 
-def test_a_label_is_given_from_its_class_s_own_threshold_on():
-    labels = table(sound() * 0.3, ["a", "b", "c", "d"])
+def test_each_class_has_its_own_threshold():
+    labels = table(good() * 0.3, ["a", "b", "c", "d"])
     assert diagnose(labels).dead == ["a", "b", "c", "d"]
     labels.meta["thresholds"] = [0.15] * 4
     found = diagnose(labels)
@@ -99,12 +99,14 @@ def test_a_label_is_given_from_its_class_s_own_threshold_on():
 
 
 def test_the_report_shows_the_advice():
-    scores = sound()
+    scores = good()
     scores[:, 1] = 0.01
     labels = table(scores, ["cat", "<unicorn>", "bird", "dog"])
-    assert "What to look at" not in render_report(labels)  # predictions or truth: no prompts made them
+    assert "What to look at" not in render_report(
+        labels
+    )  # predictions or true labels, which were not made with prompts
     labels.meta["prompts"] = labels.classes
     page = render_report(labels)
     assert "What to look at" in page and "&lt;unicorn&gt;" in page
-    labels.scores = sound()
+    labels.scores = good()
     assert "What to look at" not in render_report(labels)

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that breaks off, ignores ranges, lies, or is not there."""
+"""Downloads from a local server that cuts connections, ignores ranges, sends wrong data, or does not exist."""
 
 import hashlib
 import multiprocessing
@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from toy_server import CONTENT, SHA256, Listener, Server
+from toy_server import CONTENT, SHA256, Recorder, Server
 
 from mlclip.clip import fetch
 from mlclip.clip.fetch import download
@@ -44,88 +44,88 @@ def refused(entry, **how):
     return str(caught.value)
 
 
-def test_a_file_is_fetched_once_with_its_progress_told(server, own_cache):
-    entry, progress = server.entry(), Listener()
+def test_a_file_is_downloaded_once_and_the_progress_is_reported(server, own_cache):
+    entry, progress = server.entry(), Recorder()
     assert download(entry, progress=progress) == own_cache / "toy.pt" == entry.path
     assert entry.path.read_bytes() == CONTENT and not part_of(entry).exists()
     size = len(CONTENT)
     assert progress.bars == [{"label": "downloading Toy", "total": size, "unit": "B", "start": 0, "done": size}]
     download(entry, progress=progress)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_a_connection_broken_half_way_goes_on_from_there(server):
+def test_a_broken_connection_continues_where_it_stopped(server):
     half = len(CONTENT) // 2
     server.breaks = [half, half + 1000]
-    progress = Listener()
+    progress = Recorder()
     assert download(server.entry(), progress=progress).read_bytes() == CONTENT
-    assert server.asked == [None, f"bytes={half}-", f"bytes={half + 1000}-"]
+    assert server.requests == [None, f"bytes={half}-", f"bytes={half + 1000}-"]
     assert [bar["start"] for bar in progress.bars] == [0, half, half + 1000]
-    assert len(progress.lines) == 2 and "broke" in progress.lines[0]
+    assert len(progress.lines) == 2 and "was interrupted" in progress.lines[0]
 
 
-def test_a_later_run_goes_on_where_an_earlier_one_was_interrupted(server):
+def test_a_later_run_continues_where_an_earlier_run_was_interrupted(server):
     entry = server.entry()
     leave_part(entry, CONTENT[:1000])
     assert download(entry).read_bytes() == CONTENT
-    assert server.asked == ["bytes=1000-"]
+    assert server.requests == ["bytes=1000-"]
 
 
-def test_a_server_that_ignores_ranges_is_read_from_the_start(server):
+def test_a_server_that_ignores_ranges_is_read_from_the_beginning(server):
     server.ranges = False
     server.breaks = [len(CONTENT) // 2]
     assert download(server.entry()).read_bytes() == CONTENT
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
-def test_a_server_that_always_breaks_is_given_up_and_what_came_is_kept(server):
+def test_after_repeated_failures_the_download_stops_and_keeps_the_received_bytes(server):
     server.breaks = [1000] * 20
     entry = server.entry()
     line = refused(entry)
     assert entry.url in line and str(entry.path) in line and "1000 bytes" in line
-    assert len(server.asked) <= 1 + fetch.FAILURES
+    assert len(server.requests) <= 1 + fetch.FAILURES
     assert part_of(entry).read_bytes() == CONTENT[:1000] and not entry.path.exists()
 
 
-def test_a_part_that_is_whole_already_is_used_and_one_too_long_starts_over(server):
+def test_a_complete_partial_file_is_used_and_a_too_long_one_starts_over(server):
     entry = server.entry()
     leave_part(entry, CONTENT)
     assert download(entry).read_bytes() == CONTENT
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     entry.path.unlink()
     leave_part(entry, CONTENT + b"more")
     assert download(entry).read_bytes() == CONTENT
-    assert server.asked[-1] is None
+    assert server.requests[-1] is None
 
 
-def test_another_part_than_was_asked_for_is_not_appended(server):
+def test_bytes_of_a_wrong_range_are_not_appended(server):
     entry = server.entry()
     leave_part(entry, CONTENT[:1000])
     server.wrong_range = True
     assert download(entry).read_bytes() == CONTENT
-    assert server.asked == ["bytes=1000-", None]
+    assert server.requests == ["bytes=1000-", None]
 
 
-def test_a_download_with_another_hash_is_refused_with_both_hashes_and_deleted(server):
+def test_a_download_with_a_wrong_hash_is_deleted_and_the_error_names_both_hashes(server):
     entry = server.entry(sha256="0" * 64)
     line = refused(entry)
     assert entry.url in line and str(entry.path) in line and SHA256 in line and "0" * 64 in line
     assert not entry.path.exists() and not part_of(entry).exists()
 
 
-def test_a_rotten_part_ends_in_a_refusal_and_the_next_run_in_the_file(server):
+def test_a_damaged_partial_file_raises_an_error_and_the_next_run_succeeds(server):
     entry = server.entry()
     leave_part(entry, b"\x00" * 1000)
     assert SHA256 in refused(entry)
     assert download(entry).read_bytes() == CONTENT
 
 
-def test_a_cut_file_is_refused_with_both_hashes_and_left_alone(server):
+def test_a_truncated_file_is_refused_with_both_hashes_and_not_changed(server):
     entry = server.entry()
     entry.path.write_bytes(CONTENT[:1000])
     line = refused(entry)
     assert str(entry.path) in line and hashlib.sha256(CONTENT[:1000]).hexdigest() in line and SHA256 in line
-    assert "delete it" in line and server.asked == [] and entry.path.stat().st_size == 1000
+    assert "Delete it" in line and server.requests == [] and entry.path.stat().st_size == 1000
 
 
 def test_a_good_file_survives_a_failed_download_of_another(server):
@@ -136,20 +136,20 @@ def test_a_good_file_survives_a_failed_download_of_another(server):
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_missing_file_is_said_at_once_with_the_url_and_the_place(server, status):
+def test_a_file_missing_on_the_server_is_reported_immediately_with_url_and_path(server, status):
     server.status = status
     entry = server.entry()
     line = refused(entry)
-    assert str(status) in line and entry.url in line and str(entry.path) in line and len(server.asked) == 1
+    assert str(status) in line and entry.url in line and str(entry.path) in line and len(server.requests) == 1
 
 
-def test_a_server_in_trouble_is_asked_again_a_few_times(server):
+def test_a_server_error_is_retried_a_few_times(server):
     server.status = 503
     assert "503" in refused(server.entry())
-    assert len(server.asked) == fetch.FAILURES
+    assert len(server.requests) == fetch.FAILURES
 
 
-def test_no_network_names_the_url_and_where_to_put_the_file_by_hand(monkeypatch):
+def test_without_network_the_error_names_the_url_and_the_path_for_a_manual_copy(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(fetch, "PAUSE", 0.0)
     with socket.socket() as unused:
@@ -168,34 +168,36 @@ def block_sockets(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", blocked)
 
 
-def test_offline_with_nothing_cached_is_refused_at_once_with_what_to_put_where(server, monkeypatch, own_cache):
+def test_offline_with_an_empty_cache_is_refused_without_a_connection_and_names_url_and_path(
+    server, monkeypatch, own_cache
+):
     entry = server.entry()
     block_sockets(monkeypatch)
     line = refused(entry, offline=True)
-    assert entry.url in line and str(entry.path) in line and "--offline" in line
+    assert entry.url in line and str(entry.path) in line and "`offline=True`" in line
     assert list(own_cache.iterdir()) == []
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_a_full_cache_needs_no_socket(server, monkeypatch, offline):
+def test_a_cached_file_needs_no_connection(server, monkeypatch, offline):
     entry = server.entry()
     entry.path.write_bytes(CONTENT)
     block_sockets(monkeypatch)
     assert download(entry, offline=offline) == entry.path
     entry.path.unlink()
     if not offline:
-        with pytest.raises(AssertionError, match="a socket was opened"):  # so the block does block
+        with pytest.raises(AssertionError, match="a socket was opened"):  # proves that sockets are blocked
             download(entry)
 
 
-def test_a_cache_that_cannot_be_written_is_named(server, monkeypatch, tmp_path):
+def test_an_unwritable_cache_is_named(server, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file" / "cache"))
     line = refused(server.entry())
     assert str(tmp_path / "file") in line and "MLCLIP_CACHE" in line
 
 
-def test_a_full_disk_is_named_and_not_taken_for_a_broken_connection(server):
+def test_a_full_disk_is_reported_and_not_retried(server):
     full = "/dev/full"
     if not os.path.exists(full):
         pytest.skip("this system has no /dev/full")
@@ -203,17 +205,17 @@ def test_a_full_disk_is_named_and_not_taken_for_a_broken_connection(server):
     entry.path.parent.mkdir(parents=True, exist_ok=True)
     part_of(entry).symlink_to(full)
     line = refused(entry)
-    assert "No space left" in line and str(entry.path) in line and len(server.asked) == 1
+    assert "No space left" in line and str(entry.path) in line and len(server.requests) == 1
 
 
 def download_in_a_process(entry, start, results):
     start.wait()
-    progress = Listener()
+    progress = Recorder()
     path = download(entry, progress=progress)
     results.put((hashlib.sha256(path.read_bytes()).hexdigest(), progress.lines))
 
 
-def test_two_processes_at_once_end_with_one_good_file_fetched_once(server, own_cache):
+def test_two_processes_at_the_same_time_download_the_file_once(server, own_cache):
     context = multiprocessing.get_context("spawn")
     start, results = context.Event(), context.Queue()
     arguments = (server.entry(), start, results)
@@ -224,13 +226,13 @@ def test_two_processes_at_once_end_with_one_good_file_fetched_once(server, own_c
     assert [results.get(timeout=60)[0] for _ in processes] == [SHA256, SHA256]
     for process in processes:
         process.join()
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert sorted(path.name for path in own_cache.iterdir()) == ["toy.pt"]
 
 
-def test_who_comes_second_says_that_it_waits_and_takes_the_other_s_file(server):
+def test_a_second_process_reports_that_it_waits_and_uses_the_first_one_s_file(server):
     fcntl = pytest.importorskip("fcntl")
-    entry, progress = server.entry(), Listener()
+    entry, progress = server.entry(), Recorder()
     entry.path.parent.mkdir(parents=True, exist_ok=True)
     with open(entry.path.with_name("toy.pt.lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -240,7 +242,7 @@ def test_who_comes_second_says_that_it_waits_and_takes_the_other_s_file(server):
             second.join(0.01)
         entry.path.write_bytes(CONTENT)
     second.join()
-    assert "another process is downloading" in progress.lines[0] and server.asked == []
+    assert "another process is downloading" in progress.lines[0] and server.requests == []
 
 
 def test_without_file_locks_a_download_still_works(server, monkeypatch):

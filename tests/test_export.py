@@ -1,4 +1,4 @@
-"""ONNX: the exported student says what the PyTorch one says. Needs the extra `onnx`."""
+"""ONNX: the exported student has the same scores as the PyTorch model. Needs the extra `onnx`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(model, torch.tensor([0.3, 0.6]))
 
 
-def test_without_the_extra_the_remedy_is_named(checkpoint, tmp_path, monkeypatch):
+def test_without_the_extra_the_error_says_how_to_install_it(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(InputError, match=r"mlclip\[onnx\]"):
         export_onnx(checkpoint, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_exported_scores_equal_the_model_s_for_any_number_of_photos(checkpoint, tmp_path):
+def test_the_exported_scores_equal_those_of_the_model_for_any_number_of_photos(checkpoint, tmp_path):
     pytest.importorskip("onnx", reason="the extra mlclip[onnx] is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="the extra mlclip[onnx] is not installed")
     pytest.importorskip("onnxscript", reason="the extra mlclip[onnx] is not installed")

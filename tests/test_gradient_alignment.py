@@ -1,4 +1,4 @@
-"""CDUL's training: label steps, what is kept and said of every epoch, refined labels, several processes."""
+"""CDUL's training: label steps, the log of every epoch, refined labels, interruption and continuation."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def log_rows(model_file) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_label_steps_end_every_kth_epoch_after_the_warm_up():
+def test_every_kth_epoch_after_the_warm_up_ends_with_a_label_step():
     due = [n for n in range(1, 10) if label_step_due(replace(CONFIG, warmup=2, label_every=3), n)]
     assert due == [5, 8]
     assert [n for n in range(1, 5) if label_step_due(replace(CONFIG, warmup=0, label_every=1), n)] == [1, 2, 3, 4]
     assert not any(label_step_due(TrainConfig(method="fixed"), n) for n in range(1, 20))
 
 
-def test_the_label_step_is_the_gradient_of_the_divergence_in_the_label():
+def test_the_label_step_follows_the_gradient_of_the_divergence_with_respect_to_the_label():
     latent = torch.tensor([[-3.0, 0.2, 4.0]], dtype=torch.double)
     prediction = torch.tensor([[0.7, 0.1, 0.9]], dtype=torch.double)
     label = latent.sigmoid().requires_grad_()
@@ -72,8 +72,8 @@ def test_rows_without_a_prediction_keep_their_labels_and_extreme_labels_stay_fin
     assert torch.equal(moved[1], latent[1]) and not torch.equal(moved[0], latent[0])
 
 
-def test_labels_move_only_at_label_steps_and_come_out_as_a_table(labels, tmp_path):
-    labels.meta["thresholds"] = [0.99] * len(CLASSES)  # of the labels as they were
+def test_labels_change_only_at_label_steps_and_are_saved_as_a_table(labels, tmp_path):
+    labels.meta["thresholds"] = [0.99] * len(CLASSES)  # for the labels before the training
     train(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt", num_workers=0)
     refined = read_labels(tmp_path / "refined.pt")
     assert refined.paths == labels.paths and refined.classes == CLASSES
@@ -83,7 +83,7 @@ def test_labels_move_only_at_label_steps_and_come_out_as_a_table(labels, tmp_pat
     assert [row["labels_moved"] for row in log_rows(tmp_path / "m.pt")] == ["0", "0", "1", "0"]
 
 
-def test_a_rate_of_zero_leaves_the_labels_and_unknown_labels_stay_unknown(labels, tmp_path):
+def test_with_rate_zero_the_labels_do_not_change_and_unknown_labels_stay_unknown(labels, tmp_path):
     scores = labels.scores.clone()
     scores[5, 1] = float("nan")
     labels = replace(labels, scores=scores)
@@ -94,11 +94,11 @@ def test_a_rate_of_zero_leaves_the_labels_and_unknown_labels_stay_unknown(labels
     assert torch.allclose(refined.scores, labels.scores, atol=1e-5, equal_nan=True)
 
 
-def test_the_log_says_what_truth_says_and_truth_changes_nothing(labels, truth, tmp_path):
+def test_the_truth_adds_numbers_to_the_log_and_has_no_other_effect(labels, truth, tmp_path):
     plain = train(labels, tmp_path / "a.pt", config=CONFIG, num_workers=0)
-    judged = train(labels, tmp_path / "b.pt", config=CONFIG, truth=truth, num_workers=0)
+    with_truth = train(labels, tmp_path / "b.pt", config=CONFIG, truth=truth, num_workers=0)
     weights = plain.model.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in judged.model.state_dict().items())
+    assert all(torch.equal(value, weights[name]) for name, value in with_truth.model.state_dict().items())
     rows = log_rows(tmp_path / "b.pt")
     assert len(rows) == 4 and float(rows[0]["labels_mAP_report_only"]) == 1.0
     assert all(0 <= float(row["predictions_mAP_report_only"]) <= 1 for row in rows)
@@ -120,34 +120,34 @@ def test_tensorboard_gets_the_same_numbers(labels, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["weight_step", "score_photos", "save_state"])
-def test_a_run_stopped_anywhere_resumes_bit_equal(where, labels, tmp_path, monkeypatch):
+def test_a_training_interrupted_at_any_step_resumes_bit_for_bit(where, labels, tmp_path, monkeypatch):
     import mlclip.training.label_step
     import mlclip.training.loop
     import mlclip.training.weight_step
 
     config = replace(CONFIG, warmup=0, label_every=1)
     whole = train(labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt", num_workers=0)
-    homes = {
+    modules = {
         "weight_step": mlclip.training.weight_step,
         "score_photos": mlclip.training.label_step,
         "save_state": mlclip.training.loop,
     }
-    home = homes[where]
-    original, calls = getattr(home, where), 0
+    module = modules[where]
+    original, calls = getattr(module, where), 0
 
-    def stopped(*args, **rest):
+    def interrupted(*args, **rest):
         nonlocal calls
         calls += 1
         if calls == (5 if where == "weight_step" else 2):
             raise KeyboardInterrupt
         return original(*args, **rest)
 
-    kept = {"config": config, "save_labels": tmp_path / "cut.labels.pt", "num_workers": 0}
+    settings = {"config": config, "save_labels": tmp_path / "cut.labels.pt", "num_workers": 0}
     with monkeypatch.context() as patch:
-        patch.setattr(home, where, stopped)
+        patch.setattr(module, where, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, tmp_path / "cut.pt", **kept)
-    resumed = train(labels, tmp_path / "cut.pt", resume=True, **kept)
+            train(labels, tmp_path / "cut.pt", **settings)
+    resumed = train(labels, tmp_path / "cut.pt", resume=True, **settings)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
     one, two = read_labels(tmp_path / "whole.labels.pt"), read_labels(tmp_path / "cut.labels.pt")
@@ -164,7 +164,7 @@ OPTIONS = ["--method", "cdul", "--init", "none", "--size", "64", "--batch-size",
            "--device", "cpu"]  # fmt: skip
 
 
-def test_kill_9_loses_at_most_an_epoch_and_the_end_is_the_same(labels, tmp_path):
+def test_a_killed_training_loses_at_most_one_epoch_and_has_the_same_result(labels, tmp_path):
     write_labels(labels, tmp_path / "labels.pt")
     shared = ["train", "--labels", str(tmp_path / "labels.pt"), *OPTIONS, "--epochs", "12"]
     shared += ["--arch", "mobilenet_v3_small", "--lr", "1e-3"]
@@ -179,48 +179,51 @@ def test_kill_9_loses_at_most_an_epoch_and_the_end_is_the_same(labels, tmp_path)
     again = subprocess.run(
         command(*shared, "-o", str(tmp_path / "killed.pt"), "--resume"), capture_output=True, text=True, check=True
     )
-    assert "going on after epoch" in again.stderr
+    assert "continuing after epoch" in again.stderr
     subprocess.run(command(*shared, "-o", str(tmp_path / "whole.pt")), check=True, capture_output=True)
     one, two = (load_checkpoint(tmp_path / f"{n}.pt").model.state_dict() for n in ("killed", "whole"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def test_refined_labels_need_a_method_that_refines(labels, tmp_path):
-    with pytest.raises(OptionError, match="--method cdul"):
+def test_saving_labels_needs_a_method_that_changes_them(labels, tmp_path):
+    with pytest.raises(OptionError, match=r'`save_labels`.*`method="cdul"`'):
         train(labels, tmp_path / "m.pt", config=replace(CONFIG, method="fixed", warmup=2, label_every=1),
               save_labels=tmp_path / "refined.pt", num_workers=0)  # fmt: skip
 
 
-def test_label_step_options_without_label_steps_are_wrong_usage():
-    with pytest.raises(OptionError, match=r"--sigma .*--method cdul"):
+def test_label_step_settings_without_label_steps_are_option_errors():
+    with pytest.raises(OptionError, match=r'`sigma` .*`method="cdul"`'):
         TrainConfig(method="fixed", sigma=0.5)
     for wrong in ({"sigma": 0.0}, {"label_every": 0}, {"warmup": -1}, {"label_rate": -0.1}):
         with pytest.raises(OptionError):
             TrainConfig(method="cdul", **wrong)
 
 
-def test_a_training_whose_warm_up_never_ends_says_so(labels, tmp_path):
+def test_a_training_without_any_label_step_prints_a_warning(labels, tmp_path):
     from mlclip.progress import Progress
 
     lines = []
 
-    class Heard(Progress):
+    class Messages(Progress):
         def log(self, line):
             lines.append(line)
 
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), num_workers=0, progress=Heard())
-    assert any(line.startswith("warning") and "label step" in line for line in lines)
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), num_workers=0, progress=Messages())
+    assert any(
+        line.startswith("warning") and "`epochs=1` with `warmup=3`" in line and "no label step" in line
+        for line in lines
+    )
 
 
-def test_photos_that_all_turned_bad_are_refused(labels, photos, tmp_path):
+def test_photos_that_all_cannot_be_read_are_an_error(labels, photos, tmp_path):
     for file in photos.iterdir():
         file.write_bytes(b"")
-    with pytest.raises(InputError, match="not one of 12"):
+    with pytest.raises(InputError, match="none of the 12"):
         train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     assert not (tmp_path / "m.pt").exists()
 
 
-def test_a_step_of_no_photos_changes_nothing(labels, tmp_path):
+def test_a_weight_step_without_photos_changes_nothing(labels, tmp_path):
     from mlclip.distributed import Distributed
     from mlclip.student.model import Classifier
 
@@ -232,7 +235,7 @@ def test_a_step_of_no_photos_changes_nothing(labels, tmp_path):
     assert torch.equal(model.head.bias, before)
 
 
-def test_a_place_without_room_for_curves_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_for_tensorboard_is_an_error_in_one_line(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from mlclip.training.epoch_log import EpochLog
 

@@ -1,4 +1,4 @@
-"""Pictures of where the student saw a class."""
+"""Heat maps: pictures that show where the student saw a class."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(Classifier("resnet18", CLASSES, 64).eval(), torch.full((3,), 0.5))
 
 
-def test_the_hottest_cell_of_a_map_is_red_and_the_coldest_blue():
+def test_the_highest_cell_of_a_map_is_red_and_the_lowest_is_blue():
     grey = Image.new("RGB", (40, 20), (128, 128, 128))
     shown = np.asarray(lay_over(grey, torch.tensor([[-5.0, -5.0, -5.0, 3.0]]))).astype(int)
     assert shown.shape == (20, 40, 3)
@@ -31,23 +31,23 @@ def test_the_hottest_cell_of_a_map_is_red_and_the_coldest_blue():
     assert shown[10, 0, 2] > shown[10, 0, 0] + 20
 
 
-def test_a_flat_map_colours_nothing_more_than_anything_else():
+def test_a_constant_map_has_one_colour():
     shown = np.asarray(lay_over(Image.new("RGB", (8, 8), "white"), torch.full((2, 2), 7.0)))
     assert (shown == shown[0, 0]).all()
 
 
-def test_a_box_is_outlined_where_its_shares_say():
+def test_a_box_is_drawn_at_its_shares_of_the_image_size():
     shown = np.asarray(draw_boxes(Image.new("RGB", (101, 51), "white"), [(0.5, 0.0, 1.0, 1.0)], width=1))
     assert (shown[25, 50] != 255).any() and (shown[25, 100] != 255).any()
     assert (shown[25, 49] == 255).all() and (shown[25, 75] == 255).all()
 
 
-def test_a_strip_holds_the_photo_and_one_picture_per_class():
+def test_a_strip_has_the_photo_and_one_picture_per_class():
     strip = heatmap_strip(Image.new("RGB", (100, 50)), torch.rand(2, 3, 3), ["red 0.90", "green 0.60"])
     assert strip.size == (3 * SIDE + 2 * GAP, SIDE // 2 + CAPTION)
 
 
-def test_every_photo_gets_its_picture_in_folders_like_its_own(checkpoint, photos, tmp_path):
+def test_every_photo_gets_a_picture_in_the_same_subfolder(checkpoint, photos, tmp_path):
     (photos / "sub").mkdir()
     (photos / "00.jpg").rename(photos / "sub" / "01.jpg")
     found = find_images([str(photos)])
@@ -61,7 +61,7 @@ def test_every_photo_gets_its_picture_in_folders_like_its_own(checkpoint, photos
     assert not (tmp_path / "maps" / "02.jpg.heatmap.jpg").exists()
 
 
-def test_the_command_draws_what_it_names_and_spares_a_full_folder(checkpoint, photos, tmp_path, capfd):
+def test_the_command_draws_the_classes_it_lists_and_does_not_overwrite_a_folder(checkpoint, photos, tmp_path, capfd):
     save_checkpoint(checkpoint, tmp_path / "model.pt")
     shared = ["predict", str(photos / "01.jpg"), "--model", str(tmp_path / "model.pt"), "--workers", "0"]
     shared += ["--heatmaps", str(tmp_path / "maps")]
@@ -70,6 +70,6 @@ def test_the_command_draws_what_it_names_and_spares_a_full_folder(checkpoint, ph
         assert picture.width == 3 * SIDE + 2 * GAP
     assert _status([*shared, "--threshold", "1.0"]) == 1
     assert "--overwrite" in capfd.readouterr().err
-    assert _status([*shared, "--threshold", "1.0", "--overwrite"]) == 0  # none reaches it: the nearest is drawn
+    assert _status([*shared, "--threshold", "1.0", "--overwrite"]) == 0  # no class reaches it: the closest one is drawn
     with Image.open(tmp_path / "maps" / "01.jpg.heatmap.jpg") as picture:
         assert picture.width == 2 * SIDE + GAP

@@ -1,4 +1,4 @@
-"""Which photos are found, and which can be opened: every odd file of a real collection, made here by hand."""
+"""Finding and decoding photos: the unusual and damaged files of real collections, made here."""
 
 import io
 import os
@@ -25,7 +25,7 @@ PHOTOS = Path(__file__).parents[1].parent / "shared" / "voc12" / "photos" / "tra
 
 
 def picture(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
-    """Something smooth with detail, so that every codec has work."""
+    """A smooth picture with detail in every block."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -38,7 +38,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 @pytest.fixture
 def opened(tmp_path):
-    """Writes bytes under a name and opens them."""
+    """A function that writes bytes to a file and opens it."""
 
     def write_and_open(data: bytes, name: str = "x.jpg", **options) -> Image.Image:
         (tmp_path / name).write_bytes(data)
@@ -49,7 +49,7 @@ def opened(tmp_path):
 
 @pytest.fixture
 def refused(opened):
-    """As `opened`, for bytes that must not open; gives the reason."""
+    """Like `opened`, for bytes that must be refused. Returns the reason."""
 
     def reason(data: bytes, name: str = "x.jpg", **options) -> str:
         with pytest.raises(Unreadable) as caught:
@@ -63,7 +63,7 @@ def refused(opened):
 def fill(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"a photo, as far as finding goes")
+        (folder / name).write_bytes(b"not opened in these tests")
     return folder
 
 
@@ -75,22 +75,22 @@ def paths(found) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
         (b"", "empty file"),
         (b"  <!DOCTYPE html><html><body>404</body></html>", "not an image (looks like HTML)"),
         (b"<?xml version='1.0'?><Error/>", "not an image (looks like XML)"),
         (b'{"error": "not found"}', "not an image (looks like JSON)"),
         (b"just a few words\n", "not an image (looks like text)"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
-        (bytes(5000), "nothing but zero bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer, not the photo"),
+        (bytes(5000), "not an image (only zero bytes)"),
         (b"PK\3\4" + bytes(90), "zip"),
         (b"\0\0\0\x18ftypisom" + bytes(40), "video"),
         (bytes(range(256)), "not an image"),
     ],
 )
-def test_a_file_that_is_no_image_says_what_it_is(refused, data, said):
-    assert said in refused(data)
+def test_the_reason_for_a_file_that_is_not_an_image_says_what_it_is(refused, data, reason):
+    assert reason in refused(data)
 
 
 @pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", b"%PDF-1.4\n"])
@@ -103,36 +103,36 @@ def test_postscript_and_pdf_named_jpg_start_no_program(refused, monkeypatch, dat
     assert "not an image" in refused(data)
 
 
-def test_a_heic_without_a_plug_in_says_what_to_install(refused, monkeypatch):
+def test_the_reason_for_a_heic_without_a_plug_in_says_what_to_install(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # makes the import fail
     assert "pip install pillow-heif" in refused(b"\0\0\0\x18ftypheic" + bytes(400), "x.heic")
 
 
-def test_a_pipe_is_refused_without_waiting_for_its_other_end(tmp_path):
+def test_a_named_pipe_is_refused_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
-    heard = []
+    reasons = []
 
     def attempt() -> None:
         try:
             open_image(tmp_path / "pipe.jpg")
         except Unreadable as error:
-            heard.append(str(error))
+            reasons.append(str(error))
 
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(timeout=20)
-    assert heard == ["not a regular file"]
+    assert reasons == ["not a regular file"]
 
 
-def test_a_photo_that_is_gone_or_forbidden_is_unreadable(tmp_path, monkeypatch):
-    with pytest.raises(Unreadable, match="gone"):
+def test_a_deleted_photo_and_one_without_read_permission_are_unreadable(tmp_path, monkeypatch):
+    with pytest.raises(Unreadable, match="no longer exists"):
         open_image(tmp_path / "never.jpg")
     picture().save(tmp_path / "x.jpg")
 
     def forbid(*args, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", forbid)  # root may read anything, so the refusal is acted
+    monkeypatch.setattr("builtins.open", forbid)  # simulated, because root may read every file
     with pytest.raises(Unreadable, match="no permission"):
         open_image(tmp_path / "x.jpg")
 
@@ -163,15 +163,44 @@ def test_a_jpeg_overwritten_in_the_middle_is_unreadable(refused, options, kind):
 
 
 @pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}, {"quality": 5}])
-def test_flat_and_busy_jpegs_raise_no_false_alarm(options):
+def test_undamaged_flat_and_noisy_jpegs_are_not_reported_as_damaged(options):
     flat, noise = Image.new("RGB", (800, 600), "white"), picture(200, 150).effect_spread(9)
     for image in (flat, noise, picture(), flat.convert("L"), flat.convert("CMYK")):
         assert find_damage(encoded(image, "JPEG", **options)) is None
 
 
-def test_no_real_photo_is_thought_damaged():
+def test_zero_bytes_after_the_end_of_the_picture_are_padding_and_not_damage(opened):
+    data = encoded(picture(320, 240), "JPEG")
+    assert opened(data[:-2] + bytes(300) + data[-2:]).tobytes() == opened(data).tobytes()
+    middle = len(data) // 2
+    assert "run of zero bytes" in find_damage(data[:middle] + bytes(300) + data[-2:])
+
+
+def test_settings_of_arithmetic_coding_between_scans_are_not_damage():
+    data = encoded(picture(), "JPEG", progressive=True)
+    scan = data.rindex(b"\xff\xda")
+    assert find_damage(data[:scan] + b"\xff\xcc\0\4\x10\5" + data[scan:]) is None
+
+
+def test_a_marker_that_pillow_skips_between_restarts_is_damage():
+    data = encoded(picture(320, 240), "JPEG", restart_marker_rows=1)
+    restart = data.index(b"\xff\xd3")
+    damaged = data[:restart] + b"\xff\x9e" + data[restart:]
+    Image.open(io.BytesIO(damaged)).load()
+    assert "unexpected marker" in find_damage(damaged)
+
+
+def test_zeros_in_a_coefficient_scan_of_a_progressive_jpeg_are_damage():
+    data = encoded(picture(640, 480), "JPEG", progressive=True, quality=95)
+    scan = data.index(b"\xff\xda", data.index(b"\xff\xda") + 1)  # the first scan holds the DC coefficients
+    damaged = data[: scan + 300] + bytes(100) + data[scan + 400 :]
+    Image.open(io.BytesIO(damaged)).load()
+    assert "run of zero bytes" in find_damage(damaged)
+
+
+def test_no_real_photo_is_reported_as_damaged():
     if not PHOTOS.is_dir():
-        pytest.skip("the VOC photos are not here")
+        pytest.skip(f"the real photos are not available ({PHOTOS})")
     assert not [file.name for file in sorted(PHOTOS.iterdir())[:300] if find_damage(file.read_bytes())]
 
 
@@ -196,14 +225,14 @@ def test_a_png_without_its_end_chunk_is_used(opened):
     assert opened(encoded(image, "PNG")[:-12]).tobytes() == image.tobytes()
 
 
-def test_damaged_exif_is_ignored_and_nothing_is_said(opened, recwarn, capfd):
+def test_damaged_exif_is_ignored_without_a_warning(opened, recwarn, capfd):
     exif = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + random.Random(0).randbytes(60)
     assert opened(encoded(picture(), "JPEG", exif=exif)).size == (64, 48)
     assert not recwarn.list
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_huge_header_is_refused_in_little_memory(refused):
+def test_a_huge_size_in_the_header_is_refused_with_little_memory(refused):
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -213,27 +242,27 @@ def test_a_huge_header_is_refused_in_little_memory(refused):
 
     tracemalloc.start()
     assert "too large" in refused(png(20_000))
-    assert "13,360×13,360" in refused(png(13_360))  # over our limit, under Pillow's
+    assert "13,360×13,360" in refused(png(13_360))  # over our limit, below Pillow's
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
 
 
-def test_our_limit_holds_where_pillows_is_switched_off(refused, monkeypatch):
+def test_the_pixel_limit_holds_when_pillows_own_limit_is_off(refused, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     header = struct.pack("<2sIHHIIiiHHIIIIII", b"BM", 54, 0, 0, 54, 40, 20_000, 20_000, 1, 24, 0, 0, 0, 0, 0, 0)
     assert "20,000×20,000" in refused(header)
 
 
-def test_no_damage_escapes_as_another_exception(opened):
-    chance = random.Random(0)
+def test_damage_raises_no_exception_other_than_unreadable(opened):
+    rng = random.Random(0)
     small = picture(24, 20)
-    # without libtiff's own codecs, which write to stderr from C
+    # no compressed TIFF: libtiff's codecs write to stderr
     seeds = [encoded(small, kind) for kind in ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")]
     readable = 0
     for _ in range(700):
-        data = bytearray(chance.choice(seeds))
-        for _ in range(chance.choice((1, 4))):
-            data[chance.randrange(min(len(data), chance.choice((64, 10**6))))] = chance.randrange(256)
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.choice((1, 4))):
+            data[rng.randrange(min(len(data), rng.choice((64, 10**6))))] = rng.randrange(256)
         try:
             readable += opened(bytes(data)).mode == "RGB"
         except Unreadable as error:
@@ -241,10 +270,10 @@ def test_no_damage_escapes_as_another_exception(opened):
     assert 0 < readable < 700
 
 
-def test_a_lower_decoding_scale_finds_the_same_files_unreadable(opened):
+def test_the_same_files_are_unreadable_at_a_lower_decoding_scale(opened):
     data = encoded(picture(640, 480), "JPEG")
-    chance = random.Random(0)
-    ends = [chance.randrange(20, len(data)) for _ in range(40)] + list(range(len(data) - 20, len(data) + 1))
+    rng = random.Random(0)
+    ends = [rng.randrange(20, len(data)) for _ in range(40)] + list(range(len(data) - 20, len(data) + 1))
 
     def readable(data: bytes, **options) -> bool:
         try:
@@ -254,35 +283,35 @@ def test_a_lower_decoding_scale_finds_the_same_files_unreadable(opened):
 
     whole = [readable(data[:end]) for end in ends]
     assert whole == [readable(data[:end], smallest=(30, 30)) for end in ends]
-    assert len(set(whole)) == 2  # some of these cuts leave a photo that can be used, and some do not
+    assert len(set(whole)) == 2  # some of the cut files can be used, and some cannot
 
 
-# --- opening: unusual, but used ---------------------------------------------------------------------------------------
+# --- opening: unusual photos that are used ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bit_grey_equals_its_eight_bit_twin(tmp_path, suffix):
+def test_sixteen_bit_grey_gives_the_same_pixels_as_eight_bit(tmp_path, suffix):
     grey = picture().convert("L")
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     deep.save(tmp_path / f"deep{suffix}")
     assert open_image(tmp_path / f"deep{suffix}").tobytes() == grey.convert("RGB").tobytes()
 
 
-def test_integers_beyond_sixteen_bits_are_refused_with_their_range(tmp_path):
+def test_integers_outside_sixteen_bits_are_refused_with_their_range(tmp_path):
     Image.fromarray(np.array([[-1, 70_000]], np.int32)).save(tmp_path / "x.tif")
     with pytest.raises(Unreadable, match="from -1 to 70000"):
         open_image(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("scale", [1, 1 / 255])
-def test_float_grey_within_a_known_range_is_used(tmp_path, scale):
+def test_float_grey_in_a_known_range_is_used(tmp_path, scale):
     grey = picture().convert("L")
     Image.fromarray(np.asarray(grey).astype(np.float32) * np.float32(scale)).save(tmp_path / "x.tif")
     assert open_image(tmp_path / "x.tif").tobytes() == grey.convert("RGB").tobytes()
 
 
 @pytest.mark.parametrize("value", [-0.5, 256.0, float("nan"), float("inf")])
-def test_float_grey_beyond_it_is_refused_never_clipped(tmp_path, value):
+def test_float_grey_outside_the_known_ranges_is_refused_and_not_clipped(tmp_path, value):
     Image.fromarray(np.array([[0.5, value]], np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(Unreadable, match="float pixels from"):
         open_image(tmp_path / "x.tif")
@@ -311,7 +340,7 @@ def test_transparent_pixels_become_white_without_a_warning(opened, recwarn, mode
 
 
 @pytest.mark.parametrize(("kind", "name"), [("GIF", "x.gif"), ("WEBP", "x.webp"), ("TIFF", "x.tif"), ("PNG", "x.png")])
-def test_of_many_frames_the_first_is_used(opened, kind, name):
+def test_the_first_of_several_frames_is_used(opened, kind, name):
     frames = [Image.new("RGB", (16, 16), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
     out = opened(encoded(frames[0], kind, save_all=True, append_images=frames[1:]), name)
     assert np.abs(np.asarray(out).astype(int) - (200, 0, 0)).max() < 10
@@ -340,14 +369,14 @@ def test_all_eight_exif_orientations_give_the_same_pixels(opened, kind):
     for orientation, turn in CAMERA.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        lying = upright if turn is None else upright.transpose(turn)
+        stored = upright if turn is None else upright.transpose(turn)
         options = {"lossless": True} if kind == "WEBP" else {}
-        out = opened(encoded(lying, kind, exif=exif, **options), f"x{orientation}.{kind.lower()}")
+        out = opened(encoded(stored, kind, exif=exif, **options), f"x{orientation}.{kind.lower()}")
         assert out.size == (60, 40)
         assert view_pixels(out, 32, (1, 3)).equal(views), orientation
 
 
-def test_a_turned_jpeg_is_upright_at_a_lower_scale_too(opened):
+def test_exif_orientation_is_applied_at_a_lower_decoding_scale(opened):
     exif = Image.Exif()
     exif[0x0112] = 6
     upright = picture(64, 32).resize((640, 320))
@@ -356,7 +385,7 @@ def test_a_turned_jpeg_is_upright_at_a_lower_scale_too(opened):
     assert np.abs(np.asarray(out).astype(int) - np.asarray(upright.resize((160, 80)))).mean() < 4
 
 
-def test_a_lower_scale_never_falls_below_twice_the_size_asked_for(opened):
+def test_a_lower_decoding_scale_is_at_least_twice_the_requested_size(opened):
     data = encoded(picture(800, 600), "JPEG")
     assert opened(data).size == (800, 600)
     for side in (20, 37, 38, 75, 76, 150, 151, 400):
@@ -364,25 +393,25 @@ def test_a_lower_scale_never_falls_below_twice_the_size_asked_for(opened):
         assert min(out.size) >= min(2 * side, 600)
 
 
-def test_warnings_are_silenced_here_and_only_here(opened):
-    with warnings.catch_warnings(record=True) as heard:
+def test_warnings_are_silenced_only_while_a_photo_is_opened(opened):
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         opened(encoded(picture(), "JPEG"))
-        warnings.warn("heard", stacklevel=1)
-    assert [str(each.message) for each in heard] == ["heard"]
+        warnings.warn("after", stacklevel=1)
+    assert [str(each.message) for each in caught] == ["after"]
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def test_suffixes_are_found_in_any_case_and_nothing_else_is_counted(tmp_path):
+def test_only_image_suffixes_are_found_in_upper_or_lower_case(tmp_path):
     names = ["a.JPG", "b.JpG", "c.jpeg", "d.tiff", "e.bmp", "f.webp", "g.heic", "h.gif", "i.PNG", "j.avif"]
     found = find_images([fill(tmp_path, *names, "notes.txt", "k.jpg.part", "Thumbs.db")])
     assert paths(found) == sorted(names)
     assert (found.skipped, found.repeated, found.root) == ([], 0, str(tmp_path))
 
 
-def test_hidden_names_and_mlclips_own_folders_are_left_out(tmp_path):
+def test_hidden_names_and_mlclips_own_folders_are_not_searched(tmp_path):
     fill(tmp_path, "a/1.jpg", ".git/2.jpg", "__MACOSX/3.jpg", "a/._1.jpg", "b/store/4.jpg", f"b/store/{STORE_MARK}")
     assert paths(find_images([tmp_path])) == ["a/1.jpg"]
 
@@ -392,21 +421,21 @@ def test_the_store_mark_is_the_one_the_store_writes():
     assert store.MANIFEST == STORE_MARK
 
 
-def test_photos_of_one_name_in_two_folders_are_two_rows(tmp_path):
+def test_photos_with_the_same_name_in_two_folders_are_two_photos(tmp_path):
     fill(tmp_path, "a/1.jpg", "b/1.jpg")
     assert paths(find_images([tmp_path])) == ["a/1.jpg", "b/1.jpg"]
     found = find_images([tmp_path / "b", tmp_path / "a"])
     assert (found.root, paths(found)) == (str(tmp_path), ["b/1.jpg", "a/1.jpg"])
 
 
-def test_a_photo_tells_its_place_size_and_time(tmp_path):
+def test_a_photo_has_its_path_size_and_modification_time(tmp_path):
     fill(tmp_path, "a/1.jpg")
     status = (tmp_path / "a/1.jpg").stat()
     expected = Photo("a/1.jpg", str(tmp_path / "a/1.jpg"), status.st_size, status.st_mtime_ns)
     assert find_images([tmp_path]).photos == [expected]
 
 
-def test_a_named_file_is_taken_whatever_its_suffix_and_relative_to_its_folder(tmp_path, monkeypatch):
+def test_a_named_file_may_have_any_suffix_and_is_relative_to_its_folder(tmp_path, monkeypatch):
     fill(tmp_path, "a/photo.raw", "-x.jpg")
     found = find_images([tmp_path / "a/photo.raw"])
     assert (found.root, paths(found)) == (str(tmp_path / "a"), ["photo.raw"])
@@ -414,14 +443,14 @@ def test_a_named_file_is_taken_whatever_its_suffix_and_relative_to_its_folder(tm
     assert paths(find_images("-x.jpg")) == ["-x.jpg"]
 
 
-def test_a_photo_named_twice_is_one_row_and_counted(tmp_path):
+def test_a_photo_named_twice_is_used_once_and_counted_as_repeated(tmp_path):
     fill(tmp_path, "a/1.jpg", "a/2.jpg")
     (tmp_path / "a/3.jpg").symlink_to("1.jpg")
     found = find_images([tmp_path / "a/1.jpg", tmp_path / "a", tmp_path / "a/../a/2.jpg"])
     assert (paths(found), found.repeated) == (["1.jpg", "2.jpg"], 3)
 
 
-def test_strange_names_come_through(tmp_path):
+def test_unusual_names_are_kept_exactly(tmp_path):
     names = [
         "a b.jpg",
         "a'b\".jpg",
@@ -438,7 +467,7 @@ def test_strange_names_come_through(tmp_path):
     assert paths(find_images([tmp_path / name for name in names])) == names
 
 
-def test_patterns_are_expanded_only_where_no_such_file_exists(tmp_path):
+def test_a_pattern_is_expanded_only_if_no_file_has_that_name(tmp_path):
     fill(tmp_path, "[1].jpg", "1.jpg", "2.jpg", "2.txt", "sub/3.jpg", "sub/deep/4.png")
     assert paths(find_images([tmp_path / "[1].jpg"])) == ["[1].jpg"]
     assert paths(find_images([tmp_path / "?.*"])) == ["1.jpg", "2.jpg"]
@@ -448,18 +477,18 @@ def test_patterns_are_expanded_only_where_no_such_file_exists(tmp_path):
     assert (len(found.photos), found.repeated) == (5, 0)
 
 
-def test_links_to_folders_are_followed_but_never_in_circles(tmp_path):
-    fill(tmp_path, "top/b/1.jpg", "elsewhere/2.jpg")
+def test_links_to_folders_are_followed_without_endless_loops(tmp_path):
+    fill(tmp_path, "top/b/1.jpg", "other/2.jpg")
     (tmp_path / "top/b/up").symlink_to(tmp_path / "top")
     (tmp_path / "top/a").symlink_to(tmp_path / "top/b")
-    (tmp_path / "top/c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "top/c").symlink_to(tmp_path / "other")
     found = find_images([tmp_path / "top"])
     assert (paths(found), found.skipped) == (["b/1.jpg", "c/2.jpg"], [])
 
 
 def test_broken_links_pipes_and_sockets_are_skipped_with_a_reason(tmp_path, monkeypatch):
     fill(tmp_path, "good.jpg")
-    (tmp_path / "broken.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "broken.jpg").symlink_to("missing.jpg")
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     (tmp_path / "device.jpg").symlink_to("/dev/null")
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -481,23 +510,33 @@ def test_broken_links_pipes_and_sockets_are_skipped_with_a_reason(tmp_path, monk
 
 
 def test_a_folder_that_cannot_be_listed_is_skipped(tmp_path, monkeypatch):
-    fill(tmp_path, "a/1.jpg", "shut/2.jpg")
+    fill(tmp_path, "a/1.jpg", "closed/2.jpg")
     listed = os.scandir
 
     def scandir(folder):
-        if str(folder).endswith("shut"):
+        if str(folder).endswith("closed"):
             raise PermissionError(13, "Permission denied")
         return listed(folder)
 
-    monkeypatch.setattr(os, "scandir", scandir)  # root may list anything, so the refusal is acted
+    monkeypatch.setattr(os, "scandir", scandir)  # simulated, because root may list every folder
     found = find_images([tmp_path])
-    assert (paths(found), [skip.path for skip in found.skipped]) == (["a/1.jpg"], ["shut"])
+    assert (paths(found), [skip.path for skip in found.skipped]) == (["a/1.jpg"], ["closed"])
     assert "Permission denied" in found.skipped[0].reason
 
 
-def test_a_list_file_is_read_with_all_its_oddities(tmp_path):
+def test_a_list_file_may_have_comments_blanks_duplicates_and_missing_files(tmp_path):
     fill(tmp_path, "in/a.jpg", "in/b c.jpg", "d.raw", "in/more/e.jpg")
-    lines = ["a.jpg", "", "# no", "  b c.jpg  ", "a.jpg", "missing.jpg", "../d.raw", "more", str(tmp_path / "in/a.jpg")]
+    lines = [
+        "a.jpg",
+        "",
+        "# comment",
+        "  b c.jpg  ",
+        "a.jpg",
+        "missing.jpg",
+        "../d.raw",
+        "more",
+        str(tmp_path / "in/a.jpg"),
+    ]
     (tmp_path / "in/list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     found = find_images([f"@{tmp_path}/in/list.txt"])
     assert found.root == str(tmp_path)
@@ -506,13 +545,57 @@ def test_a_list_file_is_read_with_all_its_oddities(tmp_path):
     assert [(skip.path, skip.reason) for skip in found.skipped] == [("in/missing.jpg", "not found")]
 
 
-def test_a_list_in_utf_16_or_with_bytes_of_no_encoding_is_read(tmp_path):
+def test_a_list_in_utf_16_or_with_undecodable_bytes_is_read(tmp_path):
     name = os.fsdecode(b"\xff.jpg")
     fill(tmp_path, "é.jpg", name)
     (tmp_path / "16.txt").write_bytes("é.jpg\r\n".encode("utf-16"))
     (tmp_path / "raw.txt").write_bytes(b"\xff.jpg\n")
     assert paths(find_images([f"@{tmp_path}/16.txt"])) == ["é.jpg"]
     assert paths(find_images([f"@{tmp_path}/raw.txt"])) == [name]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
+@pytest.mark.parametrize("size", [(64, 48), (500, 400)])
+def test_a_photo_instead_of_a_list_is_refused_in_one_line(tmp_path, monkeypatch, kind, size):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(encoded(picture(*size), kind))
+    with pytest.raises(
+        InputError, match=r"^@photo\.jpg is not a text file with one path per line\. .*without the @\.$"
+    ):
+        find_images("@photo.jpg")
+
+
+def test_utf_16_without_a_byte_order_mark_is_refused_as_a_list(tmp_path):
+    fill(tmp_path, "a.jpg")
+    (tmp_path / "list.txt").write_bytes("a.jpg\r\n".encode("utf-16-le"))
+    with pytest.raises(InputError, match=r"list\.txt is not a text file"):
+        find_images([f"@{tmp_path}/list.txt"])
+
+
+@pytest.mark.parametrize("name", ["a.jpg\né.jpg", "a.jpg\n😀.jpg"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_utf_16_list_cut_at_any_byte_is_read_or_refused_in_one_line(tmp_path, name, encoding):
+    fill(tmp_path, "a.jpg")
+    data = ("\ufeff" + name).encode(encoding)
+    for end in range(14, len(data) + 1):  # after a.jpg and the newline
+        (tmp_path / "list.txt").write_bytes(data[:end])
+        try:
+            assert paths(find_images([f"@{tmp_path}/list.txt"])) == ["a.jpg"]
+            assert end % 2 == 0
+        except InputError as error:
+            assert "list.txt is damaged UTF-16 text (" in str(error) and "\n" not in str(error)
+            assert end % 2 == 1 or "😀" in name
+
+
+def test_nul_bytes_in_the_names_of_a_list_are_skipped_with_a_reason(tmp_path):
+    fill(tmp_path, "a.jpg")
+    (tmp_path / "list.txt").write_bytes(b"b\0.jpg\na.jpg\nin\0side/c.jpg\n")
+    found = find_images([f"@{tmp_path}/list.txt"])
+    assert paths(found) == ["a.jpg"]
+    assert [(skip.path, skip.reason) for skip in found.skipped] == [
+        ("b\0.jpg", "not a valid path"),
+        ("in\0side/c.jpg", "not a valid path"),
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"# only a comment\r\n\r\n"])
@@ -522,30 +605,31 @@ def test_an_empty_list_is_refused(tmp_path, content):
         find_images([f"@{tmp_path}/list.txt"])
 
 
-def test_what_cannot_be_searched_is_refused_with_its_name(tmp_path):
+def test_a_source_that_cannot_be_searched_is_refused_by_name(tmp_path):
     fill(tmp_path / "texts", "a.txt")
     cases = {
         str(tmp_path / "missing"): "missing not found",
         str(tmp_path / "*.jpg"): "not found",
-        str(tmp_path / "texts"): r"no images found in .*texts \(looked for \.jpg",
+        str(tmp_path / "texts"): r"No images found in .*texts \(searched for \.jpg",
         f"@{tmp_path}/none.txt": "none.txt cannot be read",
         "": "an empty name not found",
         "nul\0byte": "not found",
+        "nul\0byte/*.jpg": "not found",
     }
-    for source, said in cases.items():
-        with pytest.raises(InputError, match=said):
+    for source, message in cases.items():
+        with pytest.raises(InputError, match=message):
             find_images([source])
-    with pytest.raises(InputError, match="no photos given"):
+    with pytest.raises(InputError, match="No photos are named"):
         find_images([])
 
 
-def test_a_folder_with_nothing_but_broken_things_says_so(tmp_path):
-    (tmp_path / "a.jpg").symlink_to("nowhere")
-    with pytest.raises(InputError, match=r"skipped 1, first a\.jpg: a broken link"):
+def test_a_folder_with_only_broken_links_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "a.jpg").symlink_to("missing")
+    with pytest.raises(InputError, match=r"Skipped 1, the first is a\.jpg: a broken link\."):
         find_images([tmp_path])
 
 
-def test_an_empty_folder_among_others_is_told_of(tmp_path):
+def test_an_empty_folder_among_other_sources_is_skipped_with_a_reason(tmp_path):
     fill(tmp_path, "a/1.jpg")
     (tmp_path / "b").mkdir()
     found = find_images([tmp_path / "a", tmp_path / "b"])

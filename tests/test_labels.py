@@ -1,26 +1,37 @@
-"""The table, its files, how well two tables agree; and the class names that become its columns."""
+"""The table of labels, its files, the comparison of two tables, and class names."""
 
 from __future__ import annotations
 
 import csv
+import doctest
 import json
 import math
 import os
 import pickle
+import sys
 
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
 from mlclip.config import InputError
-from mlclip.labels.class_names import CLASS_PRESETS, TEMPLATES, check_class_count, fill_template, parse_classes
-from mlclip.labels.metrics import average_precision, match_tables, mean_average_precision
+from mlclip.labels import class_names, metrics
+from mlclip.labels import table as table_module
+from mlclip.labels.class_names import (
+    CLASS_PRESETS,
+    TEMPLATES,
+    as_prompts,
+    check_class_count,
+    fill_template,
+    parse_classes,
+)
+from mlclip.labels.metrics import Match, average_precision, match_tables, mean_average_precision
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.labels.text_formats import read_thresholds, write_thresholds
 
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 NAN = math.nan
-AWKWARD = [
+UNUSUAL = [
     "a/1.jpg",
     "b/1.jpg",
     "-dash.jpg",
@@ -59,6 +70,12 @@ def one_line(error):
     return text
 
 
+@pytest.mark.parametrize("module", [class_names, metrics, table_module])
+def test_the_examples_in_the_docstrings_are_correct(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0 and result.failed == 0
+
+
 # -- the type
 
 
@@ -75,25 +92,51 @@ def one_line(error):
         ([3], ["x"], [[0.1]], "not text"),
     ],
 )
-def test_a_table_that_does_not_fit_together_is_refused(paths, classes, scores, word):
+def test_a_table_with_inconsistent_or_invalid_parts_is_refused(paths, classes, scores, word):
     with pytest.raises(InputError, match=word):
         Labels(paths, classes, torch.tensor(scores))
 
 
-def test_not_known_is_allowed_and_float64_becomes_float32():
+def test_nan_is_allowed_and_float64_becomes_float32():
     labels = Labels(["a"], ["x", "y"], torch.tensor([[NAN, 0.5]], dtype=torch.float64))
     assert labels.scores.dtype == torch.float32 and len(labels) == 1
 
 
-def test_aligned_takes_its_classes_thresholds_along():
+def test_aligned_keeps_the_thresholds_of_its_classes():
     labels = Labels(["a"], ["x", "y", "z"], torch.ones(1, 3), meta={"thresholds": [0.1, 0.2, 0.3]})
     assert labels.aligned(["a"], ["z", "x"]).thresholds.tolist() == pytest.approx([0.3, 0.1])
     assert labels.meta["thresholds"] == [0.1, 0.2, 0.3]
     assert Labels(["a"], ["x", "y"], torch.ones(1, 2)).thresholds.tolist() == [0.5, 0.5]
 
 
+def test_above_threshold_gives_the_names_of_each_photo_best_first():
+    scores = torch.tensor([[0.6, 0.9, 0.5], [0.4, NAN, 0.1], [0.7, 0.7, 1.0]])
+    labels = Labels(["a", "b", "c"], ["x", "y", "z"], scores)
+    assert labels.above_threshold() == [["y", "x", "z"], [], ["z", "x", "y"]]
+    labels.meta["thresholds"] = {"x": 0.4, "z": 1.0}
+    assert labels.above_threshold() == [["y", "x"], ["x"], ["z", "x", "y"]]
+    assert Labels([], ["x"], torch.empty(0, 1)).above_threshold() == []
+
+
+def test_to_pandas_has_one_row_per_path_and_one_column_per_class():
+    pytest.importorskip("pandas")
+    labels = table()
+    labels.scores[0, 0] = NAN
+    frame = labels.to_pandas()
+    assert frame.index.name == "path" and list(frame.index) == labels.paths and list(frame.columns) == labels.classes
+    assert same(labels, Labels(list(frame.index), list(frame.columns), torch.tensor(frame.to_numpy())))
+    frame.iloc[:] = 0
+    assert labels.scores[1:].min() > 0  # the frame is a copy
+
+
+def test_to_pandas_without_pandas_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="pip install pandas"):
+        table().to_pandas()
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
-def test_thresholds_written_are_read_back_and_classes_left_out_keep_their_own(tmp_path, suffix):
+def test_thresholds_are_read_back_and_missing_classes_keep_their_default(tmp_path, suffix):
     classes, file = ['a "b", c', "Ärger", "class"], tmp_path / f"t{suffix}"
     write_thresholds(file, classes, [0.25, 0.5, 1.0])
     assert read_thresholds(file, classes, [0.0] * 3) == [0.25, 0.5, 1.0]
@@ -103,22 +146,22 @@ def test_thresholds_written_are_read_back_and_classes_left_out_keep_their_own(tm
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("t.csv", "class,threshold\ncow,0.5\n", "t.csv names cow, which is no class here; there are cat, dog"),
-        ("t.csv", "class,threshold\ncat,1.5\n", "t.csv, line 2: '1.5' is no threshold"),
+        ("t.csv", "class,threshold\ncow,0.5\n", "t.csv names unknown classes: cow. The classes are cat, dog"),
+        ("t.csv", "class,threshold\ncat,1.5\n", "t.csv, line 2: '1.5' is not a threshold"),
         ("t.csv", "class,threshold\ncat,\n", "t.csv, line 2: 'cat' has no threshold"),
-        ("t.csv", "class,threshold\ncat,0.5\ncat,0.6\n", "t.csv, line 3: the class 'cat' stood in line 2"),
-        ("t.csv", "class,threshold\ncat\n", "t.csv, line 2: write a class, a comma"),
-        ("t.csv", "cat,0.5\n", "t.csv, line 1: not `class,threshold`"),
-        ("t.json", '{"cat": 2}', "t.json: '2' is no threshold"),
+        ("t.csv", "class,threshold\ncat,0.5\ncat,0.6\n", "t.csv, line 3: the class 'cat' is already in line 2"),
+        ("t.csv", "class,threshold\ncat\n", "t.csv, line 2: the line does not have two cells. Write a class, a comma"),
+        ("t.csv", "cat,0.5\n", "t.csv, line 1: the line is not `class,threshold`"),
+        ("t.json", '{"cat": 2}', "t.json: '2' is not a threshold"),
         ("t.json", '{"cat": true}', "t.json: 'cat' has no threshold"),
-        ("t.json", '{"cat": {}}', "t.json: '{}' is no threshold"),
-        ("t.json", "[0.5]", "t.json holds no thresholds"),
-        ("t.json", '{"cat": 0.5, "cat": 0.6}', "t.json: the class 'cat' stands there twice"),
+        ("t.json", '{"cat": {}}', "t.json: '{}' is not a threshold"),
+        ("t.json", "[0.5]", "t.json contains no thresholds"),
+        ("t.json", '{"cat": 0.5, "cat": 0.6}', "t.json: the class 'cat' appears twice"),
         ("t.json", "{", "t.json, line 1: not JSON"),
-        ("gone.csv", None, "gone.csv not found; `mlclip export -o thresholds.csv`"),
+        ("gone.csv", None, "gone.csv not found. `mlclip export -o thresholds.csv`"),
     ],
 )
-def test_a_threshold_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, name, text, words):
+def test_an_unusable_threshold_file_is_refused_in_one_line(tmp_path, name, text, words):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError) as error:
@@ -126,7 +169,7 @@ def test_a_threshold_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, n
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_aligned_reorders_rows_and_columns_and_names_what_is_missing():
+def test_aligned_reorders_rows_and_columns_and_names_missing_classes():
     labels = table()
     turned = labels.aligned(labels.paths[::-1], labels.classes[:0:-1])
     assert torch.equal(turned.scores, labels.scores.flip(0)[:, [2, 1]]) and turned.root == "photos"
@@ -138,7 +181,7 @@ def test_aligned_reorders_rows_and_columns_and_names_what_is_missing():
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_scores_come_back_to_the_last_bit_in_every_format(tmp_path, suffix):
+def test_scores_are_read_back_exactly_in_every_format(tmp_path, suffix):
     labels = table(200, 7)
     labels.scores[0] = torch.tensor([0.0, 1.0, NAN, 1e-38, 1e-45, 1 - 2**-24, 1 / 3])
     write_labels(labels, tmp_path / f"l{suffix}")
@@ -146,26 +189,36 @@ def test_scores_come_back_to_the_last_bit_in_every_format(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_awkward_file_names_come_back_as_they_were_in_every_format(tmp_path, suffix):
-    labels = Labels(AWKWARD, ["x", 'a "b", c'], torch.rand(len(AWKWARD), 2))
+def test_unusual_file_names_are_read_back_unchanged_in_every_format(tmp_path, suffix):
+    labels = Labels(UNUSUAL, ["x", 'a "b", c'], torch.rand(len(UNUSUAL), 2))
     write_labels(labels, tmp_path / f"l{suffix}")
     assert same(labels, read_labels(tmp_path / f"l{suffix}"))
 
 
-def test_a_name_that_is_not_utf8_stands_in_the_csv_with_its_own_bytes(tmp_path):
+def test_a_file_name_that_is_not_utf8_keeps_its_bytes_in_the_csv(tmp_path):
     write_labels(Labels([os.fsdecode(b"\xe9.jpg")], ["x"], torch.ones(1, 1)), tmp_path / "l.csv")
     assert (tmp_path / "l.csv").read_bytes() == b"path,x\n\xe9.jpg,1\n"
 
 
-def test_the_csv_is_what_another_csv_reader_reads(tmp_path):
-    write_labels(Labels(AWKWARD[:9], ["x"], torch.rand(9, 1)), tmp_path / "l.csv")
+def test_the_csv_can_be_read_by_pythons_csv_reader(tmp_path):
+    write_labels(Labels(UNUSUAL[:9], ["x"], torch.rand(9, 1)), tmp_path / "l.csv")
     with open(tmp_path / "l.csv", newline="", encoding="utf-8") as file:
-        assert [row[0] for row in csv.reader(file)] == ["path", *AWKWARD[:9]]
+        assert [row[0] for row in csv.reader(file)] == ["path", *UNUSUAL[:9]]
+
+
+def test_the_csv_can_be_read_by_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    labels = Labels(UNUSUAL, ["x", 'a "b", c'], torch.rand(len(UNUSUAL), 2))
+    labels.scores[0, 1] = NAN
+    write_labels(labels, tmp_path / "l.csv")
+    frame = pandas.read_csv(tmp_path / "l.csv", index_col="path", encoding_errors="surrogateescape")
+    scores = torch.tensor(frame.to_numpy(), dtype=torch.float32)
+    assert same(labels, Labels([str(path) for path in frame.index], list(frame.columns), scores))
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-def test_json_output_is_ascii_and_knows_no_nan(tmp_path, suffix):
-    labels = Labels(AWKWARD, ["x"], torch.full((len(AWKWARD), 1), NAN))
+def test_json_output_is_ascii_and_contains_no_nan(tmp_path, suffix):
+    labels = Labels(UNUSUAL, ["x"], torch.full((len(UNUSUAL), 1), NAN))
     write_labels(labels, tmp_path / f"l{suffix}")
     text = (tmp_path / f"l{suffix}").read_bytes().decode("ascii")
     for part in [text] if suffix == ".json" else text.splitlines():
@@ -173,29 +226,29 @@ def test_json_output_is_ascii_and_knows_no_nan(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".json"])
-def test_root_and_meta_travel_with_the_table(tmp_path, suffix):
+def test_root_and_meta_are_stored_with_the_table(tmp_path, suffix):
     meta = {"method": "cdul", "settings": {"zeta": 0.5, "temperature": None}, "skipped": [["a.jpg", "cut"]]}
     write_labels(table(meta=meta), tmp_path / f"l{suffix}")
     back = read_labels(tmp_path / f"l{suffix}")
     assert back.root == "photos" and back.meta == meta
 
 
-def test_meta_that_could_not_be_read_back_is_not_written(tmp_path):
+def test_meta_that_cannot_be_read_back_is_not_written(tmp_path):
     with pytest.raises(TypeError, match=r"PosixPath|WindowsPath"):
         write_labels(table(meta={"a": [{"b": tmp_path}]}), tmp_path / "l.pt")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_truth_is_written_as_1_0_and_empty(tmp_path):
+def test_true_labels_are_written_as_1_0_and_empty(tmp_path):
     write_labels(Labels(["a"], ["x", "y", "z"], torch.tensor([[1, 0, NAN]])), tmp_path / "l.csv")
     assert (tmp_path / "l.csv").read_text() == "path,x,y,z\na,1,0,\n"
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_an_existing_file_is_replaced_only_on_request(tmp_path, suffix):
+def test_an_existing_file_is_replaced_only_with_overwrite(tmp_path, suffix):
     path = tmp_path / f"l{suffix}"
     write_labels(table(), path)
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="`overwrite=True`"):
         write_labels(table(seed=1), path)
     assert same(read_labels(path), table())
     write_labels(table(seed=1), path, overwrite=True)
@@ -203,14 +256,14 @@ def test_an_existing_file_is_replaced_only_on_request(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("name", ["l.txt", "labels", "l.pth"])
-def test_an_unknown_suffix_is_refused_naming_the_four(tmp_path, name):
+def test_an_unknown_suffix_is_refused_and_the_four_known_ones_are_named(tmp_path, name):
     for call in (lambda: write_labels(table(), tmp_path / name), lambda: read_labels(tmp_path / name)):
         with pytest.raises(InputError, match=r"\.pt, \.csv, \.json or \.jsonl"):
             call()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path, suffix):
+def test_a_missing_file_and_a_folder_are_refused_with_their_name(tmp_path, suffix):
     with pytest.raises(InputError, match=f"gone{suffix} not found"):
         read_labels(tmp_path / f"gone{suffix}")
     (tmp_path / f"d{suffix}").mkdir()
@@ -222,7 +275,7 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path, suffix):
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_spreadsheets_csv_is_read_with_its_mark_and_line_ends(tmp_path, encoding, end):
+def test_a_csv_from_a_spreadsheet_is_read_with_its_byte_order_mark_and_line_ends(tmp_path, encoding, end):
     text = end.join([" cat , path,dog", "1,grüße.jpg,0", "", ",b.jpg, 0.5 ", ""])
     (tmp_path / "l.csv").write_bytes(text.encode(encoding))
     labels = read_labels(tmp_path / "l.csv")
@@ -242,10 +295,10 @@ def test_a_spreadsheets_csv_is_read_with_its_mark_and_line_ends(tmp_path, encodi
         ("path,cat\na,1.1\n", "line 2: '1.1'"),
         ("path,cat\na,inf\n", "line 2: 'inf'"),
         ("path,cat\na,-1\n", "line 2: '-1'"),
-        ("path,cat\na,1\nb,0\na,0\n", "line 4: the path 'a' stood in line 2"),
+        ("path,cat\na,1\nb,0\na,0\n", "line 4: the path 'a' is already in line 2"),
         ("path,cat,cat\na,1,1\n", "line 1: the class 'cat'"),
-        ("path,cat,\na,1,1\n", "line 1: a class without a name"),
-        ("path,cat\n,1\n", "line 2: a path without a name"),
+        ("path,cat,\na,1,1\n", "line 1: a class has no name"),
+        ("path,cat\n,1\n", "line 2: a path has no name"),
         ('path,cat\n"a"b,1\n', "line 2"),
         ('path,cat\n"a,1\n', "line"),
         ("path\na\n", "no classes"),
@@ -258,7 +311,7 @@ def test_a_damaged_csv_is_refused_with_its_name_and_line(tmp_path, text, word):
     assert "l.csv" in one_line(error)
 
 
-def test_a_line_number_counts_line_ends_inside_quotes(tmp_path):
+def test_line_numbers_count_line_ends_inside_quotes(tmp_path):
     (tmp_path / "l.csv").write_text('path,cat\n"a\nb",1\nc,2\n')
     with pytest.raises(InputError, match="line 4"):
         read_labels(tmp_path / "l.csv")
@@ -272,7 +325,7 @@ def test_a_line_number_counts_line_ends_inside_quotes(tmp_path):
         ('{"path": "a", "scores": {"x": [1]}}', "line 1"),
         ('{"path": "a", "scores": {"x": Infinity}}', "line 1"),
         ('{"path": "a", "scores": {"x": 1e999}}', "line 1"),
-        ('\n{"path": "a", "scores": [1]}', "line 2: not of the form"),
+        ('\n{"path": "a", "scores": [1]}', "line 2: the line does not look like"),
         ('{"path": 3, "scores": {"x": 1}}', "line 1"),
         ("[]", "line 1"),
         ('{"path": "a", "scores": {"x": 1}}\n{"path": "a", "scores": {"x": 1}}', "line 2: the path 'a'"),
@@ -288,14 +341,14 @@ def test_a_damaged_jsonl_is_refused_with_its_name_and_line(tmp_path, text, word)
     assert "l.jsonl" in one_line(error)
 
 
-def test_a_class_that_a_jsonl_line_leaves_out_is_not_known_there(tmp_path):
+def test_a_class_that_is_missing_in_a_jsonl_line_is_unknown_for_that_photo(tmp_path):
     (tmp_path / "l.jsonl").write_text(
         '{"path": "a", "scores": {"x": 1}}\n{"path": "b", "scores": {"y": 0}, "more": 1}\n'
     )
     assert same(read_labels(tmp_path / "l.jsonl"), Labels(["a", "b"], ["x", "y"], torch.tensor([[1, NAN], [NAN, 0]])))
 
 
-def test_a_damaged_json_is_refused_by_name(tmp_path):
+def test_a_damaged_json_is_refused_with_its_name(tmp_path):
     write_labels(table(), tmp_path / "good.json")
     good = json.loads((tmp_path / "good.json").read_text())
     bad = [{"format": "x"}, {"version": 2}, {"scores": [[0.1]] * 5}, {"scores": [1]}, {"classes": None}, {"paths": 3}]
@@ -306,7 +359,7 @@ def test_a_damaged_json_is_refused_by_name(tmp_path):
         one_line(error)
 
 
-def test_a_pt_that_is_cut_or_altered_is_refused_by_name(tmp_path):
+def test_a_truncated_pt_is_refused_with_its_name(tmp_path):
     write_labels(table(), tmp_path / "l.pt")
     data = (tmp_path / "l.pt").read_bytes()
     for size in (0, 10, len(data) // 2, len(data) - 10):
@@ -316,7 +369,7 @@ def test_a_pt_that_is_cut_or_altered_is_refused_by_name(tmp_path):
         one_line(error)
 
 
-def test_a_pt_with_parts_missing_or_of_another_type_is_refused_by_name(tmp_path):
+def test_a_pt_with_missing_entries_or_wrong_types_is_refused_with_its_name(tmp_path):
     write_labels(table(), tmp_path / "l.pt")
     good = torch.load(tmp_path / "l.pt", weights_only=True)
     scores = good["scores"]
@@ -333,7 +386,7 @@ class Trap:
         return (os.mkdir, ("sprung",))
 
 
-def test_a_malicious_pt_is_refused_and_runs_nothing(tmp_path, monkeypatch):
+def test_a_malicious_pt_is_refused_and_executes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "mlclip.labels", "version": 1, "paths": Trap()}, "zip.pt")
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Trap()))
@@ -343,12 +396,12 @@ def test_a_malicious_pt_is_refused_and_runs_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "sprung").exists()
 
 
-# -- how well two tables agree
+# -- comparing two tables
 
 
 @pytest.mark.parametrize("levels", [2, 5, 1000])
 @pytest.mark.parametrize("seed", range(8))
-def test_average_precision_is_sklearns_with_ties_and_gaps(seed, levels):
+def test_average_precision_equals_sklearn_with_ties_and_unknown_truth(seed, levels):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(levels, (300,), generator=generator) / levels
     truth = (torch.rand(300, generator=generator) < 0.2).float()
@@ -359,7 +412,7 @@ def test_average_precision_is_sklearns_with_ties_and_gaps(seed, levels):
     )
 
 
-def test_average_precision_of_the_worked_example():
+def test_average_precision_of_the_example_in_the_docstring():
     assert average_precision(torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1.0, 0, 1])) == pytest.approx(
         5 / 6, abs=1e-12
     )
@@ -371,25 +424,25 @@ def test_average_precision_does_not_depend_on_the_order_of_rows():
     assert average_precision(scores, truth) == average_precision(scores[order], truth[order])
 
 
-def test_average_precision_tells_apart_what_half_precision_would_not():
+def test_average_precision_separates_scores_that_are_equal_in_half_precision():
     scores = torch.tensor([0.9999999, 0.99999994])
     assert average_precision(scores, torch.tensor([0.0, 1.0])) == 1.0
 
 
-def test_nothing_positive_gives_nan_and_no_row_at_all_too():
+def test_average_precision_without_positives_or_without_rows_is_nan():
     assert math.isnan(average_precision(torch.rand(3), torch.zeros(3)))
     assert math.isnan(average_precision(torch.rand(2), torch.full((2,), NAN)))
     assert math.isnan(average_precision(torch.empty(0), torch.empty(0)))
 
 
-def test_not_answering_never_helps():
+def test_a_missing_score_never_helps():
     truth = torch.tensor([1.0, 0, 1])
     assert average_precision(torch.tensor([0.9, 0.1, NAN]), truth) < average_precision(
         torch.tensor([0.9, 0.1, 0.2]), truth
     )
 
 
-def test_scores_given_as_truth_are_refused():
+def test_truth_other_than_1_and_0_is_refused():
     with pytest.raises(InputError, match="other than 1 and 0"):
         average_precision(torch.rand(3), torch.tensor([0.3, 0, 1]))
 
@@ -399,14 +452,14 @@ def test_map_matches_rows_by_path_and_classes_by_name():
     truth = Labels(labels.paths, labels.classes, flips)
     expected = [average_precision_score(flips[:, c], labels.scores[:, c]) for c in range(4)]
     shuffled = truth.aligned(labels.paths[::-1], [labels.classes[i] for i in (2, 0, 3, 1)])
-    for answers in (truth, shuffled):
-        mean, each = mean_average_precision(labels, answers)
+    for known in (truth, shuffled):
+        mean, each = mean_average_precision(labels, known)
         assert list(each) == labels.classes
         assert list(each.values()) == pytest.approx(expected, abs=1e-9)
         assert mean == pytest.approx(sum(expected) / 4, abs=1e-9)
 
 
-def test_a_class_without_a_positive_is_listed_but_not_counted():
+def test_a_class_without_positives_is_listed_but_not_counted():
     labels = Labels(["a", "b"], ["x", "y"], torch.rand(2, 2))
     mean, each = mean_average_precision(labels, Labels(["a", "b"], ["x", "y"], torch.tensor([[1, 0], [1, NAN]])))
     assert mean == each["x"] == 1.0 and math.isnan(each["y"])
@@ -414,7 +467,7 @@ def test_a_class_without_a_positive_is_listed_but_not_counted():
     assert math.isnan(mean)
 
 
-def test_what_only_one_table_has_is_left_out_and_told():
+def test_photos_and_classes_of_only_one_table_are_listed():
     match = match_tables(
         Labels(["a", "b"], ["x", "y"], torch.rand(2, 2)), Labels(["b", "c"], ["z", "x"], torch.ones(2, 2))
     )
@@ -423,7 +476,7 @@ def test_what_only_one_table_has_is_left_out_and_told():
     assert (match.classes_only_first, match.classes_only_second) == (["y"], ["z"])
 
 
-def test_file_names_alone_match_only_where_they_are_unique_and_no_whole_path_does():
+def test_file_names_are_matched_only_if_they_are_unique_and_no_full_path_matches():
     truth = Labels(["q/1.jpg", "q/2.jpg", "r/2.jpg", "q/3.jpg"], ["x"], torch.ones(4, 1))
     labels = Labels(["1.jpg", "2.jpg", "3.jpg"], ["x"], torch.ones(3, 1))
     assert match_tables(labels, truth).rows == [(0, 0), (2, 3)]
@@ -431,7 +484,7 @@ def test_file_names_alone_match_only_where_they_are_unique_and_no_whole_path_doe
     assert match_tables(exact, truth).rows == [(0, 0)]
 
 
-def test_tables_without_a_common_photo_or_class_are_refused_with_examples():
+def test_tables_without_a_shared_photo_or_class_are_refused_with_examples():
     labels = Labels(["a.jpg"], ["cat"], torch.ones(1, 1))
     with pytest.raises(InputError, match=r"'a\.jpg' and 'b\.jpg'"):
         mean_average_precision(labels, Labels(["b.jpg"], ["cat"], torch.ones(1, 1)))
@@ -441,28 +494,47 @@ def test_tables_without_a_common_photo_or_class_are_refused_with_examples():
         mean_average_precision(labels, Labels([], ["cat"], torch.ones(0, 1)))
 
 
+def test_the_summary_of_a_match_counts_photos_and_classes_and_names_the_first_without_a_match():
+    labels = Labels([f"{n:02d}.jpg" for n in range(12)], ["cat", "dog"], torch.rand(12, 2))
+    truth = Labels(["01.jpg", "07.jpg", "x.jpg"], ["cow", "cat"], torch.ones(3, 2))
+    assert match_tables(labels, truth).summary() == [
+        "labels: 2 of 12 photos and 1 of 2 classes matched "
+        "(photos not matched: 00.jpg, 02.jpg, 03.jpg, ...; classes not matched: dog)",
+        "truth: 2 of 3 photos and 1 of 2 classes matched (photos not matched: x.jpg; classes not matched: cow)",
+    ]
+    complete = match_tables(labels, labels).summary("model.pt", "truth.csv")
+    assert complete == [f"{name}: 12 of 12 photos and 2 of 2 classes matched" for name in ("model.pt", "truth.csv")]
+
+
+def test_a_summary_names_at_most_three_photos_and_three_classes():
+    names = ["a", "b", "c", "d"]
+    lines = Match([(0, 0)], ["x"], names[:3], names, [], names).summary()
+    assert lines[0].endswith("(photos not matched: a, b, c)")
+    assert lines[1].endswith("(photos not matched: a, b, c, ...; classes not matched: a, b, c, ...)")
+
+
 # -- class names
 
 
-def test_the_presets_have_the_counts_of_their_data_sets_in_order():
+def test_the_presets_have_the_number_and_order_of_classes_of_their_data_sets():
     assert {name: len(classes) for name, classes in CLASS_PRESETS.items()} == {"voc": 20, "coco": 80, "nuswide": 81}
     assert list(CLASS_PRESETS["voc"]) == sorted(CLASS_PRESETS["voc"])
     assert list(CLASS_PRESETS["nuswide"]) == sorted(CLASS_PRESETS["nuswide"])
     assert CLASS_PRESETS["voc"]["tvmonitor"] == "tv monitor" and CLASS_PRESETS["voc"]["cat"] == "cat"
 
 
-def test_a_preset_is_a_fresh_copy():
+def test_a_preset_is_returned_as_a_copy():
     parse_classes("voc").clear()
     assert len(parse_classes("voc")) == 20
 
 
-def test_a_comma_list_may_name_prompts():
+def test_a_comma_separated_list_can_give_prompt_names():
     assert parse_classes(" cat, dog = a small dog ") == {"cat": "cat", "dog": "a small dog"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_class_file_is_read_whatever_editor_saved_it(tmp_path, encoding, end):
+def test_a_class_file_is_read_with_any_encoding_and_line_end_of_an_editor(tmp_path, encoding, end):
     text = end.join(["# animals", "", " cat ", "chien = a dog, small", "  # end", "C#", ""])
     (tmp_path / "c.txt").write_bytes(text.encode(encoding))
     assert parse_classes(tmp_path / "c.txt") == {"cat": "cat", "chien": "a dog, small", "C#": "C#"}
@@ -485,7 +557,7 @@ def test_a_class_file_is_read_whatever_editor_saved_it(tmp_path, encoding, end):
         (b"\xff\xfec", "UTF-8"),
     ],
 )
-def test_an_unusable_class_file_is_refused_by_name(tmp_path, data, word):
+def test_an_unusable_class_file_is_refused_with_its_name(tmp_path, data, word):
     (tmp_path / "c.txt").write_bytes(data)
     with pytest.raises(InputError, match=word) as error:
         parse_classes(str(tmp_path / "c.txt"))
@@ -498,15 +570,54 @@ def test_an_unusable_class_list_is_refused(spec):
         parse_classes(spec)
 
 
-def test_a_single_class_needs_contrast():
-    with pytest.raises(InputError, match=r"'cat'.*--contrast"):
+def test_classes_are_accepted_as_a_dict_a_list_or_a_text(tmp_path):
+    (tmp_path / "c.txt").write_text("cat\ndog = a small dog\n")
+    expected = {"cat": "cat", "dog": "a small dog"}
+    forms = (expected, ["cat", "dog = a small dog"], ("cat", "dog=a small dog"), "cat,dog=a small dog")
+    for classes in (*forms, str(tmp_path / "c.txt"), tmp_path / "c.txt"):
+        assert as_prompts(classes) == expected and list(as_prompts(classes)) == list(expected)
+    assert as_prompts("voc") == CLASS_PRESETS["voc"]
+    assert as_prompts(["hot dog, with mustard"]) == {"hot dog, with mustard": "hot dog, with mustard"}
+
+
+def test_a_dict_of_classes_is_copied():
+    classes = {"cat": "cat"}
+    as_prompts(classes)["dog"] = "dog"
+    assert classes == {"cat": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("classes", "word"),
+    [
+        ([], "no class name"),
+        ({}, "no class name"),
+        (["cat", " "], "blank"),
+        (["cat", "dog ="], "blank"),
+        ({"cat": ""}, "blank"),
+        ({" ": "cat"}, "blank"),
+        (["cat", "cat"], "'cat' twice"),
+        (["cat", "CAT"], "'cat' and 'CAT'"),
+        ({"a": "x", "b": "X"}, "prompt names 'x' and 'X'"),
+        (["cat", 3], "3, which is not text"),
+        ({"cat": None}, "None, which is not text"),
+        ("cat,,dog", "blank"),
+    ],
+)
+def test_unusable_classes_are_refused_in_every_form(classes, word):
+    with pytest.raises(InputError, match=word) as error:
+        as_prompts(classes)
+    one_line(error)
+
+
+def test_a_single_class_needs_contrast_names():
+    with pytest.raises(InputError, match=r"'cat'.*`contrast`"):
         check_class_count(["cat"])
-    with pytest.raises(InputError, match="no classes"):
+    with pytest.raises(InputError, match=r"no classes given.*`classes`"):
         check_class_count([], ["dog"])
     check_class_count({"cat": "cat"}, ["dog"])
 
 
-def test_a_template_takes_the_name_as_it_is():
+def test_a_template_inserts_the_name_unchanged():
     assert fill_template("a photo of a {}", "{}{0} {x}") == "a photo of a {}{0} {x}"
     assert all(fill_template(template, "cat") for templates in TEMPLATES.values() for template in templates)
     for template in ("a photo", "{} and {}", "{0}"):

@@ -1,17 +1,30 @@
-"""Snippets cover the image; batches keep their order, whatever is bad among them and however many processes read."""
+"""Snippets cover the image. Batches keep their order with unreadable photos and with any number of workers."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
+from multiprocessing.process import current_process
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mlclip.images import PhotoViews, collate, find_images, photo_batches, tile_boxes, view_pixels
+from mlclip.config import InputError
+from mlclip.images import (
+    MissingGuardWarning,
+    PhotoViews,
+    collate,
+    find_images,
+    photo_batches,
+    safe_num_workers,
+    tile_boxes,
+    view_pixels,
+)
 
 
 def grey(value: int, size: tuple[int, int] = (12, 9)) -> Image.Image:
@@ -20,7 +33,7 @@ def grey(value: int, size: tuple[int, int] = (12, 9)) -> Image.Image:
 
 @pytest.fixture
 def photos(tmp_path):
-    """Seven photos, the value of their pixels 10 times their number; 2, 3 (a whole batch of two) and 6 are bad."""
+    """Seven photos; all pixels of photo i are 10 · i. Photos 2 and 3 (a whole batch of two) and 6 are unreadable."""
     for number in range(7):
         grey(10 * number).save(tmp_path / f"{number}.png")
     for number in (2, 3, 6):
@@ -29,10 +42,10 @@ def photos(tmp_path):
 
 
 def read(batches) -> list:
-    """Batches as plain lists: indices, the first pixel of every photo, indices of the bad."""
+    """Batches as lists: indices, the first pixel of each photo, indices of the unreadable photos."""
     return [
-        (rows.tolist(), [] if pixels is None else pixels[:, 0, 0, 0, 0].tolist(), [index for index, _ in bad])
-        for rows, pixels, bad in batches
+        (rows.tolist(), [] if pixels is None else pixels[:, 0, 0, 0, 0].tolist(), [index for index, _ in unreadable])
+        for rows, pixels, unreadable in batches
     ]
 
 
@@ -50,7 +63,7 @@ def test_snippets_are_never_empty_and_cover_the_image(size, n):
         covered[y0:y1, x0:x1] = True
     assert covered.all()
     assert len(boxes) == n * n
-    for low, high, side in ((0, 2, width), (1, 3, height)):  # equal, up to the rounding to whole pixels
+    for low, high, side in ((0, 2, width), (1, 3, height)):  # equal after rounding to whole pixels
         assert all(abs((box[high] - box[low]) - max(1, side / n)) < 1 for box in boxes)
 
 
@@ -65,49 +78,49 @@ def test_tiny_and_thin_photos_have_all_their_views(size):
     assert (views == 77).all()
 
 
-def test_a_view_is_its_snippet_alone_squeezed_to_a_square():
+def test_a_view_is_its_snippet_resized_to_a_square_without_its_neighbours():
     pixels = np.zeros((60, 90, 3), np.uint8)
     for row in range(3):
         for column in range(3):
             pixels[20 * row : 20 * row + 20, 30 * column : 30 * column + 30] = 25 * (3 * row + column) + 5
     views = view_pixels(Image.fromarray(pixels), 32, (3, 1))
     for number in range(9):
-        assert (views[number] == 25 * number + 5).all()  # not a trace of the neighbours
+        assert (views[number] == 25 * number + 5).all()  # no pixel of a neighbour
     plain = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)
     assert np.abs(views[9].permute(1, 2, 0).numpy().astype(int) - np.asarray(plain)).max() <= 1
 
 
-def test_shrinking_a_large_photo_averages_instead_of_picking_pixels():
+def test_reducing_a_large_photo_averages_its_pixels():
     stripes = np.zeros((1200, 1200, 3), np.uint8)
     stripes[:, ::2] = 200
     assert (view_pixels(Image.fromarray(stripes), 50).int() - 100).abs().max() <= 3
 
 
-def test_a_bad_photo_gives_its_reason_and_no_pixels(photos):
+def test_an_unreadable_photo_gives_a_reason_and_no_pixels(photos):
     dataset = PhotoViews(photos, 8, (1, 3))
     assert dataset[2] == (2, "not an image (looks like HTML)")
     index, views = dataset[1]
     assert index == 1 and views.shape == (10, 3, 8, 8) and (views == 10).all()
 
 
-def test_a_photo_gone_since_it_was_listed_gives_a_reason(photos):
+def test_a_photo_deleted_after_it_was_found_gives_a_reason(photos):
     os.unlink(photos[4].file)
-    assert PhotoViews(photos, 8)[4] == (4, "the file is gone")
+    assert PhotoViews(photos, 8)[4] == (4, "the file no longer exists")
 
 
-def test_collate_keeps_the_order_of_good_and_bad():
+def test_collate_keeps_the_order_of_readable_and_unreadable_photos():
     views = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    rows, pixels, bad = collate([(5, views), (3, "no"), (4, views + 1), (1, "never")])
+    rows, pixels, unreadable = collate([(5, views), (3, "damaged"), (4, views + 1), (1, "empty")])
     assert rows.tolist() == [5, 4] and rows.dtype == torch.int64
     assert pixels.shape == (2, 1, 3, 4, 4) and pixels[1, 0, 0, 0, 0] == 1
-    assert bad == [(3, "no"), (1, "never")]
+    assert unreadable == [(3, "damaged"), (1, "empty")]
 
 
-def test_a_wholly_bad_batch_leaves_the_others_in_order(photos):
+def test_a_batch_of_unreadable_photos_keeps_the_others_in_order(photos):
     assert read(photo_batches(PhotoViews(photos, 8), batch_size=2)) == EXPECTED
 
 
-def test_an_order_is_followed_and_may_leave_photos_out(photos):
+def test_an_order_is_followed_and_may_omit_photos(photos):
     batches = photo_batches(PhotoViews(photos, 8), batch_size=3, order=[5, 6, 0, 4])
     assert read(batches) == [([5, 0], [50, 0], [6]), ([4], [40], [])]
 
@@ -119,14 +132,14 @@ def test_any_number_of_workers_gives_the_same_batches_each_time(photos, num_work
     assert read(batches) == EXPECTED
 
 
-def test_names_of_no_encoding_reach_the_workers(tmp_path):
+def test_undecodable_names_reach_the_workers(tmp_path):
     grey(50).save(tmp_path / "x.png")
     os.rename(tmp_path / "x.png", os.fsencode(tmp_path) + b"/\xff.png")
     dataset = PhotoViews(find_images([tmp_path]).photos, 8)
     assert read(photo_batches(dataset, batch_size=2, num_workers=1)) == [([0], [50], [])]
 
 
-def test_reading_draws_no_global_random_numbers(photos):
+def test_loading_does_not_change_the_global_random_state(photos):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     read(photo_batches(PhotoViews(photos, 8), batch_size=2))
@@ -135,7 +148,7 @@ def test_reading_draws_no_global_random_numbers(photos):
 
 INTERRUPTED = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 from mlclip.images import PhotoViews, find_images, photo_batches
 if __name__ == "__main__":
     photos = find_images([sys.argv[1]]).photos
@@ -144,7 +157,7 @@ if __name__ == "__main__":
     next(batches)
     print("ready", flush=True)
     try:
-        while True:  # however late the interrupt comes
+        while True:  # until the interrupt comes
             for _ in batches:
                 pass
             batches = iter(loader)
@@ -153,7 +166,7 @@ if __name__ == "__main__":
 """
 
 
-def test_ctrl_c_reaches_the_caller_and_the_workers_stay_quiet(photos, tmp_path):
+def test_ctrl_c_reaches_the_main_process_and_the_workers_print_nothing(photos, tmp_path):
     (tmp_path / "run.py").write_text(INTERRUPTED)
     command = [sys.executable, tmp_path / "run.py", os.path.dirname(photos[0].file)]
     process = subprocess.Popen(
@@ -162,9 +175,135 @@ def test_ctrl_c_reaches_the_caller_and_the_workers_stay_quiet(photos, tmp_path):
     try:
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone in the group
+        os.killpg(process.pid, signal.SIGINT)  # to the whole process group, as a terminal does
         out, err = process.communicate(timeout=150)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert (out, err, process.returncode) == ("interrupted\n", "", 0)
+
+
+# --- scripts without a guard ------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import os, sys
+from mlclip.images import PhotoViews, find_images, photo_batches
+
+def process_ids(items):
+    return os.getpid()
+
+def main():
+    photos = find_images([sys.argv[1]]).photos
+    for _ in range(2):
+        ids = set(photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=2, collate_fn=process_ids))
+        print("main process" if ids == {os.getpid()} else f"{len(ids - {os.getpid()})} workers")
+"""
+GUARDED = SCRIPT + "if __name__ == '__main__':\n    main()\n"
+NO_GUARD = SCRIPT + "main()\n"
+WITHOUT_GUARD = (
+    'this script has no `if __name__ == "__main__":` guard, so photos are decoded in the main process (num_workers=0)'
+)
+
+
+def run_script(folder: Path, text: str, photos: list) -> subprocess.CompletedProcess:
+    (folder / "run.py").write_text(text)
+    command = [sys.executable, folder / "run.py", os.path.dirname(photos[0].file)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def test_a_script_without_a_guard_decodes_in_the_main_process_and_says_so_once(photos, tmp_path):
+    done = run_script(tmp_path, NO_GUARD, photos)
+    assert (done.stdout, done.returncode) == ("main process\nmain process\n", 0)
+    assert done.stderr.count("MissingGuardWarning: " + WITHOUT_GUARD) == 1
+
+
+def test_a_script_with_a_guard_uses_workers(photos, tmp_path):
+    done = run_script(tmp_path, GUARDED, photos)
+    assert (done.stdout, done.stderr, done.returncode) == ("2 workers\n2 workers\n", "", 0)
+
+
+def test_work_outside_the_guard_gives_a_clear_error_in_the_worker(photos, tmp_path):
+    done = run_script(tmp_path, NO_GUARD + "if __name__ == '__main__':\n    print('done')\n", photos)
+    assert done.returncode == 1 and "done" not in done.stdout
+    assert "InputError: A dataloader worker ran this code while it imported the script." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["-c"], "(2, None)"),
+        (["-"], "(0, 'this program is read from standard input"),
+        (["-m", "package"], "(2, None)"),
+        (["-m", "package.guarded"], "(2, None)"),
+        (["-m", "package.unguarded"], "(0, 'this script has no"),
+    ],
+)
+def test_workers_are_kept_where_they_do_not_import_the_main_module(tmp_path, command, expected):
+    text = "from mlclip.images import safe_num_workers\nprint(safe_num_workers(2))\n"
+    (tmp_path / "package").mkdir()
+    for name, ending in {
+        "__init__": "",
+        "__main__": text,
+        "unguarded": text,
+        "guarded": text + "__name__ == 'x'\n",
+    }.items():
+        (tmp_path / "package" / f"{name}.py").write_text(ending)
+    arguments = [*command, text] if command == ["-c"] else command
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=200,
+    )
+    assert done.stdout.startswith(expected) and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("if __name__ == '__main__':\n    main()", 2),
+        ("if '__main__' == __name__ and True:\n    main()", 2),
+        ("try:\n    if __name__ == '__main__':\n        main()\nfinally:\n    pass", 2),
+        ("__name__ == '__main__' and main()", 2),
+        ("main()", 0),
+        ("# if __name__ == '__main__':\nmain('if __name__ == \"__main__\":')", 0),
+        ("import logging\nlogging.getLogger(__name__)\nif True:\n    main()", 0),
+        ("def inside():\n    if __name__ == '__main__':\n        main()\ninside()", 0),
+        ("\x7fELF\0", 2),
+        ("not (Python", 2),
+    ],
+)
+def test_the_guard_is_found_in_the_source_of_the_main_script(tmp_path, monkeypatch, text, expected):
+    main = types.ModuleType("__main__")
+    main.__file__ = str(tmp_path / "script")
+    Path(main.__file__).write_text(text)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert safe_num_workers(2) == (expected, None if expected else WITHOUT_GUARD)
+    assert safe_num_workers(0) == (0, None)
+
+
+def test_an_interactive_session_keeps_its_workers(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))  # has no __file__
+    assert safe_num_workers(2) == (2, None)
+
+
+def test_a_worker_that_is_importing_the_script_cannot_start_workers(photos, monkeypatch):
+    monkeypatch.setattr(current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(InputError, match="A dataloader worker ran this code while it imported the script"):
+        photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=1)
+    assert read(photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=0)) == EXPECTED
+
+
+def test_the_warning_has_its_own_category(photos, tmp_path, monkeypatch):
+    main = types.ModuleType("__main__")
+    main.__file__ = str(tmp_path / "script.py")
+    Path(main.__file__).write_text("main()")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr("mlclip.images.guard._shown", set())
+    with pytest.warns(MissingGuardWarning, match="no `if __name__"):
+        batches = photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=2)
+    assert batches.num_workers == 0 and read(batches) == EXPECTED

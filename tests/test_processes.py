@@ -1,4 +1,4 @@
-"""Several processes (torchrun, gloo) do what one does: the same labels, and at equal batch the same losses to rounding."""
+"""Several processes (torchrun, gloo) have the same results as one: equal labels, and with equal batches equal losses up to rounding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mlclip.distributed import Distributed, sync_batch_norm
 from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.student.model import Classifier
 
 CLASSES = ["red", "green", "blue"]
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -35,7 +37,7 @@ def log_rows(model: Path) -> list[dict[str, str]]:
 
 
 def agree(tmp_path: Path, columns: list[str]) -> None:
-    """The logs of one.pt and two.pt agree to rounding, which Adam blows up from step to step."""
+    """The logs of one.pt and two.pt agree up to rounding. Adam makes rounding differences larger at every step."""
     one, two = log_rows(tmp_path / "one.pt"), log_rows(tmp_path / "two.pt")
     assert len(one) == len(two) > 0
     assert float(two[0]["loss"]) == pytest.approx(float(one[0]["loss"]), rel=1e-5)
@@ -43,8 +45,8 @@ def agree(tmp_path: Path, columns: list[str]) -> None:
         assert [float(row[name]) for row in two] == pytest.approx([float(row[name]) for row in one], rel=2e-3), name
 
 
-def test_two_processes_learn_by_gradient_alignment_as_one_does(photos, tmp_path):
-    paths = [f"{n:02d}.jpg" for n in range(9)]  # steps of 4, 4 and 1: one process has nothing in the last
+def test_two_processes_train_by_gradient_alignment_like_one(photos, tmp_path):
+    paths = [f"{n:02d}.jpg" for n in range(9)]  # steps of 4, 4 and 1 photos: one process has no photo in the last
     true = torch.nn.functional.one_hot(torch.arange(9) % 3).float()
     write_labels(Labels(paths, CLASSES, true * 0.6 + 0.2, root=str(photos)), tmp_path / "labels.pt")
     write_labels(Labels(paths, CLASSES, true), tmp_path / "truth.csv")
@@ -59,12 +61,12 @@ def test_two_processes_learn_by_gradient_alignment_as_one_does(photos, tmp_path)
     assert torch.allclose(*refined, atol=1e-4)
 
 
-def test_two_processes_label_and_look_again_as_one_does(photos, clip_file, tmp_path):
-    (photos / "05.jpg").write_bytes(b"")  # 11 readable photos: shares of unequal length
+def test_two_processes_make_and_update_labels_like_one(photos, clip_file, tmp_path):
+    (photos / "05.jpg").write_bytes(b"")  # 11 readable photos: the parts have different lengths
     for processes, name in ((1, "one"), (2, "two")):
         status = run(processes, "pseudolabel", str(photos), "--classes", "red,green,blue", "--clip", str(clip_file),
                      "--method", "ccd", "-o", str(tmp_path / f"{name}.labels.pt"), "--store", str(tmp_path / name))  # fmt: skip
-        assert status == 3 or processes == 2  # of two, the launcher has a status of its own
+        assert status == 3 or processes == 2  # with two, the launcher has its own exit status
     one, two = (read_labels(tmp_path / f"{name}.labels.pt") for name in ("one", "two"))
     assert one.paths == two.paths and len(one) == 11
     assert one.meta["skipped"] == two.meta["skipped"]
@@ -79,3 +81,29 @@ def test_two_processes_label_and_look_again_as_one_does(photos, clip_file, tmp_p
     refined = [read_labels(tmp_path / f"{name}.json") for name in ("one", "two")]
     assert torch.allclose(refined[0].scores, refined[1].scores, atol=1e-3)
     assert refined[0].meta["update"]["classes"] == refined[1].meta["update"]["classes"]
+
+
+def test_on_gpus_the_batch_norm_of_torch_is_used_with_the_same_weights():
+    model, images = Classifier("resnet18", CLASSES, 64), torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    before, logits = {k: v.clone() for k, v in model.state_dict().items()}, model.eval()(images)
+    sync_batch_norm(model, Distributed(0, 2, torch.device("cuda")))
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(isinstance(module, torch.nn.SyncBatchNorm) for module in norms)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.eval()(images), logits)
+
+
+def test_on_gpus_an_empty_batch_in_half_precision_is_normalised_in_float32(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.nn.SyncBatchNorm, "forward", lambda _, features: seen.append(features.dtype))
+    norm = torch.nn.Sequential(torch.nn.BatchNorm2d(4))
+    sync_batch_norm(norm, Distributed(0, 2, torch.device("cuda")))
+    for photos in (0, 3):
+        norm(torch.zeros(photos, 4, 2, 2, dtype=torch.bfloat16))
+    assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_the_batch_norm_of_one_process_does_not_change():
+    norm = torch.nn.Sequential(torch.nn.BatchNorm2d(4))
+    sync_batch_norm(norm, Distributed())
+    assert type(norm[0]) is torch.nn.BatchNorm2d

@@ -1,4 +1,4 @@
-"""The page about a table of labels: whole in itself, harmless, and true to the numbers."""
+"""The HTML report: self-contained, safe, and with the right numbers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mlclip.report import html as page
 from mlclip.report.build import render_report
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "voc12"
-VOID = {"meta", "img", "br"}  # elements of the page that need no end
+VOID = {"meta", "img", "br"}  # elements without an end tag
 EVIL = "<script>alert(1)</script>\"'&\n\x07"
 
 
 class Reader(HTMLParser):
-    """Collects tags, attributes and words, and checks that each element ends where it should."""
+    """Collects tags, attributes and words, and checks that elements are closed in the right order."""
 
     def __init__(self, text):
         super().__init__()
@@ -73,7 +73,7 @@ def facts(text):
     return dict(reversed(pair) for pair in re.findall(r'<div class="fact"><b>(.*?)</b><span>(.*?)</span>', text))
 
 
-def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(labels):
+def test_the_page_is_well_formed_and_loads_nothing(labels):
     text = render_report(labels, title="t")
     reader = Reader(text)
     assert {tag for tag, _ in reader.tags}.isdisjoint({"script", "link", "iframe", "object", "base", "form", "a"})
@@ -82,40 +82,40 @@ def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(labels):
     assert any("default-src 'none'" in attrs.get("content", "") for tag, attrs in reader.tags if tag == "meta")
 
 
-def test_every_photo_is_there_as_a_small_jpeg(labels):
+def test_the_page_contains_every_photo_as_a_small_jpeg(labels):
     sources = Reader(render_report(labels)).attributes("img", "src")
     sizes = [Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size for source in sources]
     assert sizes.count((440, 330)) == 6 and sizes.count((112, 112)) == 2 * 5
 
 
-def test_the_facts_are_those_of_the_table(labels):
-    told = facts(render_report(labels))
-    assert told["photos"] == "6" and told["classes"] == "2" and told["photos skipped"] == "1"
-    assert told["labels per photo"] == "0.83" and told["photos without a label"] == "3"
-    assert told["mean top-1 score"] == f"{(0.9 + 0.8 + 0.3 + 0.7 + 0 + 0.42) / 6:.2f}"
+def test_the_facts_match_the_table(labels):
+    shown = facts(render_report(labels))
+    assert shown["photos"] == "6" and shown["classes"] == "2" and shown["photos skipped"] == "1"
+    assert shown["labels per photo"] == "0.83" and shown["photos without a label"] == "3"
+    assert shown["mean top-1 score"] == f"{(0.9 + 0.8 + 0.3 + 0.7 + 0 + 0.42) / 6:.2f}"
 
 
 @pytest.mark.parametrize("thresholds", [[0.75, 0.5], {"cat": 0.75}, torch.tensor([0.75, 0.5])])
-def test_thresholds_of_the_model_decide_what_counts_as_given(labels, thresholds):
+def test_the_thresholds_decide_which_labels_count(labels, thresholds):
     labels.meta["thresholds"] = thresholds
     text = render_report(labels)
     assert facts(text)["labels per photo"] == "0.67"
     assert "2 <small>≥ 0.75</small>" in text and "2 <small>≥ 0.50</small>" in text
 
 
-def test_the_photos_that_score_highest_stand_first_and_unknown_scores_nowhere(labels):
+def test_the_photos_with_the_highest_scores_come_first_and_unknown_scores_are_not_shown(labels):
     hints = Reader(render_report(labels, limit=0)).attributes("img", "title")
     assert hints[:5] == ["0.jpg: 0.900", "1.jpg: 0.800", "3.jpg: 0.700", "2.jpg: 0.200", "4.jpg: 0.000"]
 
 
-def test_the_gallery_is_spread_evenly_and_limited(labels):
+def test_the_gallery_is_limited_and_takes_photos_evenly_from_the_table(labels):
     text = render_report(labels, limit=3)
     assert re.findall(r'<div class="file">(.*?)</div>', text) == ["0.jpg", "2.jpg", "4.jpg"] and "3 of 6 photos" in text
     assert 'class="gallery"' not in render_report(labels, limit=0)
     assert "All photos" in render_report(labels, limit=99)
 
 
-def test_truth_adds_ap_and_true_labels_and_says_report_only(labels):
+def test_truth_adds_ap_and_true_labels_marked_as_report_only(labels):
     truth = Labels(labels.paths[:5], ["dog", "cat"], torch.tensor([[0, 1], [1, 1], [0, 0], [0, 0], [0, 1.0]]))
     text = render_report(labels, truth=truth)
     mean, each = mean_average_precision(labels, truth)
@@ -125,7 +125,7 @@ def test_truth_adds_ap_and_true_labels_and_says_report_only(labels):
     assert "report only" not in render_report(labels)
 
 
-def test_scores_are_drawn_against_the_truth_with_their_error(labels):
+def test_the_page_shows_scores_against_the_truth_with_the_calibration_error(labels):
     truth = Labels(labels.paths, labels.classes, torch.tensor([[1, 1], [1, 0], [0, 0], [1, 0], [0, 0], [0, 1.0]]))
     text = render_report(labels, truth=truth)
     Reader(text)
@@ -136,7 +136,7 @@ def test_scores_are_drawn_against_the_truth_with_their_error(labels):
     assert "Scores against" not in render_report(labels, truth=unknown)
 
 
-def test_the_diagram_has_a_bar_as_high_as_the_share_and_a_dot_on_the_line_where_scores_are_right():
+def test_the_diagram_draws_the_share_as_a_bar_and_correct_scores_as_dots_on_the_line():
     reader = Reader(page.diagram("d", [5, 0, 1500], [0.2, math.nan, 0.8], [0.2, math.nan, 0.4]))
     low, high = map(float, reader.attributes("rect", "height"))
     assert high == 2 * low and "1.5k" in reader.words
@@ -151,13 +151,13 @@ def test_the_diagram_has_a_bar_as_high_as_the_share_and_a_dot_on_the_line_where_
     )
 
 
-def test_truth_that_shares_nothing_is_refused(labels):
+def test_truth_without_common_photos_is_refused(labels):
     for paths, scores in ((["x.jpg"], torch.ones(1, 1)), ([], torch.ones(0, 1))):
         with pytest.raises(InputError, match="no photo"):
             render_report(labels, truth=Labels(paths, ["cat"], scores))
 
 
-def test_everything_a_stranger_could_name_is_escaped(tmp_path):
+def test_all_text_from_outside_is_escaped(tmp_path):
     meta = {
         "method": EVIL,
         "clip": {"name": EVIL},
@@ -175,7 +175,7 @@ def test_everything_a_stranger_could_name_is_escaped(tmp_path):
     text.encode("utf-8")
 
 
-def test_photos_that_cannot_be_opened_are_counted_and_leave_a_grey_field(labels, tmp_path):
+def test_photos_that_cannot_be_opened_are_counted_and_shown_as_grey_fields(labels, tmp_path):
     (tmp_path / "0.jpg").write_bytes(b"")
     (tmp_path / "1.jpg").unlink()
     labels.paths[2] = "nul\0.jpg"
@@ -185,14 +185,14 @@ def test_photos_that_cannot_be_opened_are_counted_and_leave_a_grey_field(labels,
     assert "could not be opened" not in render_report(Labels(["3.jpg"], ["a"], torch.ones(1, 1), root=str(tmp_path)))
 
 
-def test_histograms_are_drawn_in_proportion():
+def test_the_bars_of_a_histogram_are_proportional_to_the_counts():
     text = page.histogram("h", [0, 0.5, 1], [10, 5])
     low, high = sorted(float(tall) for tall in Reader(text).attributes("rect", "height"))
-    assert high == 2 * low and "15 in all, at most 10 in one bar" in text
+    assert high == 2 * low and "15 in total, at most 10 in one bar" in text
     Reader(page.histogram("nothing", [0, 1], [0]))
 
 
-def test_histograms_of_clips_confidence_stand_beside_the_scores(labels):
+def test_histograms_of_clips_confidence_are_shown_next_to_the_scores(labels):
     labels.meta["histograms"] = {name: {"edges": [0, 0.5, 1], "counts": [1, 2]} for name in ("global", "snippets")}
     text = render_report(labels)
     assert text.count("<svg") == 3 and "top-1 confidence: snippets" in text
@@ -211,21 +211,21 @@ def test_histograms_of_clips_confidence_stand_beside_the_scores(labels):
         {"thresholds": None},
     ],
 )
-def test_damaged_meta_is_refused_in_one_line(labels, change):
+def test_damaged_meta_raises_a_message_of_one_line(labels, change):
     labels.meta.update(change)
-    with pytest.raises(InputError, match="make the labels again") as error:
+    with pytest.raises(InputError, match="Make the labels again") as error:
         render_report(labels)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("skipped", [None, 3, [["only one"]], [1], "text"])
-def test_a_strange_list_of_skipped_photos_is_left_out(labels, skipped):
+def test_an_invalid_list_of_skipped_photos_is_not_shown(labels, skipped):
     labels.meta["skipped"] = skipped
     assert "Skipped photos" not in render_report(labels)
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_a_table_without_rows_or_without_known_scores_has_a_page_too(rows):
+def test_a_table_without_rows_or_known_scores_has_a_page(rows):
     text = render_report(Labels(["a"][:rows], ["x", "y"], torch.full((rows, 2), math.nan)))
     Reader(text)
     assert facts(text)["mean top-1 score"] == "–"

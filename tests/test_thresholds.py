@@ -1,4 +1,4 @@
-"""Thresholds that need no label."""
+"""Thresholds without true labels."""
 
 from __future__ import annotations
 
@@ -16,54 +16,58 @@ def test_the_worked_examples_in_the_docstrings_hold():
     assert doctest.testmod(thresholds).failed == 0
 
 
-def test_as_many_photos_are_above_as_the_labels_expect():
-    chance = torch.Generator().manual_seed(0)
-    scores, labels = torch.rand(200, 5, generator=chance) ** 3, torch.rand(200, 5, generator=chance) ** 2
+def test_the_number_of_photos_above_the_threshold_is_what_the_labels_expect():
+    generator = torch.Generator().manual_seed(0)
+    scores, labels = torch.rand(200, 5, generator=generator) ** 3, torch.rand(200, 5, generator=generator) ** 2
     found = match_expected_positives(scores, labels)
     assert ((scores >= found).sum(0) - labels.sum(0)).abs().max() <= 0.5
 
 
-@pytest.mark.parametrize(("label", "said"), [(0.0, 0), (1.0, 30)])
-def test_a_class_nowhere_and_one_everywhere_have_thresholds_beyond_all_scores(label, said):
+@pytest.mark.parametrize(("label", "positives"), [(0.0, 0), (1.0, 30)])
+def test_a_class_in_no_photo_or_in_all_photos_has_a_threshold_beyond_all_scores(label, positives):
     scores = torch.linspace(0.2, 0.8, 30)[:, None]
     found = match_expected_positives(scores, torch.full((30, 1), label))
-    assert 0 < float(found) < 1 and int((scores >= found).sum()) == said
+    assert 0 < float(found) < 1 and int((scores >= found).sum()) == positives
 
 
-def test_no_threshold_takes_what_it_should_leave_where_scores_are_saturated_or_neighbours():
+def test_saturated_scores_and_neighbouring_floats_are_separated_correctly():
     saturated = torch.tensor([[1.0], [1.0], [0.2]])
-    assert float(match_expected_positives(saturated, torch.zeros(3, 1))) == pytest.approx(0.6)  # all at 1, or none: two
+    assert float(match_expected_positives(saturated, torch.zeros(3, 1))) == pytest.approx(
+        0.6
+    )  # no threshold is above 1, so both are positive
     neighbours = torch.tensor([[0.7], [float(torch.nextafter(torch.tensor(0.7), torch.tensor(0.0)))], [0.1]])
     found = match_expected_positives(neighbours, torch.tensor([[1.0], [0.0], [0.0]]))
     assert int((neighbours >= found).sum()) == 1
 
 
-def test_unknown_cells_do_not_count():
+def test_unknown_cells_are_ignored():
     scores = torch.tensor([[0.9, 0.1], [float("nan"), 0.2], [0.5, 0.3]])
     labels = torch.tensor([[1.0, float("nan")], [1.0, float("nan")], [0.0, float("nan")]])
     assert torch.allclose(match_expected_positives(scores, labels), torch.tensor([0.7, 0.5]))
 
 
-def test_equal_scores_are_taken_together_or_not_at_all():
-    scores = torch.tensor([0.9, 0.8] + [0.05] * 98)[:, None]  # as a floor under the labels leaves them
-    found = match_expected_positives(scores, scores)  # whose sum expects some seven
+def test_photos_with_equal_scores_are_all_positive_or_all_negative():
+    scores = torch.tensor([0.9, 0.8] + [0.05] * 98)[:, None]  # as after a floor on the labels
+    found = match_expected_positives(scores, scores)  # their sum is about 7
     assert int((scores >= found).sum()) == 2
 
 
 def test_the_threshold_of_best_expected_f1_equals_a_slow_search():
     scores = torch.rand(60, 3, generator=torch.Generator().manual_seed(1)) ** 2
     found = best_expected_f1(scores)
-    for own, threshold in zip(scores.T, found, strict=True):
-        expected = [2 * float(own[own >= t].sum()) / (int((own >= t).sum()) + float(own.sum())) for t in own]
-        said = own >= threshold
-        assert 2 * float(own[said].sum()) / (int(said.sum()) + float(own.sum())) == pytest.approx(max(expected))
+    for column, threshold in zip(scores.T, found, strict=True):
+        expected = [
+            2 * float(column[column >= t].sum()) / (int((column >= t).sum()) + float(column.sum())) for t in column
+        ]
+        above = column >= threshold
+        assert 2 * float(column[above].sum()) / (int(above.sum()) + float(column.sum())) == pytest.approx(max(expected))
 
 
-def test_few_labels_go_further_by_expectation_than_by_the_best_f1_on_them():
-    chance, by_expectation, by_search = torch.Generator().manual_seed(0), [], []
+def test_with_few_labels_the_best_expected_f1_is_better_than_the_best_f1_on_these_labels():
+    generator, by_expectation, by_search = torch.Generator().manual_seed(0), [], []
     for _ in range(20):
-        logits = torch.randn(2040, 6, generator=chance) * 2.5 - 3
-        truth = torch.bernoulli((0.6 * logits - 0.5).sigmoid(), generator=chance)
+        logits = torch.randn(2040, 6, generator=generator) * 2.5 - 3
+        truth = torch.bernoulli((0.6 * logits - 0.5).sigmoid(), generator=generator)
         few, rest = slice(0, 40), slice(40, None)
         slope, offset = fit_calibration(logits[few], truth[few])
         scores = (slope * logits + offset).sigmoid()
@@ -76,12 +80,12 @@ def test_few_labels_go_further_by_expectation_than_by_the_best_f1_on_them():
 
 
 def _best_f1(scores, truth):
-    """For each class the score that gives the best F1 on these very photos."""
+    """For each class the score with the best F1 on the same photos."""
     rows = [f1_of_classes(scores >= scores[row], truth).nan_to_num(0) for row in range(len(scores))]
     return scores.gather(0, torch.stack(rows).argmax(0, keepdim=True))[0]
 
 
-def test_a_centred_label_is_a_posterior_and_the_papers_are_taken_at_their_sum():
+def test_centred_labels_have_threshold_one_half_and_labels_of_the_papers_are_matched_to_their_sum():
     scores = torch.tensor([[0.9, 0.3], [0.4, 0.2], [0.5, 0.1]])
     assert thresholds_of_labels(scores, "centred") == [0.5, 0.5]
     found = torch.tensor(thresholds_of_labels(scores, "cdul"))

@@ -1,4 +1,4 @@
-"""The tokenizer against open_clip's, and what happens to texts that do not fit."""
+"""The tokenizer equals that of open_clip, and texts that are too long raise an error."""
 
 import hashlib
 import random
@@ -39,11 +39,11 @@ PIECES = [
 ]
 
 
-def random_text(chance: random.Random) -> str:
-    parts = [chance.choice(PIECES) for _ in range(chance.randrange(7))]
-    parts += [chr(chance.choice([chance.randrange(32, 0x250), chance.randrange(0x370, 0xD7FF)])) for _ in range(3)]
-    chance.shuffle(parts)
-    return chance.choice(["", " "]).join(parts)
+def random_text(rng: random.Random) -> str:
+    parts = [rng.choice(PIECES) for _ in range(rng.randrange(7))]
+    parts += [chr(rng.choice([rng.randrange(32, 0x250), rng.randrange(0x370, 0xD7FF)])) for _ in range(3)]
+    rng.shuffle(parts)
+    return rng.choice(["", " "]).join(parts)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ def reference():
     return tokenizer.SimpleTokenizer()
 
 
-def test_four_thousand_odd_texts_get_the_reference_s_tokens(reference):
-    chance = random.Random(0)
-    texts = [*PIECES, "", " ", "a photo of a cat", *(random_text(chance) for _ in range(4000))]
-    theirs = reference(texts, context_length=400)
+def test_four_thousand_unusual_texts_get_the_same_tokens_as_the_reference(reference):
+    rng = random.Random(0)
+    texts = [*PIECES, "", " ", "a photo of a cat", *(random_text(rng) for _ in range(4000))]
+    expected = reference(texts, context_length=400)
     assert count_tokens(max(texts, key=len)) > 30
-    assert torch.equal(tokenize(texts, context_length=400), theirs)
+    assert torch.equal(tokenize(texts, context_length=400), expected)
 
 
 def test_the_vocabulary_is_the_published_file():
@@ -68,19 +68,19 @@ def test_the_vocabulary_is_the_published_file():
     assert digest in VOCABULARY.with_name("NOTICE").read_text()
 
 
-def test_known_token_ids_of_a_known_sentence():
+def test_a_known_sentence_has_the_known_token_ids():
     tokens = tokenize("a diagram")
     assert tokens.dtype == torch.int64 and tokens.shape == (1, 77)
     assert tokens[0, :5].tolist() == [START, 320, 22697, END, 0]
 
 
-def test_an_empty_text_is_two_marks_and_an_empty_list_no_rows():
+def test_an_empty_text_has_two_tokens_and_an_empty_list_no_rows():
     assert tokenize([""])[0, :3].tolist() == [START, END, 0]
     assert count_tokens("") == count_tokens(" \n") == 2
     assert tokenize([]).shape == (0, 77)
 
 
-def test_a_text_of_just_77_tokens_fits_and_one_more_is_refused_with_its_count():
+def test_a_text_of_77_tokens_fits_and_a_longer_one_is_refused_with_its_count():
     fitting = "cat " * 75
     assert tokenize(fitting)[0, -1] == END
     with pytest.raises(InputError, match=r"'cat cat .*78 tokens.*at most 77"):
@@ -89,22 +89,22 @@ def test_a_text_of_just_77_tokens_fits_and_one_more_is_refused_with_its_count():
         tokenize("a photo of cats", context_length=5)
 
 
-def test_a_long_text_is_named_on_one_short_line():
+def test_the_error_for_a_long_text_is_one_short_line():
     with pytest.raises(InputError) as caught:
         tokenize("two\nlines " * 500)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
 
 
-def test_text_that_spells_a_mark_is_plain_text():
+def test_text_that_spells_a_special_token_is_ordinary_text():
     row = tokenize("a <|endoftext|> b <end_of_text>")[0]
     assert (row == END).sum() == 1
 
 
-def test_pairs_join_from_the_left():
+def test_pairs_are_merged_from_the_left():
     assert join_pair(list("aaab"), ("a", "a")) == ["aa", "a", "b"]
 
 
-def test_importing_the_names_loads_neither_torch_nor_the_vocabulary():
+def test_importing_the_registry_loads_neither_torch_nor_the_vocabulary():
     code = "import sys; from mlclip.clip import fetch, registry; assert not {'torch', 'ftfy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     code = "from mlclip.clip import tokenizer; assert tokenizer._vocabulary.cache_info().currsize == 0"

@@ -1,4 +1,4 @@
-"""The student: its trunks, its loss, its training, what is kept and what is refused."""
+"""The student: its trunks, its weights, its training, its checkpoint, and the errors of wrong inputs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mlclip.distributed import Distributed
 from mlclip.images import find_images
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods.cdul import latent_of
+from mlclip.progress import Progress
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_trunk
 from mlclip.student.predict import predict
@@ -32,7 +33,7 @@ def labels(photos) -> Labels:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_every_trunk_yields_maps_whose_means_are_the_logits(arch):
+def test_the_logits_of_every_trunk_are_the_means_of_its_maps(arch):
     model = Classifier(arch, CLASSES, 64).eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     with torch.inference_mode():
@@ -41,7 +42,7 @@ def test_every_trunk_yields_maps_whose_means_are_the_logits(arch):
     assert torch.allclose(maps.mean((2, 3)), logits, atol=1e-5)
 
 
-def test_a_calibration_moves_logits_not_maps_and_a_second_one_comes_on_top():
+def test_a_calibration_changes_logits_but_not_maps_and_a_second_one_is_added_to_it():
     model = Classifier("resnet18", CLASSES, 64).eval()
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     slope, offset = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([-1.0, 0.0, 1.0])
@@ -54,7 +55,7 @@ def test_a_calibration_moves_logits_not_maps_and_a_second_one_comes_on_top():
     assert not {"scale", "offset"} & {name for name, _ in model.named_parameters()}
 
 
-def test_models_of_before_there_was_a_calibration_still_load(tmp_path):
+def test_model_files_from_before_calibration_existed_can_still_be_loaded(tmp_path):
     model = Classifier("resnet18", CLASSES, 64).eval()
     save_checkpoint(Checkpoint(model, torch.full((3,), 0.5)), tmp_path / "model.pt")
     content = torch.load(tmp_path / "model.pt", weights_only=True)
@@ -67,7 +68,7 @@ def test_models_of_before_there_was_a_calibration_still_load(tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "convnext_tiny"])
-def test_torchvision_weights_from_a_file_give_torchvision_s_features(arch, tmp_path):
+def test_torchvision_weights_are_loaded_from_a_file(arch, tmp_path):
     torch.manual_seed(1)
     reference = torchvision.models.get_model(arch, weights=None).eval()
     state = {f"module.{k}": v.half() if v.is_floating_point() else v for k, v in reference.state_dict().items()}
@@ -80,13 +81,13 @@ def test_torchvision_weights_from_a_file_give_torchvision_s_features(arch, tmp_p
     assert model.trunk(model.normalise(pixels)).isfinite().all()
 
 
-def test_weights_of_another_architecture_are_refused_with_both_named(tmp_path):
+def test_weights_of_another_architecture_are_an_error_that_names_file_and_architecture(tmp_path):
     torch.save(torchvision.models.resnet34(weights=None).state_dict(), tmp_path / "weights.pth")
     with pytest.raises(InputError, match=r"weights.pth.*resnet18"):
         load_trunk(Classifier("resnet18", CLASSES, 64), str(tmp_path / "weights.pth"))
 
 
-def test_weights_with_nan_are_refused(tmp_path):
+def test_weights_with_nan_are_an_error(tmp_path):
     state = torchvision.models.resnet18(weights=None).state_dict()
     state["conv1.weight"][0, 0, 0, 0] = float("nan")
     torch.save(state, tmp_path / "weights.pth")
@@ -94,13 +95,13 @@ def test_weights_with_nan_are_refused(tmp_path):
         load_trunk(Classifier("resnet18", CLASSES, 64), str(tmp_path / "weights.pth"))
 
 
-def test_imagenet_weights_that_are_not_here_are_refused_offline_with_the_place_to_put_them(tmp_path, monkeypatch):
+def test_missing_imagenet_weights_are_an_error_offline_that_says_where_to_put_them(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(InputError, match=rf"put https.*resnet18.* at {tmp_path}"):
+    with pytest.raises(InputError, match=rf"Download https.*resnet18.* to {tmp_path}"):
         load_trunk(Classifier("resnet18", CLASSES, 64), "imagenet", offline=True)
 
 
-def test_a_clip_s_resnet_can_be_the_student_and_survives_the_round_trip(clip_file, tmp_path):
+def test_the_resnet_of_a_clip_can_be_the_student_and_survives_saving_and_loading(clip_file, tmp_path):
     model = Classifier(CLIP_ARCH, CLASSES, 64, trunk=clip_trunk(read_state_dict(clip_file), "small.pt")).eval()
     save_checkpoint(Checkpoint(model, torch.full((3,), 0.5)), tmp_path / "model.pt")
     loaded = load_checkpoint(tmp_path / "model.pt").model
@@ -108,7 +109,7 @@ def test_a_clip_s_resnet_can_be_the_student_and_survives_the_round_trip(clip_fil
     assert torch.equal(loaded(pixels), model(pixels))
 
 
-def test_a_student_learns_the_colours_it_is_told(labels, tmp_path):
+def test_a_student_learns_the_colours_in_its_labels(labels, tmp_path):
     checkpoint = train(labels, tmp_path / "model.pt", config=replace(CONFIG, epochs=15), num_workers=0)
     again = load_checkpoint(tmp_path / "model.pt")
     predicted = predict(find_images([labels.root]), again, num_workers=0)
@@ -117,7 +118,7 @@ def test_a_student_learns_the_colours_it_is_told(labels, tmp_path):
     assert not resume_file(tmp_path / "model.pt").exists()
 
 
-def test_seeds_fix_everything_and_another_seed_does_not(labels, tmp_path):
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(labels, tmp_path):
     weights = [
         train(
             labels, tmp_path / f"{n}.pt", config=replace(CONFIG, epochs=1, seed=seed), num_workers=0
@@ -128,12 +129,12 @@ def test_seeds_fix_everything_and_another_seed_does_not(labels, tmp_path):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tmp_path, monkeypatch):
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(labels, tmp_path, monkeypatch):
     config = replace(CONFIG, epochs=3)
     whole = train(labels, tmp_path / "whole.pt", config=config, num_workers=0)
     steps = 0
 
-    def stopped(*args):
+    def interrupted(*args):
         nonlocal steps
         steps += 1
         if steps == 5:  # in the middle of the second epoch of three steps
@@ -141,7 +142,7 @@ def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tm
         return weight_step(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlclip.training.weight_step.weight_step", stopped)
+        patch.setattr("mlclip.training.weight_step.weight_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(labels, tmp_path / "cut.pt", config=config, num_workers=0)
     assert not (tmp_path / "cut.pt").exists()
@@ -151,20 +152,20 @@ def test_a_run_that_was_stopped_resumes_bit_equal_to_one_that_was_not(labels, tm
 
 
 def weights_step_by_step(labels, output, config, monkeypatch) -> tuple[list[dict], dict]:
-    """The network's weights after every step of a training, and those of the student that comes out."""
+    """The weights of the trained network after every step, and the weights of the final student."""
     steps = []
 
-    def watched(model, *rest):
-        done = weight_step(model, *rest)
+    def recorded(model, *rest):
+        result = weight_step(model, *rest)
         steps.append({name: value.clone() for name, value in model.state_dict().items()})
-        return done
+        return result
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlclip.training.weight_step.weight_step", watched)
+        patch.setattr("mlclip.training.weight_step.weight_step", recorded)
         return steps, train(labels, output, config=config, num_workers=0).model.state_dict()
 
 
-def test_the_student_s_weights_are_the_average_of_the_last_part_of_the_training(labels, tmp_path, monkeypatch):
+def test_the_weights_of_the_student_are_the_average_over_the_last_part_of_the_training(labels, tmp_path, monkeypatch):
     config = replace(CONFIG, average=0.3)
     steps, student = weights_step_by_step(labels, tmp_path / "m.pt", config, monkeypatch)
     expected = steps[0]["head.weight"]
@@ -173,12 +174,14 @@ def test_the_student_s_weights_are_the_average_of_the_last_part_of_the_training(
         expected = (1 - newest) * expected + newest * weights["head.weight"]
     assert len(steps) == 6 and torch.allclose(student["head.weight"], expected, atol=1e-6)
     assert not torch.allclose(student["head.weight"], steps[-1]["head.weight"], atol=1e-6)
-    seen = torch.stack([weights["trunk.bn1.running_mean"] for weights in steps])
-    assert (student["trunk.bn1.running_mean"] - seen.amin(0) > -1e-6).all()
-    assert (seen.amax(0) - student["trunk.bn1.running_mean"] > -1e-6).all()
+    means = torch.stack([weights["trunk.bn1.running_mean"] for weights in steps])
+    assert (student["trunk.bn1.running_mean"] - means.amin(0) > -1e-6).all()
+    assert (means.amax(0) - student["trunk.bn1.running_mean"] > -1e-6).all()
 
 
-def test_averaging_over_everything_is_the_mean_and_over_nothing_the_last_step(labels, tmp_path, monkeypatch):
+def test_averaging_over_the_whole_training_is_the_mean_and_averaging_over_nothing_is_the_last_step(
+    labels, tmp_path, monkeypatch
+):
     steps, student = weights_step_by_step(labels, tmp_path / "all.pt", replace(CONFIG, average=1.0), monkeypatch)
     mean = torch.stack([weights["head.weight"] for weights in steps]).mean(0)
     assert torch.allclose(student["head.weight"], mean, atol=1e-6)
@@ -186,15 +189,15 @@ def test_averaging_over_everything_is_the_mean_and_over_nothing_the_last_step(la
     assert all(torch.equal(value, steps[-1][name]) for name, value in student.items())
 
 
-def test_the_papers_methods_average_nothing_unless_told(labels, tmp_path):
+def test_the_methods_of_the_papers_do_not_average_by_default(labels, tmp_path):
     assert [TrainConfig(method=method).average for method in TrainConfig.METHODS] == [0.1, 0.1, 0, 0]
     assert TrainConfig(method="cdul", average=0.5).average == 0.5
     for wrong in (-0.1, 1.5):
-        with pytest.raises(OptionError, match="--average"):
+        with pytest.raises(OptionError, match="`average`"):
             TrainConfig(average=wrong)
 
 
-def test_the_averaged_student_is_the_one_whose_predictions_move_labels(labels, tmp_path):
+def test_label_steps_use_the_predictions_of_the_averaged_student(labels, tmp_path):
     config = replace(CONFIG, method="cdul", warmup=0, epochs=1)
     moved = []
     for share in (0.0, 1.0):
@@ -207,18 +210,18 @@ def test_the_averaged_student_is_the_one_whose_predictions_move_labels(labels, t
     assert not torch.allclose(*moved, atol=1e-4)
 
 
-def stop_before_the_model_is_written(labels, output, monkeypatch, config=CONFIG) -> None:
-    def stopped(*_):
+def interrupt_before_the_model_is_written(labels, output, monkeypatch, config=CONFIG) -> None:
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlclip.training.loop.save_checkpoint", stopped)
+        patch.setattr("mlclip.training.loop.save_checkpoint", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(labels, output, config=config, num_workers=0)
 
 
-def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_path, monkeypatch):
-    stop_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
+def test_a_resume_file_from_before_calibration_existed_can_be_continued(labels, tmp_path, monkeypatch):
+    interrupt_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
     kept = resume_file(tmp_path / "m.pt")
     state = torch.load(kept, weights_only=True)
     assert state["weights"].pop("scale").tolist() == [1, 1, 1] and state["weights"].pop("offset").tolist() == [0, 0, 0]
@@ -228,46 +231,99 @@ def test_a_training_stopped_before_there_was_a_calibration_goes_on(labels, tmp_p
     assert all(torch.equal(value, whole[name]) for name, value in resumed.model.state_dict().items())
 
 
-def test_a_training_stopped_before_there_was_an_average_goes_on_without_one(labels, tmp_path, monkeypatch):
-    stop_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch, replace(CONFIG, average=0.0))
+def test_a_resume_file_from_before_averaging_existed_continues_without_it(labels, tmp_path, monkeypatch):
+    interrupt_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch, replace(CONFIG, average=0.0))
     kept = resume_file(tmp_path / "m.pt")
     state = torch.load(kept, weights_only=True)
     assert state.pop("average") is None and state["run"]["settings"].pop("average") == 0
     torch.save(state, kept)
-    with pytest.raises(InputError, match="another average"):
+    with pytest.raises(InputError, match=r"`average` was 0\.0, is 0\.1"):
         train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
     train(labels, tmp_path / "m.pt", config=replace(CONFIG, average=0.0), num_workers=0, resume=True)
 
 
-def test_a_trained_model_s_thresholds_name_as_many_photos_as_its_labels_expect(labels, tmp_path):
+def test_the_thresholds_of_a_trained_model_give_each_class_as_many_photos_as_its_labels_expect(labels, tmp_path):
     labels.scores[0, 0] = float("nan")
     train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=4), num_workers=0)
     checkpoint = load_checkpoint(tmp_path / "m.pt")
     assert torch.equal(checkpoint.model.scale, torch.ones(3)) and "calibration" not in checkpoint.meta
     scores = predict(find_images([labels.root]), checkpoint, num_workers=0).scores
-    said = (scores >= checkpoint.thresholds).sum(0)
-    assert said.tolist()[1:] == labels.scores[:, 1:].sum(0).round().int().tolist()
+    above = (scores >= checkpoint.thresholds).sum(0)
+    assert above.tolist()[1:] == labels.scores[:, 1:].sum(0).round().int().tolist()
 
 
-def test_resuming_with_other_settings_or_labels_is_refused(labels, tmp_path, monkeypatch):
-    stop_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
-    with pytest.raises(InputError, match="another lr"):
+class Messages(Progress):
+    """A Progress that keeps the lines it gets."""
+
+    def __init__(self):
+        self.lines = []
+
+    def log(self, line):
+        self.lines.append(line)
+
+
+def test_resuming_with_other_settings_or_labels_is_an_error_that_names_every_difference(labels, tmp_path, monkeypatch):
+    interrupt_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
+    with pytest.raises(InputError, match=r"`lr` was 0.001, is 0.1\. `resume=True` needs the same settings"):
         train(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), num_workers=0, resume=True)
+    other = replace(CONFIG, lr=1e-5, size=96, epochs=9)
+    with pytest.raises(InputError, match=r"continued: `size` was 64, is 96, `lr` was 0.001, is 1e-05\. "):
+        train(labels, tmp_path / "m.pt", config=other, num_workers=0, resume=True)
     changed = replace(labels, scores=1 - labels.scores)
-    with pytest.raises(InputError, match="another labels"):
+    with pytest.raises(InputError, match="the labels have changed"):
         train(changed, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
-    with pytest.raises(InputError, match="--resume"):
+
+
+def test_a_refused_resume_builds_no_model_and_prints_nothing(labels, tmp_path, monkeypatch):
+    interrupt_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
+    monkeypatch.setattr("mlclip.training.state.new_student", None)
+    messages = Messages()
+    rest = {"num_workers": 0, "resume": True, "progress": messages}
+    with pytest.raises(InputError, match="`lr` was"):
+        train(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), **rest)
+    assert messages.lines == []
+
+
+def test_an_unfinished_training_is_only_continued_with_resume_and_says_so(labels, tmp_path, monkeypatch):
+    interrupt_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
+    with pytest.raises(InputError, match=r"m\.resume\.pt holds an unfinished training.*`resume=True` to continue"):
         train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+    messages = Messages()
+    train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True, progress=messages)
+    assert "continuing after epoch 2" in messages.lines
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(labels, tmp_path, monkeypatch):
+def test_train_and_predict_use_the_named_device_and_choose_one_without_a_name(labels, tmp_path, monkeypatch):
+    requested = []
+
+    def chosen(device="auto"):
+        requested.append(device)
+        return torch.device("cpu")
+
+    for module in ("training.loop", "student.predict"):
+        monkeypatch.setattr(f"mlclip.{module}.choose_device", chosen)
+    config = replace(CONFIG, epochs=1)
+    checkpoint = train(labels, tmp_path / "a.pt", config=config, num_workers=0)
+    assert requested[0] == "auto"
+    train(labels, tmp_path / "b.pt", config=config, num_workers=0, device="cuda:3")
+    assert "cuda:3" in requested
+    requested.clear()
+    predict(find_images([labels.root]), checkpoint, num_workers=0)
+    predict(find_images([labels.root]), checkpoint, num_workers=0, device="cuda:1")
+    assert requested == ["auto", "cuda:1"]
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r'`device="toaster"` is not a device'):
+        train(labels, tmp_path / "c.pt", config=config, num_workers=0, device="toaster")
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_the_last_epoch_stays_saved(labels, tmp_path, monkeypatch):
     calls = iter(range(100))
 
     def diverging(*args):
         return (float("nan"), 4) if next(calls) == 4 else weight_step(*args)
 
     monkeypatch.setattr("mlclip.training.weight_step.weight_step", diverging)
-    with pytest.raises(InputError, match="not finite in epoch 2"):
+    with pytest.raises(InputError, match=r"not finite in epoch 2\. .* Epoch 1 is saved: `resume=True` with `epochs=1`"):
         train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     monkeypatch.undo()
     train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0, resume=True)
@@ -284,26 +340,26 @@ def test_unknown_labels_have_no_gradient():
     assert model.head.bias.grad[1] == 0 and model.head.bias.grad[0] != 0
 
 
-def test_a_photo_that_turns_bad_is_left_out_and_listed(labels, photos, tmp_path):
+def test_photos_that_cannot_be_read_are_skipped_and_listed(labels, photos, tmp_path):
     (photos / "03.jpg").write_bytes(b"")
     (photos / "04.jpg").unlink()
     checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
     assert [path for path, _ in checkpoint.meta["skipped"]] == ["03.jpg", "04.jpg"]
 
 
-def test_labels_whose_photos_are_elsewhere_are_refused_with_the_remedy(labels, tmp_path):
-    with pytest.raises(InputError, match="--root"):
+def test_labels_whose_photos_are_missing_are_an_error_that_names_root(labels, tmp_path):
+    with pytest.raises(InputError, match="`root`"):
         train(replace(labels, root=str(tmp_path / "gone")), tmp_path / "m.pt", config=CONFIG, num_workers=0)
 
 
-def test_an_existing_model_is_not_overwritten_unasked(labels, tmp_path):
+def test_an_existing_model_is_not_overwritten_by_default(labels, tmp_path):
     (tmp_path / "m.pt").write_text("precious")
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="`overwrite=True`"):
         train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     assert (tmp_path / "m.pt").read_text() == "precious"
 
 
-def test_a_model_file_that_is_none_is_refused(tmp_path):
+def test_a_file_that_is_not_a_model_is_an_error(tmp_path):
     (tmp_path / "a.pt").write_text("hello")
     torch.save({"format": "mlclip.labels", "version": 1}, tmp_path / "b.pt")
     for name in ("a.pt", "b.pt", "missing.pt"):
@@ -311,13 +367,13 @@ def test_a_model_file_that_is_none_is_refused(tmp_path):
             load_checkpoint(tmp_path / name)
 
 
-def test_settings_out_of_range_are_wrong_usage():
+def test_settings_out_of_range_are_option_errors():
     for wrong in ({"size": 8}, {"epochs": 0}, {"lr": -1.0}, {"method": "magic"}):
         with pytest.raises(OptionError):
             TrainConfig(**wrong)
 
 
-def test_predictions_do_not_depend_on_batch_size_or_loaders(labels, tmp_path):
+def test_predictions_do_not_depend_on_batch_size_or_dataloader_workers(labels, tmp_path):
     checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
     found = find_images([labels.root])
     one = predict(found, checkpoint, batch_size=1, num_workers=0)
@@ -326,18 +382,18 @@ def test_predictions_do_not_depend_on_batch_size_or_loaders(labels, tmp_path):
     assert torch.allclose(one.scores, many.scores, atol=1e-5)
 
 
-def test_labels_that_say_nothing_are_refused_before_anything_is_learned(labels, tmp_path):
-    nothing = replace(labels, scores=torch.full_like(labels.scores, torch.nan))
-    with pytest.raises(InputError, match="the labels say nothing"):
-        train(nothing, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+def test_labels_without_any_known_score_are_an_error_before_the_training_starts(labels, tmp_path):
+    unknown = replace(labels, scores=torch.full_like(labels.scores, torch.nan))
+    with pytest.raises(InputError, match="no label is known"):
+        train(unknown, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     assert not list(tmp_path.glob("m.*"))
 
 
 @pytest.mark.parametrize("wrong", [7.0, -0.1, float("nan")])
-def test_thresholds_that_are_none_are_refused_in_models_and_labels(labels, wrong, tmp_path):
+def test_invalid_thresholds_are_an_error_in_models_and_labels(labels, wrong, tmp_path):
     model = Classifier("resnet18", CLASSES, 64).eval()
     save_checkpoint(Checkpoint(model, torch.tensor([0.5, wrong, 0.5])), tmp_path / "m.pt")
-    with pytest.raises(InputError, match="no numbers from 0 to 1"):
+    with pytest.raises(InputError, match="not numbers from 0 to 1"):
         load_checkpoint(tmp_path / "m.pt")
     with pytest.raises(InputError, match="not numbers from 0 to 1"):
         _ = replace(labels, meta={"thresholds": [0.5, wrong, 0.5]}).thresholds

@@ -1,4 +1,4 @@
-"""Weight files of every kind become a CLIP. What is refused: test_archive.py; downloads: test_download.py."""
+"""Weight files in every supported format become a CLIP. Bad files: test_archive.py; downloads: test_download.py."""
 
 import hashlib
 import re
@@ -13,7 +13,17 @@ from torch import nn
 from toy_clip import Downsample, ToyCLIP, trace
 
 from mlclip.clip import archive
-from mlclip.clip.registry import MODELS, TINY_FILE, Entry, available_models, find_name, is_cached, model_path
+from mlclip.clip.registry import (
+    MODELS,
+    TINY_FILE,
+    CachedWeights,
+    Entry,
+    available_models,
+    cached_weights,
+    find_name,
+    is_cached,
+    model_path,
+)
 from mlclip.clip.weights import load_clip, read_state_dict
 from mlclip.config import InputError
 
@@ -43,16 +53,16 @@ def assert_same(tensors, state):
 
 
 def refusal(path, **how):
-    """The one line with which `load_clip` refuses a file."""
+    """The one-line error of `load_clip` for a file."""
     with pytest.raises(InputError) as caught:
         load_clip(path, **how)
     line = str(caught.value)
-    assert "\n" not in line and str(path) in line and re.search("[;:] .*(give|get|install|run)", line)
+    assert "\n" not in line and str(path) in line and re.search("[.] (Download|Use|Install|Run)", line)
     return line
 
 
 def repack(source, target, change, compression=zipfile.ZIP_STORED):
-    """A copy of a zip with `change(name, data)` applied to every entry; None leaves an entry out."""
+    """A copy of a zip with `change(name, data)` applied to every entry. None removes an entry."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
         for name in old.namelist():
             data = change(name, old.read(name))
@@ -61,16 +71,16 @@ def repack(source, target, change, compression=zipfile.ZIP_STORED):
     return target
 
 
-# What is read
+# Reading
 
 
-def test_a_torchscript_archive_gives_the_module_s_own_tensors_without_torch_jit(archive_file, toy, monkeypatch):
+def test_a_torchscript_archive_gives_the_tensors_of_the_module_without_torch_jit(archive_file, toy, monkeypatch):
     monkeypatch.setattr(torch.jit, "load", None)
     monkeypatch.setattr(torch, "load", None)
     assert_same(read_state_dict(archive_file), toy.state_dict())
 
 
-def test_children_named_minus_one_batch_norms_and_half_precision_survive(tmp_path):
+def test_children_named_minus_one_batch_norms_and_half_precision_are_kept(tmp_path):
     module = Downsample()
     module.bn1.running_mean.uniform_()
     module.conv1.half()
@@ -83,7 +93,7 @@ def test_children_named_minus_one_batch_norms_and_half_precision_survive(tmp_pat
     assert tensors["bn1.num_batches_tracked"].dtype == torch.int64
 
 
-def test_a_scripted_archive_is_read_alike(tmp_path):
+def test_a_scripted_archive_is_read_like_a_traced_one(tmp_path):
     module = Downsample()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -91,7 +101,7 @@ def test_a_scripted_archive_is_read_alike(tmp_path):
     assert_same(read_state_dict(tmp_path / "scripted.pt"), module.state_dict())
 
 
-def test_tensors_that_share_a_storage_share_it_again(tmp_path):
+def test_tensors_that_share_a_storage_still_share_it_after_reading(tmp_path):
     whole = torch.arange(24.0).reshape(4, 6)
     state = {"whole": whole, "row": whole[2], "column": whole[:, 3], "turned": whole.T, "none": whole[:0]}
     torch.save(state, tmp_path / "views.pt")
@@ -103,7 +113,7 @@ def test_tensors_that_share_a_storage_share_it_again(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", list(archive.DTYPES.values()), ids=str)
-def test_every_kind_of_number_is_read(tmp_path, dtype):
+def test_every_data_type_is_read(tmp_path, dtype):
     torch.save({"x": torch.tensor([0, 1, 1, 0]).to(dtype)}, tmp_path / "x.pt")
     assert_same(read_state_dict(tmp_path / "x.pt"), {"x": torch.tensor([0, 1, 1, 0]).to(dtype)})
 
@@ -120,12 +130,12 @@ def test_every_kind_of_number_is_read(tmp_path, dtype):
     ids=["plain", "state_dict", "model", "module", "parameters"],
 )
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_state_dicts_are_found_in_every_usual_wrapping(tmp_path, state, wrap, legacy):
+def test_state_dicts_are_found_in_every_common_checkpoint_layout(tmp_path, state, wrap, legacy):
     torch.save(wrap(state), tmp_path / "toy.pt", _use_new_zipfile_serialization=not legacy)
     assert_same(read_state_dict(tmp_path / "toy.pt"), state)
 
 
-def test_a_module_s_own_state_dict_with_its_metadata_is_read(tmp_path, toy):
+def test_a_state_dict_with_its_metadata_is_read(tmp_path, toy):
     torch.save(toy.state_dict(), tmp_path / "toy.pt")
     assert_same(read_state_dict(tmp_path / "toy.pt"), toy.state_dict())
 
@@ -135,12 +145,12 @@ def test_a_compressed_copy_of_an_archive_is_read(archive_file, toy, tmp_path):
     assert_same(read_state_dict(path), toy.state_dict())
 
 
-def test_safetensors_are_read_where_the_package_is_and_its_name_is_told_where_not(tmp_path, state, monkeypatch):
+def test_safetensors_are_read_and_the_error_without_the_package_names_it(tmp_path, state, monkeypatch):
     save = pytest.importorskip("safetensors.torch").save_file
     save(state, tmp_path / "toy.safetensors")
     assert_same(read_state_dict(tmp_path / "toy.safetensors"), state)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "toy.safetensors").read_bytes()[:2000])
-    assert "cut short" in refusal(tmp_path / "cut.safetensors")
+    assert "truncated" in refusal(tmp_path / "cut.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     assert 'pip install "mlclip[safetensors]"' in refusal(tmp_path / "toy.safetensors")
 
@@ -148,7 +158,7 @@ def test_safetensors_are_read_where_the_package_is_and_its_name_is_told_where_no
 # The model
 
 
-def test_a_file_becomes_a_clip_that_says_where_it_is_from(archive_file, state):
+def test_a_file_becomes_a_clip_that_knows_its_name_and_hash(archive_file, state):
     model = load_clip(str(archive_file))
     assert model.name == str(archive_file)
     assert model.sha256 == hashlib.sha256(archive_file.read_bytes()).hexdigest()
@@ -169,13 +179,13 @@ def test_every_format_gives_the_same_embeddings(archive_file, state, tmp_path):
 # Names
 
 
-def test_the_nine_openai_models_and_tiny_are_known():
+def test_the_names_are_tiny_and_the_nine_openai_models():
     names = ["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px"]
     assert list(MODELS) == names and available_models() == ["tiny", *names]
     assert MODELS["RN50x64"].resolution == 448 and MODELS["ViT-L/14@336px"].resolution == 336
 
 
-def test_urls_and_hashes_are_those_the_reference_uses():
+def test_urls_and_hashes_equal_those_of_the_reference():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pretrained = pytest.importorskip("open_clip.pretrained")
@@ -186,7 +196,7 @@ def test_urls_and_hashes_are_those_the_reference_uses():
 
 
 @pytest.mark.parametrize("spelling", ["ViT-B/32", "vit-b/32", "VIT-B-32", "vit-b-32"])
-def test_a_name_is_taken_in_any_case_and_with_a_dash(spelling, tmp_path, monkeypatch):
+def test_a_name_may_be_in_any_case_and_with_a_dash(spelling, tmp_path, monkeypatch):
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path))
     assert find_name(spelling) == "ViT-B/32"
     assert model_path(spelling) == tmp_path / "ViT-B-32.pt" and not is_cached(spelling)
@@ -194,25 +204,36 @@ def test_a_name_is_taken_in_any_case_and_with_a_dash(spelling, tmp_path, monkeyp
     assert is_cached(spelling)
 
 
-def test_the_cache_is_in_the_home_folder_unless_the_environment_says_otherwise(monkeypatch, tmp_path):
+def test_the_cache_is_in_the_home_folder_unless_the_environment_variable_is_set(monkeypatch, tmp_path):
     monkeypatch.delenv("MLCLIP_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert model_path("RN50") == tmp_path / ".cache" / "mlclip" / "RN50.pt"
 
 
-def test_a_name_that_is_neither_known_nor_a_file_is_answered_with_the_names(tmp_path):
-    for given in ("ViT-Z/99", str(tmp_path / "missing.pt"), tmp_path):
+def test_an_unknown_name_raises_an_error_with_the_known_names(tmp_path):
+    for name in ("ViT-Z/99", str(tmp_path / "missing.pt"), tmp_path):
         with pytest.raises(InputError, match=r"neither a file nor a known CLIP.*tiny, RN50,.*ViT-L/14@336px"):
-            load_clip(given)
+            load_clip(name)
     with pytest.raises(InputError, match=r"nope.*RN50x64"):
         model_path("nope")
 
 
-def test_tiny_comes_with_the_package_or_says_that_it_is_missing(monkeypatch, tmp_path):
+def test_tiny_is_part_of_the_package_and_a_missing_file_is_reported(monkeypatch, tmp_path):
     assert model_path("tiny") == TINY_FILE
     monkeypatch.setattr("mlclip.clip.weights.TINY_FILE", tmp_path / "tiny.pt")
-    with pytest.raises(InputError, match=r"tiny\.pt is missing.*install"):
+    with pytest.raises(InputError, match=r"tiny\.pt is missing.*Install"):
         load_clip("tiny")
+
+
+def test_downloaded_weights_are_listed_with_their_sizes_and_partial_downloads_are_marked(own_cache):
+    assert cached_weights() == []
+    (own_cache / "ViT-B-32.pt").write_bytes(b"12345")
+    (own_cache / "RN50.pt.part").write_bytes(b"123")
+    (own_cache / "notes.pt").write_bytes(b"not one of ours")
+    assert cached_weights() == [
+        CachedWeights("RN50", own_cache / "RN50.pt.part", 3, complete=False),
+        CachedWeights("ViT-B/32", own_cache / "ViT-B-32.pt", 5, complete=True),
+    ]
 
 
 def test_a_known_name_loads_from_the_cache_and_keeps_its_name(tmp_path, monkeypatch, archive_file):

@@ -1,4 +1,4 @@
-"""A module laid out as OpenAI's public CLIP is, as small as can be, and how to make a TorchScript archive of it."""
+"""A very small module with the same layout as OpenAI's public CLIP, and a function that saves it as TorchScript archive."""
 
 import warnings
 from collections import OrderedDict
@@ -50,7 +50,7 @@ class Visual(nn.Module):
 
 
 class ToyCLIP(nn.Module):
-    """Laid out as OpenAI's public model is, and as small as can be."""
+    """The same layout as OpenAI's public model, as small as possible."""
 
     def __init__(self):
         super().__init__()
@@ -70,7 +70,7 @@ class ToyCLIP(nn.Module):
 
 
 class Downsample(nn.Module):
-    """What a CLIP ResNet holds that a transformer does not: batch norms and children called -1, 0, 1."""
+    """The parts of a CLIP ResNet that a transformer does not have: batch norms, and children named -1, 0, 1."""
 
     def __init__(self):
         super().__init__()
@@ -85,5 +85,5 @@ class Downsample(nn.Module):
 
 def trace(module, *inputs, path):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's files are its archives all the same
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but OpenAI's files are its archives
         torch.jit.trace(module.eval(), inputs).save(str(path))

@@ -1,4 +1,4 @@
-"""A server of one weight file on this machine, which can break off, ignore ranges, and lie; and a listener."""
+"""A local server of one weight file that can cut connections, ignore ranges and send wrong data; and a recording Progress."""
 
 import hashlib
 import random
@@ -15,26 +15,26 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
-    content, ranges, status = CONTENT, True, 0  # a status other than 0 is all that is answered
+    content, ranges, status = CONTENT, True, 0  # a status other than 0 is sent instead of the file
     wrong_range = False
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.breaks = []  # for each coming answer, the position in the file after which the connection is cut
-        self.asked = []  # the Range header of each request, or None
+        self.breaks = []  # for each coming response: the position in the file where the connection is cut
+        self.requests = []  # the Range header of each request, or None
 
     def entry(self, sha256=SHA256):
         return Entry("Toy", f"http://127.0.0.1:{self.server_address[1]}/models/toy.pt", sha256, 3, 32)
 
     def handle_error(self, request, client_address):
-        """Clients that go away are part of the tests."""
+        """Ignore errors: some tests close connections."""
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        server, asked = self.server, self.headers.get("Range")
-        server.asked.append(asked)
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges else 0
+        server, requested = self.server, self.headers.get("Range")
+        server.requests.append(requested)
+        start = int(re.fullmatch(r"bytes=(\d+)-", requested)[1]) if requested and server.ranges else 0
         status = server.status or (416 if start >= len(server.content) else 206 if start else 200)
         self.send_response(status)
         end = server.breaks.pop(0) if server.breaks else len(server.content)
@@ -48,10 +48,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(server.content[start:end])
 
     def log_message(self, *_):
-        """Nothing on stderr."""
+        """Write nothing to stderr."""
 
 
-class Listener(Progress):
+class Recorder(Progress):
     def __init__(self):
         self.lines, self.bars = [], []
 

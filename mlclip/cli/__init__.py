@@ -10,11 +10,12 @@ import click
 
 from .. import __version__
 from ..config import InputError, OptionError
+from .cache import cache
 from .calibrate import calibrate
 from .demo import demo
 from .evaluate import evaluate
 from .export import export
-from .messages import in_options
+from .messages import in_options, printable
 from .models import models
 from .predict import predict
 from .pseudolabel import pseudolabel
@@ -22,26 +23,39 @@ from .report import report
 from .train import train
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+KEPT = {  # what an interrupted command leaves, and how to continue
+    "train": "finished epochs are kept: add --resume to continue",
+    "pseudolabel": "finished embeddings are kept: run the same command again to continue",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """The commands, listed in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="mlclip")
 def cli():
-    """A folder of photos and a list of class names in, a small multi-label classifier out.
+    """Turn a folder of photos and a list of class names into a small multi-label classifier. No labels are needed.
 
-    Three commands, one after the other, each finding what the one before left:
+    Three commands, one after the other. Each reads what the one before wrote:
 
     \b
-      mlclip pseudolabel imgs/           CLIP labels the photos      -> labels.pt
-      mlclip train --labels labels.pt    a small network learns them -> model.pt
-      mlclip predict img.jpg             the small network alone     -> a table
+      mlclip pseudolabel imgs/           CLIP labels the photos             -> labels.pt
+      mlclip train --labels labels.pt    a small network learns the labels  -> model.pt
+      mlclip predict img.jpg             the small network alone            -> a table
 
-    `mlclip demo` shows all of it in three minutes, with nothing downloaded. Exit status: 0 done, 1 failed,
-    2 wrong usage, 3 done but some photos were skipped, 130 interrupted (progress is kept).
+    `mlclip demo` runs all of this in three minutes, without a download. `mlclip COMMAND --help` explains a command.
+
+    Results go to stdout, messages and progress to stderr. Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but some
+    photos were skipped, 130 interrupted.
     """
 
 
-for command in (pseudolabel, train, predict, evaluate, calibrate, report, export, models, demo):
+for command in (pseudolabel, train, predict, evaluate, calibrate, report, export, models, cache, demo):
     cli.add_command(command)
 
 
@@ -50,11 +64,11 @@ def _interrupt(*_) -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run one command and leave with its exit status."""
+    """Run one command and exit with its status."""
     try:
         signal.signal(signal.SIGTERM, _interrupt)
         status = _status(args)
-    except KeyboardInterrupt:  # before the command began, or while it was ending
+    except KeyboardInterrupt:  # before the command started, or while it was ending
         status = INTERRUPTED
     sys.exit(status)
 
@@ -65,29 +79,37 @@ def _running(args: list[str] | None) -> click.Command | None:
 
 
 def _status(args: list[str] | None) -> int:
+    """Run one command; errors become one line on stderr and an exit status."""
     try:
         return cli.main(args, prog_name="mlclip", standalone_mode=False) or 0
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
+        error.message = printable(error.message)  # it can contain file names, from a shell pattern
         error.show()
         return USAGE if isinstance(error, click.UsageError) else FAILED
     except InputError as error:
-        click.echo(f"mlclip: {in_options(str(error), _running(args))}", err=True)
+        click.echo(f"mlclip: {printable(in_options(str(error), _running(args)))}", err=True)
         return USAGE if isinstance(error, OptionError) else FAILED
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\nmlclip: interrupted; what was finished is kept, the same command goes on from there", err=True)
+    except (KeyboardInterrupt, click.Abort):  # click has ended the current line
+        click.echo(f"mlclip: {interrupted(_running(args))}", err=True)
         return INTERRUPTED
-    except BrokenPipeError:  # `mlclip ... | head`: the reader has gone, and that is fine
+    except BrokenPipeError:  # `mlclip ... | head`: the reader is gone, which is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        click.echo("mlclip: the GPU's memory is full; lower --batch-size or --size, or use --device cpu", err=True)
+        click.echo("mlclip: the GPU is out of memory. Lower --batch-size or --size, or use --device cpu.", err=True)
         return FAILED
     finally:
-        # Not by an import: an interrupt may have come in the middle of torch's, which cannot be made twice.
+        # Not imported here: an interrupt may have stopped the import of torch, which cannot be repeated.
         stop_distributed = getattr(sys.modules.get("mlclip.distributed"), "stop_distributed", None)
         if stop_distributed:
             stop_distributed()
+
+
+def interrupted(command: click.Command | None) -> str:
+    """The message after Ctrl-C."""
+    kept = KEPT.get(command.name if command else None)
+    return f"interrupted; {kept}" if kept else "interrupted"

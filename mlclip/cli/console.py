@@ -1,4 +1,4 @@
-"""What a person sees: progress and lines on stderr, tables on stdout."""
+"""What a person sees: messages and progress on stderr, and text tables."""
 
 from __future__ import annotations
 
@@ -9,76 +9,97 @@ from contextlib import contextmanager
 
 import click
 
-from ..progress import Bar, Progress
-from .messages import in_options
+from ..line_progress import LineProgress
+from ..progress import Bar
+from .messages import in_options, printable
 
-REDRAW_SECONDS = 0.1  # on a terminal
-REPORT_SECONDS = 30.0  # in a log file, where every redraw is a line
-BAR_WIDTH = 24
+REDRAW_SECONDS = 0.1  # between two drawings of the bar
+BAR_WIDTH = 20
+CLEAR_LINE = "\r\x1b[K"
 
 
-class Console(Progress):
-    """The library's progress, on stderr; `quiet` keeps only warnings."""
+class Console(LineProgress):
+    """The library's messages and progress on stderr: a bar on a terminal, else lines. `quiet` keeps only warnings."""
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
+        self._drawn = False  # whether a progress bar is in the terminal's current line
 
     def log(self, line: str) -> None:
+        """Print one line; options are named as on the command line, and control characters are escaped."""
         if not self.quiet or line.startswith("warning"):
             context = click.get_current_context(silent=True)
-            click.echo(in_options(line, context.command if context else None), err=True)
+            start = CLEAR_LINE if self._drawn else ""
+            click.echo(start + printable(in_options(line, context.command if context else None)), err=True)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+        """Print a table; see `table`."""
+        if not self.quiet:
+            click.echo(table(header, rows, right), err=True)
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Bar]:
         if self.quiet:
             yield Bar()
-            return
-        bar = _StderrBar(label, total, unit, done)
-        try:
-            yield bar
-        finally:
-            bar.finish()
+        elif not sys.stderr.isatty():
+            with super().bar(label, total, unit, done) as lines:
+                yield lines
+        else:
+            bar = _TerminalBar(label, total, unit, done)
+            self._drawn = True
+            try:
+                with bar.drawing:
+                    bar.draw()
+                    yield bar
+                    bar.draw()
+            finally:
+                self._drawn = False
 
 
-class _StderrBar(Bar):
+class _TerminalBar(Bar):
+    """click's progress bar, redrawn every REDRAW_SECONDS."""
+
     def __init__(self, label: str, total: int, unit: str, done: int):
-        self.label, self.total, self.unit = label, total, unit
-        self.done, self.first, self.note = done, done, ""
+        self.total, self.done, self.first, self.note = total, done, done, ""
+        self.scale, self.unit = (1e6, "MB") if unit == "B" else (1, unit)
         self.started = self.drawn = time.monotonic()
-        self.terminal = sys.stderr.isatty()
+        self.drawing = click.progressbar(
+            length=total, label=printable(label), file=sys.stderr, width=BAR_WIDTH, show_eta=False,
+            item_show_func=lambda _: printable(self.text()),
+        )  # fmt: skip
 
     def update(self, done: int, note: str = "") -> None:
         self.done, self.note = self.done + done, note
-        now = time.monotonic()
-        if now - self.drawn >= (REDRAW_SECONDS if self.terminal else REPORT_SECONDS):
-            self.drawn = now
-            self._draw(end="" if self.terminal else "\n")
+        if time.monotonic() - self.drawn >= REDRAW_SECONDS:
+            self.draw()
 
-    def finish(self) -> None:
-        self._draw(end="\n")
+    def draw(self) -> None:
+        self.drawn = time.monotonic()
+        self.drawing.update(self.done - self.drawing.pos)
 
-    def _draw(self, end: str) -> None:
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        speed = (self.done - self.first) / seconds
-        text = f"{self.label}: {_amount(self.done, self.unit)} of {_amount(self.total, self.unit)} {self.unit}"
-        text += f", {_amount(speed, self.unit)}/s" + (f", {self.note}" if self.note else "")
-        if self.terminal:
-            filled = round(BAR_WIDTH * min(1.0, self.done / max(1, self.total)))
-            left = (self.total - self.done) / speed if speed > 0 and self.done < self.total else 0
-            clock = f" {int(left) // 60}:{int(left) % 60:02d} left" if left else ""
-            text = f"\r\x1b[K[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {text}{clock}"
-        click.echo(text, nl=False, err=True)
-        click.echo(end, nl=False, err=True)
+    def text(self) -> str:
+        """Count, rate, note and time left: `40 of 100 photos, 12/s, loss 0.31, 0:05 left`.
 
+        click's own time left would count the work of an earlier run, `first`, as done in this one.
+        """
+        rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        left = int((self.total - self.done) / rate) if rate > 0 else 0
+        parts = [
+            f"{self._amount(self.done)} of {self._amount(self.total)} {self.unit}".rstrip(),
+            f"{self._amount(rate)}{' MB' if self.unit == 'MB' else ''}/s",
+            self.note,
+            f"{left // 60}:{left % 60:02d} left" if left > 0 else "",
+        ]
+        return ", ".join(part for part in parts if part)
 
-def _amount(value: float, unit: str) -> str:
-    if unit == "B":
-        return f"{value / 1e6:.1f} M"
-    return f"{value:.1f}" if isinstance(value, float) and value < 10 else f"{value:.0f}"
+    def _amount(self, value: float) -> str:
+        value /= self.scale
+        return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows of text as aligned columns; the columns numbered in `right` are flush right."""
+    """Rows of text as aligned columns; the columns numbered in `right` are right-aligned. Control characters are escaped."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(row: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""`mlclip demo`: the ordinary commands on drawn scenes, then a table. Nothing is rigged."""
+"""`mlclip demo`: the ordinary commands on drawn scenes, then a table of the results."""
 
 from __future__ import annotations
 
@@ -27,50 +27,55 @@ STUDENTS = [  # name, labels, model
     ("the centred", "labels.pt", "model.pt"),
     ("the true", "truth_train.csv", "model_truth.pt"),
 ]
-OURS = ["train", "test", "classes.txt", "truth_train.csv", "truth_test.csv", "boxes_train.json", "boxes_test.json", "clip.pt",
+FILES = ["train", "test", "classes.txt", "truth_train.csv", "truth_test.csv", "boxes_train.json", "boxes_test.json", "clip.pt",
         "embeddings", "embeddings_centred", *(file for _, file, _ in LABELS), *(file for _, _, file in STUDENTS)]  # fmt: skip
 STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
 
 
 @click.command()
-@click.option("--dir", "folder", default="mlclip-demo", show_default=True, help="Where everything goes.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Which world is drawn.")
+@click.option("--dir", "folder", default="mlclip-demo", show_default=True, help="Folder for all files of the demo.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn scenes and of the training.")
 @options.overwrite
 @options.running
 def demo(folder, seed, overwrite, device, num_workers, quiet):
-    """See the whole path work in three minutes, offline: drawn scenes, a tiny CLIP, a student.
+    """Run all steps in three minutes, on drawn scenes.
 
-    Scenes hold one large thing and several small ones. A tiny CLIP that has only ever seen single things labels them,
-    a student learns its labels, and all is judged by the truth, which nothing was chosen by. Each step is an ordinary
-    command, shown as it runs.
+    The demo draws scenes, labels them with a tiny CLIP, trains students, and evaluates them. It needs no network.
+
+    Each scene shows one large object and several small ones. The tiny CLIP has only been trained on single objects. It
+    labels the scenes, and a student learns these labels. The true labels are used only for the table at the end, and for
+    the last student, which learns them for comparison.
+
+    Each step is an ordinary command and is printed before it runs. stdout gets the table.
     """
-
     run(Path(folder), seed=seed, overwrite=overwrite, device=device, num_workers=num_workers, quiet=quiet)
     return 0
 
 
 def run(folder: Path, *, seed: int, overwrite: bool, device: str, num_workers: int, quiet: bool) -> None:
-    """Draw the world into `folder`, label, train and judge by the command line's own commands, and show a table."""
+    """Draw the scenes into `folder`, run the commands on them, and print a table of the mAPs."""
+    from .. import api
     from ..cli import cli
     from ..labels.table import read_labels
-    from .photos import predict_with
 
     started = time.monotonic()
     progress = Console(quiet=quiet)
     if folder.exists() and any(folder.iterdir()):
         if not overwrite:
             raise InputError(
-                f"{folder} is not empty; add --overwrite to draw the demo there anew, or choose another --dir"
+                f"{folder} is not empty. Add --overwrite to replace the demo there, or choose another --dir."
             )
         _clear(folder)
     draw(folder, seed, progress)
+    running = {"device": device, "num_workers": num_workers}
     common = ["--device", device, "--workers", str(num_workers), *(["--quiet"] if quiet else [])]
 
     def step(*args: str) -> None:
-        progress.log("\n$ " + shlex.join(["mlclip", *args]))
+        progress.log("")
+        progress.log("$ " + shlex.join(["mlclip", *args]))
         cli.main([*args, *common], prog_name="mlclip", standalone_mode=False)
 
-    place = {name: str(folder / name) for name in OURS}
+    place = {name: str(folder / name) for name in FILES}
     rows = []
     for name, output, extra in LABELS:
         store = ["--store", place["embeddings_centred" if name == "centred" else "embeddings"]]
@@ -79,16 +84,16 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, num_workers: i
     for name, labels, model in STUDENTS:
         start = ["--init", place["clip.pt"], "--seed", str(seed)]
         step("train", "--labels", place[labels], "--root", place["train"], *STUDENT, *start, "-o", place[model])
-        scores = predict_with(place[model], [place["test"]], 64, device, num_workers, quiet)
+        scores = api.predict([place["test"]], place[model], progress=progress, **running)
         rows.append([f"student of {name} labels", "test", _mean_ap(scores, place["truth_test.csv"])])
-    for name in ("labels_global.pt", "labels_aggregate.pt"):  # which served the table alone
+    for name in ("labels_global.pt", "labels_aggregate.pt"):  # only needed for the table
         os.unlink(place[name])
     click.echo(table(["what", "scenes", "mAP (%)"], rows, right=[2]))
-    progress.log(f"{time.monotonic() - started:.0f} s; everything is in {folder}/, true labels served only to report")
+    progress.log(f"{time.monotonic() - started:.0f} s; all files are in {folder}/")
 
 
 def draw(folder: Path, seed: int, progress: Console) -> None:
-    """The world's files: `train/`, `test/`, `classes.txt`, the two truth tables, and the tiny CLIP as `clip.pt`."""
+    """Write `train/`, `test/`, `classes.txt`, the true labels and boxes of both, and the tiny CLIP as `clip.pt`."""
     from ..clip.registry import TINY_FILE
     from ..demo import write_scenes
 
@@ -97,20 +102,24 @@ def draw(folder: Path, seed: int, progress: Console) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove an earlier demo, and only that: a folder with anything else in it is refused."""
-    ours = {
-        *OURS,
-        *(Path(name).stem + end for name in OURS for end in (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")),
-        *(f".{name}.lock" for name in OURS),
+    """Remove an earlier demo. InputError if the folder holds anything else."""
+    known = {
+        *FILES,
+        *(
+            Path(name).stem + end
+            for name in FILES
+            for end in (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")
+        ),
+        *(f".{name}.lock" for name in FILES),
     }
-    others = sorted(p.name for p in folder.iterdir() if p.name not in ours)
+    others = sorted(p.name for p in folder.iterdir() if p.name not in known)
     if others:
-        raise InputError(f"{folder} holds {others[0]}, which the demo did not make; choose another --dir")
+        raise InputError(f"{folder} holds {others[0]}, which is not a file of the demo. Choose another --dir.")
     shutil.rmtree(folder)
 
 
 def _mean_ap(scores, truth: str) -> str:
-    """mAP in percent, by the code of `mlclip evaluate`."""
+    """mAP in percent, computed as `mlclip evaluate` does."""
     from ..labels.datasets import read_truth
     from ..labels.metrics import mean_average_precision
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they turn into."""
+"""Options that several commands share, and options built from the fields of a settings dataclass."""
 
 from __future__ import annotations
 
@@ -6,67 +6,82 @@ import csv
 import io
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
-from ..config import default_of
+from .messages import printable
 
 SKIPPED = 3  # exit status: done, but some inputs were skipped and are listed
-CLASSES_SHOWN = 40  # a table with more classes is left to `mlclip report`
-LISTED = 10  # skipped photos named on stderr; the skip report names all
+CLASSES_SHOWN = 40  # with more classes, no table per class is printed; `mlclip report` shows them
+SKIPPED_SHOWN = 10  # skipped photos named on stderr; the file beside the output names all
+OPTION_NAMES = {"disagreement": "--lambda"}  # where an option does not have the name of its field
 
 
-def setting(config: type, field: str, *names: str, **rest) -> Callable:
-    """A click option whose default is the configuration's own field."""
-    default = default_of(config, field)
-    if isinstance(default, tuple):
-        default = ",".join(map(str, default))
-    return click.option(*names, field, default=default, show_default=default is not None, **rest)
+class Command(click.Command):
+    """A command whose help lists the options that only some methods use in a section at the end."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        common, special = [], []
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record and isinstance(param, click.Option):
+                (special if isinstance(param, MethodOption) else common).append(record)
+        for title, records in (("Options", common), ("Options for some methods, named in [brackets]", special)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
-images = click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
-overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
-offline = click.option("--offline", is_flag=True, help="Never use the network.")
-quiet = click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors on stderr.")
-device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-num_workers = click.option(
-    "--workers",
-    "num_workers",
-    type=click.IntRange(0, 256),
-    default=lambda: min(8, os.cpu_count() or 1),
-    show_default="one per core, at most 8",
-    help="Processes that decode photos; 0 decodes in the main one.",
-)
+class MethodOption(click.Option):
+    """An option that only some methods use; their names stand in brackets before its help."""
 
-threshold_file = click.option(
-    "--threshold-file",
-    metavar="FILE",
-    help="Thresholds of classes: lines `class,threshold`, or {class: threshold} in a .json. Others keep theirs.",
-)
+    def __init__(self, *args: Any, methods: Sequence[str], help: str, **more: Any):
+        super().__init__(*args, help=f"[{', '.join(methods)}] {help}", **more)
 
 
-def thresholds_of(file: str, classes: Sequence[str], own: Sequence[float]) -> list[float]:
-    """What --threshold-file says of `classes`, and `own` where it is silent."""
-    from ..labels.text_formats import read_thresholds
+class Numbers(click.ParamType):
+    """Whole numbers separated by commas, as a tuple."""
 
-    return read_thresholds(Path(file), classes, own)
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        try:
+            return value if isinstance(value, tuple) else tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 1,2,3", param, ctx)
 
 
-def encode_batch(default: int) -> Callable:
-    return click.option(
-        "--batch-size",
-        type=click.IntRange(1),
-        default=default,
-        show_default=True,
-        help="Pictures in one pass through the network; lower it when memory runs out.",
-    )
+def settings(config: type) -> Callable:
+    """One option for every field of a settings dataclass, in the order of the fields."""
+    hints = get_type_hints(config)
+    return combine(*(_setting(setting, hints[setting.name]) for setting in fields(config)))
+
+
+def _setting(setting: Field, hint: Any) -> Callable:
+    """The option of one field: name, type and default come from the field, the help from its metadata."""
+    told, default = setting.metadata, setting.default
+    name = OPTION_NAMES.get(setting.name, "--" + setting.name.replace("_", "-"))
+    more: dict[str, Any] = {"help": told["help"], "show_default": told.get("if_none", True)}
+    if "choices" in told:
+        more["type"] = click.Choice(told["choices"])
+    elif hint is bool:
+        name = f"{name}/--no-{name.removeprefix('--')}"
+    elif get_origin(hint) is tuple:
+        more["type"], default = Numbers(), ",".join(map(str, default))
+    else:
+        more["type"] = get_args(hint)[0] if get_args(hint) else hint  # `int` of `int | None`
+    if told["methods"]:
+        more.update(cls=MethodOption, methods=told["methods"])
+    return click.option(name, setting.name, default=default, **more)
 
 
 def combine(*decorators: Callable) -> Callable:
-    """Several option decorators as one, listed in the help in this order."""
+    """Several option decorators as one; the help lists their options in this order."""
 
-    def apply(command):
+    def apply(command: Callable) -> Callable:
         for decorator in reversed(decorators):
             command = decorator(command)
         return command
@@ -74,35 +89,59 @@ def combine(*decorators: Callable) -> Callable:
     return apply
 
 
+images = click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+offline = click.option("--offline", is_flag=True, help="Never use the network.")
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors on stderr.")
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+num_workers = click.option(
+    "--workers",
+    "num_workers",
+    type=click.IntRange(0, 256),
+    default=lambda: min(8, os.cpu_count() or 1),
+    show_default="one per core, at most 8",
+    help="Dataloader workers that decode photos; 0 decodes in the main process.",
+)
 running = combine(device, num_workers, quiet)
+batch_size = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Images per forward pass; use fewer if memory runs out.",
+)
+threshold_file = click.option(
+    "--threshold-file",
+    metavar="FILE",
+    help="Thresholds per class: lines `class,threshold`, or {class: threshold} in a .json file. Other classes keep theirs.",
+)
+
+
+def thresholds_of(file: str, classes: Sequence[str], defaults: Sequence[float]) -> list[float]:
+    """One threshold per class: from the file of --threshold-file, else from `defaults`."""
+    from ..labels.text_formats import read_thresholds
+
+    return read_thresholds(Path(file), classes, defaults)
 
 
 def report_skipped(skipped: Sequence[Sequence[str]], output: str | Path | None) -> int:
-    """List skipped photos on stderr and in `<output>.skipped.csv`; the exit status that follows from them."""
+    """List skipped photos on stderr and in `<output>.skipped.csv`; return the exit status, 0 or SKIPPED."""
     from ..files import atomic, beside
 
     report = beside(output, ".skipped.csv") if output else None
     if not skipped:
         if report:
-            report.unlink(missing_ok=True)  # an older run's list would be taken for this one's
+            report.unlink(missing_ok=True)  # the list of an earlier run would be misleading
         return 0
     click.echo(f"{len(skipped)} skipped:", err=True)
-    for path, reason in skipped[:LISTED]:
-        click.echo(f"  {printable(path)}: {reason}", err=True)
-    if len(skipped) > LISTED:
-        click.echo(f"  and {len(skipped) - LISTED} more", err=True)
+    for path, reason in skipped[:SKIPPED_SHOWN]:
+        click.echo(f"  {printable(path)}: {printable(reason)}", err=True)
+    if len(skipped) > SKIPPED_SHOWN:
+        click.echo(f"  and {len(skipped) - SKIPPED_SHOWN} more", err=True)
     if report:
         text = io.StringIO(newline="")
         csv.writer(text).writerows([["path", "reason"], *skipped])
         with atomic(report) as temporary:
             temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
-        click.echo(f"  listed in {report}", err=True)
+        click.echo(f"  listed in {printable(str(report))}", err=True)
     return SKIPPED
-
-
-def printable(path: str) -> str:
-    """A path as one line of valid text: control characters and undecodable bytes are escaped."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").translate(_CONTROL)
-
-
-_CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), 127]}

@@ -1,4 +1,4 @@
-"""`mlclip predict`: the student alone, and the ways to print what it says."""
+"""`mlclip predict`: the student's scores of photos, printed in several formats."""
 
 from __future__ import annotations
 
@@ -13,72 +13,79 @@ import click
 from ..config import MODEL_FILE, InputError
 from . import options
 from .console import Console, table
-from .photos import predict_photos
+from .messages import printable
 
-MAPS_SHOWN = 5  # heat maps of one photo, the best classes
+MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 
 
 @click.command()
 @options.images
-@click.option("--model", default=MODEL_FILE, show_default=True, help="What `mlclip train` wrote.")
+@click.option("--model", default=MODEL_FILE, show_default=True, help="The model that `mlclip train` wrote.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["table", "json", "jsonl", "csv"]),
     default="table",
     show_default=True,
-    help="How to print the result.",
+    help="How the result is printed. csv holds every score and no thresholds.",
 )
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    help="One threshold for all classes.  [default: the model's own, per class]",
+    help="One threshold for all classes.  [default: the model's threshold of each class]",
 )
 @options.threshold_file
-@click.option("--topk", type=click.IntRange(1), help="Show so many of the best classes, whatever their scores.")
+@click.option(
+    "--topk", type=click.IntRange(1), metavar="K", help="Print the K classes with the highest scores instead."
+)
 @click.option(
     "--heatmaps",
     type=click.Path(),
     metavar="DIR",
-    help="Also draw where the student saw each class it names: a picture for every photo, in DIR.",
+    help="Also write one picture per photo to DIR: heat maps of where the student sees each printed class.",
 )
-@options.overwrite
-@options.encode_batch(64)
+@click.option("--overwrite", is_flag=True, help="Write to --heatmaps DIR even if it is not empty.")
+@options.batch_size
 @options.running
-def predict(
-    images, model, form, threshold, threshold_file, topk, heatmaps, overwrite, batch_size, device, num_workers, quiet
-):
-    """Say what is in photos: folders (with all below), files, globs or @list.txt. CLIP is not needed."""
+def predict(images, model, form, threshold, threshold_file, topk, heatmaps, overwrite, quiet, **running):
+    """Print which classes photos show.
+
+    IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", or @list.txt (one path per line).
+
+    Only the student runs; CLIP is not needed. The result goes to stdout, messages go to stderr.
+    """
+    from .. import api
     from ..student.checkpoint import load_checkpoint
 
     _check_choice(form, threshold, threshold_file, topk, heatmaps)
     if heatmaps:
         _check_folder(heatmaps, overwrite)
-    checkpoint = load_checkpoint(model)
+    progress, checkpoint = Console(quiet=quiet), load_checkpoint(model)
     classes, thresholds = checkpoint.model.classes, checkpoint.thresholds.tolist()
     if threshold is not None:
         thresholds = [threshold] * len(classes)
     if threshold_file:
         thresholds = options.thresholds_of(threshold_file, classes, thresholds)
-    labels = predict_photos(checkpoint, images, batch_size, device, num_workers, quiet)
+    labels = api.predict(images, checkpoint, progress=progress, **running)
     _WRITERS[form](labels, thresholds, topk)
     if heatmaps:
-        _draw_heatmaps(labels, thresholds, topk, checkpoint, heatmaps, device, num_workers, Console(quiet=quiet))
+        place = (running["device"], running["num_workers"])
+        _draw_heatmaps(labels, thresholds, topk, checkpoint, heatmaps, *place, progress)
     return options.report_skipped(labels.meta["skipped"], None)
 
 
 def _check_choice(form, threshold, threshold_file, topk, heatmaps) -> None:
     """Refuse options that would be ignored."""
     if threshold is not None and threshold_file:
-        raise click.UsageError("--threshold is for all classes, --threshold-file for each: give one of the two")
-    given = "--threshold" if threshold is not None else "--threshold-file" if threshold_file else None
+        raise click.UsageError("--threshold cannot be combined with --threshold-file. Remove one of them.")
+    chosen = "--threshold" if threshold is not None else "--threshold-file" if threshold_file else None
     if threshold is not None and math.isnan(threshold):
-        raise click.UsageError("--threshold is nan: it must be a number from 0 to 1")
-    if given and topk:
-        raise click.UsageError(f"--topk shows the best classes whatever their scores: leave it or {given} away")
-    if given and form == "csv" and not heatmaps:
+        raise click.UsageError("--threshold is nan: it must be a number from 0 to 1.")
+    if chosen and topk:
+        raise click.UsageError(f"--topk cannot be combined with {chosen}. Remove one of them.")
+    if chosen and form == "csv" and not heatmaps:
         raise click.UsageError(
-            f"--format csv holds every score: {given} has no part in it; --format json names classes"
+            f"{chosen} has no effect with --format csv, which holds every score. Remove it, or use --format json."
         )
 
 
@@ -86,14 +93,14 @@ def _check_folder(folder: str, overwrite: bool) -> None:
     from ..files import check_output
 
     if os.path.isdir(folder) and os.listdir(folder) and not overwrite:
-        raise InputError(f"--heatmaps {folder} is not empty; add --overwrite to draw there, or choose another folder")
+        raise InputError(f"--heatmaps {folder} is not empty. Add --overwrite to write there, or choose another folder.")
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise InputError(f"--heatmaps {folder} is a file; give a folder")
+        raise InputError(f"--heatmaps {folder} is a file. Choose a folder.")
     check_output(os.path.join(folder, "picture"), overwrite=True)
 
 
 def _draw_heatmaps(labels, thresholds, topk, checkpoint, folder, device, num_workers, progress) -> None:
-    """Pictures of the classes that the other output names; of the nearest one where it names none."""
+    """Draw the classes that are printed; where none is, the class closest to its threshold."""
     from ..distributed import choose_device
     from ..images import Photo
     from ..student.heatmaps import write_heatmaps
@@ -112,17 +119,17 @@ def _draw_heatmaps(labels, thresholds, topk, checkpoint, folder, device, num_wor
 def _chosen(
     scores: list[float], classes: list[str], thresholds: list[float], topk: int | None
 ) -> list[tuple[str, float]]:
-    """(class, score), best first: the best `topk`, or all that reach their thresholds."""
+    """(class, score), highest first: the `topk` highest, or all that reach their thresholds."""
     ranked = sorted(zip(classes, scores, thresholds, strict=True), key=lambda item: -item[1])
     if topk:
         return [(name, score) for name, score, _ in ranked[:topk]]
-    return [(name, score) for name, score, least in ranked if score >= least]
+    return [(name, score) for name, score, limit in ranked if score >= limit]
 
 
 def _nearest(scores: list[float], classes: list[str], thresholds: list[float]) -> tuple[str, float]:
-    """(class, score) of the class that is least short of its threshold."""
+    """(class, score) of the class that is closest to its threshold."""
     _, score, name = max(
-        (score - least, score, name) for name, score, least in zip(classes, scores, thresholds, strict=True)
+        (score - limit, score, name) for name, score, limit in zip(classes, scores, thresholds, strict=True)
     )
     return name, score
 
@@ -134,16 +141,16 @@ def _write_table(labels, thresholds, topk) -> None:
         text = ", ".join(f"{name} {score:.2f}" for name, score in chosen)
         if not chosen:
             name, score = _nearest(scores, labels.classes, thresholds)
-            text = f"(none above its threshold; nearest {name} {score:.2f})"
-        rows.append([options.printable(path), text])
+            text = f"(none reaches its threshold; closest: {name} {score:.2f})"
+        rows.append([path, text])
     click.echo(table(["photo", "classes"], rows))
 
 
 def _objects(labels, thresholds, topk):
     for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
         chosen = _chosen(scores, labels.classes, thresholds, topk)
-        every = dict(zip(labels.classes, scores, strict=True))
-        yield {"path": path, "labels": [name for name, _ in chosen], "scores": dict(chosen) if topk else every}
+        all_scores = dict(zip(labels.classes, scores, strict=True))
+        yield {"path": path, "labels": [name for name, _ in chosen], "scores": dict(chosen) if topk else all_scores}
 
 
 def _write_json(labels, thresholds, topk) -> None:
@@ -157,11 +164,12 @@ def _write_jsonl(labels, thresholds, topk) -> None:
 
 def _write_csv(labels, thresholds, topk) -> None:
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
+    shown = printable if sys.stdout.isatty() else str  # a file keeps the exact paths
     writer = csv.writer(sys.stdout)
     writer.writerow(["path", *labels.classes])
     for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
-        least = sorted(scores, reverse=True)[topk - 1] if topk and topk < len(scores) else 0.0
-        writer.writerow([path, *(f"{score:.6g}" if score >= least else "" for score in scores)])
+        limit = sorted(scores, reverse=True)[topk - 1] if topk and topk < len(scores) else 0.0
+        writer.writerow([shown(path), *(f"{score:.6g}" if score >= limit else "" for score in scores)])
     sys.stdout.flush()
 
 

@@ -12,38 +12,51 @@ from .console import Console
 
 
 @click.command()
-@click.option("--labels", "labels_file", default=LABELS_FILE, show_default=True, help="The table to show.")
-@click.option("--truth", help="True labels to report against, as for `mlclip evaluate`.")
-@click.option("--root", help="The photos' folder, if it is not where the labels say, as with a .csv.")
-@options.threshold_file
+@click.option("--labels", default=LABELS_FILE, show_default=True, help="The table to show: .pt, .csv, .json or .jsonl.")
+@click.option("--truth", help="True labels to compare with, as for `mlclip evaluate`.")
 @click.option(
-    "--limit", type=click.IntRange(0), default=60, show_default=True, help="How many photos the gallery shows."
+    "--root", metavar="DIR", help="The folder of the photos, if the photos have moved or the labels are a .csv."
 )
-@click.option("-o", "--output", default="report.html", show_default=True, help="The page.")
+@options.threshold_file
+@click.option("--limit", type=click.IntRange(0), default=60, show_default=True, help="Number of photos in the gallery.")
+@click.option("-o", "--output", default="report.html", show_default=True, help="Where the page is written.")
 @options.overwrite
 @options.quiet
-def report(labels_file, truth, root, threshold_file, limit, output, overwrite, quiet):
-    """Show labels as one self-contained HTML page: classes, confidences, and a gallery of photos.
+def report(labels, truth, root, threshold_file, limit, output, overwrite, quiet):
+    """Write an HTML page about labels.
 
-    Predictions are labels too: mlclip predict PHOTOS --format csv > p.csv and mlclip export -o thresholds.csv, then
-    --labels p.csv --root PHOTOS --threshold-file thresholds.csv; without a file of thresholds a score counts from one half on.
+    The page is self-contained. It shows the classes, the scores, and a gallery of photos.
+
+    Predictions can be shown, too:
+
+    \b
+      mlclip predict PHOTOS --format csv > p.csv
+      mlclip export -o thresholds.csv
+      mlclip report --labels p.csv --root PHOTOS --threshold-file thresholds.csv
+
+    Without --threshold-file, the thresholds are those in the labels, or 0.5 for a .csv.
     """
     from dataclasses import replace
 
     from ..files import atomic, check_output
     from ..labels.datasets import read_truth
+    from ..labels.metrics import match_tables
     from ..labels.table import read_labels
     from ..report.build import render_report
 
     check_output(output, overwrite=overwrite)
-    labels = read_labels(labels_file)
+    progress, table = Console(quiet=quiet), read_labels(labels)
     if root:
-        labels = replace(labels, root=root)
+        table = replace(table, root=root)
     if threshold_file:
-        own = labels.thresholds.tolist()
-        labels.meta["thresholds"] = options.thresholds_of(threshold_file, labels.classes, own)
-    page = render_report(labels, truth=read_truth(truth) if truth else None, title=Path(labels_file).name, limit=limit)
+        defaults = table.thresholds.tolist()
+        table.meta["thresholds"] = options.thresholds_of(threshold_file, table.classes, defaults)
+    known = read_truth(truth) if truth else None
+    page = render_report(table, truth=known, title=Path(labels).name, limit=limit)
     with atomic(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    Console(quiet=quiet).log(f"{output}: open it in a browser")
+    if known is not None:
+        for line in match_tables(table, known).summary(labels, truth):
+            progress.log(line)
+    progress.log(f"{output}: open it in a browser")
     return 0

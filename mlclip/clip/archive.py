@@ -1,8 +1,8 @@
-"""Tensors out of PyTorch's zip files, TorchScript archives and `torch.save` alike, without running what they hold.
+"""Read tensors from PyTorch's zip files (TorchScript archives and `torch.save`) without executing anything in them.
 
 Such a file is a zip of `<folder>/data.pkl`, a pickle that names tensors, and `<folder>/data/<key>`, their raw bytes.
-The pickle is read into plain records: no class or function that it names is ever looked up, and every size it
-declares is held against the bytes that are really there before memory is taken.
+The pickle is read into plain records. No class or function that it names is looked up. Every size that it declares is
+compared with the number of bytes in the file before memory is allocated.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-LARGEST_PICKLE = 64 << 20  # bytes; that of the largest CLIP has less than one MiB
-LARGEST_GROWTH = 4  # what is unpacked may be this many times the file; weights hardly compress at all
-MOST_AXES = 8  # of a tensor
+LARGEST_PICKLE = 64 << 20  # bytes; the pickle of the largest CLIP has less than 1 MiB
+LARGEST_GROWTH = 4  # the unpacked data may be this many times the file size; weights hardly compress
+MOST_AXES = 8  # per tensor
 MOST_MODULES = 20_000  # in a module tree; the largest CLIP has about 1,000
 
 DTYPES = {
@@ -42,17 +42,17 @@ DTYPES = {
 
 
 class RefusedError(Exception):
-    """The file is damaged, or asks for more than its tensors to be read. The message is a clause about the file."""
+    """The file is damaged, or is not safe to read. The message completes a sentence that starts with the file name."""
 
 
 class StorageRecord(NamedTuple):
     key: str
     dtype: torch.dtype
-    length: int  # in numbers, not bytes
+    length: int  # in elements, not bytes
 
 
 class TensorRecord(NamedTuple):
-    """What a pickle says of a tensor; size, stride and offset count numbers. Nothing of it is checked yet."""
+    """What a pickle says about a tensor, not checked yet. Size, stride and offset count elements."""
 
     storage: StorageRecord
     offset: int
@@ -61,12 +61,12 @@ class TensorRecord(NamedTuple):
 
 
 class _RecordReader(pickle.Unpickler):
-    """Knows tensors and containers; a TorchScript module becomes an inert namespace, anything else is refused."""
+    """Reads tensors and containers. A TorchScript module becomes a plain namespace. Everything else is refused."""
 
     def persistent_load(self, pid: Any) -> StorageRecord:
         kind, dtype, key, _device, length = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise RefusedError("names data of an unknown kind")
+            raise RefusedError("holds data of an unknown kind")
         return StorageRecord(key, dtype, length)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -81,9 +81,9 @@ class _RecordReader(pickle.Unpickler):
         }
         if (module, name) in known:
             return known[module, name]
-        if module == "torch.jit._pickle":  # marks the element type of a list
+        if module == "torch.jit._pickle":  # states the element type of a list
             return self._first
-        raise RefusedError(f"asks to run {module}.{name}, which no weights need; nothing was run")
+        raise RefusedError(f"would execute {module}.{name}, which weights do not need. Nothing was executed")
 
     def _tensor(self, storage: StorageRecord, offset: int, size: tuple, stride: tuple, *_: Any) -> TensorRecord:
         return TensorRecord(storage, offset, size, stride)
@@ -93,7 +93,7 @@ class _RecordReader(pickle.Unpickler):
 
 
 def read_archive(path: Path) -> dict[str, Tensor]:
-    """Dotted names -> tensors of a TorchScript archive or of `torch.save`'s zip; RefusedError if it is neither."""
+    """The tensors of a TorchScript archive or a `torch.save` zip, by dotted name. RefusedError if it is neither."""
     try:
         with zipfile.ZipFile(path) as archive:
             folder = _folder(archive)
@@ -103,13 +103,13 @@ def read_archive(path: Path) -> dict[str, Tensor]:
     except RefusedError:
         raise
     except Exception as error:  # a damaged zip may raise anything
-        raise RefusedError(f"is cut short or damaged ({error})") from error
+        raise RefusedError(f"is truncated or damaged ({error})") from error
 
 
 def _folder(archive: zipfile.ZipFile) -> str:
     folders = [name.split("/")[0] for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(folders) != 1:
-        raise RefusedError("is a zip file, but not of PyTorch weights")
+        raise RefusedError("is a zip file, but not one of PyTorch weights")
     order = f"{folders[0]}/byteorder"
     if order in archive.namelist() and _read(archive, order, 16) != b"little":
         raise RefusedError("was written on a big-endian machine, which is not supported")
@@ -118,10 +118,10 @@ def _folder(archive: zipfile.ZipFile) -> str:
 
 def _read(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     if archive.getinfo(name).file_size > most:
-        raise RefusedError(f"declares {archive.getinfo(name).file_size} bytes for {name}, too many to be true")
+        raise RefusedError(f"declares {archive.getinfo(name).file_size} bytes for {name}, which is impossibly large")
     try:
         return archive.read(name)
-    except Exception as error:  # zlib's, lzma's and zipfile's own, about bytes that do not decompress
+    except Exception as error:  # of zlib, lzma or zipfile: the bytes do not decompress
         raise RefusedError(f"is damaged at {name} ({error})") from error
 
 
@@ -136,16 +136,16 @@ def _records(data: bytes) -> dict[str, TensorRecord]:
 
 
 def _check_memo(data: bytes) -> None:
-    """Refuse a pickle that numbers its objects beyond its own length: the reader takes memory for every number."""
+    """Refuse a pickle with object numbers above its own length: the reader allocates memory up to the number."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(data):
-            raise RefusedError("holds a pickle that asks for memory without end")
+            raise RefusedError("holds a pickle that would need unlimited memory")
 
 
 def named_tensors(content: Any, leaf: type) -> dict[str, Any]:
-    """Name -> value of type `leaf`, from a module tree, a state dict, or a checkpoint with one.
+    """The values of type `leaf` by name, from a module tree, a state dict, or a checkpoint with a state dict.
 
-    A checkpoint keeps its state dict under "state_dict" or "model"; a prefix "module." on all names is taken off.
+    A checkpoint holds its state dict under "state_dict" or "model". A prefix "module." of all names is removed.
     """
     if isinstance(content, SimpleNamespace):
         return _walk(content, leaf)
@@ -153,7 +153,7 @@ def named_tensors(content: Any, leaf: type) -> dict[str, Any]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
-        raise RefusedError(f"holds a {type(content).__name__}, not a table of named tensors")
+        raise RefusedError(f"holds a {type(content).__name__}, not a dict of named tensors")
     named = {name: value for name, value in dict(content).items() if isinstance(name, str) and isinstance(value, leaf)}
     if named and all(name.startswith("module.") for name in named):
         named = {name.removeprefix("module."): value for name, value in named.items()}
@@ -166,7 +166,7 @@ def _walk(root: SimpleNamespace, leaf: type) -> dict[str, Any]:
         prefix, module = waiting.pop()
         visited += 1
         if visited > MOST_MODULES:
-            raise RefusedError("holds modules nested without end")
+            raise RefusedError("holds endlessly nested modules")
         for name, value in vars(module).items():
             if isinstance(value, leaf):
                 named[f"{prefix}{name}"] = value
@@ -176,7 +176,7 @@ def _walk(root: SimpleNamespace, leaf: type) -> dict[str, Any]:
 
 
 def _check(records: Mapping[str, TensorRecord], archive: zipfile.ZipFile, folder: str, most: int) -> None:
-    """Hold every declared size against the zip's table, and all of them together against `most` bytes."""
+    """Compare every declared size with the zip's directory, and their sum with the limit of `most` bytes."""
     entries, tensor_bytes = {}, 0
     for name, record in records.items():
         if not _is_plain(record):
@@ -186,16 +186,16 @@ def _check(records: Mapping[str, TensorRecord], archive: zipfile.ZipFile, folder
             raise RefusedError(f"lacks the data of {name}")
         entries[path] = archive.getinfo(path).file_size
         if record.storage.length * record.storage.dtype.itemsize > entries[path]:
-            raise RefusedError(f"declares {record.storage.length} numbers for {name}, more than it holds")
+            raise RefusedError(f"declares {record.storage.length} elements for {name}, more than it holds")
         if math.prod(max(n, 1) for n in record.size) > most:
-            raise RefusedError(f"gives {name} a size that is too large to be true")
+            raise RefusedError(f"declares an impossibly large size for {name}")
         count = math.prod(record.size)
         last = record.offset + sum((n - 1) * step for n, step in zip(record.size, record.stride, strict=True))
         if count and (last >= record.storage.length or count > record.storage.length):
-            raise RefusedError(f"gives {name} the shape {record.size}, which its data does not fill")
+            raise RefusedError(f"declares the shape {record.size} for {name}, but its data is shorter")
         tensor_bytes += count * record.storage.dtype.itemsize
     if max(sum(entries.values()), tensor_bytes) > most:
-        raise RefusedError("would unpack to many times its own size, which weights never do")
+        raise RefusedError("would unpack to many times its own size, which weights do not")
 
 
 def _is_plain(record: TensorRecord) -> bool:
@@ -208,7 +208,7 @@ def _is_plain(record: TensorRecord) -> bool:
 
 
 def _load(records: Mapping[str, TensorRecord], archive: zipfile.ZipFile, folder: str) -> dict[str, Tensor]:
-    """The tensors; those that share a storage in the file share memory. Each storage's CRC is checked as it is read."""
+    """Load the tensors. Tensors that share a storage in the file share memory. The CRC of each storage is checked."""
     buffers: dict[str, bytearray] = {}
     tensors = {}
     for name, ((key, dtype, length), offset, size, stride) in records.items():

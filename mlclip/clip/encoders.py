@@ -1,8 +1,8 @@
-"""The layers of CLIP: the transformer both sides share, and the two families of image encoder.
+"""The layers of CLIP: the transformer of both encoders, and the two families of image encoders.
 
-Parameter names are those of OpenAI's checkpoints, so their files load as they are.
+Parameters have the same names as in OpenAI's checkpoints, so these files load without renaming.
 
-Letters: N images or texts, H W pixels or grid cells, L tokens, E width of a stream, D the joint embedding.
+Letters: N images or texts, H W pixels or grid cells, L tokens, E width of the residual stream, D the joint embedding.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HEAD_WIDTH = 64  # channels to an attention head, which no shape reveals: 64 in all of OpenAI's models ...
+HEAD_WIDTH = 64  # channels per attention head, which cannot be read from the shapes: 64 in all of OpenAI's models ...
 WIDE_HEADS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}  # ... but not in the image encoders of LAION's H, g, bigG and e
 
 
 class QuickGELU(nn.Module):
-    """x · sigmoid(1.702 x): what OpenAI's weights were trained with; LAION's mostly want nn.GELU."""
+    """x · sigmoid(1.702 x). OpenAI's weights were trained with it; most of LAION's need nn.GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
@@ -57,7 +57,7 @@ class Transformer(nn.Module):
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings (1 + n·n, E), class or mean token first, bilinearly resized to (1 + h·w, E)."""
+    """Resize position embeddings (1 + n·n, E) bilinearly to (1 + h·w, E). The first one (class or mean token) stays."""
     side = round((len(positions) - 1) ** 0.5)
     if grid == (side, side):
         return positions
@@ -89,7 +89,7 @@ class VisionTransformer(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """ResNet's bottleneck, but every stride is an average pool, as CLIP's is."""
+    """A ResNet bottleneck in which every stride is an average pool, as in CLIP."""
 
     def __init__(self, inputs: int, planes: int, stride: int):
         super().__init__()
@@ -112,7 +112,7 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """One attention step in which the mean of all cells asks the cells."""
+    """Attention pooling: the mean of all cells is the query, the cells are keys and values."""
 
     def __init__(self, side: int, width: int, embed_dim: int):
         super().__init__()
@@ -137,7 +137,7 @@ class AttentionPool(nn.Module):
 
 
 class ModifiedResNet(nn.Module):
-    """CLIP's ResNet: a three-convolution stem, average-pooled strides, attention pooling at the end."""
+    """CLIP's ResNet: a stem of three convolutions, average pools instead of strides, and attention pooling at the end."""
 
     def __init__(self, resolution: int, width: int, layers: tuple[int, int, int, int], embed_dim: int):
         super().__init__()

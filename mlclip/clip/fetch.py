@@ -1,4 +1,4 @@
-"""A published weight file from the network to the cache: resumed where it broke, checked, never half there."""
+"""Download a published weight file to the cache: resumable, checked, and never incomplete at its final path."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pathlib import Path
 from ..config import InputError
 from ..files import file_lock
 from ..progress import SILENT, Progress
-from .registry import Entry
+from .registry import PART_SUFFIX, Entry
 
 CHUNK = 1 << 20  # bytes
-TIMEOUT = 30.0  # seconds without a byte
-FAILURES = 4  # attempts in a row that bring nothing new
-PAUSE = 1.0  # seconds before the second attempt, twice that before the third ...
+TIMEOUT = 30.0  # seconds without data
+FAILURES = 4  # attempts in a row without new data
+PAUSE = 1.0  # seconds before the second attempt, twice as long before the third ...
 
 
 class _BrokenError(Exception):
-    """The connection gave less than the file; another attempt may help."""
+    """The connection ended before the file was complete. Another attempt may help."""
 
 
 def hash_file(path: Path) -> str:
-    """The sha256 of a file as 64 hexadecimal digits, read in pieces."""
+    """The sha256 of a file as 64 hexadecimal digits. The file is read in chunks."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
@@ -36,27 +36,29 @@ def hash_file(path: Path) -> str:
 
 
 def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False) -> Path:
-    """The path of the entry's file in the cache, fetched if it is not there; its sha256 is always checked.
+    """The path of the entry's file in the cache. Downloads it if it is missing, and always checks its sha256.
 
-    A broken download leaves `<file>.part` and goes on from there next time. Of several processes one downloads and
-    the others wait (where the system or the file system has no locks, they do not wait). `offline` never touches the
-    network. Raises InputError for a wrong hash, no network, an unwritable cache, or a file missing while offline.
+    A broken download leaves `<file>.part` and continues from there the next time. With several processes, one downloads
+    and the others wait (they do not wait if the system or the file system has no locks). `offline=True` never uses the
+    network. Raises InputError for a wrong hash, no network, a cache that is not writable, or a missing file while offline.
     """
     path = entry.path
     if path.is_file():
         return _checked(path, entry)
     if offline:
-        raise InputError(f"CLIP {entry.name} is not here and --offline forbids to fetch it; put {entry.url} at {path}")
+        raise InputError(
+            f"CLIP {entry.name} is not in the cache, and `offline=True` forbids downloads. Download {entry.url} to {path}."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        waiting = f"another process is downloading {path}; waiting for it"
+        waiting = f"another process is downloading {path}: waiting for it"
         with file_lock(path.with_name(path.name + ".lock"), if_held=lambda: progress.log(waiting)):
             if path.is_file():  # another process was faster
                 return _checked(path, entry)
-            _fetch(entry, path.with_name(path.name + ".part"), progress)
+            _fetch(entry, path.with_name(path.name + PART_SUFFIX), progress)
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; make room there, or set MLCLIP_CACHE to another folder"
+            f"cannot write {path}: {error.strerror or error}. Free some space, or set MLCLIP_CACHE to another folder."
         ) from error
     return path
 
@@ -65,17 +67,17 @@ def _checked(path: Path, entry: Entry) -> Path:
     try:
         found = hash_file(path)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}; see to its permissions") from error
+        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
     if found != entry.sha256:
         raise InputError(
-            f"{path} is cut short or not the file of CLIP {entry.name}: its sha256 is {found}, "
-            f"expected {entry.sha256}; delete it, and it is downloaded again"
+            f"{path} is truncated or not the file of CLIP {entry.name}: its sha256 is {found}, "
+            f"expected {entry.sha256}. Delete it, and mlclip downloads it again."
         )
     return path
 
 
 def _fetch(entry: Entry, part: Path, progress: Progress) -> None:
-    """Fill `part`, in as many attempts as bring something new, check it, and move it to its place."""
+    """Download to `part`, check it, and move it to its final path. Gives up after FAILURES attempts without new data."""
     failures = 0
     while True:
         before = _size(part)
@@ -86,17 +88,17 @@ def _fetch(entry: Entry, part: Path, progress: Progress) -> None:
             failures = 1 if _size(part) > before else failures + 1
             if failures == FAILURES:
                 raise InputError(
-                    f"cannot fetch {entry.url} ({error}); try again later and it goes on from {_size(part)} bytes, "
-                    f"or put the file at {entry.path} by hand"
+                    f"cannot download {entry.url} ({error}). Try again later to continue from {_size(part)} bytes, "
+                    f"or copy the file to {entry.path} by hand."
                 ) from error
-            progress.log(f"the download of {entry.name} broke ({error}); trying again")
+            progress.log(f"the download of {entry.name} was interrupted ({error}): trying again")
         time.sleep(PAUSE * failures)
     found = hash_file(part)
     if found != entry.sha256:
         part.unlink()
         raise InputError(
-            f"{entry.url} gave a file with sha256 {found}, expected {entry.sha256}; it was deleted: "
-            f"try again, or put the right file at {entry.path} by hand"
+            f"{entry.url} has the sha256 {found}, expected {entry.sha256}. The download was deleted. "
+            f"Try again, or copy the right file to {entry.path} by hand."
         )
     os.replace(part, entry.path)
 
@@ -106,7 +108,7 @@ def _size(part: Path) -> int:
 
 
 def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
-    """One attempt: ask for what `part` lacks and append it, or write the whole where the server sends the whole."""
+    """One attempt: request the missing bytes of `part` and append them, or write the complete file if the server sends it."""
     response = _open(entry, part)
     if response is None:
         return
@@ -119,11 +121,11 @@ def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
                 file.write(chunk)
                 progress.update(len(chunk))
     if _size(part) < total:
-        raise _BrokenError(f"it ended after {_size(part)} of {total} bytes")
+        raise _BrokenError(f"the connection ended after {_size(part)} of {total} bytes")
 
 
 def _open(entry: Entry, part: Path) -> http.client.HTTPResponse | None:
-    """The server's answer, or None where `part` turns out to be whole already."""
+    """The server's response, or None if `part` is already complete."""
     start = _size(part)
     headers = {"User-Agent": "mlclip"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
@@ -136,20 +138,20 @@ def _open(entry: Entry, part: Path) -> http.client.HTTPResponse | None:
     if response.status == 206 and not range_sent.startswith(f"bytes {start}-"):
         response.close()
         part.unlink()
-        raise _BrokenError("the server sent another part than was asked for")
+        raise _BrokenError("the server sent a different part than requested")
     return response
 
 
 def _refusal(error: urllib.error.HTTPError, entry: Entry, part: Path) -> None:
     error.close()
-    if error.code == 416 and part.exists():  # there is nothing after what we have
+    if error.code == 416 and part.exists():  # the server has no more bytes than we have
         if hash_file(part) == entry.sha256:
             return
         part.unlink()
-        raise _BrokenError("what was there did not fit; starting over")
+        raise _BrokenError("the partial file did not match; starting over")
     if error.code >= 500 or error.code in (408, 429):
         raise _BrokenError(f"HTTP status {error.code}")
-    raise InputError(f"{entry.url} answered with HTTP status {error.code}; put the file at {entry.path} by hand")
+    raise InputError(f"{entry.url} returned HTTP status {error.code}. Copy the file to {entry.path} by hand.")
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:

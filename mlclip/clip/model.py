@@ -1,6 +1,6 @@
-"""CLIP built from the shapes of a state dict.
+"""Build a CLIP from the shapes of a state dict.
 
-Nothing is configured: widths, depths, patch size, input resolution and vocabulary are read off the tensors.
+No configuration is needed: widths, depths, patch size, input resolution and vocabulary follow from the tensors.
 
 Letters: N images or texts, H W pixels, L tokens, E width of the text stream, D the joint embedding.
 """
@@ -18,23 +18,23 @@ from .encoders import HEAD_WIDTH, AttentionPool, ModifiedResNet, Transformer, Vi
 
 __all__ = ["ACTIVATIONS", "CLIP", "IMAGE_MEAN", "IMAGE_STD", "AttentionPool", "ModifiedResNet", "build_clip"]
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1]; what OpenAI trained with
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1], as in OpenAI's training
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 ACTIVATIONS = ("quick_gelu", "gelu")
-NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # what checkpoints carry along
+NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # other entries of checkpoints
 
 
 class CLIP(nn.Module):
-    """Image and text encoder with a joint embedding.
+    """An image encoder and a text encoder with a joint embedding.
 
-    The parameter `logit_scale` is the checkpoint's own and holds a LOGARITHM; everything outside this
-    class uses `exp(logit_scale)` (100 for OpenAI's models).
+    The parameter `logit_scale` comes from the checkpoint and is a LOGARITHM. All code outside this class uses
+    `exp(logit_scale)` (100 for OpenAI's models).
     """
 
-    name = sha256 = ""  # of the weight file; `load_clip` fills them in
+    name = sha256 = ""  # of the weight file; `load_clip` sets them
 
     def __init__(self, visual: nn.Module, resolution: int, text: Mapping[str, int], embed_dim: int, activation: str):
-        """`text` holds "context" and "vocab" in tokens, "width", "layers" and, where it is not 4 widths, "hidden"."""
+        """`text` holds "context" and "vocab" in tokens, "width", "layers", and "hidden" if it is not 4 × "width"."""
         super().__init__()
         width = text["width"]
         self.visual = visual
@@ -53,16 +53,16 @@ class CLIP(nn.Module):
         return self.visual.conv1.weight.dtype
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W) pixels normalised by IMAGE_MEAN and IMAGE_STD, any size -> (N, D), not normalised."""
+        """Pixels (N, 3, H, W) of any size, normalised by IMAGE_MEAN and IMAGE_STD -> embeddings (N, D), not normalised."""
         return self.visual(pixels.to(self.dtype))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(N, L) token ids as `tokenize` gives them -> (N, D), not normalised; read at the end-of-text token."""
+        """Token ids (N, L) from `tokenize` -> embeddings (N, D) at the end-of-text token, not normalised."""
         length = tokens.shape[1]
         x = self.token_embedding(tokens) + self.positional_embedding[:length]  # (N, L, E)
-        mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)  # no look ahead
+        mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)  # causal
         x = self.ln_final(self.transformer(x, mask))
-        ends = tokens.argmax(dim=-1)  # the end-of-text id is the largest of the vocabulary
+        ends = tokens.argmax(dim=-1)  # the end-of-text id is the largest in the vocabulary
         return x[torch.arange(len(x), device=x.device), ends] @ self.text_projection  # (N, D)
 
 
@@ -98,21 +98,22 @@ def _build_empty(state: Mapping[str, Tensor], activation: str) -> CLIP:
 
 
 def build_clip(state: Mapping[str, Tensor], activation: str = "quick_gelu") -> CLIP:
-    """A CLIP in float32 and eval mode from an OpenAI-style state dict, its architecture read off the shapes.
+    """Build a CLIP in float32 and eval mode from a state dict in OpenAI's layout. The shapes give the architecture.
 
-    `activation` is "quick_gelu" (OpenAI's weights) or "gelu" (most of LAION's); no shape reveals it.
-    Float32 tensors of `state` become the model's own, uncopied. InputError where the tensors are not a CLIP's.
+    `activation` is "quick_gelu" (OpenAI's weights) or "gelu" (most of LAION's); it cannot be read from the shapes.
+    Float32 tensors of `state` are used without a copy. InputError if the tensors are not a CLIP.
     """
     if activation not in ACTIVATIONS:
-        raise InputError(f"unknown CLIP activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        raise InputError(f"unknown CLIP activation {activation!r}. Choose one of {', '.join(ACTIVATIONS)}.")
     try:
-        with torch.device("meta"):  # shapes without memory: a file cannot ask for more than it brings
+        with torch.device("meta"):  # shapes without memory: a small file cannot make us allocate more
             model = _build_empty(state, activation)
     except (KeyError, ValueError, IndexError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f"{reason} is missing" if isinstance(error, KeyError) else reason
         raise InputError(
-            f"these tensors are not a CLIP checkpoint in OpenAI's layout (looked for {reason}); "
-            "give a file of OpenAI's, or a state dict with the same parameter names"
+            f"the tensors are not a CLIP checkpoint in OpenAI's layout ({reason}). "
+            "Use one of OpenAI's files, or a state dict with the same parameter names."
         ) from error
     weights = {name: tensor for name, tensor in state.items() if name.rsplit(".", 1)[-1] not in NOT_WEIGHTS}
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
@@ -121,7 +122,7 @@ def build_clip(state: Mapping[str, Tensor], activation: str = "quick_gelu") -> C
     except RuntimeError as error:
         reason = str(error).splitlines()[1:2] or [str(error)]
         raise InputError(
-            f"the CLIP checkpoint's tensors do not fit together ({reason[0].strip()[:300]}); "
-            "give a whole checkpoint in OpenAI's layout"
+            f"the tensors of the CLIP checkpoint do not fit together ({reason[0].strip()[:300]}). "
+            "Use a complete checkpoint in OpenAI's layout."
         ) from error
     return model.eval()

@@ -1,4 +1,4 @@
-"""The published CLIP weights that can be asked for by name, and where their files are kept. No torch, no network."""
+"""The published CLIP weights that have a name, and the paths of their files in the cache. No torch, no network."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from ..config import InputError
 from ..files import cache_folder
 
-TINY = "tiny"  # a toy that comes with the package, for trying things out
+TINY = "tiny"  # a toy model that is part of the package, for trying mlclip
 TINY_FILE = Path(__file__).with_name("tiny.pt")
+PART_SUFFIX = ".part"  # of an unfinished download
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,12 @@ class Entry:
     name: str
     url: str
     sha256: str
-    approx_mb: int  # about how many 10⁶ bytes, for people to read; nothing depends on it
-    resolution: int  # side in pixels of the square images that it was trained on
+    approx_mb: int  # approximate size in 10⁶ bytes, only for display
+    resolution: int  # side in pixels of the square training images
 
     @property
     def path(self) -> Path:
-        """Where the file is kept, whether it is there or not."""
+        """The path of the file in the cache. The file may not exist."""
         return cache_folder() / self.url.rsplit("/", 1)[-1]
 
 
@@ -48,7 +49,7 @@ MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
 
 def available_models() -> list[str]:
-    """The names that `load_clip` knows: the toy `tiny`, then OpenAI's nine."""
+    """The names that `load_clip` knows: the toy model `tiny`, then OpenAI's nine models."""
     return [TINY, *MODELS]
 
 
@@ -57,18 +58,38 @@ def _key(name: str) -> str:
 
 
 def find_name(name: str) -> str | None:
-    """The registered spelling of `name` in any case and with "-" for "/" ("vit-b-32" -> "ViT-B/32"), or None."""
+    """The registered spelling of a name in upper or lower case, with "-" for "/" ("vit-b-32" -> "ViT-B/32"), or None."""
     return next((known for known in available_models() if _key(known) == _key(name)), None)
 
 
 def model_path(name: str) -> Path:
-    """Where the weight file of a registered name is kept, whether it is there or not; InputError for another name."""
+    """The path of the weight file of a registered name; the file may not exist. InputError for any other name."""
     known = find_name(name)
     if known is None:
-        raise InputError(f"{name} is not a known CLIP; choose one of {', '.join(available_models())}")
+        raise InputError(f"{name} is not a known CLIP. Choose one of {', '.join(available_models())}.")
     return TINY_FILE if known == TINY else MODELS[known].path
 
 
 def is_cached(name: str) -> bool:
-    """Whether the weight file of a registered name is here already; its content is not looked at."""
+    """Whether the weight file of a registered name exists. Its content is not checked."""
     return model_path(name).is_file()
+
+
+@dataclass(frozen=True)
+class CachedWeights:
+    """A downloaded weight file in the cache, or the part of one that an interrupted download left."""
+
+    name: str
+    path: Path
+    size: int  # bytes
+    complete: bool
+
+
+def cached_weights() -> list[CachedWeights]:
+    """The downloaded weight files in the cache, in the order of `available_models()`. Their content is not checked.
+
+    The toy model `tiny` is not in the cache: it is part of the package.
+    """
+    files = [(entry, suffix) for entry in MODELS.values() for suffix in ("", PART_SUFFIX)]
+    paths = [(entry.name, entry.path.with_name(entry.path.name + suffix), not suffix) for entry, suffix in files]
+    return [CachedWeights(name, path, path.stat().st_size, whole) for name, path, whole in paths if path.is_file()]

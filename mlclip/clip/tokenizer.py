@@ -1,7 +1,7 @@
-"""CLIP's tokenizer: text to numbers by byte-pair encoding, the same for every published CLIP.
+"""CLIP's tokenizer: byte-pair encoding of text, the same for every published CLIP.
 
-A text is cleaned, split into words, and each word's bytes are merged, most frequent pair first, into the pieces of
-a vocabulary of 49,408: 256 bytes, 256 bytes that end a word, 48,894 merges, and a mark each for start and end.
+A text is cleaned and split into words. The bytes of each word are merged into tokens, most frequent pair first. The
+vocabulary has 49,408 tokens: 256 bytes, 256 bytes at the end of a word, 48,894 merges, a start token and an end token.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from torch import LongTensor
 
 VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
-MERGES = 48_894  # the file holds more; CLIP was trained with the first ones
+MERGES = 48_894  # the file holds more, but CLIP uses only the first ones
 VOCAB_SIZE = 2 * 256 + MERGES + 2
-START, END = VOCAB_SIZE - 2, VOCAB_SIZE - 1  # the end mark is the largest id, by which the text encoder finds it
+START, END = VOCAB_SIZE - 2, VOCAB_SIZE - 1  # the text encoder finds the end token as the largest id
 WORD_END = "</w>"
-WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"  # endings, letters, single digits, the rest
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"  # English endings, letters, single digits, the rest
 
 
 class Vocabulary(NamedTuple):
-    letters: list[str]  # the character that stands for each of the 256 bytes
-    ids: dict[str, int]  # of each piece
-    ranks: dict[tuple[str, str], int]  # of each pair of pieces that merges; 0 merges first
+    letters: list[str]  # the character for each of the 256 bytes
+    ids: dict[str, int]  # of each token
+    ranks: dict[tuple[str, str], int]  # of each pair of tokens that merges; 0 merges first
 
 
 def byte_letters() -> list[str]:
-    """A visible character for each of the 256 bytes: itself where Latin-1 prints it, else one from 256 on."""
+    """A visible character for each of the 256 bytes: the same one if Latin-1 prints it, else one from 256 on."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     spare = count(256)
     return [chr(byte if byte in visible else next(spare)) for byte in range(256)]
@@ -42,14 +42,14 @@ def byte_letters() -> list[str]:
 @lru_cache(maxsize=1)
 def _vocabulary() -> Vocabulary:
     lines = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8").split("\n")
-    pairs = [tuple(line.split()) for line in lines[1 : 1 + MERGES]]  # the first line is a heading
+    pairs = [tuple(line.split()) for line in lines[1 : 1 + MERGES]]  # the first line is a header
     letters = byte_letters()
     pieces = sorted(letters) + [letter + WORD_END for letter in sorted(letters)] + ["".join(pair) for pair in pairs]
     return Vocabulary(letters, {piece: n for n, piece in enumerate(pieces)}, {pair: n for n, pair in enumerate(pairs)})
 
 
 def clean(text: str) -> str:
-    """Broken Unicode mended, HTML entities resolved (twice, as CLIP does), white space single, lower case."""
+    """Repair broken Unicode, resolve HTML entities (twice, as CLIP does), collapse white space, convert to lower case."""
     import ftfy
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
@@ -57,7 +57,7 @@ def clean(text: str) -> str:
 
 
 def join_pair(pieces: list[str], pair: tuple[str, str]) -> list[str]:
-    """Every occurrence of `pair`, from the left, made one piece.
+    """Merge every occurrence of `pair` into one piece, from left to right.
 
     >>> join_pair(["a", "b", "a", "b", "b"], ("a", "b"))
     ['ab', 'ab', 'b']
@@ -91,15 +91,15 @@ def _encode(text: str) -> list[int]:
 
 
 def count_tokens(text: str) -> int:
-    """How many tokens CLIP sees in `text`, the start and the end mark included; at least 2."""
+    """The number of tokens of `text`, including the start and end tokens; at least 2."""
     return len(_encode(text))
 
 
 def tokenize(texts: list[str] | str, context_length: int = 77) -> LongTensor:
-    """Token ids (N, context_length), int64: start mark, pieces, end mark, then zeros.
+    """Token ids (N, context_length), int64: start token, the text's tokens, end token, then zeros.
 
-    Raises InputError for a text of more than `context_length` tokens, the marks included; nothing is cut off.
-    Text that spells a mark, such as "<|endoftext|>", is plain text here.
+    Raises InputError for a text of more than `context_length` tokens, including start and end; texts are never cut.
+    Text that spells a special token, such as "<|endoftext|>", is ordinary text.
     """
     import torch
 
@@ -110,7 +110,7 @@ def tokenize(texts: list[str] | str, context_length: int = 77) -> LongTensor:
         if len(numbers) > context_length:
             start = " ".join(text[:60].split())
             raise InputError(
-                f"the text {start!r} has {len(numbers)} tokens, CLIP reads at most {context_length}; shorten it"
+                f"the text {start!r} has {len(numbers)} tokens, but CLIP reads at most {context_length}. Shorten it."
             )
         row[: len(numbers)] = torch.tensor(numbers)
     return tokens

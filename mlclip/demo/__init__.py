@@ -1,7 +1,7 @@
-"""The drawn world that `mlclip demo` runs on: kinds of things, single pictures, scenes, and a folder of scenes with truth.
+"""The demo scenes of `mlclip demo`: kinds of things, images of single things, scenes, and a folder of scenes with true labels.
 
-No picture is stored anywhere: everything is drawn from random numbers. The tiny CLIP (`--clip tiny`) knows this world
-and nothing else.
+The package stores no images: everything is drawn from random numbers. The tiny CLIP (`clip="tiny"`) was trained on these
+things only.
 """
 
 from .folder import write_scenes

@@ -1,4 +1,4 @@
-"""The drawn world as a folder of photos with true labels, the way a user's own would lie there."""
+"""Demo scenes as a folder of photos with true labels, laid out like a user's own data."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .scenes import Box, draw_scene_with_boxes
 from .things import KINDS
 
 JPEG_QUALITY = 92
-_PARTS = ("train", "test")  # a scene's random numbers follow from the seed, the part and its own number, nothing else
+_PARTS = ("train", "test")  # a scene's random numbers depend only on the seed, the part and the scene's number
 
 
 def write_scenes(folder: str | Path, *, train: int, test: int, seed: int = 0, progress: Progress = SILENT) -> None:
     """Draw `train` and `test` scenes into folder/train/ and folder/test/ as JPEGs.
 
-    Beside them go classes.txt, one name per line; truth_train.csv and truth_test.csv, `path` within the part's folder,
-    then one 0/1 column per class; and boxes_train.json and boxes_test.json, where each thing is, in COCO's form. The same
-    seed draws the same scenes, however many are asked for.
+    Also writes classes.txt with one name per line; truth_train.csv and truth_test.csv with a `path` column (relative to the
+    part's folder) and one 0/1 column per class; and boxes_train.json and boxes_test.json with the boxes in COCO's format. The
+    same seed gives the same scenes, whatever their number.
     """
     folder = Path(folder)
     with progress.bar("drawing scenes", train + test, "scenes") as bar:
@@ -44,7 +44,7 @@ def write_scenes(folder: str | Path, *, train: int, test: int, seed: int = 0, pr
 
 
 def _coco(scenes: dict[str, tuple[tuple[int, int], dict[str, Box]]]) -> dict:
-    """{file name: (size, {kind: box_xyxy})} as COCO's instances."""
+    """COCO's instances format for {file name: (size, {kind: box_xyxy})}."""
     images, annotations = [], []
     for number, (name, ((width, height), boxes)) in enumerate(scenes.items(), start=1):
         images.append({"id": number, "file_name": name, "width": width, "height": height})

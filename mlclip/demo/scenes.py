@@ -1,8 +1,8 @@
-"""Pictures of the drawn world: single things (what the tiny CLIP learns from) and scenes (what the demo labels).
+"""Draw images of single things (the training data of the tiny CLIP) and scenes (the photos that the demo labels).
 
-A scene is hard in the way photos are. One thing is large and several are small; at CLIP's input size the whole scene
-shows the large one and loses the small ones. Kinds are unequally frequent, and not in the proportions in which the
-single things came, as photos of a user differ from the web's. Some scenes hold nothing.
+Scenes are difficult in the same way as photos. One thing is large and several are small. At CLIP's input size, the whole
+scene shows the large thing and loses the small ones. The kinds have different frequencies, and these differ from the
+frequencies of the single things, as a user's photos differ from those of the web. Some scenes are empty.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from PIL import Image, ImageDraw
 
 from .things import KINDS, arc, draw_thing, random_colour
 
-SCENE_SIZE = 160  # pixels a side
-EMPTY_SHARE = 0.06  # of scenes hold no thing at all
-LARGE = (0.5, 0.72)  # side of the large thing's tile, as a share of the scene's
-SMALL = (0.25, 0.36)  # of a small thing's
+SCENE_SIZE = 160  # side in pixels
+EMPTY_SHARE = 0.06  # share of scenes without any thing
+LARGE = (0.5, 0.72)  # side of the large thing's tile, as a share of the scene's side
+SMALL = (0.25, 0.36)  # the same for a small thing
 MOST_SMALL = 4  # small things in a scene: 1 to this many
-SINGLE = (0.4, 1.05)  # side of a single thing's tile, as a share of its picture's
+SINGLE = (0.4, 1.05)  # side of a single thing's tile, as a share of its image's side
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
-_STEEPNESS = 2.5  # the commonest kind is e^2.5 = 12 times as frequent as the rarest
+_STEEPNESS = 2.5  # the most frequent kind is e^2.5 = 12 times as frequent as the rarest
 
 
 def _skewed(order: np.ndarray) -> np.ndarray:
@@ -28,13 +28,13 @@ def _skewed(order: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-# How often each of KINDS turns up, (C,) summing to 1: among single things, and in scenes. The orders differ.
+# Frequency of each of KINDS, (C,) with sum 1, among single things and in scenes. The orders differ.
 SINGLE_FREQUENCY = _skewed((np.arange(len(KINDS)) * 7 + 3) % len(KINDS))
 SCENE_FREQUENCY = _skewed((np.arange(len(KINDS)) * 5 + 1) % len(KINDS))
 
 
 def draw_background(size: int, rng: Generator) -> Image.Image:
-    """RGB, size × size pixels: a soft gradient under random strokes, blobs, corners and arcs that are no thing."""
+    """RGB, size × size pixels: a soft gradient under random strokes, blobs, corners and arcs, which belong to no thing."""
     low = np.array([random_colour(rng, saturation=(0.05, 0.7), value=(0.25, 0.95)) for _ in range(9)], dtype=np.uint8)
     picture = Image.fromarray(low.reshape(3, 3, 3)).resize((size, size), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(picture)
@@ -60,14 +60,14 @@ def _scribble(draw: ImageDraw.ImageDraw, size: int, rng: Generator) -> None:
 
 
 def _camera(picture: Image.Image, rng: Generator) -> Image.Image:
-    """Sensor noise and exposure, as a photo has."""
+    """Add sensor noise and a random exposure, as in a photo."""
     pixels = np.asarray(picture, dtype=np.float32) * rng.uniform(0.75, 1.15)
     pixels += rng.standard_normal(pixels.shape, dtype=np.float32) * rng.uniform(2, 12)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def _place(picture: Image.Image, kind: str, side: int, centre: tuple[float, float], rng: Generator) -> Box:
-    """Paste a thing; its box_xyxy in pixels, as much of it as lies in the picture."""
+    """Paste a thing and return its box_xyxy in pixels, clipped to the image."""
     thing = draw_thing(kind, side, rng)
     left, top = (round(c - side / 2) for c in centre)
     picture.paste(thing, (left, top), thing)
@@ -77,7 +77,7 @@ def _place(picture: Image.Image, kind: str, side: int, centre: tuple[float, floa
 
 
 def draw_single(kind: str, rng: Generator, size: int = 64) -> Image.Image:
-    """One thing of `kind` somewhere on a cluttered background: RGB, size × size pixels; it may be cut by the edge."""
+    """One thing of `kind` at a random place on a cluttered background: RGB, size × size pixels. The edge may cut it."""
     picture = draw_background(size, rng)
     side = max(8, round(size * rng.uniform(*SINGLE)))
     play = max(0.0, (size - side) / 2) + 0.08 * size
@@ -86,13 +86,13 @@ def draw_single(kind: str, rng: Generator, size: int = 64) -> Image.Image:
 
 
 def draw_scene(rng: Generator, size: int = SCENE_SIZE) -> tuple[Image.Image, list[str]]:
-    """A scene (RGB, size × size pixels) and the kinds that were drawn in it, in KINDS' order, each once."""
+    """A scene (RGB, size × size pixels) and the kinds in it, each once, in the order of KINDS."""
     picture, boxes = draw_scene_with_boxes(rng, size)
     return picture, list(boxes)
 
 
 def draw_scene_with_boxes(rng: Generator, size: int = SCENE_SIZE) -> tuple[Image.Image, dict[str, Box]]:
-    """The scene of `draw_scene`, and where in it each kind is: {kind: box_xyxy in pixels}, in KINDS' order."""
+    """The same scene as `draw_scene`, and the box of each kind: {kind: box_xyxy in pixels}, in the order of KINDS."""
     picture = draw_background(size, rng)
     if rng.random() < EMPTY_SHARE:
         return _camera(picture, rng), {}
@@ -107,7 +107,7 @@ def draw_scene_with_boxes(rng: Generator, size: int = SCENE_SIZE) -> tuple[Image
 
 
 def _corners(middle: np.ndarray, large: float, size: int, count: int, rng: Generator) -> list[tuple[float, float]]:
-    """Centres for the small things: apart from each other, and off the large thing's middle."""
+    """Centres for the small things, away from each other and from the middle of the large thing."""
     margin, centres = SMALL[1] * size / 2, []
     clearance = 1.0
     while len(centres) < count:
@@ -115,5 +115,5 @@ def _corners(middle: np.ndarray, large: float, size: int, count: int, rng: Gener
         apart = all(np.hypot(*(point - other)) > clearance * SMALL[1] * size for other in centres)
         if apart and np.hypot(*(point - middle)) > clearance * 0.5 * (large + SMALL[0] * size):
             centres.append(point)
-        clearance *= 0.985  # a crowded scene ends up with things that overlap, as photos do
+        clearance *= 0.985  # in a crowded scene the things finally overlap, as in photos
     return [tuple(point) for point in centres]

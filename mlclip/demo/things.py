@@ -1,7 +1,7 @@
-"""The kinds of things in the drawn world: each a few strokes in a square from -1 to 1, y pointing down.
+"""The kinds of things in the demo scenes. Each is a few strokes in a square from -1 to 1; y points down.
 
-Kinds differ in shape and in texture, and some are alike on purpose (wheel and clock, ladder and fence,
-mushroom and umbrella): a teacher should have something to confuse. Colours say nothing about the kind.
+Kinds differ in shape and texture. Some are similar on purpose (wheel and clock, ladder and fence, mushroom and umbrella), so
+that the teacher can confuse them. Colours carry no information about the kind.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 Points = Iterable[tuple[float, float]]
-SUPERSAMPLING = 2  # things are drawn this much larger and reduced, which smooths their edges
+SUPERSAMPLING = 2  # things are drawn this much larger and then reduced, which smooths their edges
 
 
 def random_colour(rng: Generator, *, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
-    """An RGB colour (0-255) of any hue, its saturation and value uniform in the given ranges within [0, 1]."""
+    """A random RGB colour (0-255) of any hue. Saturation and value are uniform in the given ranges within [0, 1]."""
     rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
     return tuple(round(255 * channel) for channel in rgb)
 
 
 class Pen:
-    """Draws on a square tile in coordinates from -1 to 1, turned and stretched; carries the thing's three colours."""
+    """Draws on a square tile in coordinates from -1 to 1, rotated and stretched. Holds the three colours of the thing."""
 
     def __init__(self, tile: Image.Image, rng: Generator, *, turn: float, stretch: float):
         self.draw = ImageDraw.Draw(tile)
@@ -35,7 +35,9 @@ class Pen:
         self.body = random_colour(rng, saturation=(0.35, 1.0), value=(0.55, 1.0))
         self.accent = random_colour(rng, saturation=(0.0, 0.6), value=(0.75, 1.0))
         self.ink = random_colour(rng, saturation=(0.2, 1.0), value=(0.05, 0.35))
-        shape = np.diag([min(1.0, stretch), min(1.0, 1 / stretch)]) * 0.8  # 0.8: corners stay on the tile when turned
+        shape = (
+            np.diag([min(1.0, stretch), min(1.0, 1 / stretch)]) * 0.8
+        )  # 0.8: corners stay on the tile after rotation
         self.matrix = np.array([[cos(turn), -sin(turn)], [sin(turn), cos(turn)]]) @ shape
 
     def _pixels(self, points: Points) -> list[tuple[float, float]]:
@@ -43,24 +45,24 @@ class Pen:
         return [(x, y) for x, y in (xy + 1) * self.half]
 
     def line(self, points: Points, width: float, colour: Colour | None = None) -> None:
-        """A stroke through the points; ink unless a colour is given."""
+        """A line through the points, in ink by default."""
         pixels = max(1, round(width * self.half * 0.8))
         self.draw.line(self._pixels(points), fill=colour or self.ink, width=pixels, joint="curve")
 
     def fill(self, points: Points, colour: Colour | None = None, *, edge: float = 0.07) -> None:
-        """A filled outline; body colour unless one is given, edged with ink of width `edge`."""
+        """A filled polygon, in the body colour by default, with an ink edge of width `edge`."""
         points = list(points)
         self.draw.polygon(self._pixels(points), fill=colour or self.body)
         if edge:
             self.line([*points, points[0], points[1]], edge)
 
     def disc(self, x: float, y: float, r: float, colour: Colour | None = None, *, ry: float = 0, edge: float = 0.07):
-        """A filled circle, or an ellipse where `ry` is given."""
+        """A filled circle, or an ellipse if `ry` is not 0."""
         self.fill(arc(x, y, r, 0, 2, ry=ry)[:-1], colour, edge=edge)
 
 
 def arc(x: float, y: float, r: float, start: float, end: float, *, ry: float = 0) -> list[tuple[float, float]]:
-    """Points along an arc; angles in half turns, from the right, clockwise on the screen."""
+    """Points along an arc. Angles are in half turns, measured from the right, clockwise on the screen."""
     angles = np.linspace(start * pi, end * pi, 25)
     return [(x + r * cos(a), y + (ry or r) * sin(a)) for a in angles]
 
@@ -240,7 +242,7 @@ KINDS: tuple[str, ...] = tuple(_DRAWERS)
 
 
 def draw_thing(kind: str, size: int, rng: Generator) -> Image.Image:
-    """One thing of `kind` (of KINDS) on a transparent RGBA tile of size × size pixels; colours, turn and build are random."""
+    """One thing of `kind` (one of KINDS) on a transparent RGBA tile of size × size pixels, in random colours, rotation and stretch."""
     tile = Image.new("RGBA", (SUPERSAMPLING * size,) * 2, (40, 40, 40, 0))
     pen = Pen(tile, rng, turn=rng.uniform(-0.22, 0.22) * pi, stretch=rng.uniform(0.78, 1.28))
     _DRAWERS[kind](pen)

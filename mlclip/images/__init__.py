@@ -1,7 +1,8 @@
-"""From a folder to pixels: find the photos, open them safely, cut them into views, read them in batches."""
+"""Finds photos, decodes them safely, cuts them into views and loads them in batches."""
 
 from .decode import BACKGROUND, MAX_PIXELS, Unreadable, open_image
 from .find import STORE_MARK, SUFFIXES, Found, Photo, Skip, find_images
+from .guard import MissingGuardWarning, safe_num_workers
 from .loader import Box, PhotoCrops, PhotoViews, collate, crop_size, photo_batches, tile_boxes, view_pixels
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "SUFFIXES",
     "Box",
     "Found",
+    "MissingGuardWarning",
     "Photo",
     "PhotoCrops",
     "PhotoViews",
@@ -21,6 +23,7 @@ __all__ = [
     "find_images",
     "open_image",
     "photo_batches",
+    "safe_num_workers",
     "tile_boxes",
     "view_pixels",
 ]

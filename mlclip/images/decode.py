@@ -1,13 +1,11 @@
-"""A photo file → RGB pixels, or a reason why not. Trusts nothing: not the name, the header, or Pillow's silence."""
+"""Reads a photo file into RGB pixels, or says why it cannot. The file name and the header are not trusted."""
 
 from __future__ import annotations
 
 import io
 import os
 import stat
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -16,29 +14,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from .damage import AVIF_BRANDS, HEIF_BRANDS, brand, explain, find_damage
+from .damage import PILLOW_ERRORS, find_damage
+from .signatures import AVIF_BRANDS, HEIF_BRANDS, brand, explain
 
-MAX_PIXELS = 178_000_000  # a photo with more is refused by its header; just below Pillow's own limit
+MAX_PIXELS = 178_000_000  # a larger photo is refused when its header is read; slightly below Pillow's own limit
 MAX_BYTES = 2**30
-BACKGROUND = (255, 255, 255)  # transparent pixels are laid on white
-MARGIN = 2  # a JPEG is decoded at a fraction of its size, yet never below this many times the size asked for
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")  # EPS would start Ghostscript
-PILLOW_ERRORS = (  # what damaged files have been seen to raise, beside OSError
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
+BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
+MARGIN = 2  # a JPEG may be decoded at a fraction of its size, but at no less than this many times the requested size
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "GIF",
+    "TIFF",
+    "PPM",
+    "AVIF",
+    "HEIF",
+)  # not EPS: it would start Ghostscript
 ORIENTATION = 0x0112
-SEVERAL = "several frames"  # in an image's info: whether its file has more frames or pages than this one
-TURNS = {  # EXIF orientation -> what brings the photo upright
+SEVERAL = "several frames"  # key of image.info: True if the file has more frames or pages than the one returned
+TURNS = {  # EXIF orientation -> the transpose that turns the photo upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -49,17 +46,18 @@ TURNS = {  # EXIF orientation -> what brings the photo upright
 }
 
 
-class Unreadable(Exception):  # noqa: N818 (no fault of the program, a property of a photo)
-    """A photo that cannot be used; the message is the reason, without the file's name."""
+class Unreadable(Exception):  # noqa: N818 (a property of the photo, not an error of the program)
+    """A photo cannot be used. The message is the reason, without the file name."""
 
 
 def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> Image.Image:
-    """The photo in `file`, upright, mode RGB, fully decoded; of an animation or many pages, the first (`info[SEVERAL]`).
+    """Decode the photo in `file`: fully loaded, mode RGB, turned upright by its EXIF orientation.
 
-    Transparency is laid on BACKGROUND; 16-bit grey is divided by 257; float grey must lie in [0, 1] or [0, 255].
-    `smallest` (width, height in pixels) allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as long as
-    both sides keep MARGIN times the longer of the two; every byte is read all the same, so that damage is found alike.
-    Raises Unreadable with the reason. Starts no program, prints nothing, holds no file open.
+    Of an animation or a file with several pages, the first frame or page is used, and `info[SEVERAL]` is True.
+    Transparent pixels are placed on BACKGROUND. 16-bit grey is divided by 257. Float grey must be in [0, 1] or [0, 255].
+    `smallest` (width, height in pixels) allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as long as both
+    sides are at least MARGIN times the longer of the two. The whole file is read in any case, so the same damage is found.
+    Raises Unreadable with the reason. Starts no program, prints nothing, and closes the file.
     """
     data = _read(file)
     with _strict_and_quiet():
@@ -82,14 +80,14 @@ def _first_line(error: BaseException) -> str:
 def _read(file: str | Path) -> bytes:
     try:
         status = os.stat(file)
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its other end
+        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would block
             raise Unreadable("not a regular file")
         if status.st_size > MAX_BYTES:
             raise Unreadable(f"too large ({status.st_size:,} bytes, over {MAX_BYTES:,})")
         with open(file, "rb") as stream:
             data = stream.read()
     except FileNotFoundError as error:
-        raise Unreadable("the file is gone") from error
+        raise Unreadable("the file no longer exists") from error
     except PermissionError as error:
         raise Unreadable("no permission to read it") from error
     except (OSError, ValueError) as error:
@@ -101,7 +99,7 @@ def _read(file: str | Path) -> bytes:
 
 @contextmanager
 def _strict_and_quiet() -> Iterator[None]:
-    """Pillow as strict as it can be, whatever the program around has set, and its warnings unheard."""
+    """Make Pillow strict, whatever the calling program has set, and silence its warnings."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
@@ -120,13 +118,11 @@ def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
         raise Unreadable(damage)
     if smallest:
         image.draft(None, (MARGIN * max(smallest),) * 2)
-    several = image.format != "MPO" and getattr(
-        image, "is_animated", False
-    )  # an MPO's others are previews of its first
+    several = image.format != "MPO" and getattr(image, "is_animated", False)  # MPO: the others are previews
     image.load()
-    turn = TURNS.get(_orientation(image))
+    transpose = TURNS.get(_orientation(image))
     pixels = _to_rgb(image)
-    pixels = pixels if turn is None else pixels.transpose(turn)
+    pixels = pixels if transpose is None else pixels.transpose(transpose)
     pixels.info[SEVERAL] = several
     return pixels
 
@@ -137,7 +133,7 @@ def _formats_for(data: bytes) -> tuple[str, ...]:
 
 @lru_cache
 def _formats(plug_ins: bool) -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow reads, once the plug-ins for HEIC and AVIF that are installed have joined."""
+    """The FORMATS that this Pillow can read. With `plug_ins`, installed plug-ins for HEIC and AVIF are registered first."""
     Image.init()
     if plug_ins:
         with suppress(ImportError):
@@ -145,14 +141,14 @@ def _formats(plug_ins: bool) -> tuple[str, ...]:
 
             pillow_heif.register_heif_opener()
         with suppress(ImportError):
-            import pillow_avif  # noqa: F401  (importing it registers it)
+            import pillow_avif  # noqa: F401  (the import registers it)
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(ORIENTATION)
-    except PILLOW_ERRORS:  # damaged EXIF: the photo is used as it lies
+    except PILLOW_ERRORS:  # damaged EXIF: use the photo without turning it
         return None
 
 
@@ -172,13 +168,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _from_integers(grey: np.ndarray) -> Image.Image:
     low, high = int(grey.min()), int(grey.max())
     if low < 0 or high > 65535:
-        raise Unreadable(f"integer pixels from {low} to {high}; 0 to 65535 are understood")
+        raise Unreadable(f"integer pixels from {low} to {high}; only 0 to 65535 is supported")
     return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
 
 
 def _from_floats(grey: np.ndarray) -> Image.Image:
     low, high = float(grey.min()), float(grey.max())  # NaN if any pixel is
     if not (low >= 0 and high <= 255):
-        raise Unreadable(f"float pixels from {low:g} to {high:g}; 0 to 1 or 0 to 255 are understood")
+        raise Unreadable(f"float pixels from {low:g} to {high:g}; only 0 to 1 or 0 to 255 is supported")
     scale = 255 if high <= 1 else 1
     return Image.fromarray(np.rint(grey * scale).astype(np.uint8)).convert("RGB")

@@ -1,4 +1,4 @@
-"""Folders, files, patterns and lists → the photos they name, whatever else lies between them. Opens nothing."""
+"""Finds the photos that folders, files, patterns and list files name. Does not open the photos."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config import InputError
+from .list_file import read_paths
 
 SUFFIXES = (
     ".jpg",
@@ -28,13 +29,15 @@ SUFFIXES = (
     ".heif",
     ".avif",
 )
-STORE_MARK = "mlclip-store.json"  # a folder that holds this file is mlclip's own
-LEFT_OUT = ("__MACOSX",)  # and every name that begins with a dot
+STORE_MARK = "mlclip-store.json"  # a folder with this file belongs to mlclip and is not searched
+IGNORED = ("__MACOSX",)  # as are all names that begin with a dot
+_NO_IMAGES = "no images in this folder"
+_REMEDY = "Name a folder, an image file, or @list.txt."
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A file that should be a photo. `path` is relative to the root, with "/", and may hold surrogate escapes."""
+    """A file that should be a photo. `path` is relative to the root, with "/", and may contain surrogate escapes."""
 
     path: str
     file: str  # absolute
@@ -44,7 +47,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Skip:
-    """Something that was asked for and is not used."""
+    """A file or folder that was named or found but cannot be used. `path` is relative to the root."""
 
     path: str
     reason: str
@@ -52,7 +55,7 @@ class Skip:
 
 @dataclass(frozen=True)
 class Found:
-    """What the sources hold: `photos` in the order of the sources, sorted within a folder; `repeated` came twice."""
+    """The photos of the sources, in the order of the sources and sorted within a folder. `repeated` counts duplicates."""
 
     root: str
     photos: list[Photo]
@@ -61,39 +64,39 @@ class Found:
 
 
 class _Gathered(NamedTuple):
-    """What one source names: absolute files not yet looked at, and (path, reason) of what is known to fail."""
+    """What one source names: absolute paths of files, not checked yet, and (path, reason) of folders that failed."""
 
-    base: str  # the deepest folder that holds them all
+    base: str  # the deepest folder that contains all files
     files: list[str]
-    troubles: list[tuple[str, str]]
+    failures: list[tuple[str, str]]
 
 
 def find_images(sources: Sequence[str | Path]) -> Found:
-    """Every photo that the sources name, each once; nothing is opened.
+    """All photos that the sources name, each of them once. No photo is opened.
 
-    A source is a folder (searched with all its subfolders for SUFFIXES in any case; hidden ones, and mlclip's stores,
-    left out), a file (taken whatever its suffix), a pattern such as "trip/*.jpg", or "@list.txt": one path per line,
-    relative to the list, "#" begins a comment. Links to folders are followed, each folder once per source.
-    The root is the deepest folder that holds all sources. Raises InputError for a source that does not exist or is
-    neither file nor folder, and when no photo is found at all.
+    A source is one of: a folder, which is searched with all its subfolders for SUFFIXES in upper or lower case, without
+    hidden names and mlclip's stores; a file with any suffix; a pattern such as "trip/*.jpg"; "@list.txt", a text file
+    with one path per line, relative to the list file, where "#" begins a comment line. Links to folders are followed;
+    each folder is searched once per source. The root is the deepest folder that contains all sources.
+    Raises InputError if a source does not exist or is neither a file nor a folder, and if no photo is found.
     """
     names = [os.fspath(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     if not names:
-        raise InputError("no photos given; name a folder, files, or @list.txt")
+        raise InputError("No photos are named. Name a folder, files, or @list.txt.")
     gathered = [_gather(name) for name in names]
     root = _common_folder(each.base for each in gathered)
     photos, skipped, seen, repeated = [], [], set(), 0
-    real_folder = lru_cache(os.path.realpath)
+    real_folder = lru_cache(_real_path)
     for each in gathered:
         for file in each.files:
             folder, name = os.path.split(file)
-            real = os.path.realpath(file) if os.path.islink(file) else os.path.join(real_folder(folder), name)
+            real = _real_path(file) if os.path.islink(file) else os.path.join(real_folder(folder), name)
             repeated += real in seen
             if real not in seen:
                 seen.add(real)
-                photo = _look_at(file, root)
+                photo = _check(file, root)
                 (photos if isinstance(photo, Photo) else skipped).append(photo)
-        skipped += [Skip(_relative(path, root), reason) for path, reason in each.troubles]
+        skipped += [Skip(_relative(path, root), reason) for path, reason in each.failures]
     if not photos:
         raise InputError(_nothing_found(names, skipped))
     return Found(root, photos, skipped, repeated)
@@ -102,96 +105,89 @@ def find_images(sources: Sequence[str | Path]) -> Found:
 def _nothing_found(names: list[str], skipped: list[Skip]) -> str:
     shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     real_skips = [skip for skip in skipped if skip.reason != _NO_IMAGES]
-    why = f"; skipped {len(real_skips)}, first {real_skips[0].path}: {real_skips[0].reason}" if real_skips else ""
-    return f"no images found in {shown}{why} (looked for {' '.join(SUFFIXES)}); name another folder or file"
+    why = (
+        f" Skipped {len(real_skips)}, the first is {real_skips[0].path}: {real_skips[0].reason}." if real_skips else ""
+    )
+    return f"No images found in {shown} (searched for {' '.join(SUFFIXES)}).{why} Name another folder or file."
 
 
 def _gather(source: str) -> _Gathered:
     path = os.path.abspath(source) if source else ""
     if os.path.isdir(path):
-        files, troubles = _walk(path)
-        return _Gathered(path, files, troubles if files or troubles else [(path, _NO_IMAGES)])
+        files, failures = _walk(path)
+        return _Gathered(path, files, failures if files or failures else [(path, _NO_IMAGES)])
     if os.path.isfile(path):
         return _Gathered(os.path.dirname(path), [path], [])
     if os.path.lexists(path):
-        raise InputError(f"{source} is {_what_is(path)}; name a folder, an image file, or @list.txt")
+        raise InputError(f"{source} is {_what_is(path)}. {_REMEDY}")
     if source.startswith("@"):
         return _read_list(source[1:])
-    matches = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
+    try:
+        matches = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
+    except ValueError:  # a NUL byte in the folder's name
+        matches = []
     if not matches:
-        raise InputError(f"{source or 'an empty name'} not found; name a folder, an image file, or @list.txt")
+        raise InputError(f"{source or 'an empty name'} not found. {_REMEDY}")
     return _gather_matches([os.path.abspath(match) for match in matches])
 
 
-_NO_IMAGES = "no images in this folder"
-
-
 def _gather_matches(matches: list[str]) -> _Gathered:
-    """The matches of a pattern: files with an image's suffix, and what folders among them hold."""
+    """The photos among the matches of a pattern: files with an image suffix, and the contents of folders."""
     folders = [match for match in matches if os.path.isdir(match)]
     files = [match for match in matches if _has_suffix(match) and match not in folders]
-    bases, troubles = [*folders, *map(os.path.dirname, files)], []
+    bases, failures = [*folders, *map(os.path.dirname, files)], []
     for folder in folders:
         inside, more = _walk(folder)
         files += inside
-        troubles += more
-    return _Gathered(_common_folder(bases or map(os.path.dirname, matches)), list(dict.fromkeys(files)), troubles)
+        failures += more
+    return _Gathered(_common_folder(bases or map(os.path.dirname, matches)), list(dict.fromkeys(files)), failures)
 
 
 def _read_list(file: str) -> _Gathered:
-    """The paths in a list file; what does not exist among them is noticed later, as a skip."""
-    try:
-        data = Path(file).read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"the list @{file} cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    lines = (line.strip() for line in data.decode(encoding, "surrogateescape").split("\n"))
-    folder = os.path.dirname(os.path.abspath(file))
-    entries = [os.path.abspath(os.path.join(folder, line)) for line in lines if line and not line.startswith("#")]
-    if not entries:
-        raise InputError(f"the list {file} names no photos; write one path per line")
-    files, troubles, bases = [], [], []
+    """The paths in a list file. Paths that do not exist are skipped later, with a reason."""
+    folder, entries = read_paths(file)
+    files, failures, bases = [], [], []
     for entry in entries:
         inside, more = _walk(entry) if os.path.isdir(entry) else ([entry], [])
         bases += [entry if os.path.isdir(entry) else os.path.dirname(entry)] if os.path.exists(entry) else []
         files += inside
-        troubles += more
-    return _Gathered(_common_folder(bases or [folder]), files, troubles)
+        failures += more
+    return _Gathered(_common_folder(bases or [folder]), files, failures)
 
 
 def _walk(top: str) -> tuple[list[str], list[tuple[str, str]]]:
-    """All names with an image's suffix under `top`, sorted, and the folders that cannot be listed.
+    """All files with an image suffix under `top`, sorted, and (folder, reason) of folders that cannot be listed.
 
-    Real folders are searched before links to folders, so that a photo goes by its real name where it has one.
+    Real folders are searched before links to folders, so that a photo gets its real path if it has one below `top`.
     """
-    files, troubles, seen = [], [], set()
+    files, failures, seen = [], [], set()
     folders, links = [top], []
     while folders or links:
         here = folders.pop() if folders else links.pop(0)
         try:
             status, names = os.stat(here), sorted(os.scandir(here), key=lambda entry: entry.name)
         except OSError as error:
-            troubles.append((here, f"the folder cannot be listed ({error.strerror})"))
+            failures.append((here, f"the folder cannot be listed ({error.strerror})"))
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in seen or any(entry.name == STORE_MARK for entry in names):
             continue
         seen.add(identity)
         for entry in names:
-            if entry.name.startswith(".") or entry.name in LEFT_OUT:
+            if entry.name.startswith(".") or entry.name in IGNORED:
                 continue
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 (links if entry.is_symlink() else folders).append(entry.path)
             elif _has_suffix(entry.name):
                 files.append(entry.path)
-    return sorted(files), troubles
+    return sorted(files), failures
 
 
 def _has_suffix(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _look_at(file: str, root: str) -> Photo | Skip:
+def _check(file: str, root: str) -> Photo | Skip:
     path = _relative(file, root)
     try:
         status = os.stat(file)
@@ -203,15 +199,24 @@ def _look_at(file: str, root: str) -> Photo | Skip:
 
 
 def _what_is(path: str) -> str:
-    """What stands at `path`, where no regular file does."""
+    """What `path` is, if it is not a regular file."""
     try:
         mode = os.stat(path).st_mode
     except PermissionError:
-        return "in a folder without permission"
-    except (OSError, ValueError):
+        return "in a folder without read permission"
+    except ValueError:
+        return "not a valid path"  # a NUL byte
+    except OSError:
         return "a broken link" if os.path.islink(path) else "not found"
     kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
     return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _real_path(path: str) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a NUL byte
+        return path
 
 
 def _relative(path: str, root: str) -> str:
@@ -223,4 +228,4 @@ def _common_folder(folders: Iterable[str]) -> str:
     try:
         return os.path.commonpath(list(folders))
     except ValueError as error:  # Windows: different drives
-        raise InputError("the photos lie on different drives; run the command once for each") from error
+        raise InputError("The photos are on different drives. Run once for each drive.") from error

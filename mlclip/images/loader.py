@@ -1,6 +1,6 @@
-"""Photos → batches of uint8 views, read by as many processes as wanted; what cannot be read comes out as a reason.
+"""Loads photos in batches of uint8 views, with dataloader workers. A photo that cannot be read gives a reason instead.
 
-Letters: n readable photos of a batch, V views of a photo, S the side of a view in pixels.
+Letters: n readable photos in a batch, V views of a photo, S side of a view in pixels.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from .decode import SEVERAL, Unreadable, open_image
 from .find import Photo
+from .guard import safe_num_workers, warn_once
 
-REDUCING_GAP = 3.0  # a large snippet is first averaged in whole-pixel steps, to no less than this many times the size
+REDUCING_GAP = 3.0  # a large snippet is first reduced by an integer factor, to at least this many times the final size
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
-Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # what `collate` makes
+Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # the return value of `collate`
 
 
 def tile_boxes(width: int, height: int, n: int) -> list[tuple[int, int, int, int]]:
-    """CDUL 1: the n×n equal snippets of an image, row by row, as (x0, y0, x1, y1) in pixels; together they cover it.
+    """CDUL 1: the n×n equal snippets of an image, row by row, as (x0, y0, x1, y1) in pixels. They cover the whole image.
 
-    Edges are rounded to whole pixels; where an image has fewer than n, snippets overlap rather than be empty.
+    Edges are rounded to whole pixels. If a side has fewer than n pixels, snippets overlap, so that none is empty.
 
     >>> tile_boxes(9, 3, 3)[:4]
     [(0, 0, 3, 1), (3, 0, 6, 1), (6, 0, 9, 1), (0, 1, 3, 2)]
@@ -47,8 +48,8 @@ def _cuts(side: int, n: int) -> list[tuple[int, int]]:
 def view_pixels(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> Tensor:
     """CDUL 1: the views of an RGB image as uint8 (V, 3, S, S), V = Σ n² over `grids`.
 
-    For each n the image is cut into n×n snippets, row by row (1: the whole image), and each is squeezed to S×S,
-    aspect ratio not kept, by an antialiased bicubic that sees the snippet alone.
+    For each n the image is cut into n×n snippets, row by row (n = 1: the whole image). Each snippet is resized to S×S
+    on its own, by antialiased bicubic interpolation. The aspect ratio is not kept.
     """
     boxes = [box for n in grids for box in tile_boxes(*image.size, n)]
     pixels = np.empty((len(boxes), 3, size, size), np.uint8)
@@ -59,9 +60,9 @@ def view_pixels(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> T
 
 
 class PhotoViews(Dataset):
-    """Item i is (i, views of photo i, uint8 (V, 3, S, S)), or (i, the reason) where the photo cannot be read.
+    """Item i is (i, views of photo i as uint8 (V, 3, S, S)), or (i, reason) if the photo cannot be read.
 
-    `several` (N,) is 1 for those read so far, by whichever process, that have more frames or pages than the one used.
+    `several` (N,) is in shared memory. It is 1 for photos read so far, by any worker, that have more than one frame or page.
     """
 
     def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,)):
@@ -83,10 +84,10 @@ class PhotoViews(Dataset):
 
 
 class PhotoCrops(Dataset):
-    """Item i is (i, crops of photo i, a list of uint8 (3, h, w)), or (i, the reason) where the photo cannot be read.
+    """Item i is (i, crops of photo i as a list of uint8 (3, h, w)), or (i, reason) if the photo cannot be read.
 
-    `boxes[i]` are its crops as (x0, y0, x1, y1) in shares of the photo's width and height, each in [0, 1]. Each crop is
-    resized, aspect ratio kept, so that its longer side is `longest` pixels and its shorter one a multiple of `stride`.
+    `boxes[i]` are the crops as (x0, y0, x1, y1), in fractions of the photo's width and height in [0, 1]. Each crop is
+    resized with its aspect ratio: its longer side to `longest` pixels, its shorter side to a multiple of `stride` pixels.
     """
 
     def __init__(self, photos: Sequence[Photo], boxes: Sequence[Sequence[Box]], longest: int, stride: int):
@@ -103,8 +104,8 @@ class PhotoCrops(Dataset):
         return index, [self._crop(image, box) for box in self.boxes[index]]
 
     def _crop(self, image: Image.Image, box: Box) -> Tensor:
-        x0, y0 = (min(int(share * side), side - 1) for share, side in zip(box[:2], image.size, strict=True))
-        x1, y1 = (math.ceil(share * side) for share, side in zip(box[2:], image.size, strict=True))
+        x0, y0 = (min(int(fraction * side), side - 1) for fraction, side in zip(box[:2], image.size, strict=True))
+        x1, y1 = (math.ceil(fraction * side) for fraction, side in zip(box[2:], image.size, strict=True))
         crop = image.crop((x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)))
         size = crop_size(*crop.size, self.longest, self.stride)
         pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP))
@@ -112,7 +113,7 @@ class PhotoCrops(Dataset):
 
 
 def crop_size(width: int, height: int, longest: int, stride: int) -> tuple[int, int]:
-    """CCD 2: a crop's (width, height) in pixels once its longer side is `longest`, both in whole strides.
+    """CCD 2: a crop's (width, height) in pixels when its longer side is resized to `longest`. Both are multiples of `stride`.
 
     >>> crop_size(200, 90, 640, 32)
     (640, 288)
@@ -122,13 +123,15 @@ def crop_size(width: int, height: int, longest: int, stride: int) -> tuple[int, 
 
 
 def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
-    """Items -> indices of the readable photos (n,) int64, their views uint8 (n, V, 3, S, S) or None if n = 0,
-    and (index, reason) of the others. Both keep the items' order.
+    """Items of PhotoViews -> one batch, in the same order.
+
+    Returns the indices of the readable photos (n,) int64, their views uint8 (n, V, 3, S, S) or None if n = 0, and
+    (index, reason) of the unreadable photos.
     """
-    good = [(index, views) for index, views in items if not isinstance(views, str)]
-    bad = [(index, reason) for index, reason in items if isinstance(reason, str)]
-    indices = torch.tensor([index for index, _ in good], dtype=torch.int64)
-    return indices, torch.stack([views for _, views in good]) if good else None, bad
+    readable = [(index, views) for index, views in items if not isinstance(views, str)]
+    unreadable = [(index, reason) for index, reason in items if isinstance(reason, str)]
+    indices = torch.tensor([index for index, _ in readable], dtype=torch.int64)
+    return indices, torch.stack([views for _, views in readable]) if readable else None, unreadable
 
 
 def photo_batches(
@@ -141,12 +144,16 @@ def photo_batches(
     persistent_workers: bool = False,
     collate_fn: Callable = collate,
 ) -> DataLoader:
-    """Batches as `collate_fn` makes them, of the photos in `order` (indices; every photo in turn by default).
+    """A DataLoader over the photos in `order` (indices; all photos in sequence by default).
 
-    `num_workers` processes read ahead; with 0 the caller's own does the work, and the batches are the same. They are
-    started afresh, not forked from this process with its threads and its GPU. `persistent_workers` lets them live from
-    one epoch to the next. Torch's global random numbers are left alone.
+    `collate_fn` makes a batch from items. `num_workers` workers load batches in advance; with 0 the main process loads
+    them. The batches are the same. If the main script has no guard, 0 workers are used, with a warning (`safe_num_workers`).
+    Workers are not forked from this process, which has threads and may use a GPU. `persistent_workers` keeps them
+    running between epochs. Torch's global random state does not change.
     """
+    num_workers, line = safe_num_workers(num_workers)
+    if line:
+        warn_once(line)
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -157,7 +164,7 @@ def photo_batches(
         worker_init_fn=_start_worker,
         multiprocessing_context=_start_method() if num_workers else None,
         persistent_workers=persistent_workers and num_workers > 0,
-        generator=torch.Generator().manual_seed(0),  # else each epoch would draw from the global one
+        generator=torch.Generator().manual_seed(0),  # without it, each epoch would draw from the global one
     )
 
 
@@ -165,18 +172,18 @@ def _start_method() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
+    context.set_forkserver_preload([__name__])  # torch is imported once, not in every worker
     return context
 
 
 def _start_worker(_: int) -> None:
-    """One core each, and Ctrl-C left to the process that has something to save."""
+    """One CPU core per worker. Ctrl-C is handled by the main process, which has results to save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _report_unless_abandoned
     torch.set_num_threads(1)
 
 
 def _report_unless_abandoned(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The thread that hands over finished batches comes here when the caller leaves without fetching them all."""
+    """Hide the error of the thread that sends batches when the caller stops before it has fetched all of them."""
     if not issubclass(kind, EOFError | ConnectionError):
         sys.__excepthook__(kind, error, trace)

@@ -1,1 +1,1 @@
-"""The table of photos × classes, its files, class names, data sets, metrics, and what looks wrong with a table."""
+"""The table of photos × classes, its files, class names, data sets, metrics, and checks that find weak labels."""

@@ -1,14 +1,14 @@
-"""The names classes go by: presets, a user's own list, and the sentences they are put into. No torch here."""
+"""Class names: presets, a user's own list, and the prompt templates. No torch here."""
 
 from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ..config import InputError
 
-LARGEST_CLASS_FILE = 4_000_000  # bytes; a longer file is surely something else
+MAX_CLASS_FILE = 4_000_000  # bytes; a larger file is not a list of names
 
 _VOC = """aeroplane=airplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable=dining table, dog,
 horse, motorbike, person, pottedplant=potted plant, sheep, sofa, train, tvmonitor=tv monitor"""
@@ -28,7 +28,7 @@ plants, police, protest, railroad, rainbow, reflection, road, rocks, running, sa
 statue, street, sun, sunset, surf, swimmers, tattoo, temple, tiger, tower, town, toy, train, tree, valley, vehicle,
 water, waterfall, wedding, whales, window, zebra"""
 
-# Prompt templates by name: the two papers' own, and a mixture whose embeddings are averaged.
+# Prompt templates by name: those of the two papers, and a set whose text embeddings are averaged.
 TEMPLATES: dict[str, list[str]] = {
     "paper-cdul": ["a photo of a {}"],
     "paper-ccd": ["a photo of the {}"],
@@ -48,9 +48,9 @@ TEMPLATES: dict[str, list[str]] = {
 
 
 def decode_text(data: bytes, errors: str = "strict") -> str:
-    """Text as people's editors save it: UTF-8, or UTF-16 where a byte-order mark says so; the mark itself is dropped.
+    """Decode a text file: UTF-8, or UTF-16 if it begins with a UTF-16 byte-order mark. The mark is removed.
 
-    `errors` is for the UTF-8 case: "surrogateescape" keeps undecodable bytes of file names; "strict" raises
+    `errors` applies to UTF-8: "surrogateescape" keeps bytes of file names that cannot be decoded, "strict" raises
     UnicodeDecodeError.
     """
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -59,18 +59,21 @@ def decode_text(data: bytes, errors: str = "strict") -> str:
 
 
 def shorten(names: Collection[str], most: int = 8) -> str:
-    """The first names of a list for a one-line message: `cat, dog, ... (20 in all)`."""
+    """The first names of a list for a one-line message: `cat, dog, ... (20 in total)`."""
     text = ", ".join(list(names)[:most])
-    return f"{text}, ... ({len(names)} in all)" if len(names) > most else text
+    return f"{text}, ... ({len(names)} in total)" if len(names) > most else text
 
 
 def parse_classes(spec: str | os.PathLike) -> dict[str, str]:
-    """The classes a user means, label -> name to put into prompts, in order.
+    """The classes in a user's text, as {label: prompt name}, in order.
 
-    `spec` is a preset ("voc", "coco", "nuswide"; a file of that name can be given as "./voc"), a text file with one
-    class on each line, or a list such as "cat,dog=a small dog". After "=" stands the prompt name where it differs
-    from the label. In a file, blank lines and lines that begin with "#" are ignored.
-    Raises InputError for no class at all, a blank name, a duplicate (upper and lower case are the same), a binary file.
+    `spec` is a preset ("voc", "coco", "nuswide"), a text file with one class per line, or a list such as
+    "cat,dog=a small dog". Write "label = prompt name" where the two differ. A file with the name of a preset can be given as
+    "./voc". In a file, blank lines and lines that begin with "#" are ignored.
+    Raises InputError for no class, a blank name, a duplicate (upper and lower case are the same), or a binary file.
+
+    >>> parse_classes("cat, dog = a small dog")
+    {'cat': 'cat', 'dog': 'a small dog'}
     """
     text = os.fspath(spec)
     if text in CLASS_PRESETS:
@@ -79,37 +82,55 @@ def parse_classes(spec: str | os.PathLike) -> dict[str, str]:
         return _named(_lines_of(text), source=text)
     if "," not in text and "=" not in text and _looks_like_path(text):
         raise InputError(
-            f"{text!r} is no class file; give one, a preset ({', '.join(CLASS_PRESETS)}) or a list 'cat,dog'"
+            f"{text!r} is not a class file. Give an existing file, a preset ({', '.join(CLASS_PRESETS)}), or a list 'cat,dog'."
         )
     return _named(text.split(","), source=f"the class list {shorten([text[:60]])!r}")
 
 
+def as_prompts(classes: Mapping[str, str] | Sequence[str] | str | os.PathLike) -> dict[str, str]:
+    """Classes in any form as {label: prompt name}: a dict of that kind, a list of names, or what `parse_classes` takes.
+
+    A list item is "label" or "label = prompt name". Raises InputError for the same mistakes as `parse_classes`.
+
+    >>> as_prompts(["cat", "dog = a small dog"])
+    {'cat': 'cat', 'dog': 'a small dog'}
+    """
+    if isinstance(classes, str | os.PathLike):
+        return parse_classes(classes)
+    mapping, source = isinstance(classes, Mapping), "the class list"
+    names = [*classes, *classes.values()] if mapping else list(classes)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise InputError(f"{source} contains {wrong[0]!r}, which is not text. Write every class name as text.")
+    return _checked(classes.items(), source) if mapping else _named(names, source)
+
+
 def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) -> None:
-    """InputError if the scores could only be 1: CLIP compares names with each other, so it takes two or more."""
+    """InputError if there are fewer than two names: CLIP compares names with each other, so one name always scores 1."""
     if len(classes) == 0:
-        raise InputError("no classes given; name them with --classes")
+        raise InputError("no classes given. Name them with `classes`.")
     if len(classes) + len(contrast) < 2:
         raise InputError(
-            f"a single class ({next(iter(classes))!r}) would score 1.0 on every photo, as CLIP compares names with "
-            'each other; name things that may be there instead, such as --contrast "landscape,building,food"'
+            f"the single class {next(iter(classes))!r} would score 1.0 on every photo, because CLIP compares names with each "
+            "other. Add names of other things in the photos with `contrast`, for example landscape,building,food."
         )
 
 
 def without_classes(contrast: Mapping[str, str], classes: Mapping[str, str]) -> dict[str, str]:
-    """The contrast names, label -> prompt name, that are none of the classes, by either name and in any case.
+    """The contrast names, label -> prompt name, that are not also classes. Labels and prompt names are compared, in any case.
 
-    A class that had to compete with itself would lose half of every photo.
+    A class that competes with itself would lose half of its score.
     """
     taken = {_key(name) for name in [*classes, *classes.values()]}
     return {label: prompt for label, prompt in contrast.items() if not {_key(label), _key(prompt)} & taken}
 
 
 def fill_template(template: str, name: str) -> str:
-    """The prompt: `name` put where `template` has its one `{}`; braces in the name are kept. InputError otherwise."""
+    """The prompt: `template` with `name` in place of its one `{}`. Braces in the name stay. InputError without exactly one `{}`."""
     count = template.count("{}")
     if count != 1:
         raise InputError(
-            f"the prompt template {template!r} has {{}} {count} times; write it once, where the class name goes"
+            f"the prompt template {template!r} contains {{}} {count} times. Write it once, where the class name goes."
         )
     return template.replace("{}", name)
 
@@ -121,56 +142,66 @@ def _looks_like_path(text: str) -> bool:
 
 
 def _lines_of(path: str) -> list[str]:
-    remedy = "give a text file in UTF-8 with one class name on each line"
+    remedy = "Give a UTF-8 text file with one class name per line."
     try:
-        if os.path.getsize(path) > LARGEST_CLASS_FILE:
-            raise InputError(f"{path} is too large to be a list of class names; {remedy}")
+        if os.path.getsize(path) > MAX_CLASS_FILE:
+            raise InputError(f"{path} is too large to be a list of class names. {remedy}")
         with open(path, "rb") as file:
             text = decode_text(file.read())
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {remedy}") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text; {remedy}") from error
+        raise InputError(f"{path} is not UTF-8 text. {remedy}") from error
     if any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
-        raise InputError(f"{path} is a binary file; {remedy}")
+        raise InputError(f"{path} is a binary file. {remedy}")
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def _named(entries: Iterable[str], source: str) -> dict[str, str]:
-    """Entries `label` or `label = prompt name` -> dict, checked."""
-    classes: dict[str, str] = {}
+    """Entries `label` or `label = prompt name` -> {label: prompt name}, checked."""
+    pairs = []
     for entry in entries:
         label, equals, prompt = (part.strip() for part in entry.partition("="))
         if not label or (equals and not prompt):
             raise InputError(
-                f"{source} has a blank class name ({entry.strip()!r}); write `label` or `label = prompt name`"
+                f"{source} has a blank class name ({entry.strip()!r}). Write `label` or `label = prompt name`."
             )
+        pairs.append((label, prompt or label))
+    return _checked(pairs, source)
+
+
+def _checked(pairs: Iterable[tuple[str, str]], source: str) -> dict[str, str]:
+    """Pairs (label, prompt name) -> dict. InputError if there is none, one is blank, or two are the same."""
+    classes: dict[str, str] = {}
+    for label, prompt in pairs:
+        if not label.strip() or not prompt.strip():
+            raise InputError(f"{source} has a blank class name ({label!r}: {prompt!r}). Give every class a name.")
         if label in classes:
-            raise InputError(f"{source} names the class {label!r} twice; remove one")
-        classes[label] = prompt or label
+            raise InputError(f"{source} names the class {label!r} twice. Remove one.")
+        classes[label] = prompt
     if not classes:
-        raise InputError(f"{source} holds no class name; write one on each line")
-    _refuse_twins(list(classes), source, "classes")
-    _refuse_twins(list(classes.values()), source, "prompt names")
+        raise InputError(f"{source} contains no class name. Give at least one.")
+    _refuse_duplicates(list(classes), source, "classes")
+    _refuse_duplicates(list(classes.values()), source, "prompt names")
     return classes
 
 
-def _refuse_twins(names: list[str], source: str, kind: str) -> None:
+def _refuse_duplicates(names: list[str], source: str, kind: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
         key = _key(name)
         if key in seen:
-            raise InputError(f"{source} has the {kind} {seen[key]!r} and {name!r}, which are the same; remove one")
+            raise InputError(f"{source} has the {kind} {seen[key]!r} and {name!r}, which are the same. Remove one.")
         seen[key] = name
 
 
 def _key(name: str) -> str:
-    """What two spellings of one name share."""
+    """The name in lower case with single spaces: equal for two spellings of the same name."""
     return " ".join(name.casefold().split())
 
 
-# What `--classes voc` and its like stand for: label -> prompt name, in the data set's own order.
+# The classes of public data sets: label -> prompt name, in the order of the data set.
 CLASS_PRESETS: dict[str, dict[str, str]] = {
     "voc": _named(_VOC.split(","), "voc"),
     "coco": _named(_COCO.split(","), "coco"),

@@ -1,7 +1,7 @@
-"""Public data sets' own annotation files -> `Labels` of truth (1, 0, NaN = difficult), for reporting only.
+"""True labels from the annotation files of public data sets -> `Labels` (1, 0, NaN = difficult), for reporting only.
 
-The photos themselves need not be there. Boxes are `box_xyxy` in pixels: floats x0, y0, x1, y1 from the photo's top left
-corner, the far edges not included.
+The photos themselves are not needed. Boxes are `box_xyxy` in pixels: floats x0, y0, x1, y1 from the top left corner of the
+photo; x1 and y1 are exclusive.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .class_names import decode_text, shorten
 from .table import SUFFIXES, Labels, read_labels
 
 Boxes = dict[str, list[tuple[str, tuple[float, float, float, float]]]]
-LARGEST_XML = 4_000_000  # bytes; VOC's own are below 10,000
+MAX_XML = 4_000_000  # bytes; the files of VOC have fewer than 10,000
 
 
 def read_truth(spec: str) -> Labels:
-    """Truth by a short word: `voc:DIR`, `voc:DIR:val`, `coco:FILE`, `nuswide:DIR`, `nuswide:DIR:test`, or FILE.csv.
+    """True labels by a short name: `voc:DIR`, `voc:DIR:val`, `coco:FILE`, `nuswide:DIR`, `nuswide:DIR:test`, or FILE.csv.
 
-    Raises InputError where it is none of these, or where what it names is missing or damaged.
+    Raises InputError for another name, or if the files are missing or damaged.
     """
     kind, colon, rest = str(spec).partition(":")
     if colon and kind == "coco":
@@ -38,22 +38,22 @@ def read_truth(spec: str) -> Labels:
     if Path(spec).suffix.lower() in SUFFIXES:
         if not Path(spec).is_file():
             raise InputError(
-                f"{spec} not found; a table of truth has a path column, and 1, 0 or nothing for each class"
+                f"{spec} not found. A table of true labels has a path column, and 1, 0 or an empty cell for each class."
             )
         return read_labels(spec)
     raise InputError(
-        f"{spec!r} is no truth; give voc:DIR, voc:DIR:val, coco:FILE, nuswide:DIR or a .csv with a path column"
+        f"{spec!r} is not a source of true labels. Give voc:DIR, voc:DIR:val, coco:FILE, nuswide:DIR or a .csv file."
     )
 
 
 def read_boxes(spec: str) -> Boxes:
-    """Boxes by a short word: `voc:DIR`, `voc:DIR:val` or `coco:FILE`; {path: [(class, box_xyxy in pixels)]}."""
+    """Boxes by a short name: `voc:DIR`, `voc:DIR:val` or `coco:FILE` -> {path: [(class, box_xyxy in pixels)]}."""
     kind, colon, rest = str(spec).partition(":")
     if colon and kind == "coco":
         return read_coco_boxes(rest)
     if colon and kind == "voc":
         return read_voc_boxes(*((rest, None) if Path(rest).is_dir() else _split_off(rest)))
-    raise InputError(f"{spec!r} names no boxes; give voc:DIR, voc:DIR:val or coco:FILE")
+    raise InputError(f"{spec!r} is not a source of boxes. Give voc:DIR, voc:DIR:val or coco:FILE.")
 
 
 def _split_off(text: str) -> tuple[str, str | None]:
@@ -65,10 +65,10 @@ def _split_off(text: str) -> tuple[str, str | None]:
 
 
 def read_voc(folder: str | Path, split: str | None = None) -> Labels:
-    """Truth of PASCAL VOC from `VOCdevkit` or one of its `VOC20xx`: 20 classes, all photos or those of a split.
+    """True labels of PASCAL VOC from `VOCdevkit` or one of its `VOC20xx` folders: 20 classes, all photos or those of a split.
 
-    A split is a list in ImageSets/Main or ImageSets/Layout, such as "train" or "val". NaN where the only instances of
-    a class are difficult. Paths are file names in `root`, the folder JPEGImages. InputError names what is missing.
+    A split is a list in ImageSets/Main or ImageSets/Layout, such as "train" or "val". A label is NaN if all instances of the
+    class are difficult. Paths are file names in `root`, the folder JPEGImages. InputError names a missing file.
     """
     home = _voc_home(folder)
     classes = list(CLASS_PRESETS["voc"])
@@ -78,7 +78,7 @@ def read_voc(folder: str | Path, split: str | None = None) -> Labels:
         row = [0.0] * len(classes)
         for name, difficult, _ in _voc_objects(tree, file):
             if name not in column:
-                raise InputError(f"{file}: {name!r} is not one of VOC's 20 classes; give your own truth as a .csv")
+                raise InputError(f"{file}: {name!r} is not one of VOC's 20 classes. Give other classes as a .csv file.")
             if not difficult:
                 row[column[name]] = 1.0
             elif row[column[name]] == 0:
@@ -102,9 +102,11 @@ def _voc_home(folder: str | Path) -> Path:
     inside = [home for parent in (folder, folder / "VOCdevkit") for home in sorted(parent.glob("VOC2*"))]
     homes = [home for home in (folder, *inside) if (home / "Annotations").is_dir()]
     if not homes:
-        raise InputError(f"{folder} holds no VOC data set (no Annotations folder); give VOCdevkit or its VOC2012")
+        raise InputError(f"{folder} contains no VOC data set (no Annotations folder). Give VOCdevkit or its VOC2012.")
     if len(homes) > 1 and homes[0] != folder:
-        raise InputError(f"{folder} holds several VOC data sets; give one: {shorten([str(home) for home in homes])}")
+        raise InputError(
+            f"{folder} contains several VOC data sets. Give one: {shorten([str(home) for home in homes])}."
+        )
     return homes[0]
 
 
@@ -112,38 +114,38 @@ def _voc_ids(home: Path, split: str | None) -> list[str]:
     if split is None:
         ids = sorted(file.stem for file in (home / "Annotations").glob("*.xml"))
         if not ids:
-            raise InputError(f"{home / 'Annotations'} holds no .xml file; unpack VOC's annotations there")
+            raise InputError(f"{home / 'Annotations'} contains no .xml file. Unpack VOC's annotations there.")
         return ids
     lists = [home / "ImageSets" / kind / f"{split}.txt" for kind in ("Main", "Layout")]
     found = next((file for file in lists if file.is_file()), None)
     if found is None:
         splits = sorted(file.stem for file in lists[0].parent.glob("*.txt") if "_" not in file.stem)
-        raise InputError(f"{lists[0]} not found; the splits there are: {shorten(splits) or 'none'}")
+        raise InputError(f"{lists[0]} not found. The splits in this folder are: {shorten(splits) or 'none'}.")
     lines = decode_text(_read(found), errors="replace").splitlines()
     return [line.split()[0] for line in lines if line.strip()]
 
 
 def _voc_annotations(home: Path, split: str | None) -> Iterator[tuple[Path, str, ElementTree.Element]]:
-    """(file, the photo's name, the XML's root) for each photo."""
+    """(annotation file, file name of the photo, root of the XML) for each photo."""
     for id in _voc_ids(home, split):
         file = home / "Annotations" / f"{id}.xml"
         data = _read(file)
-        if len(data) > LARGEST_XML or b"<!DOCTYPE" in data or b"\0" in data:
-            raise InputError(f"{file} is not an annotation of VOC (too large, or with a document type); remove it")
+        if len(data) > MAX_XML or b"<!DOCTYPE" in data or b"\0" in data:
+            raise InputError(f"{file} is not a VOC annotation (it is too large or has a document type). Remove it.")
         try:
             tree = ElementTree.fromstring(data)
         except (ElementTree.ParseError, ValueError, LookupError) as error:
-            raise InputError(f"{file} is damaged ({error}); unpack it again") from error
+            raise InputError(f"{file} is damaged ({error}). Unpack it again.") from error
         name = (tree.findtext("filename") or "").strip()
         yield file, name if Path(name).stem == id and "/" not in name else f"{id}.jpg", tree
 
 
 def _voc_objects(tree: ElementTree.Element, file: Path) -> Iterator[tuple[str, bool, ElementTree.Element]]:
-    """(class, difficult, element) of each object; a person's head, hands and feet are parts, not objects."""
+    """(class, difficult, element) of each object. The head, hands and feet of a person are parts, not objects."""
     for item in tree.findall("object"):
         name = (item.findtext("name") or "").strip()
         if not name:
-            raise InputError(f"{file}: an object without a name; unpack it again")
+            raise InputError(f"{file}: an object without a name. Unpack the file again.")
         yield name, (item.findtext("difficult") or "0").strip() == "1", item
 
 
@@ -151,7 +153,7 @@ def _voc_box(item: ElementTree.Element, file: Path) -> tuple[float, float, float
     try:
         x0, y0, x1, y1 = (float(item.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
     except ValueError as error:
-        raise InputError(f"{file}: an object without a whole bndbox; unpack it again") from error
+        raise InputError(f"{file}: an object without a complete bndbox. Unpack the file again.") from error
     return x0 - 1, y0 - 1, x1, y1  # VOC counts pixels from 1 and includes the last
 
 
@@ -159,11 +161,11 @@ def _voc_box(item: ElementTree.Element, file: Path) -> tuple[float, float, float
 
 
 def read_coco(file: str | Path) -> Labels:
-    """Truth of COCO from an `instances_*.json`: its categories by id (80 in COCO), its images in the file's order.
+    """True labels of COCO from an `instances_*.json` file: categories by id (80 in COCO), images in the order of the file.
 
-    Any instance makes its class present, crowds too, as is usual; an image without annotations has none of the
-    classes. Paths are `file_name`; `root` is the photos' folder beside `annotations/` if it is there.
-    Raises InputError if the file is missing, damaged, or of another form.
+    An image has a class if it has any instance of it; crowds count too, as usual. An image without annotations has no class.
+    Paths are `file_name`. `root` is the folder of the photos beside `annotations/`, if it exists.
+    Raises InputError if the file is missing, damaged, or has another structure.
     """
     file = Path(file)
     images, names, instances = _coco(file)
@@ -181,7 +183,7 @@ def read_coco(file: str | Path) -> Labels:
 
 
 def read_coco_boxes(file: str | Path) -> Boxes:
-    """{path: [(class, box_xyxy)]} of the images of `read_coco`; crowds, whose boxes hold many things, are left out."""
+    """{path: [(class, box_xyxy)]} of the images of `read_coco`, without crowds: their boxes contain many objects."""
     images, names, instances = _coco(Path(file))
     boxes: Boxes = {path: [] for path in images.values()}
     for image, category, box in instances:
@@ -192,27 +194,27 @@ def read_coco_boxes(file: str | Path) -> Boxes:
 
 def _coco(file: Path) -> tuple[dict[int, str], dict[int, str], list[tuple[int, int, list[float] | None]]]:
     """{image id: path}, {category id: name}, and (image id, category id, box) of each instance."""
-    remedy = "give COCO's annotations/instances_val2014.json or its like"
+    remedy = "Give a file such as COCO's annotations/instances_val2014.json."
     try:
         content = json.loads(_read(file))
         names = {item["id"]: item["name"] for item in sorted(content["categories"], key=lambda item: item["id"])}
         images = {item["id"]: item["file_name"] for item in content["images"]}
         instances = [_coco_instance(item) for item in content["annotations"]]
-        astray = [item for item in instances if item[0] not in images or item[1] not in names]
+        unknown = [item for item in instances if item[0] not in images or item[1] not in names]
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is damaged ({str(error)[:80]}); {remedy}") from error
+        raise InputError(f"{file} is damaged ({str(error)[:80]}). {remedy}") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} has not the form of COCO's instances ({error}); {remedy}") from error
-    if astray:
-        image, category, _ = astray[0]
+        raise InputError(f"{file} does not have the structure of COCO's instances ({error}). {remedy}") from error
+    if unknown:
+        image, category, _ = unknown[0]
         raise InputError(
-            f"{file} lists no image {image!r} or no category {category!r}, which an annotation has; {remedy}"
+            f"{file} has an annotation with the unknown image {image!r} or the unknown category {category!r}. {remedy}"
         )
     return images, names, instances
 
 
 def _coco_instance(item: dict[str, Any]) -> tuple[int, int, list[float] | None]:
-    """(image id, category id, [x, y, width, height]); no box for a crowd."""
+    """(image id, category id, [x, y, width, height]); the box of a crowd is None."""
     if item.get("iscrowd") or "bbox" not in item:
         return item["image_id"], item["category_id"], None
     x, y, width, height = (float(number) for number in item["bbox"])
@@ -223,16 +225,16 @@ def _coco_instance(item: dict[str, Any]) -> tuple[int, int, list[float] | None]:
 
 
 def read_nuswide(folder: str | Path, split: str | None = None) -> Labels:
-    """Truth of NUS-WIDE's 81 concepts from its ImageList and Groundtruth folders.
+    """True labels of NUS-WIDE's 81 concepts from its ImageList and Groundtruth folders.
 
-    `split` is "train" or "test" (TrainTestLabels), "all" (AllLabels), or None: all of the photos, from whichever of
-    the two is there. Paths are those of the lists with forward slashes. InputError names a file missing or damaged.
+    `split` is "train" or "test" (TrainTestLabels), "all" (AllLabels), or None: all photos, from AllLabels if it exists, else
+    from TrainTestLabels. Paths are those of the lists, with forward slashes. InputError names a missing or damaged file.
     """
     folder = Path(folder)
     truth = folder / "Groundtruth" if (folder / "Groundtruth").is_dir() else folder
     lists = folder / "ImageList" if (folder / "ImageList").is_dir() else folder
     if split not in (None, "all", "train", "test"):
-        raise InputError(f"NUS-WIDE has no split {split!r}; choose train, test or all")
+        raise InputError(f"NUS-WIDE has no split {split!r}. Choose train, test or all.")
     if split == "all" or (split is None and (truth / "AllLabels").is_dir()):
         parts = [(lists / "Imagelist.txt", truth / "AllLabels", "")]
     else:
@@ -249,7 +251,7 @@ def read_nuswide(folder: str | Path, split: str | None = None) -> Labels:
 
 
 def _nuswide_part(image_list: Path, folder: Path, end: str) -> tuple[list[str], torch.Tensor]:
-    """The paths of one list and their scores (N, 81); each concept's file in `folder` ends in `end`."""
+    """The paths of one list and their scores (N, 81). The file of each concept in `folder` ends in `end`."""
     lines = decode_text(_read(image_list), errors="surrogateescape").split("\n")
     paths = [line.strip().replace("\\", "/") for line in lines if line.strip()]
     columns = []
@@ -257,9 +259,9 @@ def _nuswide_part(image_list: Path, folder: Path, end: str) -> tuple[list[str], 
         file = folder / f"Labels_{concept}{end}.txt"
         marks = np.array(_read(file).split(), dtype="S2")
         if not ((marks == b"0") | (marks == b"1")).all():
-            raise InputError(f"{file} holds other lines than 0 and 1; unpack NUS-WIDE's Groundtruth again")
+            raise InputError(f"{file} has lines other than 0 and 1. Unpack NUS-WIDE's Groundtruth again.")
         if len(marks) != len(paths):
-            raise InputError(f"{file} has {len(marks)} lines, {image_list} has {len(paths)} photos; unpack both again")
+            raise InputError(f"{file} has {len(marks)} lines, {image_list} has {len(paths)} photos. Unpack both again.")
         columns.append(torch.from_numpy(marks == b"1"))
     return paths, torch.stack(columns, dim=1).float()
 
@@ -269,5 +271,5 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{file} cannot be read ({error.strerror}); check the path, or unpack the data set again"
+            f"{file} cannot be read ({error.strerror}). Check the path or unpack the data set again."
         ) from error

@@ -1,4 +1,4 @@
-"""The table of photos × classes: its type, its files, and how well two tables agree.
+"""The table of photos × classes and its files.
 
 Pseudo labels, predictions and ground truth are all `Labels`. Letters: N photos (rows), C classes (columns).
 """
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from ..files import check_output, load_plain, save_plain
 from . import text_formats as tables
 from .class_names import shorten
 
+if TYPE_CHECKING:
+    import pandas
+
 MADE_BY = "mlclip pseudolabel"
 DEFAULT_THRESHOLD = 0.5
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
@@ -26,10 +29,14 @@ SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 
 @dataclass(eq=False)
 class Labels:
-    """Scores in [0, 1] of N photos for C classes; NaN = not known. Truth is 1, 0 or NaN.
+    """Scores in [0, 1] of N photos for C classes; NaN = unknown. True labels are 1, 0 or NaN.
 
-    `paths` are relative to the folder `root`, with forward slashes; `scores` is float32 (N, C); `meta` holds how the
-    scores came about, in plain containers. Raises InputError for a wrong shape, a duplicate, a score out of range.
+    `paths` are relative to the folder `root`, with forward slashes. `scores` is float32 (N, C). `meta` tells how the scores
+    were made, in plain containers. Raises InputError for a wrong shape, a duplicate name, or a score out of range.
+
+    >>> labels = Labels(["a.jpg", "b.jpg"], ["cat", "dog"], torch.tensor([[0.6, 0.9], [0.2, 0.1]]))
+    >>> labels.above_threshold()
+    [['dog', 'cat'], []]
     """
 
     paths: list[str]
@@ -45,69 +52,89 @@ class Labels:
         _check_names(self.classes, "class")
         shape, wanted = tuple(self.scores.shape), (len(self.paths), len(self.classes))
         if shape != wanted:
-            raise InputError(f"scores have the shape {shape}, but there are {wanted[0]} paths and {wanted[1]} classes")
+            raise InputError(f"scores have shape {shape}, but there are {wanted[0]} paths and {wanted[1]} classes.")
         wrong = ~((self.scores >= 0) & (self.scores <= 1) | self.scores.isnan())
         if wrong.any():
             row, column = wrong.nonzero()[0].tolist()
             where = f"{self.paths[row]!r}, class {self.classes[column]!r}"
-            raise InputError(f"the score of {where} is {self.scores[row, column]:g}; scores must lie in [0, 1]")
+            raise InputError(f"the score of {where} is {self.scores[row, column]:g}. Scores must be from 0 to 1.")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def aligned(self, paths: Sequence[str], classes: Sequence[str]) -> Labels:
-        """The same table with just these rows and columns, in this order. InputError names those that are not in it."""
+        """The table with only these rows and columns, in this order. Raises InputError for names that it does not have."""
         rows = _positions(self.paths, paths, "paths")
         columns = _positions(self.classes, classes, "classes")
         scores = self.scores[rows][:, columns]  # (len(paths), len(classes))
-        meta, given = dict(self.meta), self.meta.get("thresholds")
-        if isinstance(given, list) and len(given) == len(self.classes):
-            meta["thresholds"] = [given[column] for column in columns]
+        meta, thresholds = dict(self.meta), self.meta.get("thresholds")
+        if isinstance(thresholds, list) and len(thresholds) == len(self.classes):
+            meta["thresholds"] = [thresholds[column] for column in columns]
         return Labels(list(paths), list(classes), scores, self.root, meta)
 
     @property
     def thresholds(self) -> Tensor:
-        """(C,) the score from which on a label counts as given, by `meta["thresholds"]`; ½ where that says nothing.
+        """The threshold of each class (C,): a photo has the class if its score is at least this.
 
-        Raises InputError where it is damaged.
+        They come from `meta["thresholds"]`, or are ½ if that is missing. Raises InputError if they are damaged.
         """
-        given = self.meta.get("thresholds", DEFAULT_THRESHOLD)
-        if isinstance(given, dict):
-            given = [given.get(name, DEFAULT_THRESHOLD) for name in self.classes]
+        numbers = self.meta.get("thresholds", DEFAULT_THRESHOLD)
+        if isinstance(numbers, dict):
+            numbers = [numbers.get(name, DEFAULT_THRESHOLD) for name in self.classes]
         wrong = InputError(
-            f"the labels' thresholds are not numbers from 0 to 1 for {len(self.classes)} classes; make the labels again"
+            f"the thresholds of the labels are not numbers from 0 to 1 for {len(self.classes)} classes. Make the labels again."
         )
         try:
-            thresholds = torch.as_tensor(given, dtype=torch.float32).expand(len(self.classes))
+            thresholds = torch.as_tensor(numbers, dtype=torch.float32).expand(len(self.classes))
         except (TypeError, ValueError, RuntimeError) as error:
             raise wrong from error
         if not ((thresholds >= 0) & (thresholds <= 1)).all():
             raise wrong
         return thresholds
 
+    def above_threshold(self) -> list[list[str]]:
+        """The names of the classes that reach their threshold, for each photo, best score first."""
+        reached = (self.scores >= self.thresholds).tolist()
+        order = self.scores.nan_to_num(-1).argsort(dim=1, descending=True, stable=True).tolist()
+        return [
+            [self.classes[column] for column in columns if reaches[column]]
+            for columns, reaches in zip(order, reached, strict=True)
+        ]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A DataFrame of the scores: index "path", one column per class, NaN = unknown. Raises InputError without pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError("pandas is not installed. Install it with `pip install pandas`.") from error
+        index = pandas.Index(self.paths, name="path")
+        return pandas.DataFrame(self.scores.numpy(), index=index, columns=self.classes, copy=True)
+
 
 def _check_names(names: list[str], kind: str) -> None:
     if not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"a {kind} of the labels is blank or not text; every {kind} needs a name")
+        raise InputError(f"a {kind} of the labels is blank or not text. Give every {kind} a name.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise InputError(f"the {kind} {twice[0]!r} stands in the labels twice ({len(twice)} such); keep one of each")
+        raise InputError(
+            f"the {kind} {twice[0]!r} is in the labels twice (duplicates: {len(twice)}). Keep one of each."
+        )
 
 
 def _positions(have: Sequence[str], want: Sequence[str], kind: str) -> list[int]:
     position = {name: i for i, name in enumerate(have)}
     missing = [name for name in want if name not in position]
     if missing:
-        raise InputError(f"the labels lack these {kind}: {shorten(missing)}; they have {shorten(have)}")
+        raise InputError(f"the labels do not have these {kind}: {shorten(missing)}. They have {shorten(have)}.")
     return [position[name] for name in want]
 
 
 def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the table as .pt, .csv, .json or .jsonl, by the file's suffix; never half-written.
+    """Write the table as .pt, .csv, .json or .jsonl, according to the suffix. The file is never half-written.
 
-    .pt and .json hold everything; .csv (a `path` column and one per class, empty = not known) and .jsonl (a line
-    `{"path": ..., "scores": {class: score or null}}` per photo) leave out `root` and `meta`. Scores come back exactly.
-    Raises InputError for another suffix, a file that exists unless `overwrite`, a place that cannot be written.
+    .pt and .json store everything. .csv (a `path` column and one column per class, empty = unknown) and .jsonl (one line
+    `{"path": ..., "scores": {class: score or null}}` per photo) do not store `root` and `meta`. Scores are read back exactly.
+    Raises InputError for another suffix, a file that exists without `overwrite`, or a folder that cannot be written.
     """
     suffix = _suffix(path)
     path = check_output(path, overwrite=overwrite)
@@ -124,10 +151,10 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
 
 
 def read_labels(path: str | Path) -> Labels:
-    """The table in a .pt, .csv, .json or .jsonl file. InputError says what is wrong with it, and on which line."""
+    """Read the table in a .pt, .csv, .json or .jsonl file. InputError says what is wrong with the file, and in which line."""
     suffix, path = _suffix(path), Path(path)
     if not path.is_file():
-        raise InputError(f"{path} not found; `{MADE_BY}` makes a labels file")
+        raise InputError(f"{path} not found. Make a labels file with `{MADE_BY}`.")
     try:
         if suffix in (".pt", ".json"):
             content = load_plain(path, kind="labels", made_by=MADE_BY) if suffix == ".pt" else _from_json(path)
@@ -138,19 +165,19 @@ def read_labels(path: str | Path) -> Labels:
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
     if not labels.classes:
-        raise InputError(f"{path} holds no classes; `{MADE_BY}` makes a labels file")
+        raise InputError(f"{path} contains no classes. Make a labels file with `{MADE_BY}`.")
     return labels
 
 
 def _suffix(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{path}: a labels file is named .pt, .csv, .json or .jsonl; choose one of the four")
+        raise InputError(f"{path} is not a name for a labels file. It must end in .pt, .csv, .json or .jsonl.")
     return suffix
 
 
 def _check_plain(value: Any, where: str) -> None:
-    """TypeError where `value` holds what `torch.load(..., weights_only=True)` would refuse."""
+    """TypeError if `value` contains something that `torch.load(..., weights_only=True)` refuses."""
     if isinstance(value, dict):
         for key, item in value.items():
             _check_plain(item, f"{where}[{key!r}]")
@@ -159,14 +186,14 @@ def _check_plain(value: Any, where: str) -> None:
             _check_plain(item, where)
     elif type(value) not in (str, bool, int, float, type(None), Tensor):
         raise TypeError(
-            f"{where} of Labels holds a {type(value).__name__}; only plain numbers, text, lists and dicts do"
+            f"{where} of Labels contains a {type(value).__name__}; use only numbers, text, lists, dicts and tensors"
         )
 
 
 def _from_json(path: Path) -> dict:
     content = tables.read_json(path)
     if content.get("format") != "mlclip.labels" or content.get("version") != 1:
-        raise InputError(f"{path} is not a labels file of version 1; `{MADE_BY}` makes one")
+        raise InputError(f"{path} is not a labels file of version 1. Make one with `{MADE_BY}`.")
     classes = content.get("classes")
     return content | {"scores": _tensor(content["scores"], len(classes) if isinstance(classes, list) else 0)}
 
@@ -175,20 +202,22 @@ def _from_plain(content: dict) -> Labels:
     parts = {"paths": list, "classes": list, "scores": Tensor, "root": str, "meta": dict}
     for name, kind in parts.items():
         if not isinstance(content.get(name), kind):
-            raise InputError(f"`{name}` is missing or of another type; make the file again with `{MADE_BY}`")
+            raise InputError(
+                f"the entry {name!r} is missing or has the wrong type. Make the file again with `{MADE_BY}`."
+            )
     scores = content["scores"]
     if scores.layout != torch.strided or scores.device.type != "cpu" or scores.dtype != torch.float32:
-        raise InputError(f"`scores` is not a plain float32 table; make the file again with `{MADE_BY}`")
+        raise InputError(f"the entry 'scores' is not a plain float32 table. Make the file again with `{MADE_BY}`.")
     return Labels(**{name: content[name] for name in parts})
 
 
 def _tensor(rows: list[list[float]], classes: int) -> Tensor:
     if any(len(row) != classes for row in rows):
-        raise InputError(f"not every row of scores has {classes} numbers, one for each class; make the file again")
+        raise InputError(f"some rows of scores do not have {classes} numbers, one per class. Make the file again.")
     return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), classes)
 
 
 def _short(scores: Tensor) -> list[list[float | None]]:
-    """Rows of Python floats with the fewest digits that come back as the same float32; None for NaN."""
+    """Rows of Python floats with the fewest digits that give the same float32 again; None for NaN."""
     text = scores.numpy().astype(str)  # (N, C)
     return [[None if cell == "nan" else float(cell) for cell in row] for row in text.tolist()]

@@ -1,7 +1,7 @@
-"""Tables of photos × classes as text: .csv, .jsonl and .json; and a threshold for each class. Plain lists, no torch.
+"""Text files: tables of photos × classes as .csv, .jsonl and .json, and files of thresholds. Plain lists, no torch.
 
-A table is (paths, classes, rows); `rows` holds N lists of C numbers in [0, 1], None or NaN = not known. Names of files
-need not be text: bytes that are not UTF-8 travel as Python's surrogate escapes and come back as they were.
+A table is (paths, classes, rows). `rows` holds N lists of C numbers in [0, 1]; None or NaN = not known. File names need not
+be valid text: bytes that are not UTF-8 are kept as Python's surrogate escapes and are written back unchanged.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ..config import InputError
@@ -24,25 +25,30 @@ Table = tuple[list[str], list[str], list[list[float]]]
 
 
 def write_csv(path: Path, paths: Sequence[str], classes: Sequence[str], rows: Rows) -> None:
-    """A `path` column and one per class; an empty cell is a score not known."""
+    """A `path` column and one column per class; an empty cell is an unknown score."""
     if "path" in classes:
-        raise InputError(f"{path} cannot hold a class called 'path'; write a .pt, .json or .jsonl file")
-    lines = [",".join(map(_quoted, ["path", *classes]))]
-    for name, row in zip(paths, rows, strict=True):
-        lines.append(",".join([_quoted(name), *("" if score is None else f"{score:.9g}" for score in row)]))
-    _save_text("\n".join(lines) + "\n", path)
+        raise InputError(f"{path} cannot have a class named 'path'. Write a .pt, .json or .jsonl file.")
+    cells = [
+        [name, *("" if score is None else f"{score:.9g}" for score in row)]
+        for name, row in zip(paths, rows, strict=True)
+    ]
+    _save_text(_csv_text([["path", *classes], *cells]), path)
 
 
 def read_csv(path: Path) -> Table:
-    """What `write_csv` wrote, or a spreadsheet saved; the `path` column may stand anywhere."""
+    """A table from `write_csv` or from a spreadsheet. The `path` column can be at any position."""
     header, body = _csv_lines(path)
     if header.count("path") != 1:
-        raise InputError(f"{path}, line 1: no column `path`; write path,class,class,... separated by commas")
+        raise InputError(
+            f"{path}, line 1: the table needs exactly one column `path`. Write path,class,class,... with commas."
+        )
     key = header.index("path")
     paths, rows = [], []
     for line, cells in body:
         if len(cells) != len(header):
-            raise InputError(f"{path}, line {line}: {len(cells)} cells where line 1 has {len(header)}; make them equal")
+            raise InputError(
+                f"{path}, line {line}: {len(cells)} cells, but line 1 has {len(header)}. Correct the line."
+            )
         paths.append(cells.pop(key))
         rows.append([_score(cell, path, line) for cell in cells])
     header.pop(key)
@@ -52,14 +58,14 @@ def read_csv(path: Path) -> Table:
 
 
 def write_jsonl(path: Path, paths: Sequence[str], classes: Sequence[str], rows: Rows) -> None:
-    """One line for each photo: `{"path": ..., "scores": {class: score or null}}`."""
+    """One line per photo: `{"path": ..., "scores": {class: score or null}}`."""
     pairs = zip(paths, rows, strict=True)
     lines = [json.dumps({"path": name, "scores": dict(zip(classes, row, strict=True))}) + "\n" for name, row in pairs]
     _save_text("".join(lines), path)
 
 
 def read_jsonl(path: Path) -> Table:
-    """What `write_jsonl` wrote; other keys are ignored, a class that a line leaves out is not known there."""
+    """A table from `write_jsonl`. Other keys are ignored. A class that is missing in a line is unknown for that photo."""
     paths, lines, found = [], [], []
     for line, text in enumerate(_load_text(path).split("\n"), start=1):
         if not text.strip():
@@ -68,7 +74,9 @@ def read_jsonl(path: Path) -> Table:
         if not (
             isinstance(photo, dict) and isinstance(photo.get("path"), str) and isinstance(photo.get("scores"), dict)
         ):
-            raise InputError(f'{path}, line {line}: not of the form {{"path": ..., "scores": {{"cat": 0.9}}}}; mend it')
+            raise InputError(
+                f'{path}, line {line}: the line does not look like {{"path": ..., "scores": {{"cat": 0.9}}}}. Correct it.'
+            )
         paths.append(photo["path"])
         lines.append(line)
         found.append({name: _score(cell, path, line) for name, cell in photo["scores"].items()})
@@ -78,61 +86,55 @@ def read_jsonl(path: Path) -> Table:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """One object, one key to a line, and each of `content["scores"]` on a line of its own; tensors become lists."""
-
-    def text_of(value: Any) -> str:
-        return json.dumps(value, default=lambda tensor: tensor.tolist())
-
-    rows = ",\n  ".join(text_of(row) for row in content["scores"])
-    lines = [f"{text_of(key)}: {text_of(value)}" for key, value in content.items() if key != "scores"]
-    _save_text("{" + ",\n ".join([*lines, f'"scores": [\n  {rows}\n ]']) + "}\n", path)
+    """One JSON object; tensors become lists."""
+    _save_text(json.dumps(content, indent=1, default=lambda tensor: tensor.tolist()) + "\n", path)
 
 
 def read_json(path: Path) -> dict:
-    """The object that `write_json` wrote, its `scores` checked to be numbers."""
+    """The object from `write_json`. Its `scores` are checked to be numbers."""
     content = _json(_load_text(path), path, 1)
     if not isinstance(content, dict) or not isinstance(content.get("scores"), list):
-        raise InputError(f"{path} is no labels file of mlclip; for one object on each line the suffix is .jsonl")
+        raise InputError(f"{path} is not a labels file. If it has one object per line, rename it to .jsonl.")
     if not all(isinstance(row, list) for row in content["scores"]):
-        raise InputError(f"{path}: `scores` must hold one list for each photo")
+        raise InputError(f"{path}: `scores` must contain one list per photo. Write the file again.")
     content["scores"] = [[_score(cell, path, 0) for cell in row] for row in content["scores"]]
     return content
 
 
 def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[float]) -> None:
-    """A threshold for each class: lines `class,threshold`, or the object {class: threshold} where the file is named .json."""
+    """One threshold per class: lines `class,threshold`, or an object {class: threshold} if the file name ends in .json."""
     if path.suffix.lower() == ".json":
         return _save_text(json.dumps(dict(zip(classes, thresholds, strict=True)), indent=1, ensure_ascii=False), path)
-    lines = [f"{_quoted(name)},{value:.9g}" for name, value in zip(classes, thresholds, strict=True)]
-    return _save_text("\n".join(["class,threshold", *lines]) + "\n", path)
+    rows = [[name, f"{value:.9g}"] for name, value in zip(classes, thresholds, strict=True)]
+    return _save_text(_csv_text([["class", "threshold"], *rows]), path)
 
 
-def read_thresholds(path: Path, classes: Sequence[str], own: Sequence[float]) -> list[float]:
-    """The thresholds of `classes`: what the file says as `write_thresholds` wrote it, and `own` where it names no such class.
+def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]) -> list[float]:
+    """The thresholds of `classes` from a file of `write_thresholds`; a class that the file does not name gets its `default`.
 
-    InputError for a class not in `classes`, one named twice, a threshold that is no number in [0, 1].
+    Raises InputError for a class that is not in `classes`, a duplicate class, or a threshold that is not a number in [0, 1].
     """
     if not path.is_file():
         raise InputError(
-            f"{path} not found; `mlclip export -o thresholds.csv` writes a model's thresholds to start from"
+            f"{path} not found. `mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit."
         )
     found = _json_thresholds(path) if path.suffix.lower() == ".json" else _csv_thresholds(path)
     unknown = [name for name in found if name not in classes]
     if unknown:
-        raise InputError(f"{path} names {shorten(unknown)}, which is no class here; there are {shorten(classes, 20)}")
-    return [found.get(name, value) for name, value in zip(classes, own, strict=True)]
+        raise InputError(f"{path} names unknown classes: {shorten(unknown)}. The classes are {shorten(classes, 20)}.")
+    return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
 
 
 def _json_thresholds(path: Path) -> dict[str, float]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
         if twice:
-            raise InputError(f"{path}: the class {twice[0]!r} stands there twice; remove one")
+            raise InputError(f"{path}: the class {twice[0]!r} appears twice. Remove one.")
         return dict(pairs)
 
-    content = _json(_load_text(path), path, 1, once)
+    content = _json(_load_text(path), path, 1, without_duplicates)
     if not isinstance(content, dict):
-        raise InputError(f'{path} holds no thresholds; write {{"cat": 0.4, "dog": 0.6}}')
+        raise InputError(f'{path} contains no thresholds. Write an object such as {{"cat": 0.4, "dog": 0.6}}.')
     return {name: _threshold(value, path, 0, name) for name, value in content.items()}
 
 
@@ -140,11 +142,13 @@ def _csv_thresholds(path: Path) -> dict[str, float]:
     header, body = _csv_lines(path)
     if header != ["class", "threshold"]:
         raise InputError(
-            f"{path}, line 1: not `class,threshold`; write that, and below it a class and its threshold a line"
+            f"{path}, line 1: the line is not `class,threshold`. Write it, then one class and its threshold per line."
         )
     wrong = next((line for line, cells in body if len(cells) != 2), None)
     if wrong:
-        raise InputError(f"{path}, line {wrong}: write a class, a comma and its threshold")
+        raise InputError(
+            f"{path}, line {wrong}: the line does not have two cells. Write a class, a comma and its threshold."
+        )
     names = [cells[0].strip() for _, cells in body]
     _check_names(names, [line for line, _ in body], path, "class")
     return {name: _threshold(cells[1], path, line, name) for name, (line, cells) in zip(names, body, strict=True)}
@@ -154,22 +158,28 @@ def _threshold(cell: Any, path: Path, line: int, name: str) -> float:
     value = math.nan if isinstance(cell, bool) else _score(cell, path, line, "threshold")
     if math.isnan(value):
         where = f"{path}, line {line}" if line else path
-        raise InputError(f"{where}: {name!r} has no threshold; write a number from 0 to 1, or leave the class away")
+        raise InputError(f"{where}: {name!r} has no threshold. Write a number from 0 to 1, or remove the class.")
     return value
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
+def _csv_text(rows: Iterable[Sequence[str]]) -> str:
+    """Rows as CSV text with line ends "\\n".
+
+    The writer keeps its default line end "\\r\\n": before Python 3.13 it quotes a "\\r" inside a cell only then.
+    """
+    lines: list[str] = []
+    csv.writer(SimpleNamespace(write=lines.append)).writerows(rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def _csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names in the first line, and the other lines that are not empty with their numbers."""
+    """The names in the first line, and the other lines that are not empty, each with its line number."""
     reader = csv.reader(io.StringIO(_load_text(path), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         return header, [(reader.line_num, cells) for cells in reader if cells]
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; save it as a comma-separated file") from error
+        raise InputError(f"{path}, line {reader.line_num}: {error}. Save it as a comma-separated file.") from error
 
 
 def _json(text: str, path: Path, line: int, object_of: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -177,9 +187,9 @@ def _json(text: str, path: Path, line: int, object_of: Callable[[list[tuple[str,
         return json.loads(text, object_pairs_hook=object_of)
     except json.JSONDecodeError as error:
         where = line + error.lineno - 1
-        raise InputError(f"{path}, line {where}: not JSON ({error.msg}); write the file again") from error
+        raise InputError(f"{path}, line {where}: not JSON ({error.msg}). Write the file again.") from error
     except (RecursionError, ValueError) as error:  # thousands of brackets; a number of thousands of digits
-        raise InputError(f"{path}, line {line}: not a table in JSON; write the file again") from error
+        raise InputError(f"{path}, line {line}: the file is not a table in JSON. Write it again.") from error
 
 
 def _score(cell: Any, path: Path, line: int, kind: str = "score") -> float:
@@ -192,18 +202,18 @@ def _score(cell: Any, path: Path, line: int, kind: str = "score") -> float:
     if 0 <= value <= 1 or math.isnan(value):
         return value
     where = f"{path}, line {line}" if line else path
-    remedy = "write a number from 0 to 1" + (", or nothing for not known" if kind == "score" else "")
-    raise InputError(f"{where}: {str(cell)[:40]!r} is no {kind}; {remedy}")
+    remedy = "Write a number from 0 to 1" + (", or nothing if it is unknown." if kind == "score" else ".")
+    raise InputError(f"{where}: {str(cell)[:40]!r} is not a {kind}. {remedy}")
 
 
 def _check_names(names: Sequence[str], lines: Sequence[int], path: Path, kind: str) -> None:
     first: dict[str, int] = {}
     for name, line in zip(names, lines, strict=True):
         if not name:
-            raise InputError(f"{path}, line {line}: a {kind} without a name; give it one or remove it")
+            raise InputError(f"{path}, line {line}: a {kind} has no name. Give it one or remove it.")
         if name in first:
             raise InputError(
-                f"{path}, line {line}: the {kind} {name!r} stood in line {first[name]} already; remove one"
+                f"{path}, line {line}: the {kind} {name!r} is already in line {first[name]}. Remove one of them."
             )
         first[name] = line
 
@@ -211,8 +221,10 @@ def _check_names(names: Sequence[str], lines: Sequence[int], path: Path, kind: s
 def _save_text(text: str, path: Path) -> None:
     try:
         data = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:  # a half of a pair, which only Windows lets into a file name
-        raise InputError(f"{path} cannot hold a file name that is not text; write a .pt or .json file") from error
+    except UnicodeEncodeError as error:  # half of a surrogate pair; only Windows allows it in a file name
+        raise InputError(
+            f"{path} cannot store a file name that is not valid text. Write a .pt or .json file."
+        ) from error
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
@@ -221,6 +233,6 @@ def _load_text(path: Path) -> str:
     try:
         return decode_text(path.read_bytes(), errors="surrogateescape")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); name an existing labels file") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}). Give a file that you can read.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is neither UTF-8 nor UTF-16 text; save it as UTF-8") from error
+        raise InputError(f"{path} is neither UTF-8 nor UTF-16 text. Save it as UTF-8.") from error

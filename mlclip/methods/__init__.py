@@ -1,1 +1,1 @@
-"""The equations of the papers and of the methods beyond them: pure functions of tensors, each with a worked example."""
+"""The equations of the two papers and of the methods beyond them: pure functions of tensors with worked examples."""

@@ -1,6 +1,6 @@
 """CDUL's equations ("CLIP-Driven Unsupervised Learning for Multi-Label Image Classification", ICCV 2023).
 
-Pure functions of tensors; classes on the last axis. Letters: C classes, S snippets; "..." any batch axes.
+Pure functions of tensors; classes are the last axis. Letters: C classes, S snippets; "..." any batch axes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ PROBABILITY_MARGIN = 1e-6  # probabilities are kept this far from 0 and 1 before
 def aggregate(local: Tensor, threshold: float = 0.5) -> Tensor:
     """CDUL step 1, aggregation: snippet scores (..., S, C) in [0, 1] -> (..., C).
 
-    Per class the maximum over the snippets where that maximum reaches `threshold` (the paper's ζ), else the
-    minimum: a class that some snippet shows clearly is believed, one that no snippet shows is pushed down.
+    Each class gets the maximum over the snippets if that maximum is at least `threshold` (the paper's ζ), else the minimum.
+    So a class that one snippet shows clearly gets a high score, and a class that no snippet shows gets a low one.
 
     >>> aggregate(torch.tensor([[0.7, 0.2], [0.1, 0.3]]))
     tensor([0.7000, 0.2000])
@@ -30,8 +30,8 @@ def aggregate(local: Tensor, threshold: float = 0.5) -> Tensor:
 def fuse(global_scores: Tensor, aggregate: Tensor, weight: float = 0.5, disagreement: float = 0.0) -> Tensor:
     """CDUL step 1, final labels: (..., C), (..., C) -> (..., C) in [0, 1].
 
-    (1 − weight)·global + weight·aggregate; the supplement's variant adds half of λ·|global − aggregate|, with λ
-    given as `disagreement`.
+    The result is (1 − weight)·global + weight·aggregate. The variant in the paper's supplement adds half of
+    λ·|global − aggregate|; `disagreement` is λ.
 
     >>> fuse(torch.tensor([0.8, 0.1]), torch.tensor([0.4, 0.9]))
     tensor([0.6000, 0.5000])
@@ -43,7 +43,7 @@ def fuse(global_scores: Tensor, aggregate: Tensor, weight: float = 0.5, disagree
 
 
 def latent_of(label: Tensor, margin: float = PROBABILITY_MARGIN) -> Tensor:
-    """CDUL step 2, start: the logit of labels (..., C) in [0, 1], which are first kept `margin` from 0 and 1.
+    """CDUL step 2, start: the logit of labels (..., C) in [0, 1], after clamping to [margin, 1 − margin].
 
     >>> latent_of(torch.tensor([0.5, 0.88079708]))
     tensor([0., 2.])
@@ -54,7 +54,8 @@ def latent_of(label: Tensor, margin: float = PROBABILITY_MARGIN) -> Tensor:
 def bernoulli_kl(target: Tensor, prediction: Tensor) -> Tensor:
     """CDUL step 2, loss: Σ_i KL(Bern(target_i) ‖ Bern(prediction_i)), (..., C) probabilities -> (...) in nats.
 
-    Zero where both agree; a target of exactly 0 or 1 is allowed. Not a softmax over classes: labels are not exclusive.
+    It is 0 where both agree. Targets of exactly 0 and 1 are allowed. It is not a softmax over classes, because several
+    classes can be present at once.
 
     >>> bernoulli_kl(torch.tensor([0.5, 1.0]), torch.tensor([0.5, 0.5]))
     tensor(0.6931)
@@ -66,9 +67,9 @@ def bernoulli_kl(target: Tensor, prediction: Tensor) -> Tensor:
 
 
 def bernoulli_kl_with_logits(target: Tensor, logits: Tensor) -> Tensor:
-    """`bernoulli_kl(target, sigmoid(logits))` computed stably: (..., C), (..., C) -> (...).
+    """`bernoulli_kl(target, sigmoid(logits))`, numerically stable: (..., C), (..., C) -> (...).
 
-    Its gradient in the logits is sigmoid(logits) − target, that of binary cross-entropy with soft targets.
+    Its gradient with respect to the logits is sigmoid(logits) − target, as for binary cross-entropy with soft targets.
 
     >>> bernoulli_kl_with_logits(torch.tensor([0.5, 1.0]), torch.tensor([0.0, 0.0]))
     tensor(0.6931)
@@ -87,7 +88,7 @@ def bernoulli_entropy(label: Tensor) -> Tensor:
 
 
 def gaussian_gate(label: Tensor, sigma: float = 1.0) -> Tensor:
-    """CDUL step 2, ψ: the normal density of width `sigma` around ½ at labels (..., C) in [0, 1], same shape.
+    """CDUL step 2, ψ: the normal density with mean ½ and deviation `sigma` at labels (..., C) in [0, 1], same shape.
 
     >>> gaussian_gate(torch.tensor([0.5, 1.0]))
     tensor([0.3989, 0.3521])
@@ -98,8 +99,8 @@ def gaussian_gate(label: Tensor, sigma: float = 1.0) -> Tensor:
 def update_latent(latent: Tensor, prediction: Tensor, rate: float = 1.0, sigma: float = 1.0) -> Tensor:
     """CDUL step 2, label step: ỹ ← ỹ − rate · ψ(y) ∘ ∂L/∂y with y = sigmoid(ỹ), shapes (..., C).
 
-    For the Bernoulli KL the derivative is closed form: ∂L/∂y = logit(y) − logit(prediction) = ỹ − logit(prediction),
-    so each latent label moves towards the prediction's logit, at most by its gate.
+    For the Bernoulli KL the derivative has a closed form: ∂L/∂y = logit(y) − logit(prediction) = ỹ − logit(prediction).
+    So each latent label moves towards the logit of the prediction, by the share rate · ψ(y) of the distance.
 
     >>> update_latent(torch.tensor([0.0]), torch.tensor([0.88079708]))
     tensor([0.7979])

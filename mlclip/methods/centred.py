@@ -1,19 +1,20 @@
-"""Centred labels: what CLIP says of a class more than it says of that class everywhere. Beyond both papers.
+"""Centred labels: how much more CLIP sees of a class in a photo than in the average photo. This goes beyond both papers.
 
-CLIP's cosines with one class's prompt are high in every photo, with another's low. A softmax over raw cosines therefore
-over-rates the first; dividing its result by a bias (CCD) comes too late, as the softmax has then let the favoured classes
-crowd out the others. Here the level of each class, its mean cosine over all views of one grid, is taken out first. Then:
+CLIP's cosines with the prompt of one class are high in every photo, with another one low. A softmax over raw cosines
+therefore over-rates the first class. CCD divides the scores by a bias afterwards, but then the favoured classes have already
+suppressed the others in the softmax. Here the level of each class, its mean cosine over all views of one grid, is subtracted
+first. Then:
 
-1. softmax over the classes at `rank_scale` times CLIP's own scale: a view often shows several classes, which CLIP's own,
-   trained to pick one caption out of thousands, would force into one;
-2. odds of the views added up, and divided by the number of grids: each grid covers the photo once, so a thing that every
-   grid shows in one cell counts once. The logarithm of that sum is a soft maximum over views of every size;
-3. a class's log-odds over the photos are two heaps, photos without it and photos with it. A mixture of two Gaussians of one
-   variance is fitted to each class, and a photo's label is its posterior probability of the upper heap. That leaves the
-   order alone; where the heaps part, and how sharply, is read off the photos themselves, with no label. A label of one
-   half is the natural threshold.
+1. Softmax over the classes at `rank_scale` times CLIP's own scale. A view often shows several classes. CLIP was trained to
+   pick one caption out of thousands, so its own scale would select only one class.
+2. The odds of the views are added and divided by the number of grids. Each grid covers the photo once, so an object that
+   every grid shows in one cell counts once. The logarithm of the sum is a soft maximum over views of all sizes.
+3. The log-odds of one class over all photos come from two mixture components: photos without the class (lower) and photos
+   with it (upper). A mixture of two Gaussians with the same variance is fitted per class. A photo's label is the posterior
+   probability of the upper component. This keeps the order of the photos. The position and the sharpness of the boundary
+   are estimated from the photos, without labels. The natural threshold of a label is ½.
 
-Pure functions of tensors; classes on the last axis. Letters: N photos, V views of one photo, C classes, G grids.
+Pure functions of tensors; classes are the last axis. Letters: N photos, V views of one photo, C classes, G grids.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ import torch
 from torch import Tensor
 
 MARGIN = 1e-6  # probabilities are kept this far from 0 and 1 before the logit
-LEAST_VARIANCE = 1e-3  # of a heap of log-odds
-FITTED = 20_000  # photos that a mixture is fitted to, at most
-TOLERANCE = 1e-5  # the fit ends when no label moves by more
-TINY = 1e-9
+MIN_VARIANCE = 1e-3  # of a mixture component of log-odds
+MAX_PHOTOS = 20_000  # a mixture is fitted to at most this many photos
+TOLERANCE = 1e-5  # the fit stops when no label changes by more
+TINY = 1e-9  # avoids a division by 0
 
 
 def shrunk_levels(mean: Tensor, variance: Tensor, photos: Tensor) -> Tensor:
-    """Each class's level (C,), from the mean and the variance of its cosine over so many `photos`, (C,) each.
+    """The level of each class (C,), from the mean and variance of its cosine and the number of `photos`, (C,) each.
 
-    Few photos say little about a class's level: by chance all of them may show it. So levels are drawn towards their common
-    mean by τ² / (τ² + σ²/N), the empirical-Bayes (James-Stein) factor: τ² is how much levels truly differ between classes,
-    their variance less what chance explains; σ² how much a class's cosine differs between photos. One photo alone is not
-    centred. Numbers of photos need not be whole: each may count by how surely it does not show the class. A class without any
-    gets the common mean.
+    The level of a class is uncertain with few photos: by chance all of them may show the class. So levels are shrunk towards
+    their common mean by the empirical-Bayes (James-Stein) factor τ² / (τ² + σ²/N). τ² is the true variance of levels between
+    classes: their observed variance minus sampling noise. σ² is the variance of a class's cosine between photos. With one
+    photo nothing is centred: all levels are equal. Numbers of photos need not be whole: each photo may count by its
+    probability of not showing the class. A class without photos gets the common mean.
 
     >>> shrunk_levels(torch.tensor([0.20, 0.24]), torch.tensor([0.0004, 0.0004]), torch.tensor([1, 1]))
     tensor([0.2200, 0.2200])
@@ -46,16 +47,16 @@ def shrunk_levels(mean: Tensor, variance: Tensor, photos: Tensor) -> Tensor:
     common = mean[seen].mean() if seen.any() else mean.mean()
     if photos.max() < 2 or seen.sum() < 2:
         return common.expand_as(mean).clone()
-    chance = variance / photos.clamp(min=1)  # (C,)
-    real = (mean[seen].var() - chance[seen].mean()).clamp(min=0)
-    levels = common + real / (real + chance).clamp(min=1e-12) * (mean - common)
+    noise = variance / photos.clamp(min=1)  # (C,) σ²/N
+    between = (mean[seen].var() - noise[seen].mean()).clamp(min=0)  # τ²
+    levels = common + between / (between + noise).clamp(min=1e-12) * (mean - common)
     return torch.where(seen, levels, common)
 
 
 def centred_logits(cosines: Tensor, levels: Tensor, logit_scale: float) -> Tensor:
-    """The logit of each class in each view: cosines (..., C) and levels, broadcast, -> (..., C).
+    """The logit of each class in each view: cosines (..., C) and levels (broadcast) -> (..., C).
 
-    The softmax over the classes of (cosine − level) · logit_scale, as log-odds.
+    It is the log-odds of the softmax of (cosine − level) · logit_scale over the classes.
 
     >>> centred_logits(torch.tensor([0.26, 0.25]), torch.tensor([0.24, 0.20]), 100.0)
     tensor([-3.0000,  3.0000])
@@ -64,7 +65,7 @@ def centred_logits(cosines: Tensor, levels: Tensor, logit_scale: float) -> Tenso
 
 
 def excess(cosines: Tensor, levels: Tensor) -> Tensor:
-    """How much more than usual a view says of each class than of the others: cosines (..., C), levels -> (..., C), mean 0.
+    """Cosines above the level of their class, minus their mean over the classes: cosines (..., C), levels -> (..., C).
 
     >>> excess(torch.tensor([0.26, 0.25]), torch.tensor([0.24, 0.20]))
     tensor([-0.0150,  0.0150])
@@ -74,7 +75,7 @@ def excess(cosines: Tensor, levels: Tensor) -> Tensor:
 
 
 def pool_views(logits: Tensor, grids: int) -> Tensor:
-    """Log-odds of each class in a photo: its views' logits (..., V, C) over G `grids` -> (..., C).
+    """Log-odds of each class in a photo: the logits (..., V, C) of its views in G `grids` -> (..., C).
 
     The odds of all views are added and divided by G.
 
@@ -85,10 +86,10 @@ def pool_views(logits: Tensor, grids: int) -> Tensor:
 
 
 def presence(logits: Tensor, prior_photos: float = 30.0) -> Tensor:
-    """The probability that a photo shows a class, by its place among all photos: log-odds (N, C) -> labels (N, C) in [0, 1].
+    """The probability that a photo shows a class, compared with all other photos: log-odds (N, C) -> labels (N, C) in [0, 1].
 
-    The posterior of the upper of two heaps, see `fit_mixture`: a logistic function of the log-odds, steeper the further apart
-    the heaps.
+    It is the posterior of the upper of two mixture components, see `fit_mixture`: a logistic function of the log-odds. The
+    further apart the components, the steeper the function.
 
     >>> presence(torch.tensor([[-9.0], [-8.0], [-7.0], [3.0], [4.0]])).flatten().round()
     tensor([0., 0., 0., 1., 1.])
@@ -98,16 +99,17 @@ def presence(logits: Tensor, prior_photos: float = 30.0) -> Tensor:
 
 
 def fit_mixture(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -> tuple[Tensor, Tensor]:
-    """Slope and offset (C,) of each class: sigmoid(slope · log-odds + offset) is the posterior of its upper heap.
+    """Slope and offset (C,) per class: sigmoid(slope · log-odds + offset) is the posterior of the upper mixture component.
 
-    Expectation-maximisation of two Gaussians of one variance for each class, on log-odds (N, C). Shares, means and variances
-    of a class are drawn towards those of all classes as if by `prior_photos` further photos: so a class that no photo shows,
-    or every one, has no heap made up for it, and few photos borrow from the other classes. Starts from the split of all
-    log-odds that leaves the least variance. Of very many photos FITTED, evenly spread, are enough.
+    Expectation-maximisation of two Gaussians with the same variance per class, on log-odds (N, C). The shares, means and
+    variances of a class are pulled towards those of all classes, as if by `prior_photos` additional photos. So a class that no
+    photo shows, or that every photo shows, is not split into two components, and with few photos a class uses the estimates
+    of the others. EM starts from the split of all log-odds with the least variance within the parts. It uses at most MAX_PHOTOS
+    photos, evenly spaced.
     """
-    z = logits[:: math.ceil(len(logits) / FITTED)].double()
+    z = logits[:: math.ceil(len(logits) / MAX_PHOTOS)].double()
     photos, kappa = len(z), prior_photos
-    upper = (z > _least_variance_split(z.flatten())).double()  # (N, C) how surely a photo is of the upper heap
+    upper = (z > _least_variance_split(z.flatten())).double()  # (N, C) probability of the upper component
     for _ in range(rounds):
         lower, count = 1 - upper, upper.sum(0)  # count (C,)
         all_upper = (upper * z).sum() / upper.sum().clamp(min=TINY)
@@ -116,7 +118,7 @@ def fit_mixture(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -
         low = ((lower * z).sum(0) + kappa * all_lower) / (photos - count + kappa)  # (C,)
         share = (count + kappa * upper.mean()) / (photos + kappa)  # (C,)
         spread = (upper * (z - high).square() + lower * (z - low).square()).sum(0)  # (C,)
-        variance = ((spread + kappa * spread.sum() / z.numel()) / (photos + kappa)).clamp(min=LEAST_VARIANCE)
+        variance = ((spread + kappa * spread.sum() / z.numel()) / (photos + kappa)).clamp(min=MIN_VARIANCE)
         slope = (high - low).clamp(min=0) / variance
         offset = torch.logit(share, eps=MARGIN) - slope * (high + low) / 2
         before, upper = upper, (slope * z + offset).sigmoid()
@@ -126,9 +128,9 @@ def fit_mixture(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -
 
 
 def _least_variance_split(values: Tensor) -> float:
-    """Where to cut numbers (n,) in two so that the parts' variance within is least (Otsu's threshold)."""
+    """The cut of numbers (n,) into two parts with the least variance within the parts (Otsu's threshold)."""
     ordered = values.sort().values
-    below = torch.arange(1, len(ordered), dtype=ordered.dtype)  # (n - 1,) how many are below each cut
+    below = torch.arange(1, len(ordered), dtype=ordered.dtype)  # (n - 1,) numbers below each cut
     if not len(below):
         return float(ordered[0])
     sums = ordered.cumsum(0)

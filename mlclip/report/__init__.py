@@ -1,1 +1,1 @@
-"""Labels as HTML pages."""
+"""HTML pages about labels."""

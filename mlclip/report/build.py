@@ -1,4 +1,4 @@
-"""`Labels` -> one HTML page to look at: nothing else is loaded, no script runs, everything in it is escaped.
+"""`Labels` -> one HTML page. The page loads nothing else and has no script; all text in it is escaped.
 
 Letters: N photos, C classes.
 """
@@ -24,45 +24,46 @@ from . import html as page
 from .calibration import calibration_section
 from .label_update import bias_section, update_section
 
-BEST_PER_CLASS, BEST_IN_ALL = 5, 600  # thumbnails in the table of classes
-SHOWN_LABELS = 5  # bars under a photo of the gallery
-SHOWN_SKIPPED, SHOWN_LETTERS = 500, 600  # of the folded tables: rows, and letters to a setting
-SHOWN_UPDATES = 24  # photos whose label update is drawn
+BEST_PER_CLASS, BEST_IN_TOTAL = 5, 600  # thumbnails in the table of classes
+SHOWN_LABELS = 5  # bars below each photo of the gallery
+SHOWN_SKIPPED, SHOWN_LETTERS = 500, 600  # limits of the folded tables: rows, and characters per setting
+SHOWN_UPDATES = 24  # photos with a drawn label update
 BINS = 20
-EMPTY_NAMED = 1000  # photos without a label that are named
+EMPTY_NAMED = 1000  # photos without a label that are listed
 
 Quality = tuple[float, dict[str, float]]  # mAP and {class: AP}
 
 
 def render_report(labels: Labels, *, truth: Labels | None = None, title: str | None = None, limit: int = 60) -> str:
-    """A self-contained HTML page about a table of labels: its classes, how sure it is, and `limit` of its photos.
+    """A self-contained HTML page about a table of labels: classes, scores, and a gallery of `limit` photos.
 
-    Photos are looked for under `labels.root`; those that cannot be opened are counted on the page. `truth` adds the AP
-    per class, scores against the share of positives, and the true labels of the photos shown, marked as report only. What
-    `labels.meta` says is shown too; its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. The text is such
-    that UTF-8 can hold it. Raises InputError if `truth` shares no photo or no class with the labels, or if `meta` is damaged.
+    The photos are read from `labels.root`; the page says how many could not be opened. `truth` adds the AP of each class,
+    scores against the share of positives, and the true labels of the photos, all marked as "report only". The content of
+    `labels.meta` is listed too; its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. The text can be
+    encoded in UTF-8. Raises InputError if `truth` shares no photo or no class with the labels, or if `meta` is damaged.
     """
-    thresholds, album = labels.thresholds, _Album(labels.root)
+    thresholds, thumbnails = labels.thresholds, _Thumbnails(labels.root)
     quality = None if truth is None else mean_average_precision(labels, truth)
     parts = [
         _facts(labels, thresholds, quality),
         _advice(labels),
         _charts(labels),
         calibration_section(labels, truth),
-        _class_table(labels, thresholds, quality, album),
+        _class_table(labels, thresholds, quality, thumbnails),
         bias_section(labels),
         update_section(labels, min(limit, SHOWN_UPDATES)),
-        _gallery(labels, truth, thresholds, limit, album),
+        _gallery(labels, truth, thresholds, limit, thumbnails),
         _about(labels),
     ]
     title = title or "Labels"
-    lost = f"{album.failed} of these photos could not be opened under {page.text(labels.root)}." if album.failed else ""
+    failed = thumbnails.failed
+    lost = f"{failed} of these photos could not be opened in {page.text(labels.root)}." if failed else ""
     head = f"<h1>{page.text(title)}</h1><p>{_origin(labels)}</p><p>{lost}</p>"
     return page.document(title, [head, *parts])
 
 
-class _Album:
-    """Thumbnails as data URIs; `failed` counts the photos that could not be opened."""
+class _Thumbnails:
+    """Thumbnails as data URIs; `failed` is the number of photos that could not be opened."""
 
     def __init__(self, root: str):
         self.root = Path(root)
@@ -73,11 +74,11 @@ class _Album:
         return len(self._failed)
 
     def picture(self, path: str, size: tuple[int, int], hint: str) -> str:
-        """An <img> of the middle of a photo, `size` = (width, height) pixels, or a grey field instead."""
+        """An <img> of the centre of a photo, `size` = (width, height) pixels; a grey field if it cannot be opened."""
         hint = page.text(hint)
         try:
             image = ImageOps.fit(open_image(self.root / path, smallest=size), size)
-        except (Unreadable, ValueError):  # a ValueError is a name that no file can have
+        except (Unreadable, ValueError):  # ValueError: not a valid file name
             self._failed.add(path)
             return f'<span class="none" title="{hint}">no photo</span>'
         data = io.BytesIO()
@@ -87,8 +88,8 @@ class _Album:
 
 
 def _skipped(labels: Labels) -> list[tuple[str, str]]:
-    given = labels.meta.get("skipped")
-    pairs = given if isinstance(given, list | tuple) else []
+    skipped = labels.meta.get("skipped")
+    pairs = skipped if isinstance(skipped, list | tuple) else []
     return [tuple(pair) for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
 
 
@@ -100,12 +101,12 @@ def _origin(labels: Labels) -> str:
 
 
 def _facts(labels: Labels, thresholds: Tensor, quality: Quality | None) -> str:
-    given = (labels.scores >= thresholds).sum(1).float()  # (N,)
+    counts = (labels.scores >= thresholds).sum(1).float()  # (N,) labels per photo
     facts = {
         "photos": f"{len(labels):,}",
         "classes": f"{len(labels.classes):,}",
-        "labels per photo": page.number(given.mean().item()),
-        "photos without a label": f"{int((given == 0).sum()):,}",
+        "labels per photo": page.number(counts.mean().item()),
+        "photos without a label": f"{int((counts == 0).sum()):,}",
         "mean top-1 score": page.number(_top1(labels).mean().item()),
     }
     if skipped := _skipped(labels):
@@ -117,7 +118,7 @@ def _facts(labels: Labels, thresholds: Tensor, quality: Quality | None) -> str:
 
 
 def _advice(labels: Labels) -> str:
-    """What to try with other names and prompts; nothing of predictions and truth, which were not made by those."""
+    """Advice about names and prompts; "" for predictions and truth, which have no prompts."""
     if "prompts" not in labels.meta:
         return ""
     found = diagnose(labels)
@@ -132,7 +133,7 @@ def _advice(labels: Labels) -> str:
 
 
 def _top1(labels: Labels) -> Tensor:
-    """The highest score of each photo that has any known one, (at most N,)."""
+    """The highest score of each photo with at least one known score, (at most N,)."""
     known = labels.scores[~labels.scores.isnan().all(1)]
     return known.nan_to_num(-1).amax(1) if len(known) else known.new_empty(0)
 
@@ -142,23 +143,23 @@ def _charts(labels: Labels) -> str:
     counts = torch.histc(_top1(labels), BINS, 0, 1).tolist()
     charts = [page.histogram("Top-1 score of each photo", edges, counts)]
     try:
-        for name, given in (labels.meta.get("histograms") or {}).items():
-            edges, counts = ([float(number) for number in given[key]] for key in ("edges", "counts"))
+        for name, data in (labels.meta.get("histograms") or {}).items():
+            edges, counts = ([float(number) for number in data[key]] for key in ("edges", "counts"))
             charts.append(page.histogram(f"CLIP's top-1 confidence: {name}", edges, counts))
     except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise InputError(f"the labels' histograms are damaged ({error}); make the labels again") from error
-    return f'<h2>How sure</h2><div class="charts">{"".join(charts)}</div>'
+        raise InputError(f"the histograms in the labels are damaged ({error}). Make the labels again.") from error
+    return f'<h2>Confidence</h2><div class="charts">{"".join(charts)}</div>'
 
 
-def _class_table(labels: Labels, thresholds: Tensor, quality: Quality | None, album: _Album) -> str:
-    best = min(BEST_PER_CLASS, max(1, BEST_IN_ALL // max(len(labels.classes), 1)), len(labels))
+def _class_table(labels: Labels, thresholds: Tensor, quality: Quality | None, thumbnails: _Thumbnails) -> str:
+    best = min(BEST_PER_CLASS, max(1, BEST_IN_TOTAL // max(len(labels.classes), 1)), len(labels))
     scores, rows = (part.T.tolist() for part in labels.scores.nan_to_num(-1).topk(best, dim=0))  # C lists of `best`
-    means, given = labels.scores.nanmean(0).tolist(), (labels.scores >= thresholds).sum(0).tolist()
+    means, counts = labels.scores.nanmean(0).tolist(), (labels.scores >= thresholds).sum(0).tolist()
     lines = []
     for c, name in enumerate(labels.classes):
         shown = [(labels.paths[row], score) for row, score in zip(rows[c], scores[c], strict=True) if score >= 0]
-        pictures = [album.picture(path, (112, 112), f"{path}: {score:.3f}") for path, score in shown]
-        count = f"{given[c]:,} <small>≥ {thresholds[c]:.2f}</small>"
+        pictures = [thumbnails.picture(path, (112, 112), f"{path}: {score:.3f}") for path, score in shown]
+        count = f"{counts[c]:,} <small>≥ {thresholds[c]:.2f}</small>"
         ap = f'<td class="number">{page.number(100 * quality[1].get(name, math.nan), 1)}</td>' if quality else ""
         lines.append(
             f'<tr><td>{page.text(name)}</td><td class="number">{page.number(means[c], 3)}</td>'
@@ -167,23 +168,25 @@ def _class_table(labels: Labels, thresholds: Tensor, quality: Quality | None, al
         )
     ap_head = '<th class="number">AP in %, report only</th>' if quality else ""
     head = f'<th>class</th><th class="number">mean score</th><th></th><th class="number">photos</th>{ap_head}'
-    table = f"<table><tr>{head}<th>highest-scoring photos</th></tr>{''.join(lines)}</table>"
+    table = f"<table><tr>{head}<th>photos with the highest scores</th></tr>{''.join(lines)}</table>"
     return f'<h2>Classes</h2><div class="wide">{table}</div>'
 
 
-def _gallery(labels: Labels, truth: Labels | None, thresholds: Tensor, limit: int, album: _Album) -> str:
+def _gallery(labels: Labels, truth: Labels | None, thresholds: Tensor, limit: int, thumbnails: _Thumbnails) -> str:
     shown = min(limit, len(labels))
     if shown < 1:
         return ""
-    answers = {} if truth is None else dict(match_tables(labels, truth).rows)
+    truth_row = {} if truth is None else dict(match_tables(labels, truth).rows)
     cards = []
     for i in range(shown):
         row = i * len(labels) // shown  # spread evenly over the table
         path = labels.paths[row]
         bars = "".join(_bars(labels, row, thresholds))
-        true = _true_labels(truth, answers[row]) if row in answers else ""
+        true = _true_labels(truth, truth_row[row]) if row in truth_row else ""
         words = f'<div class="file">{page.text(path)}</div>{bars}{true}'
-        cards.append(f'<div class="card">{album.picture(path, (440, 330), path)}<div class="words">{words}</div></div>')
+        cards.append(
+            f'<div class="card">{thumbnails.picture(path, (440, 330), path)}<div class="words">{words}</div></div>'
+        )
     caption = f"{shown:,} of {len(labels):,} photos" if shown < len(labels) else "All photos"
     return f'<h2>{caption}</h2><div class="gallery">{"".join(cards)}</div>'
 
@@ -203,9 +206,9 @@ def _true_labels(truth: Labels, row: int) -> str:
 
 
 def _about(labels: Labels) -> str:
-    """What `meta` says, and the photos that were skipped, each folded away."""
-    elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update")
-    settings = {name: value for name, value in labels.meta.items() if name not in elsewhere}
+    """The content of `meta` and the skipped photos, each in a folded table."""
+    shown_elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update")
+    settings = {name: value for name, value in labels.meta.items() if name not in shown_elsewhere}
     parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
     folded = []
     for name, pairs in parts.items():

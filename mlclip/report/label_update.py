@@ -1,4 +1,4 @@
-"""The report's part about CCD: the classes' biases, and per photo what the label update looked at and what it changed.
+"""The sections of a report about CCD: the bias of each class, and what the label update saw and changed in each photo.
 
 Letters: N photos, C classes, K local views of one photo.
 """
@@ -20,32 +20,36 @@ from ..images.overlay import BOX_COLOURS, draw_boxes, lay_over
 from ..labels.table import Labels
 from . import html as page
 
-SIDE = 200  # the longer side of one picture, pixels
-MOST_MAPS = 6  # class maps shown of one photo
-MOST_CHANGES = 6  # labels shown of one photo, those that changed most
+SIDE = 200  # longer side of one picture, pixels
+MOST_MAPS = 6  # class maps shown per photo
+MOST_CHANGES = 6  # labels shown per photo: those that changed most
 
 
 def bias_section(labels: Labels) -> str:
-    """CCD's Figure 2(d): each class's bias, and how many confident photos it was estimated from; "" without biases."""
+    """CCD's Figure 2(d): the bias of each class, and the number of confident photos behind it; "" without biases."""
     bias, photos = labels.meta.get("bias"), labels.meta.get("bias_photos")
     if bias is None:
         return ""
     try:
         rows = sorted(zip(labels.classes, map(float, bias), map(int, photos), strict=True), key=lambda row: -row[1])
     except (TypeError, ValueError) as error:
-        raise InputError(f"the labels' biases do not fit their classes ({error}); make the labels again") from error
+        raise InputError(
+            f"the biases in the labels do not fit the classes ({error}). Make the labels again."
+        ) from error
     lines = "".join(
         f'<tr><td>{page.text(name)}</td><td class="number">{page.number(value, 3)}</td><td>{page.bar(value)}</td>'
-        f'<td class="number">{count or "none: the mean of the others"}</td></tr>'
+        f'<td class="number">{count or "none; mean of the other classes"}</td></tr>'
         for name, value, count in rows
     )
     head = '<th>class</th><th class="number">bias</th><th></th><th class="number">confident photos</th>'
-    words = "How high CLIP's top-1 score is on average where it is sure of a class. Labels are divided by it."
+    words = (
+        "The mean of CLIP's top-1 score over the photos where CLIP is confident of the class. Labels are divided by it."
+    )
     return f'<h2>Bias of each class</h2><p>{words}</p><div class="wide"><table><tr>{head}</tr>{lines}</table></div>'
 
 
 def update_section(labels: Labels, limit: int) -> str:
-    """What CCD's label update saw: for `limit` photos with kept maps their boxes, maps and changed labels; "" without."""
+    """CCD's label update: boxes, class maps and changed labels of at most `limit` photos; "" without an update."""
     update = labels.meta.get("update")
     if not update:
         return ""
@@ -54,11 +58,13 @@ def update_section(labels: Labels, limit: int) -> str:
         before = torch.tensor(update["before"], dtype=torch.float32).reshape(labels.scores.shape)  # (N, C)
         cards = [_card(labels, update, before, row) for row in rows[:limit]]
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        raise InputError(f"the labels' update is damaged ({error}); train again with --save-labels") from error
+        raise InputError(
+            f"the label update in the labels is damaged ({error}). Train again with `save_labels`."
+        ) from error
     views = page.text(update["views"])
     words = (
-        f"Local views: {views}. A class counts as pointed at from a score of {update['threshold']:.3f} on. Each box is what CLIP "
-        "saw again; beside it, where the student saw the class it is for. Labels: before → after."
+        f"Local views: {views}. The student points to a class with a score of {update['threshold']:.3f} or more. Each box is a "
+        "region that CLIP scored again; the map next to it shows where the student sees that class. Labels: before → after."
     )
     return f'<h2>The label update</h2><p>{words}</p><div class="updates">{"".join(cards)}</div>'
 
@@ -86,7 +92,7 @@ def _pictures(labels: Labels, update: dict, row: int, boxes: list, classes: list
         yield '<span class="none">no photo</span>'
         return
     photo.thumbnail((SIDE, SIDE))
-    yield _figure(draw_boxes(photo, boxes), "its local views", "")
+    yield _figure(draw_boxes(photo, boxes), "local views", "")
     maps = update["maps"].get(row, update["maps"].get(str(row), []))
     for place, (cam, column) in enumerate(zip(maps, classes, strict=False)):
         if place == MOST_MAPS:

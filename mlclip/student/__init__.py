@@ -1,1 +1,1 @@
-"""The classifier: its network, its initial weights, its file, prediction, heat maps, calibration, export."""
+"""The classifier: its network, initial weights, checkpoint file, prediction, heat maps, calibration and export."""

@@ -1,4 +1,4 @@
-"""A few photos with true labels -> the model, calibrated by them. The one step that takes labels to choose by: the user's.
+"""Calibrates a model with the true labels of a few photos. No other step uses true labels to change a model.
 
 Letters: N photos, M of them with true labels, C classes.
 """
@@ -19,38 +19,38 @@ from ..methods.calibration import expected_calibration_error, fit_calibration, l
 from ..methods.thresholds import best_expected_f1, f1_of_classes
 from .checkpoint import Checkpoint
 
-FEWEST = 3  # positives below which a class's threshold stays where it is
-ENOUGH = 20  # photos from which on F1 was better by it, see docs/results.md
+FEWEST = 3  # a class with fewer positives does not get a new threshold of its own
+ENOUGH = 20  # with this many photos or more, calibration improved F1, see docs/results.md
 SOURCE = "true labels"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """How good a model's scores and thresholds are on some photos, by their truth: both in [0, 1], NaN where nothing is known."""
+class Quality:
+    """How well a model's scores and thresholds fit the truth of some photos: both in [0, 1], NaN if nothing is known."""
 
     calibration_error: float
-    macro_f1: float  # over the classes that have a positive
+    macro_f1: float  # mean over the classes that have a positive
 
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """A calibrated model, what it was calibrated by, and what that did to the very photos it was fitted to."""
+    """A calibrated model, the true labels it was fitted to, and its quality on the same photos."""
 
     checkpoint: Checkpoint
-    photos: int
-    positives: dict[str, int]  # of each class that the truth says anything about
-    kept: list[str]  # of them those with too few positives for a threshold of their own
-    untouched: list[str]  # classes that the truth says nothing about
-    unmatched: list[str]  # what of the truth is no class and no photo here: names, then paths
-    before: Judged
-    after: Judged
+    photos: int  # with true labels
+    positives: dict[str, int]  # per class that has true labels
+    kept: list[str]  # classes with too few positives for a new threshold
+    untouched: list[str]  # classes without true labels
+    unmatched: list[str]  # classes and then paths of the truth that are not in the predictions
+    before: Quality
+    after: Quality
 
 
 def undo_calibration(checkpoint: Checkpoint) -> Checkpoint:
-    """The model as its training left it: an earlier calibration by true labels is undone, its weights are shared.
+    """The model as its training left it, without an earlier calibration by true labels.
 
-    So the labels of one calibration do not count again in the next, and the same labels twice give the same model. The
-    model that is given is changed, and is the one in the result.
+    So labels of one calibration are not counted again in the next, and the same labels twice give the same model. The model
+    inside `checkpoint` is changed in place and is also in the result.
     """
     calibration = checkpoint.meta.get("calibration") or {}
     if calibration.get("source") != SOURCE:
@@ -63,82 +63,83 @@ def undo_calibration(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> CalibrationResult:
-    """Fit the model's calibration and thresholds to true labels; the model is changed in place.
+    """Fit the model's calibration and thresholds to true labels. The model is changed in place.
 
-    `predicted` are its scores for N photos, of which `truth` knows some, matched as `mlclip evaluate` does. The calibration is
-    drawn towards the present one, first that of all classes together, then each class's own (see `fit_calibration`): with
-    no labels nothing changes, and a class that few photos show borrows from the others.
+    `predicted` are its scores for N photos. `truth` has labels for some of them, matched as in `mlclip evaluate`. The
+    calibration has a prior at the current one, first for all classes together, then for each class (see `fit_calibration`).
+    Without labels nothing changes, and a class with few positives uses the fit of all classes.
 
-    A threshold that gives the best F1 on a handful of positives is a place between two of them, mostly chance. So for a
-    class of FEWEST positives or more the threshold is where F1 is best by expectation, under the calibrated scores of all N
-    photos, labelled or not (see `best_expected_f1`); labels have their say through slope and offset alone, which many
-    photos share. A class of fewer positives keeps its threshold's place among the photos: it is said of the same ones as
-    before. A class that the truth does not know stays as it is. `meta["calibration"]` says what was there and what was before.
-    Raises InputError where no photo or class is in both tables, where no cell is known, and as `check_truth` does.
+    The threshold with the best F1 on a few positives would mostly be chance: it only depends on the two nearest photos. So a
+    class with FEWEST positives or more gets the threshold with the best expected F1 under the calibrated scores of all N
+    photos, labelled or not (see `best_expected_f1`). The labels only change slope and offset, which many photos determine.
+    For a class with fewer positives the threshold moves with the scores: the same photos are above it as before. A class
+    without true labels does not change. `meta["calibration"]` has the facts, and the values before.
+
+    Raises InputError if no photo or no class is in both tables, if no cell is known, and as `check_truth` does.
     """
-    answers, rows, unmatched = _answers(checkpoint, predicted, truth)  # (M, C), (M,)
-    model, before, old = checkpoint.model, _state(checkpoint), checkpoint.thresholds
-    judged = _judged(predicted.scores[rows], answers, old)
+    true, rows, unmatched = _align_truth(checkpoint, predicted, truth)  # (M, C), (M,)
+    model, old = checkpoint.model, checkpoint.thresholds
+    earlier, before = _calibration_values(checkpoint), _quality(predicted.scores[rows], true, old)
     logits = logits_of(predicted.scores)
-    slope, offset = fit_calibration(logits[rows], answers)
-    known = (~answers.isnan()).any(0)
+    slope, offset = fit_calibration(logits[rows], true)
+    known, positives = (~true.isnan()).any(0), (true == 1).sum(0)  # (C,), (C,)
     slope, offset = torch.where(known, slope, 1.0), torch.where(known, offset, 0.0)
     scores = (slope * logits + offset).sigmoid().float()  # (N, C)
-    positives = (answers == 1).sum(0)
     enough = positives >= FEWEST
     moved = (slope * logits_of(old) + offset).sigmoid().float()
     thresholds = torch.where(enough, best_expected_f1(scores), torch.where(known, moved, old))
     model.calibrate(slope, offset)
-    names = model.classes
-    found = {name: int(positives[c]) for c, name in enumerate(names) if known[c]}
-    kept = [name for c, name in enumerate(names) if known[c] and not enough[c]]
-    facts = {"source": SOURCE, "photos": len(rows), "positives": found, "kept": kept, "before": before}
-    made = Checkpoint(model, thresholds, {**checkpoint.meta, "calibration": facts})
-    untouched = [name for name in names if name not in found]
-    after = _judged(scores[rows], answers, thresholds)
-    return CalibrationResult(made, len(rows), found, kept, untouched, unmatched, judged, after)
+    found = {name: int(positives[c]) for c, name in enumerate(model.classes) if known[c]}
+    kept = [name for c, name in enumerate(model.classes) if known[c] and not enough[c]]
+    facts = {"source": SOURCE, "photos": len(rows), "positives": found, "kept": kept, "before": earlier}
+    calibrated = Checkpoint(model, thresholds, {**checkpoint.meta, "calibration": facts})
+    untouched = [name for name in model.classes if name not in found]
+    after = _quality(scores[rows], true, thresholds)
+    return CalibrationResult(calibrated, len(rows), found, kept, untouched, unmatched, before, after)
 
 
 def check_truth(classes: Sequence[str], truth: Labels) -> None:
-    """What can be told of a truth before any photo is looked at: InputError for other numbers than 1 and 0, or other classes."""
+    """The checks that need no photo: InputError if no class is shared, or if a value is not 1, 0 or unknown."""
     known = set(classes)
     shared = [name for name in truth.classes if name in known]
     if not shared:
-        both = f"{shorten(truth.classes)} | {shorten(classes)}"
-        raise InputError(f"the truth has no class of the model ({both}); name them as the model does")
+        raise InputError(
+            f"the truth has no class of the model. The truth has {shorten(truth.classes)}; the model has {shorten(classes)}."
+        )
     scores = truth.aligned(truth.paths, shared).scores
     wrong = ~((scores == 0) | (scores == 1) | scores.isnan())
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
         number, name = float(scores[row, column]), shared[column]
         raise InputError(
-            f"the truth says {number:g} of {name!r} in {truth.paths[row]}; write 1, 0, or nothing where it is not known"
+            f"the truth has the value {number:g} for {name!r} in {truth.paths[row]}. "
+            "Write 1 or 0, or leave the cell empty if it is not known."
         )
 
 
-def _answers(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tuple[Tensor, Tensor, list[str]]:
-    """Truth (M, C) in 1, 0 and NaN in the order of the model's classes, the rows (M,) of `predicted` it is about, the rest."""
+def _align_truth(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tuple[Tensor, Tensor, list[str]]:
+    """True labels (M, C) as 1, 0 and NaN in the order of the model's classes, their rows (M,) in `predicted`, and what is unmatched."""
     check_truth(checkpoint.model.classes, truth)
     match, names = match_tables(predicted, truth), checkpoint.model.classes
-    own, theirs = torch.tensor(match.rows).T
+    rows, truth_rows = torch.tensor(match.rows).T
     columns = [truth.classes.index(name) for name in match.classes]
-    answers = torch.full((len(own), len(names)), torch.nan)
-    answers[:, [names.index(name) for name in match.classes]] = truth.scores[theirs][:, columns]
-    some = ~answers.isnan().all(1)
-    if not some.any():
+    true = torch.full((len(rows), len(names)), torch.nan)
+    true[:, [names.index(name) for name in match.classes]] = truth.scores[truth_rows][:, columns]
+    labelled = ~true.isnan().all(1)
+    if not labelled.any():
         raise InputError(
-            f"the truth says nothing of these {len(own)} photos: every cell is empty; write 1 or 0 into some"
+            f"the truth has no label for these {len(rows)} photos: every cell is empty. Write 1 or 0 in some."
         )
-    return answers[some], own[some], [*match.classes_only_second, *match.paths_only_second]
+    return true[labelled], rows[labelled], [*match.classes_only_second, *match.paths_only_second]
 
 
-def _state(checkpoint: Checkpoint) -> dict:
-    """What `undo_calibration` puts back."""
+def _calibration_values(checkpoint: Checkpoint) -> dict:
+    """The values that `undo_calibration` restores."""
     model, calibration = checkpoint.model, checkpoint.meta.get("calibration")
-    numbers = {"scale": model.scale, "offset": model.offset, "thresholds": checkpoint.thresholds}
-    return {**{name: values.tolist() for name, values in numbers.items()}, "calibration": calibration}
+    values = {"scale": model.scale, "offset": model.offset, "thresholds": checkpoint.thresholds}
+    return {**{name: value.tolist() for name, value in values.items()}, "calibration": calibration}
 
 
-def _judged(scores: Tensor, answers: Tensor, thresholds: Tensor) -> Judged:
-    f1 = f1_of_classes(scores >= thresholds, answers)
-    return Judged(expected_calibration_error(scores, answers), float(f1.nanmean()))
+def _quality(scores: Tensor, true: Tensor, thresholds: Tensor) -> Quality:
+    f1 = f1_of_classes(scores >= thresholds, true)
+    return Quality(expected_calibration_error(scores, true), float(f1.nanmean()))

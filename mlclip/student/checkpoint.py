@@ -1,7 +1,7 @@
-"""The classifier on disk: `model.pt`, everything that prediction needs, never half-written.
+"""The classifier on disk: `model.pt` holds everything that prediction needs. It is written completely or not at all.
 
 `model.pt` is {"format": "mlclip.model", "version": 1, "arch", "classes", "size", "thresholds", "weights", "meta"} of
-plain containers and tensors. What training needs besides to go on after a kill is a file of its own, see `train.py`.
+plain containers and tensors. The state of an unfinished training is a separate file, see `training/state.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .model import Classifier, classifier_of
 
 @dataclass
 class Checkpoint:
-    """A student and what must travel with it: `thresholds` (C,) in [0, 1], and where it came from."""
+    """A student with its `thresholds` (C,) in [0, 1], and `meta`: how it was made."""
 
     model: Classifier
     thresholds: Tensor
@@ -28,7 +28,7 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write `model.pt` atomically; weights are stored in float32 on the CPU."""
+    """Write `model.pt` atomically. Weights are stored in float32 on the CPU."""
     model = checkpoint.model
     content = {
         "format": "mlclip.model",
@@ -44,21 +44,21 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """The student of a `model.pt`, in eval mode on `device`. InputError where the file is missing or damaged."""
+    """Read the student of a `model.pt`, in eval mode on `device`. InputError if the file is missing or damaged."""
     content = load_plain(path, kind="model", made_by="mlclip train --labels labels.pt")
     try:
         model = classifier_of(content["arch"], content["classes"], content["size"], content["weights"])
         thresholds, meta = content["thresholds"], content["meta"]
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} does not fit its own description ({content.get('arch')}, {len(content.get('classes') or ())} classes; "
-            f"{str(error).splitlines()[0]}); train again"
+            f"{path} is damaged: its weights do not fit {content.get('arch')} with {len(content.get('classes') or ())} classes "
+            f"({str(error).splitlines()[0]}). Train again."
         ) from error
     broken = next((n for n, w in content["weights"].items() if w.is_floating_point() and not w.isfinite().all()), None)
     if broken:
-        raise InputError(f"{path} holds NaN or infinite weights ({broken}); train again")
+        raise InputError(f"{path} has NaN or infinite weights ({broken}). Train again.")
     if tuple(thresholds.shape) != (len(model.classes),):
-        raise InputError(f"{path} holds {len(thresholds)} thresholds for {len(model.classes)} classes; train again")
+        raise InputError(f"{path} has {len(thresholds)} thresholds for {len(model.classes)} classes. Train again.")
     if not ((thresholds >= 0) & (thresholds <= 1)).all():
-        raise InputError(f"{path} holds thresholds that are no numbers from 0 to 1; train again")
+        raise InputError(f"{path} has thresholds that are not numbers from 0 to 1. Train again.")
     return Checkpoint(model.to(device).eval(), thresholds, meta)

@@ -1,4 +1,4 @@
-"""The student as ONNX, checked against the PyTorch model before anyone relies on it. Needs `mlclip[onnx]`.
+"""Export of the student to ONNX. The result is compared with the PyTorch model. Needs `mlclip[onnx]`.
 
 Letters: N photos, C classes, H W pixels.
 """
@@ -16,11 +16,11 @@ from ..config import InputError
 from ..files import atomic
 from .checkpoint import Checkpoint
 
-TOLERANCE = 1e-3  # of a score; a larger difference between the two runtimes is refused
+TOLERANCE = 1e-3  # largest accepted difference of a score between the two runtimes
 
 
 class _Scores(nn.Module):
-    """uint8 pixels (N, 3, H, W) -> scores (N, C): normalisation and sigmoid are part of the exported graph."""
+    """uint8 pixels (N, 3, H, W) -> scores (N, C). Normalisation and sigmoid are part of the exported graph."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -31,17 +31,17 @@ class _Scores(nn.Module):
 
 
 def export_onnx(checkpoint: Checkpoint, path: str | Path) -> float:
-    """Write the student to `path`; return the largest difference of a score from PyTorch's on a random picture.
+    """Write the student to `path`. Returns the largest difference of its scores from PyTorch's, on a random image.
 
-    Input "pixels": uint8 RGB (N, 3, size, size), N free. Output "scores": float32 (N, C) in [0, 1]. The file's metadata
-    has "classes", "thresholds" and "size" as JSON. Raises InputError without the extra, or when the scores differ.
+    Input "pixels": uint8 RGB (N, 3, size, size), any N. Output "scores": float32 (N, C) in [0, 1]. The metadata of the file
+    has "classes", "thresholds" and "size" as JSON. Raises InputError if the extra is not installed, or if the scores differ.
     """
     try:
         import onnx
         import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it
+        import onnxscript  # noqa: F401  torch's exporter imports it
     except ImportError as error:
-        raise InputError(f'exporting needs {error.name}: pip install "mlclip[onnx]"') from error
+        raise InputError(f'{error.name} is not installed. The export needs it: pip install "mlclip[onnx]"') from error
     model = checkpoint.model.cpu().eval()
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, 3, model.size, model.size), generator=generator, dtype=torch.uint8)
@@ -60,5 +60,5 @@ def export_onnx(checkpoint: Checkpoint, path: str | Path) -> float:
             expected = model(pixels[:1]).sigmoid()
         difference = float((torch.from_numpy(scores) - expected).abs().max())
         if not difference <= TOLERANCE:
-            raise InputError(f"the exported scores differ from PyTorch's by {difference:.1e}; {path} was not written")
+            raise InputError(f"the exported scores differ from PyTorch's by {difference:.1e}. {path} was not written.")
     return difference

@@ -1,6 +1,6 @@
-"""Where the student saw a class: class activation maps laid over the photo, as CDUL's Figure 5 shows them.
+"""Heat maps: class activation maps drawn over the photo, as in CDUL's Figure 5. They show where the student saw a class.
 
-Letters: n photos of a batch, K classes shown of one photo, h w cells of a map, H W pixels of a picture.
+Letters: n photos of a batch, K classes shown of one photo, h w cells of a map, S the student's input size.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..distributed import choose_device
 from ..files import atomic
 from ..images import Photo, PhotoViews, Unreadable, open_image, photo_batches
 from ..images.overlay import lay_over
@@ -19,11 +20,11 @@ from ..progress import SILENT, Progress
 from .checkpoint import Checkpoint
 from .predict import class_maps, fast_layout
 
-SIDE = 360  # the longer side of one picture of the strip, pixels
-CAPTION = 22  # the height of the line above it
-GAP = 6
+SIDE = 360  # longer side of one picture of the strip, pixels
+CAPTION = 22  # height of the line of text above it, pixels
+GAP = 6  # between two pictures, pixels
 
-Chosen = Sequence[tuple[int, float]]  # (class column, score) of what to show of one photo
+Chosen = Sequence[tuple[int, float]]  # (class column, score) of each class to draw for one photo
 
 
 def write_heatmaps(
@@ -32,46 +33,47 @@ def write_heatmaps(
     checkpoint: Checkpoint,
     folder: str | Path,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     batch_size: int = 16,
     num_workers: int = 2,
     progress: Progress = SILENT,
 ) -> int:
-    """One JPEG per photo, `folder`/PATH.heatmap.jpg: the photo, and beside it each chosen class's map over it.
+    """Write one JPEG per photo, `folder`/PATH.heatmap.jpg: the photo, then the map of each chosen class over the photo.
 
-    Every map is stretched from its own weakest cell (blue) to its strongest (red): colours compare places of a photo,
-    not classes; the caption's score does that. Returns how many were written; a photo that turned unreadable is left out.
+    Colours go from the lowest cell of each map (blue) to its highest cell (red). So they compare places of a photo, not
+    classes; the score in the caption compares classes. `device`: None uses a GPU where there is one. Returns the number of
+    files; photos that cannot be read are skipped.
     """
-    folder, device, model = Path(folder), torch.device(device), checkpoint.model
+    folder, device, model = Path(folder), choose_device(device or "auto"), checkpoint.model
     fast_layout(model, device).eval()
     written = 0
     batches = photo_batches(PhotoViews(photos, model.size), batch_size=batch_size, num_workers=num_workers)
     with progress.bar("heat maps", len(photos), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, S, S)
             maps = class_maps(model, pixels[:, 0], device) if pixels is not None else ()  # (n, C, h, w)
-            for index, own in zip(indices.tolist(), maps, strict=True):
+            for index, cams in zip(indices.tolist(), maps, strict=True):
                 try:
                     image = open_image(photos[index].file, smallest=(SIDE, SIDE))
                 except Unreadable:
                     continue
                 columns = [column for column, _ in chosen[index]]
                 captions = [f"{model.classes[column]} {score:.2f}" for column, score in chosen[index]]
-                _save(heatmap_strip(image, own[columns], captions), folder, photos[index].path)
+                _save(heatmap_strip(image, cams[columns], captions), folder, photos[index].path)
                 written += 1
             bar.update(len(indices) + len(unreadable))
     return written
 
 
 def _save(picture: Image.Image, folder: Path, path: str) -> None:
-    inside = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]  # never outside of `folder`
-    file = folder.joinpath(*inside).with_name(inside[-1] + ".heatmap.jpg")
+    parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]  # never outside `folder`
+    file = folder.joinpath(*parts).with_name(parts[-1] + ".heatmap.jpg")
     with atomic(file) as temporary:
         file.parent.mkdir(parents=True, exist_ok=True)
         picture.save(temporary, "JPEG", quality=88)
 
 
 def heatmap_strip(image: Image.Image, maps: Tensor, captions: Sequence[str]) -> Image.Image:
-    """An RGB photo and its class activation maps (K, h, w), each laid over it, side by side under K captions."""
+    """An RGB photo and its class activation maps (K, h, w), each drawn over the photo, side by side with K captions."""
     scale = SIDE / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     photo = image.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,6 +1,6 @@
-"""The student: a torchvision trunk, a 1×1 convolution to the classes, an average pool.
+"""The student: a torchvision trunk, a 1×1 convolution to the classes, and an average pool.
 
-The convolution's output is the class activation map (CAM), so every student can say where it saw a class.
+The output of the convolution is the class activation map (CAM). It shows where the student saw a class.
 
 Letters: N photos, C classes, K trunk channels, H W pixels, h w cells of the map.
 """
@@ -32,60 +32,59 @@ ARCHS = (
 )
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CLIP_ARCH = "clip-resnet"  # the image trunk of a CLIP with a ResNet; widths and depths come from its weights
-_HEADS = ("fc.", "classifier.")  # what torchvision calls the part that we replace
+CLIP_ARCH = "clip-resnet"  # the image ResNet of a CLIP; widths and depths come from its weights
+_HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this student replaces
 
 
 def _trunk(arch: str) -> nn.Sequential:
-    """torchvision's `arch` up to its last feature map, parameter names as in torchvision's files."""
+    """torchvision's `arch` up to its last feature map, with the parameter names of torchvision's files."""
     if arch not in ARCHS:
-        raise InputError(f"unknown --arch {arch!r}: choose one of {', '.join([*ARCHS, CLIP_ARCH])}")
+        raise InputError(f'`arch="{arch}"` is not known. Use one of {", ".join([*ARCHS, CLIP_ARCH])}.')
     network = torchvision.models.get_model(arch, weights=None)
     if arch.startswith("resnet"):
         parts = OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc"))
         return nn.Sequential(parts)
     parts = OrderedDict(features=network.features)
     if arch.startswith("convnext"):
-        parts["norm"] = network.classifier[0]  # a per-cell layer norm, which torchvision puts after its pool
+        parts["norm"] = network.classifier[0]  # a layer norm per cell; torchvision has it after the pool
     return nn.Sequential(parts)
 
 
 def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:
     """The image ResNet of a CLIP state dict up to its last feature map, with the weights of `state`."""
     prefix = "visual."
-    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "attnpool" not in k}
-    if "layer4.0.conv1.weight" not in own:
-        raise InputError(f"{origin} is no CLIP with a ResNet; {CLIP_ARCH} needs one, such as RN50 or tiny")
-    trunk = _empty_clip_trunk(own)
-    trunk.load_state_dict(own, strict=False)
+    visual = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "attnpool" not in k}
+    if "layer4.0.conv1.weight" not in visual:
+        raise InputError(f'{origin} is not a CLIP with a ResNet. `arch="{CLIP_ARCH}"` needs one, such as RN50 or tiny.')
+    trunk = _empty_clip_trunk(visual)
+    trunk.load_state_dict(visual, strict=False)
     return trunk
 
 
-def _empty_clip_trunk(own: Mapping[str, Tensor]) -> nn.Module:
-    layers = tuple(len({k.split(".")[1] for k in own if k.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4))
-    trunk = ModifiedResNet(64, own["layer1.0.conv1.weight"].shape[0], layers, 1)
+def _empty_clip_trunk(weights: Mapping[str, Tensor]) -> nn.Module:
+    layers = tuple(len({k.split(".")[1] for k in weights if k.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4))
+    trunk = ModifiedResNet(64, weights["layer1.0.conv1.weight"].shape[0], layers, 1)
     trunk.attnpool = nn.Identity()
     return trunk
 
 
 def classifier_of(arch: str, classes: Sequence[str], size: int, weights: Mapping[str, Tensor]) -> Classifier:
-    """The student that `weights`, its whole state dict, belong to; KeyError or RuntimeError where they do not fit."""
+    """The student with these `weights`, its whole state dict. KeyError or RuntimeError if they do not fit."""
     prefix = "trunk."
-    own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    model = Classifier(arch, classes, size, trunk=_empty_clip_trunk(own) if arch == CLIP_ARCH else None)
+    trunk = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    model = Classifier(arch, classes, size, trunk=_empty_clip_trunk(trunk) if arch == CLIP_ARCH else None)
     model.load_state_dict(weights)
     return model
 
 
 class Classifier(nn.Module):
-    """Photos in, logits and class activation maps out.
+    """The network: photos -> logits and class activation maps.
 
-    `classes` are the names in the order of the logits; `size` is the square input in pixels the student is made for
-    (any other works). `trunk` makes feature maps (N, K, h, w) of photos, by default `arch`'s of torchvision, whose
-    weights are random until `load_trunk` or `load_state_dict`. `cam_boost` multiplies positive cells of the class maps
-    before they are pooled (CCD step 2); 1 is none. `scale` and `offset` (C,) calibrate the pooled logits; they are 1 and 0
-    until `calibrate`. None of the three is learned by gradients; all travel with the weights. Weights of before there was a
-    calibration have none.
+    `classes` are the names in the order of the logits. `size` is the side of the square input in pixels; other sizes also
+    work. `trunk` computes feature maps (N, K, h, w); the default is torchvision's `arch`, with random weights until
+    `load_trunk` or `load_state_dict`. `cam_boost` multiplies positive cells of the class maps before pooling (CCD step 2); 1
+    is off. `scale` and `offset` (C,) calibrate the pooled logits; they are 1 and 0 until `calibrate`. These three are buffers:
+    they are saved with the weights but not trained. Older weight files without a calibration can be loaded.
     """
 
     def __init__(
@@ -114,35 +113,35 @@ class Classifier(nn.Module):
         self.register_buffer("_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (N, 3, H, W) -> float32, as the trunk's weights expect them."""
+        """uint8 pixels (N, 3, H, W) -> float32, normalised as the trunk expects."""
         return (pixels.float() / 255 - self._mean) / self._std
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (N, 3, H, W) -> class activation maps (N, C, h, w), as the 1×1 convolution makes them."""
+        """uint8 pixels (N, 3, H, W) -> class activation maps (N, C, h, w): the output of the 1×1 convolution."""
         return self.head(self.trunk(self.normalise(pixels)))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels (N, 3, H, W) -> logits (N, C), the calibrated means of the maps once positive cells are boosted."""
+        """uint8 pixels (N, 3, H, W) -> logits (N, C): the calibrated means of the maps after boosting positive cells."""
         maps = self.maps(pixels)
         pooled = torch.where(maps > 0, maps * self.cam_boost, maps).mean(dim=(2, 3))  # (N, C)
         return self.scale * pooled + self.offset
 
     @torch.no_grad()
     def calibrate(self, slope: Tensor, offset: Tensor) -> None:
-        """Replace each logit by slope · logit + offset, (C,) each, from now on."""
+        """From now on each logit becomes slope · logit + offset; both are (C,)."""
         slope, offset = slope.to(self.scale), offset.to(self.offset)
         self.offset.copy_(slope * self.offset + offset)
         self.scale.mul_(slope)
 
 
 def _without_calibration(model: Classifier, state: dict[str, Tensor], prefix: str, *_) -> None:
-    """Give weights that were written before there was a calibration the one that changes nothing."""
+    """Add a calibration without effect to weights from before models had one."""
     state.setdefault(f"{prefix}scale", torch.ones_like(model.scale))
     state.setdefault(f"{prefix}offset", torch.zeros_like(model.offset))
 
 
 def _trunk_names(arch: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A torchvision state dict under the trunk's own names, without its classification head."""
+    """A torchvision state dict with the parameter names of the trunk, without the classification head."""
     state = {k.removeprefix("module."): v for k, v in state.items()}
     if arch.startswith("convnext"):
         state = {k.replace("classifier.0.", "norm."): v for k, v in state.items()}
@@ -150,29 +149,30 @@ def _trunk_names(arch: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
-    """Fill the student's trunk: "imagenet" (torchvision's own weights), "none" (left random), or a file of them.
+    """Load weights into the student's trunk: "imagenet" (torchvision's weights), "none" (random), or a file.
 
-    Returns a line about what was taken. Never falls back to something else: weights that cannot be had or do not fit
-    are an InputError that says where to put them.
+    Returns a line that says where the weights come from. There is no fallback: weights that cannot be downloaded or do not
+    fit raise an InputError that says what to do.
     """
     if init == "none":
-        return "the student starts from random weights (--init none)"
+        return 'the student starts from random weights (`init="none"`)'
     if init == "imagenet":
         state, origin = _torchvision_weights(student.arch, offline)
     else:
         state, origin = weights_of_file(init), init
     state = _trunk_names(student.arch, state)
-    own = student.trunk.state_dict()
-    wrong = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    wrong += [k for k in state if k not in own] + [k for k in own if k in state and state[k].shape != own[k].shape]
+    expected = student.trunk.state_dict()
+    wrong = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    wrong += [k for k in state if k not in expected]
+    wrong += [k for k in expected if k in state and state[k].shape != expected[k].shape]
     if wrong:
         raise InputError(
-            f"{origin} does not hold weights of {student.arch} ({len(wrong)} tensors differ, such as {wrong[0]}); "
-            "name the right --arch, or another file with --init"
+            f"{origin} does not have weights of {student.arch} ({len(wrong)} tensors differ, such as {wrong[0]}). "
+            "Use another `arch`, or another file as `init`."
         )
     bad = next((k for k, v in state.items() if v.is_floating_point() and not v.float().isfinite().all()), None)
     if bad:
-        raise InputError(f"{origin} holds NaN or infinite weights ({bad}); get the file again")
+        raise InputError(f"{origin} has NaN or infinite weights ({bad}). Download the file again.")
     student.trunk.load_state_dict(
         {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False
     )
@@ -180,24 +180,28 @@ def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
 
 
 def weights_of_file(init: str) -> Mapping[str, Tensor]:
-    """The state dict of a weight file that a user named; nothing that it holds is run."""
+    """The state dict of a weight file. No code in the file is executed."""
     from ..clip import read_state_dict
 
     if not Path(init).is_file():
-        raise InputError(f"--init {init}: no such file; give imagenet, none, or a file of torchvision weights")
+        raise InputError(f'`init="{init}"` is not a file. Use imagenet, none, clip, or a file of torchvision weights.')
     return read_state_dict(init)
 
 
 def _torchvision_weights(arch: str, offline: bool) -> tuple[Mapping[str, Tensor], str]:
     weights = torchvision.models.get_model_weights(arch).DEFAULT
     if arch.startswith("resnet") or arch.startswith("mobilenet_v"):
-        weights = torchvision.models.get_model_weights(arch).IMAGENET1K_V1  # what the papers' ResNet-101 starts from
+        weights = torchvision.models.get_model_weights(arch).IMAGENET1K_V1  # the papers' ResNet-101 starts from these
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    remedy = f"put {weights.url} at {file} by hand, or use --init none or --init FILE"
+    remedy = f'Download {weights.url} to {file}, or use `init="none"` or a file as `init`.'
     if offline and not file.is_file():
-        raise InputError(f"--offline, and torchvision's weights of {arch} are not here: {remedy}")
+        raise InputError(
+            f"torchvision's weights of {arch} are missing, and `offline=True` allows no download. {remedy}"
+        )
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"torchvision's ImageNet weights of {arch} cannot be had ({error}): {remedy}") from error
+        raise InputError(
+            f"torchvision's ImageNet weights of {arch} cannot be downloaded ({error}). {remedy}"
+        ) from error
     return state, f"torchvision's {weights}"

@@ -1,4 +1,4 @@
-"""Photos -> view embeddings in a store, resumable: what is there already is not encoded again."""
+"""Encode photos into view embeddings in a store. Resumable: photos that are already in the store are not encoded again."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from ..progress import SILENT, Progress
 from .embedding_store import LOCK, Store, StoreKey, default_store, refuse_foreign
 from .scoring import Teacher
 
-SHARD_PHOTOS = 1024  # a shard is written when it holds so many photos
-SHARD_SECONDS = 60.0  # or when so much work would be lost by a kill
+SHARD_PHOTOS = 1024  # a shard is written when it holds this many photos ...
+SHARD_SECONDS = 60.0  # ... or after this time, so that a kill loses little work
 
 
 def store_key(teacher: Teacher, grids: Sequence[int], size: int | None = None) -> StoreKey:
+    """The key of a store for this teacher and these views. `size` in pixels; None means CLIP's input size."""
     return StoreKey(teacher.sha256, teacher.clip.activation, size or teacher.input_size, tuple(grids))
 
 
@@ -37,18 +38,18 @@ def embed_images(
     distributed: Distributed | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Store, list[Skip]]:
-    """Make sure that every readable photo's views are in the store; return the store and what could not be read.
+    """Put the views of every readable photo into the store. Returns the store and the photos that could not be read.
 
-    `grids` (1, 3) are the whole photo and its 3×3 snippets, each squeezed to `size` pixels a side (None: CLIP's own);
-    `batch_size` counts views, not photos; `store` is a
-    folder, by default one in the cache. With several distributed each encodes its share and all see the whole result.
+    `grids` (1, 3) means the whole photo and its 3×3 snippets, each resized to a square of `size` pixels (None: CLIP's input
+    size). `batch_size` counts views, not photos. `store` is a folder, by default one in the cache. With several ranks, each
+    encodes its share, and all get the complete result. Raises InputError if the store cannot be used.
     """
     distributed = distributed or Distributed()
     key = store_key(teacher, grids, size)
     folder = Path(store) if store else default_store(key, root)
     refuse_foreign(folder)
     if not distributed.is_main:
-        distributed.barrier()  # until the main process has made the folder and holds the lock
+        distributed.barrier()  # until the main rank has created the folder and holds the lock
         opened = Store(folder, key)
         skipped = _encode(opened, photos, teacher, batch_size, num_workers, distributed, progress)
     else:
@@ -57,9 +58,9 @@ def embed_images(
             distributed.barrier()
             skipped = _encode(opened, photos, teacher, batch_size, num_workers, distributed, progress)
             opened.write_manifest(complete=True)
-    everyone = [skip for part in distributed.all_gather(skipped) for skip in part]
+    all_skipped = [skip for part in distributed.all_gather(skipped) for skip in part]
     opened.refresh()
-    return opened, sorted(everyone, key=lambda skip: skip.path)
+    return opened, sorted(all_skipped, key=lambda skip: skip.path)
 
 
 def _encode(
@@ -72,10 +73,10 @@ def _encode(
     progress: Progress,
 ) -> list[Skip]:
     missing = distributed.shard([photo for photo in photos if photo not in store])
-    distributed.barrier()  # a shard written before every process has looked would be shared out differently
+    distributed.barrier()  # all ranks must list the missing photos before any rank writes a shard
     if not missing:
         return []
-    already_done = len(photos) - len(missing) if distributed.world_size == 1 else 0
+    already_done = len(photos) - len(missing) if distributed.world_size == 1 else 0  # unknown with several ranks
     skipped: list[Skip] = []
     shard = _Shard(store, distributed.rank)
     dataset = PhotoViews(missing, store.key.input_size, store.key.grids)
@@ -91,16 +92,19 @@ def _encode(
                 shard.add([missing[i] for i in indices.tolist()], flat.unflatten(0, (len(pixels), -1)).half().cpu())
             bar.update(len(indices) + len(unreadable))
     shard.flush()
-    several = dataset.several.nonzero().flatten().tolist()
-    if several:
-        progress.log(
-            f"{len(several)} with several frames or pages, such as {missing[several[0]].path}: the first is used"
-        )
+    _report_frames([missing[index].path for index in dataset.several.nonzero().flatten().tolist()], progress)
     return skipped
 
 
+def _report_frames(paths: list[str], progress: Progress) -> None:
+    if paths:
+        progress.log(
+            f"files with several frames or pages: {len(paths)}, such as {paths[0]}. Only the first frame of each is used."
+        )
+
+
 class _Shard:
-    """Collects embeddings and writes them when there are enough, or when enough time has gone by."""
+    """Collects embeddings and writes them as a shard when there are enough, or when enough time has passed."""
 
     def __init__(self, store: Store, rank: int):
         self.store, self.rank = store, rank

@@ -1,9 +1,9 @@
-"""View embeddings on disk: half-precision shards, each written whole, and a manifest written last.
+"""View embeddings on disk: half-precision shards, each written completely or not at all, and a manifest.
 
-Embeddings are kept rather than similarities, so that new class names, prompts or thresholds cost no second pass
-over the photos. A store belongs to one model and one set of views; a photo in it is known by its relative path,
-size and modification time, so a changed photo is a new one. Shards hold everything that is needed to go on after a
-kill; the manifest says what the store is for and whether its last run came to its end.
+The store keeps embeddings instead of similarities. So new class names, prompts or thresholds do not need a second pass over
+the photos. A store belongs to one model and one set of views. It knows a photo by its relative path, size and
+modification time, so a changed photo counts as a new one. The shards hold everything needed to continue after a kill. The
+manifest says which model and views the store is for, and whether its last run finished.
 
 Letters: N photos, V views per photo, D the joint embedding.
 """
@@ -13,20 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..config import InputError
-from ..files import atomic, cache_folder, load_plain, save_plain
+from ..files import atomic, cache_folder, load_plain, locked, save_plain
 from ..images import Photo
 
 MANIFEST = "mlclip-store.json"
 LOCK = "lock"
 Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
+_SHARD = re.compile(r"shard-\d+-\d+\.pt")
+_TEMPORARY = re.compile(rf"\.(shard-\d+-\d+\.pt|{re.escape(MANIFEST)})\.\d+\.tmp")  # see `files.atomic`
 
 
 @dataclass(frozen=True)
@@ -35,51 +38,61 @@ class StoreKey:
 
     sha256: str  # of the weight file
     activation: str
-    input_size: int  # pixels, square; views are squeezed to it
+    input_size: int  # pixels; each view is resized to this square
     grids: tuple[int, ...]
 
     @property
     def views(self) -> int:
-        """V: how many views a photo has."""
+        """V: the number of views per photo."""
         return sum(n * n for n in self.grids)
 
 
+def stores_folder() -> Path:
+    """The folder in the cache that holds the default stores."""
+    return cache_folder() / "embeddings"
+
+
 def default_store(key: StoreKey, root: str) -> Path:
-    """Where the store of photos under `root` lies unless the user names a place: in the cache."""
+    """The default folder, in the cache, of the store for photos under `root`."""
     name = hashlib.sha256(json.dumps([asdict(key), os.fsencode(root).hex()]).encode()).hexdigest()[:20]
-    return cache_folder() / "embeddings" / name
+    return stores_folder() / name
 
 
 def identity(photo: Photo) -> Identity:
+    """What a store knows a photo by."""
     return photo.path, photo.size, photo.mtime_ns
 
 
+def _load_shard(shard: Path, *, mmap: bool = False) -> dict:
+    return load_plain(shard, kind="embeddings", made_by="mlclip pseudolabel", mmap=mmap)
+
+
 class Store:
-    """A folder of shards. Open it with the key it must have; several processes may write to it by rank."""
+    """A folder of shards, opened with the key that it must have. Several ranks may write to it at the same time."""
 
     def __init__(self, folder: str | Path, key: StoreKey):
         self.folder, self.key = Path(folder), key
         self._check_key()
         self._rows: dict[Identity, tuple[Path, int]] = {}
         for shard in sorted(self.folder.glob("shard-*.pt")):
-            self._register(shard, load_plain(shard, kind="embeddings", made_by="mlclip pseudolabel")["photos"])
+            self._register(shard, _load_shard(shard, mmap=True)["photos"])
 
     def _check_key(self) -> None:
         manifest = self.folder / MANIFEST
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            held = json.loads(manifest.read_text())["key"] if manifest.exists() else None
+            found = json.loads(manifest.read_text())["key"] if manifest.exists() else None
         except OSError as error:
             raise InputError(
-                f"cannot use {self.folder} as embedding store: {error.strerror}; choose another with --store"
+                f"cannot use {self.folder} as embedding store: {error.strerror}. Choose another folder with `store`."
             ) from error
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{manifest} is damaged; remove the folder {self.folder} and run again") from error
-        if held is None:
+            raise InputError(f"{manifest} is damaged. Remove the folder {self.folder} and run again.") from error
+        if found is None:
             self.write_manifest(complete=False)
-        elif held != json.loads(json.dumps(asdict(self.key))):
+        elif found != json.loads(json.dumps(asdict(self.key))):
             raise InputError(
-                f"{self.folder} holds embeddings of another model or other views; choose another with --store"
+                f"{self.folder} holds embeddings of another model or other views. Choose another folder with `store`."
             )
 
     def _register(self, shard: Path, photos: Sequence[Sequence]) -> None:
@@ -90,7 +103,7 @@ class Store:
         return identity(photo) in self._rows
 
     def write_shard(self, photos: Sequence[Photo], embeddings: Tensor, rank: int = 0) -> None:
-        """Add the embeddings (N, V, D) of N photos as one file, whole or not at all."""
+        """Write the embeddings (N, V, D) of N photos as one file, completely or not at all."""
         number = 1 + max((int(p.stem.split("-")[1]) for p in self.folder.glob(f"shard-*-{rank}.pt")), default=-1)
         shard = self.folder / f"shard-{number:06d}-{rank}.pt"
         listed = [list(identity(photo)) for photo in photos]
@@ -99,31 +112,106 @@ class Store:
         self._register(shard, listed)
 
     def write_manifest(self, *, complete: bool) -> None:
-        """Say what the store is for, and whether the run that wrote it came to its end."""
+        """Write the key of the store, and whether the run that wrote it finished."""
         content = {"format": "mlclip.store", "version": 1, "key": asdict(self.key), "complete": complete}
         with atomic(self.folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
 
     def refresh(self) -> None:
-        """Take in shards that other processes have written since this one opened the store."""
+        """Add the shards that other processes have written since this process opened the store."""
         known = {shard for shard, _ in self._rows.values()}
         for shard in sorted(set(self.folder.glob("shard-*.pt")) - known):
-            self._register(shard, load_plain(shard, kind="embeddings", made_by="mlclip pseudolabel")["photos"])
+            self._register(shard, _load_shard(shard, mmap=True)["photos"])
 
-    def read(self, photos: Sequence[Photo]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For every shard in turn: indices (n,) into `photos`, and their embeddings (n, V, D) in float32."""
+    def rows_by_shard(self, photos: Sequence[Photo]) -> dict[Path, list[tuple[int, int]]]:
+        """For every shard that holds some of `photos`: pairs of the index into `photos` and the row in the shard."""
         by_shard: dict[Path, list[tuple[int, int]]] = {}
         for index, photo in enumerate(photos):
             shard, row = self._rows[identity(photo)]
             by_shard.setdefault(shard, []).append((index, row))
-        for shard, pairs in by_shard.items():
-            indices, rows = torch.tensor(pairs).unbind(1)
-            embeddings = load_plain(shard, kind="embeddings", made_by="mlclip pseudolabel")["embeddings"]
-            yield indices, embeddings[rows].float()
+        return by_shard
+
+    def read_shard(self, shard: Path) -> Tensor:
+        """Read the embeddings (n, V, D) of one shard from disk, in half precision."""
+        return _load_shard(shard)["embeddings"]
 
 
 def refuse_foreign(folder: Path) -> None:
-    """InputError if `folder` holds files but is no embedding store: nothing of the user's is written among."""
+    """InputError if `folder` holds files but is not an embedding store: mlclip must not write among the user's files."""
     ours = (folder / MANIFEST).exists() or (folder / LOCK).exists()
     if folder.is_dir() and any(folder.iterdir()) and not ours:
-        raise InputError(f"{folder} holds other files and is no embedding store; give --store an empty folder")
+        raise InputError(f"{folder} holds other files and is not an embedding store. Pass an empty folder as `store`.")
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """One store on disk. Damaged files do not raise: a damaged shard counts no photos, a damaged manifest has no key."""
+
+    path: Path
+    size: int  # bytes of all its files
+    photos: int  # with embeddings in the store; an old version of a changed photo counts too
+    sha256: str  # of the model's weight file; "" if the manifest is damaged
+    grids: tuple[int, ...]
+    complete: bool  # the last run that wrote to it finished
+
+
+def list_stores() -> list[StoreInfo]:
+    """All stores in the cache, in the order of their folder names."""
+    root = stores_folder()
+    return [_describe(folder) for folder in sorted(root.iterdir()) if _is_store(folder)] if root.is_dir() else []
+
+
+def clear_stores(stores: Iterable[StoreInfo]) -> int:
+    """Delete stores and return the bytes that were freed. Only files that mlclip wrote are deleted.
+
+    If a store's folder holds other files, the folder stays, with those files and the manifest. Raises InputError if a
+    path is not a store, if another process is writing to it, or if a file cannot be deleted. Earlier stores in the list
+    are then already deleted.
+    """
+    return sum(_clear(info.path) for info in stores)
+
+
+def _is_store(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and (folder / MANIFEST).is_file()
+
+
+def _describe(folder: Path) -> StoreInfo:
+    photos, key, complete = 0, {}, False
+    for shard in _files(folder, _SHARD):
+        with suppress(InputError):
+            photos += len(_load_shard(shard, mmap=True)["photos"])
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads((folder / MANIFEST).read_text())
+        key, complete = (
+            {"sha256": str(content["key"]["sha256"]), "grids": tuple(content["key"]["grids"])},
+            content["complete"],
+        )
+    size = sum(file.lstat().st_size for file in folder.iterdir() if file.is_file())
+    return StoreInfo(folder, size, photos, key.get("sha256", ""), key.get("grids", ()), complete is True)
+
+
+def _files(folder: Path, name: re.Pattern) -> list[Path]:
+    files = (file for file in folder.iterdir() if name.fullmatch(file.name))
+    return sorted(file for file in files if file.is_file() and not file.is_symlink())
+
+
+def _clear(folder: Path) -> int:
+    if not _is_store(folder):
+        raise InputError(f"{folder} is not an embedding store of mlclip. Nothing in it was deleted.")
+    with locked(folder / LOCK, f"the embedding store {folder}"):
+        freed = sum(_delete(file) for file in [*_files(folder, _SHARD), *_files(folder, _TEMPORARY)])
+        if {file.name for file in folder.iterdir()} <= {MANIFEST, LOCK}:
+            freed += _delete(folder / MANIFEST)
+    with suppress(OSError):  # not empty: other files stay
+        folder.rmdir()
+    return freed
+
+
+def _delete(file: Path) -> int:
+    """Delete one file and return its size in bytes."""
+    try:
+        size = file.lstat().st_size
+        file.unlink()
+    except OSError as error:
+        raise InputError(f"cannot delete {file}: {error.strerror}. Check its permissions.") from error
+    return size

@@ -1,51 +1,52 @@
-"""A store's view embeddings -> pseudo labels, by CDUL, by CCD or by centring, and what is worth knowing about them.
+"""From view embeddings to pseudo labels, by CDUL, by CCD or by centring, with a summary for the labels' `meta`.
 
-Each method is a function of the store, read shard by shard, so that no folder is too large. `text` (C + contrast, D) holds
-the embeddings of the class names, and after them those of contrast names, which compete with the classes and are then
-dropped; `classes` is C. The summary that comes with the labels goes into their `meta`.
+Each method goes through the views batch by batch, so a folder of any size fits into memory. `text` (C + contrast, D) holds
+the embeddings of the class names, then those of the contrast names. Contrast names compete with the classes and are dropped
+at the end. `classes` is C. `text` and the views are on the same device; labels and summaries are computed on the CPU.
 
-Letters: N photos, n photos of one shard, V views per photo (the whole photo first), C classes, D the joint embedding, G grids.
+Letters: N photos, n photos of one batch, V views per photo (the whole photo first), C classes, K = C + contrast names,
+D the joint embedding, G grids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ..config import PseudolabelConfig
-from ..images import Photo
 from ..methods import ccd, cdul, centred, profiles
-from .embedding_store import Store
 from .scoring import class_scores
+from .view_batches import ViewBatches
 
 HISTOGRAM_BINS = 20
-LEVEL_ROUNDS = 2  # levels of all photos, then of those without the class
+LEVEL_ROUNDS = 2  # first the levels of all photos, then of the photos without the class
 
 
 def label_by_cdul(
-    store: Store, photos: Sequence[Photo], text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: ViewBatches, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
-    """CDUL labels (N, C) of photos in the store, shard by shard, and what is worth knowing about them.
+    """CDUL labels (N, C) and their summary.
 
-    `text` (C + contrast, D) holds the first `classes` rows to keep. The summary has the mean top-1 probability of the
-    whole photos and, for the paper's Figures 4 and 5, histograms of the global and the snippets' top-1 confidences.
+    The summary has the mean top-1 probability of the whole photos and, for the paper's Figures 4 and 5, histograms of the
+    global and the snippets' top-1 confidences.
     """
-    scores = torch.empty(len(photos), classes)
+    scores = torch.empty(len(views), classes)
     counts = {"global": torch.zeros(HISTOGRAM_BINS), "snippets": torch.zeros(HISTOGRAM_BINS)}
     top1 = 0.0
-    for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
-        similarity = class_scores(embeddings, text, logit_scale)  # (n, V, C + contrast)
-        top1 += float(similarity[:, 0].amax(-1).double().sum())
-        for name, views in (("global", similarity[:, 0]), ("snippets", similarity[:, 1:])):
-            counts[name] += torch.histc(views.amax(-1), HISTOGRAM_BINS, 0, 1)
-        scores[rows] = cdul_labels(similarity[..., :classes], config)
-    return scores, {"mean_top1": top1 / len(photos), "histograms": _histograms(counts)}
+    for rows, embeddings in views:  # (n,), (n, V, D)
+        similarity = class_scores(embeddings, text, logit_scale)  # (n, V, K)
+        best = similarity.amax(-1).cpu()  # (n, V)
+        top1 += float(best[:, 0].double().sum())
+        counts["global"] += torch.histc(best[:, 0], HISTOGRAM_BINS, 0, 1)
+        counts["snippets"] += torch.histc(best[:, 1:], HISTOGRAM_BINS, 0, 1)
+        scores[rows] = cdul_labels(similarity[..., :classes], config).cpu()
+    return scores, {"mean_top1": top1 / len(views), "histograms": _histograms(counts)}
 
 
 def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:
-    """CDUL step 1 on the similarities (N, V, C) of the whole photo and its snippets -> (N, C) in [0, 1]."""
+    """CDUL step 1: similarities (N, V, C) of the whole photo and its snippets -> labels (N, C) in [0, 1]."""
     whole, local = similarity[:, 0], similarity[:, 1:]
     if config.part == "global":
         return whole
@@ -56,18 +57,18 @@ def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:
 
 
 def label_by_ccd(
-    store: Store, photos: Sequence[Photo], text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: ViewBatches, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
-    """CCD labels (N, C) of photos in the store, shard by shard, and what is worth knowing about them.
+    """CCD labels (N, C) and their summary.
 
-    `text` as for `label_by_cdul`; contrast names compete for the top-1 and are then dropped. The summary has each class's
-    bias, how many confident photos it was estimated from (0: it is the mean of the others), and a histogram.
+    The summary has the mean top-1 probability, its histogram, the bias of each class, and the number of confident photos
+    that the bias was estimated from (0: the bias is the mean of the other classes).
     """
-    similarity = torch.empty(len(photos), len(text))  # (N, C + contrast)
-    for rows, embeddings in store.read(photos):  # (n,), (n, 1, D)
-        similarity[rows] = class_scores(embeddings[:, 0], text, logit_scale)
-    sure = ccd.entropy(similarity) <= config.max_entropy  # (N,)
-    estimated = torch.bincount(similarity.argmax(-1)[sure], minlength=len(text))[:classes]  # (C,)
+    similarity = torch.empty(len(views), len(text))  # (N, K)
+    for rows, embeddings in views:  # (n,), (n, 1, D)
+        similarity[rows] = class_scores(embeddings[:, 0], text, logit_scale).cpu()
+    confident = ccd.entropy(similarity) <= config.max_entropy  # (N,)
+    estimated = torch.bincount(similarity.argmax(-1)[confident], minlength=len(text))[:classes]  # (C,)
     bias = ccd.complete_bias(ccd.class_bias(similarity, config.max_entropy)[:classes])  # (C,)
     if not config.debias:
         bias = torch.ones_like(bias)
@@ -82,77 +83,98 @@ def label_by_ccd(
 
 
 def label_by_centring(
-    store: Store, photos: Sequence[Photo], text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: ViewBatches, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
-    """Centred labels (N, C) of photos in the store, in passes over its shards: levels and labels, twice, then profiles.
+    """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles.
 
-    `text` as for `label_by_cdul`; contrast names are classes like any other until the end, and are then dropped.
+    Contrast names are treated like classes until the end.
     """
-    sizes = [n * n for n in store.key.grids]  # views of each grid
     scale = logit_scale * config.rank_scale
-    labels = torch.zeros(len(photos), len(text))  # (N, C + contrast)
+    labels = torch.zeros(len(views), len(text))  # (N, K)
     for _ in range(LEVEL_ROUNDS):
-        levels = class_levels(store, photos, text, sizes, 1 - labels)  # (V, C + contrast)
-        scores = torch.empty_like(labels)
-        for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
-            logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, V, C + contrast)
-            scores[rows] = centred.pool_views(logits, len(sizes))  # log-odds
+        levels = class_levels(views, text, 1 - labels)  # (V, K)
+        scores = _centred_scores(views, text, levels, scale)  # (N, K)
         slope, offset = centred.fit_mixture(scores, config.prior_photos)
         labels = (slope * scores + offset).sigmoid()
-    summary = _confidences(store, photos, text, logit_scale)
+    summary = _confidences(views, text, logit_scale)
     summary["heaps"] = [slope[:classes].tolist(), offset[:classes].tolist()]
     if config.profiles:
-        fitted = class_profiles(store, photos, text, levels, labels, scale)
-        for rows, embeddings in store.read(photos):
-            excess = centred.excess(embeddings @ text.T, levels)
-            scores[rows] = centred.pool_views(profiles.profile_logits(fitted, excess, config.rank_scale), len(sizes))
+        fitted = class_profiles(views, text, levels, labels, scale)
+        scores = _profile_scores(views, text, levels, fitted, config.rank_scale)
         labels = profiles.rerank_by_profiles(labels, scores, fitted.shown, config.prior_photos)
         summary["profile_views"] = fitted.shown[:classes].tolist()
-    places = [sum(sizes[:g]) for g in range(len(sizes))]
-    by_grid = zip(store.key.grids, places, strict=True)
-    summary["levels"] = {str(n): levels[place].tolist() for n, place in by_grid}
+    first_views = [sum(_sizes(views)[:g]) for g in range(len(views.grids))]  # the index of each grid's first view
+    by_grid = zip(views.grids, first_views, strict=True)
+    summary["levels"] = {str(n): levels[view].tolist() for n, view in by_grid}
     return labels[:, :classes].contiguous(), summary
 
 
-def class_levels(store: Store, photos: Sequence[Photo], text: Tensor, sizes: Sequence[int], absent: Tensor) -> Tensor:
-    """Every class's level in each of a photo's views, (V, C): the same for all views of one grid, see `shrunk_levels`.
+def class_levels(views: ViewBatches, text: Tensor, absent: Tensor) -> Tensor:
+    """The level of every class in each view of a photo, (V, K). All views of one grid have the same, see `shrunk_levels`.
 
-    A photo counts for a class as much as the class is `absent` (N, C) from it.
+    `absent` (N, K) in [0, 1] is the weight of each photo for each class: the probability that it does not show the class.
     """
+    sizes = _sizes(views)
     sums = torch.zeros(3, len(sizes), len(text), dtype=torch.double)  # Σ of weights, of mean cosines, of their squares
-    for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
-        means = torch.stack([part.mean(1) @ text.T for part in embeddings.split(list(sizes), dim=1)])  # (G, n, C)
-        weights = absent[rows].double()  # (n, C)
+    for rows, embeddings in views:  # (n,), (n, V, D)
+        means = torch.stack([part.mean(1) @ text.T for part in embeddings.split(sizes, dim=1)]).cpu()  # (G, n, K)
+        weights = absent[rows].double()  # (n, K)
         sums += torch.stack([(weights * means.double() ** power).sum(1) for power in (0, 1, 2)])
-    count, mean = sums[0], sums[1] / sums[0].clamp(min=1e-9)  # (G, C)
+    count, mean = sums[0], sums[1] / sums[0].clamp(min=1e-9)  # (G, K)
     variance = (sums[2] / count.clamp(min=1e-9) - mean.square()).clamp(min=0) * count / (count - 1).clamp(min=1)
-    levels = [centred.shrunk_levels(*own) for own in zip(mean, variance, count, strict=True)]
+    levels = [centred.shrunk_levels(*of_grid) for of_grid in zip(mean, variance, count, strict=True)]
     return torch.cat([level.expand(size, -1) for level, size in zip(levels, sizes, strict=True)]).float()
 
 
-def class_profiles(
-    store: Store, photos: Sequence[Photo], text: Tensor, levels: Tensor, labels: Tensor, scale: float
-) -> profiles.Profiles:
-    """The profiles of all names, learned from the photos that `labels` (N, C + contrast) are sure of."""
-    sums = None
-    for rows, embeddings in store.read(photos):  # (n,), (n, V, D)
-        cosines = embeddings @ text.T  # (n, V, C + contrast)
-        given = profiles.sure_views(centred.centred_logits(cosines, levels, scale), labels[rows])
-        part = profiles.statistics(centred.excess(cosines, levels), given)
+def class_profiles(views: ViewBatches, text: Tensor, levels: Tensor, labels: Tensor, scale: float) -> profiles.Profiles:
+    """The profiles of all names, learned from the photos whose `labels` (N, K) are confident."""
+    levels, sums = levels.to(text.device), None
+    for rows, embeddings in views:  # (n,), (n, V, D)
+        cosines = embeddings @ text.T  # (n, V, K)
+        logits = centred.centred_logits(cosines, levels, scale)
+        weights = profiles.sure_views(logits, labels[rows].to(text.device))
+        part = profiles.statistics(centred.excess(cosines, levels).cpu(), weights.cpu())  # float64, which MPS lacks
         sums = part if sums is None else profiles.added(sums, part)
     return profiles.fit_profiles(sums)
 
 
-def _confidences(store: Store, photos: Sequence[Photo], text: Tensor, logit_scale: float) -> dict:
-    """How sure CLIP itself is of each view: the mean top-1 probability of the largest views, and a histogram for each grid."""
-    counts, top1 = {_grid_name(n): torch.zeros(HISTOGRAM_BINS) for n in store.key.grids}, 0.0
-    largest = store.key.grids[0] ** 2  # how many of them a photo has: 1, the whole of it, unless the user left that out
-    for _, embeddings in store.read(photos):  # (n,), (n, V, D)
-        best = class_scores(embeddings, text, logit_scale).amax(-1)  # (n, V)
-        for count, views in zip(counts.values(), best.split([n * n for n in store.key.grids], dim=1), strict=True):
-            count += torch.histc(views, HISTOGRAM_BINS, 0, 1)
-        top1 += float(best[:, :largest].double().mean(1).sum())
-    return {"mean_top1": top1 / len(photos), "histograms": _histograms(counts)}
+def _centred_scores(views: ViewBatches, text: Tensor, levels: Tensor, scale: float) -> Tensor:
+    """The centred log-odds (N, K) of all photos."""
+    scores, levels = torch.empty(len(views), len(text)), levels.to(text.device)
+    for rows, embeddings in views:  # (n,), (n, V, D)
+        logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, V, K)
+        scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
+    return scores
+
+
+def _profile_scores(
+    views: ViewBatches, text: Tensor, levels: Tensor, fitted: profiles.Profiles, scale: float
+) -> Tensor:
+    """The log-odds (N, K) of all photos by the profiles."""
+    scores, levels = torch.empty(len(views), len(text)), levels.to(text.device)
+    fitted = profiles.Profiles(*(part.to(text.device) for part in fitted))
+    for rows, embeddings in views:  # (n,), (n, V, D)
+        excess = centred.excess(embeddings @ text.T, levels)  # (n, V, K)
+        logits = profiles.profile_logits(fitted, excess, scale)
+        scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
+    return scores
+
+
+def _confidences(views: ViewBatches, text: Tensor, logit_scale: float) -> dict:
+    """How confident CLIP is: the mean top-1 probability of the largest views, and a histogram for each grid."""
+    counts, top1 = {_grid_name(n): torch.zeros(HISTOGRAM_BINS) for n in views.grids}, 0.0
+    sizes = _sizes(views)
+    for _, embeddings in views:  # (n,), (n, V, D)
+        best = class_scores(embeddings, text, logit_scale).amax(-1).cpu()  # (n, V)
+        for count, of_grid in zip(counts.values(), best.split(sizes, dim=1), strict=True):
+            count += torch.histc(of_grid, HISTOGRAM_BINS, 0, 1)
+        top1 += float(best[:, : sizes[0]].double().mean(1).sum())
+    return {"mean_top1": top1 / len(views), "histograms": _histograms(counts)}
+
+
+def _sizes(views: ViewBatches) -> list[int]:
+    """The number of views in each grid."""
+    return [n * n for n in views.grids]
 
 
 def _grid_name(n: int) -> str:
@@ -160,6 +182,6 @@ def _grid_name(n: int) -> str:
 
 
 def _histograms(counts: Mapping[str, Tensor]) -> dict[str, dict]:
-    """The paper's Figure 4, as a report draws it: {name: {"edges", "counts"}} of top-1 confidences in [0, 1]."""
+    """The paper's Figure 4 for the report: {name: {"edges", "counts"}} of top-1 confidences in [0, 1]."""
     edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
     return {name: {"edges": edges, "counts": [int(c) for c in count]} for name, count in counts.items()}

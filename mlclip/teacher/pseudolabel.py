@@ -1,4 +1,4 @@
-"""View embeddings -> pseudo labels: the step between the photos and a student.
+"""From photos to pseudo labels: encode the views, score them against the class names, and apply a method.
 
 Letters: N photos, V views per photo (the whole photo first), C classes, D the joint embedding.
 """
@@ -9,28 +9,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import Tensor
+
 from ..config import InputError, PseudolabelConfig
 from ..distributed import Distributed
-from ..images import Found
-from ..labels.class_names import check_class_count, shorten
+from ..images import Found, Skip
+from ..labels.class_names import as_prompts, check_class_count, shorten
 from ..labels.table import Labels
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, Progress
 from .embed import embed_images
 from .label_from_store import label_by_ccd, label_by_cdul, label_by_centring
 from .scoring import Teacher, class_embeddings
+from .view_batches import MEMORY_LIMIT, ViewBatches
 
-FLAT_MARGIN = 0.02  # a mean top-1 probability within this of 1/C cannot come from a sound temperature
+FLAT_MARGIN = 0.02  # a mean top-1 probability this close to 1/C means that the temperature is wrong
 
 
 def pseudolabel(
     found: Found,
-    classes: Mapping[str, str],
+    classes: Mapping[str, str] | Sequence[str],
     teacher: Teacher,
     *,
     config: PseudolabelConfig | None = None,
     templates: Sequence[str] = ("a photo of a {}",),
-    contrast: Mapping[str, str] | None = None,
+    contrast: Mapping[str, str] | Sequence[str] | None = None,
     store: str | Path | None = None,
     batch_size: int = 64,
     num_workers: int = 2,
@@ -39,16 +42,17 @@ def pseudolabel(
 ) -> Labels:
     """Label the photos of `find_images` by step 1 of CDUL (ICCV 2023) or CCD (CVPR 2025), or by centring (see `centred`).
 
-    CDUL: similarities of the whole photo and its snippets, aggregated and fused. CCD: similarities of the whole photo at
-    a larger size, debiased; the biases are in `meta["bias"]`. Centred: cosines of views of several sizes, each class's level
-    taken out first; the levels are in `meta["levels"]`, a list for each grid.
+    CDUL compares the whole photo and its snippets with the class names, aggregates and fuses. CCD compares the whole photo
+    at a larger size and debiases; the biases are in `meta["bias"]`. Centring takes the cosines of views of several sizes and
+    first subtracts the level of each class; the levels are in `meta["levels"]`, a list for each grid.
 
-    `classes` maps label names to prompt names; the names of `contrast` take part in the softmax and are then dropped,
-    for photos that may show none of the classes. Photos that cannot be read get no row; they are listed with their
-    reasons in `meta["skipped"]`. From `meta["thresholds"]` on a class's label counts as given. Raises InputError for a single
-    class, or when no photo can be read.
+    `classes` are names, or a mapping of label names to prompt names. The names of `contrast`, in the same forms, compete in
+    the softmax and are then dropped: they are for photos that may show none of the classes. Photos that cannot be read get no
+    row; `meta["skipped"]` lists them with the reasons. A class counts as present from its score in `meta["thresholds"]` on.
+    Raises InputError for a single class, or if no photo can be read.
     """
-    config, contrast, distributed = config or PseudolabelConfig(), contrast or {}, distributed or Distributed()
+    config, distributed = config or PseudolabelConfig(), distributed or Distributed()
+    classes, contrast = as_prompts(classes), as_prompts(contrast) if contrast else {}
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
     text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)  # (C + contrast, D)
@@ -60,58 +64,83 @@ def pseudolabel(
     skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
     photos = [photo for photo in found.photos if photo in opened]
     if not photos:
-        first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
-        raise InputError(
-            f"0 of {len(found.photos) + len(found.skipped)} photos in {found.root} are readable{first}; nothing was written"
-        )
+        raise _none_readable(found, skipped)
+    views = ViewBatches(opened, photos, teacher.device, MEMORY_LIMIT // distributed.world_size)
     logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
     label = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": label_by_centring}[config.method]
-    scores, summary = label(opened, photos, text, len(classes), logit_scale, config)
+    scores, summary = label(views, text.to(teacher.device), len(classes), logit_scale, config)
     if not scores.isfinite().all():
-        raise InputError(f"the labels are not finite numbers; the weights of {teacher.name} may be damaged")
-    _say_unestimated(summary, list(classes), progress)
+        raise InputError(f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged.")
+    _report_unestimated(summary, list(classes), progress)
     _check_sharpness(summary["mean_top1"], len(text), config, progress)
-    meta = {"method": config.method, "settings": asdict(config), "clip": _clip_facts(teacher, logit_scale, size)}
-    meta |= {"templates": list(templates), "prompts": list(classes.values()), "contrast": list(contrast.values())}
-    meta |= {"skipped": [[skip.path, skip.reason] for skip in skipped]}
-    meta |= {"thresholds": thresholds_of_labels(scores, config.method), **summary}
-    return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta)
+    meta = _meta(config, _clip_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
+    return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
+
+
+def _none_readable(found: Found, skipped: Sequence[Skip]) -> InputError:
+    first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
+    total = len(found.photos) + len(found.skipped)
+    return InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
+
+
+def _meta(
+    config: PseudolabelConfig,
+    clip: dict,
+    templates: Sequence[str],
+    classes: Mapping[str, str],
+    contrast: Mapping[str, str],
+    skipped: Sequence[Skip],
+    scores: Tensor,
+) -> dict:
+    """How the labels were made, as plain containers for the labels' `meta`."""
+    return {
+        "method": config.method,
+        "settings": asdict(config),
+        "clip": clip,
+        "templates": list(templates),
+        "prompts": list(classes.values()),
+        "contrast": list(contrast.values()),
+        "skipped": [[skip.path, skip.reason] for skip in skipped],
+        "thresholds": thresholds_of_labels(scores, config.method),
+    }
 
 
 def _clip_facts(teacher: Teacher, logit_scale: float, view_size: int) -> dict:
-    """Which CLIP made the labels, and how it looked: what a label update must do again."""
+    """Which CLIP made the labels, and with which settings. A label update needs the same."""
     facts = {"name": teacher.name, "sha256": teacher.sha256, "activation": teacher.clip.activation}
     return facts | {"logit_scale": logit_scale, "view_size": view_size}
 
 
 def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
-    """The side in pixels that the photo is squeezed to."""
+    """The side in pixels of the square that the photo is resized to."""
     if config.method != "ccd":
         return teacher.input_size
     size = config.view_size or teacher.larger_size()
     if size % teacher.stride:
         near = max(1, round(size / teacher.stride)) * teacher.stride
-        raise InputError(f"--view-size {size}: this CLIP looks in steps of {teacher.stride} pixels; try {near}")
+        raise InputError(
+            f"`view_size` is {size}: this CLIP needs a multiple of {teacher.stride} pixels, such as {near}."
+        )
     return size
 
 
-def _say_unestimated(summary: dict, classes: list[str], progress: Progress) -> None:
-    none = [name for name, photos in zip(classes, summary.get("bias_photos", []), strict=False) if not photos]
-    if none:
+def _report_unestimated(summary: dict, classes: list[str], progress: Progress) -> None:
+    missing = [name for name, photos in zip(classes, summary.get("bias_photos", []), strict=False) if not photos]
+    if missing:
         progress.log(
-            f"no confident photo shows {shorten(none)} above all else ({len(none)} of {len(classes)} classes): their bias is "
-            "taken to be the mean of the others"
+            f"no confident photo has {shorten(missing)} as its top class ({len(missing)} of {len(classes)} classes). "
+            "Their bias is the mean of the other classes."
         )
 
 
-def _check_sharpness(mean_top1: float, classes: int, config: PseudolabelConfig, progress: Progress) -> None:
-    """Catch a logit scale that was divided by instead of multiplied: all probabilities are then about 1/C."""
-    if mean_top1 > 1 / classes + FLAT_MARGIN:
+def _check_sharpness(mean_top1: float, names: int, config: PseudolabelConfig, progress: Progress) -> None:
+    """Detect a logit scale that was divided by instead of multiplied: all probabilities are then about 1 / `names`."""
+    if mean_top1 > 1 / names + FLAT_MARGIN:
         return
     line = (
-        f"the mean top-1 probability is {mean_top1:.3f} for {classes} names, about 1/{classes}: the scores are flat and "
-        "no label can be told from another"
+        f"the mean top-1 probability is {mean_top1:.3f} for {names} names, about 1/{names}: the scores are almost equal and "
+        "say nothing about the classes"
     )
     if config.temperature is not None:
-        raise InputError(f"{line}; --temperature {config.temperature:g} is too high, OpenAI's models want 0.01")
-    progress.log(f"warning: {line}; this CLIP may not know these classes, or its weights are not trained")
+        raise InputError(f"{line}. `temperature` {config.temperature:g} is too high; OpenAI's models need 0.01.")
+    progress.log(f"warning: {line}. This CLIP may not know these classes, or its weights may be untrained.")

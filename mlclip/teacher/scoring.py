@@ -1,4 +1,4 @@
-"""CLIP as a function: views -> embeddings -> class scores.
+"""The teacher: CLIP turns views into embeddings, and embeddings into class scores.
 
 Letters: N views, V views of one photo, C classes, D the joint embedding.
 """
@@ -16,11 +16,11 @@ from ..clip.model import CLIP, IMAGE_MEAN, IMAGE_STD
 from ..config import InputError
 
 TEXTS_AT_ONCE = 256
-LARGER = 640 / 448  # CCD's view of the whole photo against CLIP's own input
+LARGER = 640 / 448  # size of CCD's view of the whole photo, relative to CLIP's input size
 
 
 class Teacher:
-    """A CLIP on a device. Half precision on CUDA, float32 elsewhere; cosines are always taken in float32.
+    """A CLIP on a device. It runs in half precision on CUDA and in float32 elsewhere. Cosines are always float32.
 
     `logit_scale` is 1/τ, already exponentiated: 100 for OpenAI's models.
     """
@@ -37,11 +37,11 @@ class Teacher:
 
     @property
     def stride(self) -> int:
-        """Pixels of a view's side come in multiples of this: a transformer's patch, a ResNet's whole reduction."""
+        """The side of a view in pixels must be a multiple of this: a transformer's patch size, a ResNet's total stride."""
         return getattr(self.clip.visual, "stride", 32)
 
     def larger_size(self) -> int:
-        """CCD's view: 10/7 of CLIP's own side (RN50x64: 640 instead of 448), in whole strides."""
+        """CCD's view size in pixels: 10/7 of CLIP's input size (RN50x64: 640 instead of 448), a multiple of the stride."""
         return round(self.input_size * LARGER / self.stride) * self.stride
 
     @torch.inference_mode()
@@ -64,12 +64,13 @@ class Teacher:
 def class_embeddings(teacher: Teacher, prompt_names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """The text side of both papers: prompt names (C) and templates (T) -> w (C, D), L2-normalised, float32, on the CPU.
 
-    Every template is filled with every name, encoded and normalised; the mean over templates is normalised again.
+    Each name is put into each template, encoded and normalised. The mean over the templates is normalised again.
+    Raises InputError without templates, or for a template without exactly one `{}`.
     """
     from ..labels.class_names import fill_template
 
     if not templates:
-        raise InputError("no prompt template given; add --template 'a photo of a {}'")
+        raise InputError("there is no prompt template. Pass at least one in `templates`, such as 'a photo of a {}'.")
     texts = [fill_template(template, name) for name in prompt_names for template in templates]
     per_text = teacher.embed_texts(texts).unflatten(0, (len(prompt_names), len(templates)))  # (C, T, D)
     return F.normalize(per_text.mean(dim=1), dim=-1).cpu()
@@ -78,7 +79,7 @@ def class_embeddings(teacher: Teacher, prompt_names: Sequence[str], templates: S
 def class_scores(embeddings: Tensor, classes: Tensor, logit_scale: float) -> Tensor:
     """s(v) = softmax_i(f(v)·w_i · logit_scale): (..., D), (C, D) -> (..., C) in [0, 1], in float32.
 
-    `logit_scale` is 1/τ itself (100), not its logarithm.
+    `logit_scale` is 1/τ itself (such as 100), not its logarithm.
 
     >>> class_scores(torch.tensor([[1.0, 0.0]]), torch.eye(2), 2.0)
     tensor([[0.8808, 0.1192]])
@@ -87,5 +88,5 @@ def class_scores(embeddings: Tensor, classes: Tensor, logit_scale: float) -> Ten
 
 
 def default_clip(device: torch.device) -> str:
-    """The teacher taken when none is named: the papers' RN50x64 on a GPU, the far cheaper ViT-B/32 elsewhere."""
+    """The default teacher: the papers' RN50x64 on CUDA, the much cheaper ViT-B/32 on other devices."""
     return "RN50x64" if device.type == "cuda" else "ViT-B/32"

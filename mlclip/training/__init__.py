@@ -1,1 +1,1 @@
-"""How the student learns: the loop, and every step that it takes."""
+"""How the student is trained: the loop, its schedule and its steps."""

@@ -1,7 +1,7 @@
-"""CCD step 2, the label update: the teacher looks at the local views and says what it sees there.
+"""CCD step 2, label update: the teacher scores the local views, and its scores become local labels.
 
-It reads them as the labels were made: CCD's and CDUL's as a softmax, debiased where the labels are; centred labels' with each
-class's level taken out, and as the probability of the upper heap.
+The scores are computed in the same way as the labels. For CCD and CDUL labels: a softmax, debiased if the labels are. For
+centred labels: the level of each class is subtracted, and the result is the probability of the upper mixture component.
 
 Letters: N photos, C classes, k crops, D the joint embedding.
 """
@@ -26,13 +26,13 @@ from ..methods import ccd, centred
 from ..progress import SILENT, Progress
 from ..teacher.scoring import Teacher, class_embeddings, class_scores
 
-SHARD_PHOTOS = 256  # photos whose local scores make one file of an unfinished update
+SHARD_PHOTOS = 256  # photos per file of an unfinished update
 CROPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class CropScorer:
-    """The teacher of an update: its class embeddings `text` (C + contrast, D), and how it looks at crops."""
+    """A teacher that scores crops. `text` (C + contrast, D) are the embeddings of its class prompts."""
 
     teacher: Teacher
     text: Tensor
@@ -41,80 +41,85 @@ class CropScorer:
     longest: int  # the longer side of a crop, pixels
 
     @property
-    def nothing(self) -> float:
-        """What is known of every class before the first crop."""
+    def initial(self) -> float:
+        """The combined score of every class before the first crop."""
         return 0.0
 
-    def read(self, embeddings: Tensor) -> Tensor:
-        """What crops say of the classes: (k, D) -> (k, C)."""
+    def score(self, embeddings: Tensor) -> Tensor:
+        """Scores of crops: embeddings (k, D) -> (k, C)."""
         return class_scores(embeddings, self.text, self.logit_scale)[:, : self.classes]
 
-    def add(self, known: Tensor, said: Tensor) -> Tensor:
-        """What is known (C,) of a photo after one crop more has `said` (C,)."""
-        return torch.maximum(known, said)
+    def combine(self, combined: Tensor, scores: Tensor) -> Tensor:
+        """The combined scores (C,) of a photo, with the `scores` (C,) of one more crop."""
+        return torch.maximum(combined, scores)
 
 
 @dataclass(frozen=True)
 class DebiasedCropScorer(CropScorer):
-    """As the paper has it: the best softmax score of all crops, raised to `floor` and divided by `bias` (C,)."""
+    """As in the paper: the highest softmax score of all crops, raised to `floor` and divided by `bias` (C,)."""
 
     bias: Tensor
     floor: float
 
-    def local(self, known: Tensor) -> Tensor:
-        """The local label (C,) of a photo. One without crops has floor / bias."""
-        return ccd.local_scores(known[None], self.bias, self.floor)
+    def local_label(self, combined: Tensor) -> Tensor:
+        """The local label (C,) of a photo. It is floor / bias for a photo without crops."""
+        return ccd.local_scores(combined[None], self.bias, self.floor)
 
 
 @dataclass(frozen=True)
 class CentredCropScorer(CropScorer):
-    """For centred labels: crops are views of one more grid. `levels` (C + contrast,); `slope`, `offset` (C,) of the heaps."""
+    """For centred labels: the crops are views of one more grid.
+
+    `levels` (C + contrast,) are the class levels; `slope` and `offset` (C,) come from the mixture that made the labels.
+    """
 
     levels: Tensor
     slope: Tensor
     offset: Tensor
 
     @property
-    def nothing(self) -> float:
+    def initial(self) -> float:
         return -math.inf
 
-    def read(self, embeddings: Tensor) -> Tensor:
+    def score(self, embeddings: Tensor) -> Tensor:
         cosines = embeddings.float() @ self.text.T  # (k, C + contrast)
         return centred.centred_logits(cosines, self.levels, self.logit_scale)[:, : self.classes]
 
-    def add(self, known: Tensor, said: Tensor) -> Tensor:
-        return torch.logaddexp(known, said)
+    def combine(self, combined: Tensor, scores: Tensor) -> Tensor:
+        return torch.logaddexp(combined, scores)
 
-    def local(self, known: Tensor) -> Tensor:
-        """The local label (C,) of a photo; NaN, nothing to say, without crops."""
-        return (self.slope * known + self.offset).sigmoid().where(known.isfinite(), torch.nan)
+    def local_label(self, combined: Tensor) -> Tensor:
+        """The local label (C,) of a photo. It is NaN (not known) for a photo without crops."""
+        return (self.slope * combined + self.offset).sigmoid().where(combined.isfinite(), torch.nan)
 
 
 def crop_scorer_for(
     labels: Labels, teacher: Teacher | None, *, other_teacher: bool = False
 ) -> DebiasedCropScorer | CentredCropScorer:
-    """The teacher, with prompts, biases or levels, and sizes as `labels` were made with.
+    """The scorer with the prompts, biases or levels, and view sizes that `labels` were made with.
 
-    Raises InputError where the labels do not say how they were made, and where `teacher` is another CLIP than theirs
-    unless `other_teacher` allows it. CDUL's labels are not debiased: their biases are 1.
+    Raises InputError if the labels do not say how they were made, or if `teacher` is not their CLIP and `other_teacher` is
+    False. CDUL's labels are not debiased: their biases are 1.
     """
     made, meta = labels.meta.get("clip"), labels.meta
     if not made or not meta.get("prompts"):
         raise InputError(
-            "the labels do not say which CLIP and prompts made them, which the label update needs: make them with "
-            "`mlclip pseudolabel`, or train with --local-views none"
+            "the labels do not say which CLIP and prompts made them; the label update needs both. Make them with "
+            '`mlclip pseudolabel`, or train with `local_views="none"`.'
         )
     if teacher is None:
-        raise InputError("the label update needs the labels' own CLIP as teacher; or train with --local-views none")
+        raise InputError(
+            'the label update needs the CLIP that made the labels as `teacher`. Without it, train with `local_views="none"`.'
+        )
     if teacher.sha256 != made["sha256"] and not other_teacher:
         raise InputError(
-            f"CLIP {teacher.name} is not the one that made the labels ({made['name']}, sha256 {made['sha256'][:12]}...); "
-            "name that one with --clip, or add --other-teacher"
+            f"CLIP {teacher.name} did not make these labels; {made['name']} (sha256 {made['sha256'][:12]}...) did. "
+            "Use that one, or pass `other_teacher=True`."
         )
     text = class_embeddings(teacher, [*meta["prompts"], *meta.get("contrast", [])], meta["templates"])
     settings, scale, classes = meta.get("settings", {}), made["logit_scale"], len(labels.classes)
     if meta.get("method") == "centred" and "heaps" in meta:
-        levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops come in all sizes
+        levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
         slope, offset = torch.tensor(meta["heaps"])
         size = made.get("view_size") or teacher.input_size
         return CentredCropScorer(teacher, text, classes, scale * settings["rank_scale"], size, levels, slope, offset)
@@ -134,33 +139,34 @@ def local_labels(
     distributed: Distributed,
     progress: Progress,
 ) -> Tensor:
-    """CCD step 2: the teacher's local labels (N, C) of photos, from its scores of their boxes; on every process.
+    """CCD step 2: the local labels (N, C) of photos, from the scores of the crops in `boxes`. Every rank gets all of them.
 
-    Finished parts are kept in `folder` under the name of `run`, so that a stopped update goes on; who calls this removes
-    the folder once the result is safe. A photo without boxes, or unreadable, has what the scorer makes of nothing.
+    Finished parts are saved in `folder` under a name made from `run` and `boxes`, so an interrupted update can continue. The
+    caller removes the folder when the result is saved. A photo without boxes, or one that cannot be read, gets the local
+    label of the scorer's initial score.
     """
     name = hashlib.sha256(repr((run, boxes)).encode()).hexdigest()
     if distributed.is_main:
         folder.mkdir(parents=True, exist_ok=True)
     distributed.barrier()
     done = _read_parts(folder, name)
-    missing = distributed.shard([row for row, own in enumerate(boxes) if own and row not in done])
-    distributed.barrier()  # before anyone writes
-    at_a_time = range(0, len(missing), SHARD_PHOTOS)
-    with (progress if distributed.is_main else SILENT).bar("  looking again", len(missing), "photos") as bar:
-        for first in at_a_time:
+    missing = distributed.shard([row for row, views in enumerate(boxes) if views and row not in done])
+    distributed.barrier()  # all ranks have read before one writes
+    with (progress if distributed.is_main else SILENT).bar("  scoring crops", len(missing), "photos") as bar:
+        for first in range(0, len(missing), SHARD_PHOTOS):
             rows = missing[first : first + SHARD_PHOTOS]
-            known = _score_crops(scorer, [photos[r] for r in rows], [boxes[r] for r in rows], num_workers)  # (n, C)
-            content = {"format": "mlclip.update", "version": 1, "run": name, "rows": rows, "known": known}
+            scores = _score_crops(scorer, [photos[r] for r in rows], [boxes[r] for r in rows], num_workers)  # (n, C)
+            content = {"format": "mlclip.update", "version": 1, "run": name, "rows": rows, "known": scores}
             save_plain(content, folder / f"part-{distributed.rank}-{rows[0]}.pt")
             bar.update(len(rows))
     distributed.barrier()
     done = _read_parts(folder, name)
-    nothing = torch.full((scorer.classes,), scorer.nothing)
-    return torch.stack([scorer.local(done.get(row, nothing)) for row in range(len(photos))])  # (N, C)
+    initial = torch.full((scorer.classes,), scorer.initial)
+    return torch.stack([scorer.local_label(done.get(row, initial)) for row in range(len(photos))])  # (N, C)
 
 
 def _read_parts(folder: Path, name: str) -> dict[int, Tensor]:
+    """Row -> combined scores (C,), from the saved parts of the update called `name`."""
     found: dict[int, Tensor] = {}
     for file in sorted(folder.glob("part-*.pt")):
         content = load_plain(file, kind="update", made_by="mlclip train --overwrite")
@@ -170,26 +176,26 @@ def _read_parts(folder: Path, name: str) -> dict[int, Tensor]:
 
 
 def _score_crops(scorer: CropScorer, photos: list[Photo], boxes: list[list[Box]], num_workers: int) -> Tensor:
-    """What the scorer knows of each photo after all its crops: (n, C).
+    """The combined scores (n, C) of each photo's crops.
 
-    Crops of one size are encoded together, as many as CROPS_AT_ONCE, whichever photos they are of.
+    Crops of the same size are encoded together, up to CROPS_AT_ONCE, also if they are from different photos.
     """
-    known = torch.full((len(photos), scorer.classes), scorer.nothing)
-    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    combined = torch.full((len(photos), scorer.classes), scorer.initial)
+    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}  # size -> (photo, pixels)
 
     def encode(crops: list[tuple[int, Tensor]]) -> None:
         embeddings = scorer.teacher.embed_views(torch.stack([pixels for _, pixels in crops])).cpu()  # (k, D)
-        for (index, _), said in zip(crops, scorer.read(embeddings), strict=True):
-            known[index] = scorer.add(known[index], said)
+        for (index, _), scores in zip(crops, scorer.score(embeddings), strict=True):
+            combined[index] = scorer.combine(combined[index], scores)
 
     dataset = PhotoCrops(photos, boxes, scorer.longest, scorer.teacher.stride)
     for items in photo_batches(dataset, batch_size=16, num_workers=num_workers, collate_fn=list):
         for index, crops in items:
             for pixels in () if isinstance(crops, str) else crops:
-                same = waiting.setdefault(tuple(pixels.shape), [])
-                same.append((index, pixels))
-                if len(same) == CROPS_AT_ONCE:
+                same_size = waiting.setdefault(tuple(pixels.shape), [])
+                same_size.append((index, pixels))
+                if len(same_size) == CROPS_AT_ONCE:
                     encode(waiting.pop(tuple(pixels.shape)))
     for crops in waiting.values():
         encode(crops)
-    return known
+    return combined

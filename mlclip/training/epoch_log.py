@@ -1,4 +1,4 @@
-"""What a training says of every epoch: a line, a CSV beside the model, and TensorBoard where that is installed."""
+"""The report of every epoch: a line of text, a CSV file beside the model, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from ..config import InputError
 from ..files import atomic, beside
 
-ROOM = 65536  # bytes that must be free for a curve
-REPORT_ONLY = "report_only"  # the end of the name of every number that true labels had a part in
+MIN_FREE_BYTES = 65536  # that TensorBoard's folder must have
+REPORT_ONLY = "report_only"  # suffix of the name of every number that uses true labels
 
 
 class EpochLog:
-    """The rows of `model.log.csv`, written anew and atomically after every epoch.
+    """The rows of `model.log.csv`. The file is replaced atomically after every epoch.
 
-    `rows` are those of an earlier part of the same run. With the extra `tensorboard` the numbers also go to the folder
+    `rows` are those of an earlier part of the same training. With the extra `tensorboard`, the numbers also go to the folder
     `model.tensorboard`.
     """
 
@@ -30,7 +30,7 @@ class EpochLog:
         self._board = _board(beside(output, ".tensorboard"), len(rows))
 
     def write(self, rows: Sequence[dict[str, float]]) -> None:
-        """All rows so far; the last one is new."""
+        """Write all rows so far. Only the last one is new."""
         names = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, names)
@@ -49,33 +49,33 @@ class EpochLog:
             self._board.close()
 
 
-def _board(folder: Path, done: int) -> Any:
-    """A TensorBoard writer, or None without that extra. A run that starts anew leaves no curve of an older one."""
+def _board(folder: Path, epochs_done: int) -> Any:
+    """A TensorBoard writer, or None without the extra. A new training deletes the curves of an earlier one."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    _check_room(folder)
-    if not done:
+    _check_free_space(folder)
+    if not epochs_done:
         for old in folder.glob("events.out.tfevents.*"):
             with suppress(OSError):
                 old.unlink()
-    return SummaryWriter(str(folder), purge_step=done + 1)
+    return SummaryWriter(str(folder), purge_step=epochs_done + 1)
 
 
-def _check_room(folder: Path) -> None:
-    """InputError where TensorBoard could not write in `folder`: its own thread would say so in a page of traceback."""
+def _check_free_space(folder: Path) -> None:
+    """InputError if `folder` cannot be written. TensorBoard's own thread would only print a long traceback."""
     probe = folder / ".probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(bytes(ROOM))
+        probe.write_bytes(bytes(MIN_FREE_BYTES))
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose another place with -o") from error
+        raise InputError(f"cannot write {folder}: {error.strerror}. Choose another output.") from error
     finally:
         with suppress(OSError):
             probe.unlink()
         with suppress(OSError):
-            folder.rmdir()  # which it does only where nothing is in it
+            folder.rmdir()  # only succeeds if the folder is empty
 
 
 def _short(value: float) -> str:
@@ -83,15 +83,16 @@ def _short(value: float) -> str:
 
 
 def epoch_line(row: dict[str, float]) -> str:
-    """One epoch's facts as a person reads them."""
+    """One row of the log as a line of text."""
     line = f"epoch {row['epoch']}: loss {row['loss']:.4f}, {row['photos_per_second']:.0f} photos/s"
     line += f", label entropy {row['label_entropy']:.4f} nats"
     if row["labels_moved"]:
         line += f", {row['labels_crossed_half']} labels crossed ½"
     if "stopping_measure" in row:
-        known = not math.isnan(row["stopping_measure"])
-        measure = f"{100 * row['stopping_measure']:.1f} mAP against labels of exactly 1"
-        line += f", {measure}" if known else ", no label is exactly 1: nothing to stop by"
+        measure = f"{100 * row['stopping_measure']:.1f} mAP against labels that are exactly 1"
+        line += (
+            ", no stopping measure: no label is exactly 1" if math.isnan(row["stopping_measure"]) else f", {measure}"
+        )
     report = {k.removesuffix(f"_{REPORT_ONLY}"): v for k, v in row.items() if k.endswith(REPORT_ONLY)}
     if report:
         line += "; report only: " + ", ".join(f"{name.replace('_', ' ')} {100 * v:.1f}" for name, v in report.items())

@@ -1,4 +1,4 @@
-"""What happens to the labels during a training: CDUL's label step, CCD's label update, and what is said of both.
+"""How labels change during a training: CDUL's label step and CCD's label update, and the facts reported about them.
 
 Letters: N photos, C classes.
 """
@@ -21,16 +21,17 @@ from ..progress import Progress
 from ..student.predict import score_photos
 from .crop_labels import CentredCropScorer, DebiasedCropScorer, local_labels
 from .epoch_log import REPORT_ONLY
-from .local_views import Annotated, choose_local_views
+from .local_views import Annotated, LocalViews, choose_local_views
+from .schedule import label_step_due, stopping_measure_due
 from .state import TrainingState
 
-PREDICT_BATCH = 32  # photos of one pass through the network
+PREDICT_BATCH = 32  # photos per pass through the network
 
 
 def label_step(latent: Tensor, predictions: Tensor, config: TrainConfig) -> Tensor:
-    """CDUL step 2, label step: the new latent labels (N, C); rows without a prediction (NaN) stay.
+    """CDUL step 2, label step: the new latent labels (N, C). Rows without a prediction (NaN) do not change.
 
-    All photos move together, by predictions (N, C) in [0, 1] made on the un-augmented photos after the epoch.
+    `predictions` (N, C) in [0, 1] are made for all photos, without augmentation, at the end of the epoch.
     """
     moved = update_latent(latent, predictions, config.label_rate, config.sigma)
     return torch.where(predictions.isnan(), latent, moved)
@@ -44,49 +45,46 @@ def update_labels(
     num_workers: int,
     progress: Progress,
 ) -> tuple[Tensor, dict]:
-    """CCD step 2, label update: the new labels (N, C), and what a report shows of how they came about.
+    """CCD step 2, label update: the new labels (N, C), and facts about the update for the report.
 
-    The student's predictions set the class threshold; each class above it says where to look; the teacher scores what is
-    there; its local labels are mixed with those of before. Finished parts of the teacher's work are kept in `folder`.
+    The student's predictions give the class threshold. Each class above the threshold gives a local view, the teacher scores
+    the views, and the local labels are mixed with the labels so far. Finished parts of the scores are saved in `folder`.
     """
     config = state.config
     scores = predict_all(state, num_workers, progress)  # (N, C)
-    mixed = torch.randperm(len(scores), generator=torch.Generator().manual_seed(config.seed))
-    seen = scores[mixed[~scores[mixed].isnan().any(1)]]
-    threshold = ccd.calibrate_threshold(seen)
-    views_found = choose_local_views(
+    shuffled = torch.randperm(len(scores), generator=torch.Generator().manual_seed(config.seed))
+    readable = scores[shuffled[~scores[shuffled].isnan().any(1)]]
+    threshold = ccd.calibrate_threshold(readable)
+    views = choose_local_views(
         state.student, state.photos, scores, threshold, config, annotated=annotated, num_workers=num_workers, distributed=state.distributed,
         progress=progress,
     )  # fmt: skip
-    views = sum(map(len, views_found.boxes))
+    per_photo = sum(map(len, views.boxes)) / len(state.photos)
     progress.log(
-        f"label update: {views / len(state.photos):.1f} local views a photo ({config.local_views}), threshold {threshold:.3f}"
+        f"label update: {per_photo:.1f} local views per photo ({config.local_views}), class threshold {threshold:.3f}"
     )
     local = local_labels(
-        scorer,
-        state.photos,
-        views_found.boxes,
-        folder,
-        (state.identity, state.epochs),
-        num_workers=num_workers,
-        distributed=state.distributed,
-        progress=progress,
-    )
-    merged = ccd.merge_local(state.given, local, config.update_keep)
-    labels = torch.where(scores.isnan() | local.isnan(), state.given, merged)
-    facts = {
-        "views": config.local_views,
+        scorer, state.photos, views.boxes, folder, (state.identity, state.epochs), num_workers=num_workers,
+        distributed=state.distributed, progress=progress,
+    )  # fmt: skip
+    merged = ccd.merge_local(state.labels, local, config.update_keep)
+    labels = torch.where(scores.isnan() | local.isnan(), state.labels, merged)
+    return labels, _update_facts(state, views, threshold)
+
+
+def _update_facts(state: TrainingState, views: LocalViews, threshold: float) -> dict:
+    return {
+        "views": state.config.local_views,
         "threshold": threshold,
-        "boxes": [[list(map(float, box)) for box in boxes] for boxes in views_found.boxes],
-        "classes": views_found.classes,
-        "maps": {row: maps.tolist() for row, maps in views_found.maps.items()},
-        "before": state.given,
+        "boxes": [[list(map(float, box)) for box in boxes] for boxes in views.boxes],
+        "classes": views.classes,
+        "maps": {row: maps.tolist() for row, maps in views.maps.items()},
+        "before": state.labels,
     }
-    return labels, facts
 
 
 def predict_all(state: TrainingState, num_workers: int, progress: Progress) -> Tensor:
-    """The student's scores (N, C) of the run's photos, un-augmented; the same on every process; NaN where unreadable."""
+    """The student's scores (N, C) of all photos, without augmentation; NaN for unreadable photos. Every rank gets all rows."""
     distributed = state.distributed
     rows = distributed.shard(list(range(len(state.photos))))
     scores, unreadable = score_photos(
@@ -94,24 +92,18 @@ def predict_all(state: TrainingState, num_workers: int, progress: Progress) -> T
         progress=progress, label="  predicting",
     )  # fmt: skip
     state.skipped |= {state.photos[rows[index]].path: reason for index, reason in unreadable}
-    everyone = torch.full_like(state.given, float("nan"))
-    for part, values in distributed.all_gather((rows, scores)):
-        everyone[part] = values
-    return everyone
+    gathered = torch.full_like(state.labels, float("nan"))
+    for rank_rows, rank_scores in distributed.all_gather((rows, scores)):
+        gathered[rank_rows] = rank_scores
+    return gathered
 
 
 def epoch_facts(
-    state: TrainingState,
-    before: Tensor,
-    predictions: Tensor | None,
-    truth: Labels | None,
-    *,
-    moved: bool,
-    measured: bool,
+    state: TrainingState, epoch: int, before: Tensor, predictions: Tensor | None, truth: Labels | None
 ) -> dict[str, float]:
-    """What an epoch's log says of labels and predictions (N, C): of labels `before` and after, of what was `measured`, by the truth."""
-    facts = label_facts(before, state.targets, moved)
-    if measured:
+    """The numbers that the log of `epoch` has about labels and predictions (N, C). `before` are the labels of its weight steps."""
+    facts = label_facts(before, state.targets, label_step_due(state.config, epoch))
+    if stopping_measure_due(state.config, epoch):
         facts["stopping_measure"] = stopping_measure(predictions, state.targets)
     if truth:
         facts |= true_facts(state, predictions, truth)
@@ -119,25 +111,25 @@ def epoch_facts(
 
 
 def label_facts(before: Tensor, after: Tensor, moved: bool) -> dict[str, float]:
-    """Of labels (N, C) in [0, 1] or NaN: their mean entropy in nats after the epoch, and how many crossed ½ in it."""
+    """For labels (N, C) in [0, 1] or NaN: their mean entropy in nats after the epoch, and how many crossed ½ in it."""
     crossed = ((before >= 0.5) != (after >= 0.5)) & ~after.isnan()
     entropy = float(bernoulli_entropy(after).nanmean())
     return {"label_entropy": entropy, "labels_moved": int(moved), "labels_crossed_half": int(crossed.sum())}
 
 
 def stopping_measure(predictions: Tensor, labels: Tensor) -> float:
-    """CCD's label-free measure: mAP in [0, 1] of predictions (N, C) against the labels (N, C) that are exactly 1.
+    """CCD's label-free measure: mAP in [0, 1] of predictions (N, C); the positives are the labels (N, C) that are exactly 1.
 
-    NaN where no label is.
+    NaN if no label is exactly 1.
     """
-    sure = (labels == 1).float()
-    values = [average_precision(predictions[:, c], sure[:, c]) for c in range(labels.shape[1])]
-    counted = [value for value in values if not math.isnan(value)]
-    return sum(counted) / len(counted) if counted else math.nan
+    positive = (labels == 1).float()
+    values = [average_precision(predictions[:, c], positive[:, c]) for c in range(labels.shape[1])]
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def true_facts(state: TrainingState, predictions: Tensor, truth: Labels) -> dict[str, float]:
-    """mAP in [0, 1] of the labels and of predictions (N, C) by the truth. For the report: no decision may look at it."""
+    """mAP in [0, 1] of the labels and of predictions (N, C) against the truth. For the report only: no decision may use it."""
     tables = {"labels": state.targets, "predictions": predictions}
     return {f"{name}_mAP_{REPORT_ONLY}": _true_mean_ap(state, scores, truth) for name, scores in tables.items()}
 
@@ -149,17 +141,17 @@ def _true_mean_ap(state: TrainingState, scores: Tensor, truth: Labels) -> float:
 
 
 def refined_labels(state: TrainingState, labels: Labels) -> Labels:
-    """The labels as the run left them, for the photos that could be read; thresholds are at their new sums."""
+    """The labels at the end of the training, for the photos that could be read, with new thresholds."""
     kept = [row for row, photo in enumerate(state.photos) if photo.path not in state.skipped]
     meta = {**labels.meta, "refined": state.identity["settings"], "skipped": sorted(map(list, state.skipped.items()))}
     meta["thresholds"] = match_expected_positives(state.targets[kept], state.targets[kept]).tolist()
     if state.update:
-        place = {row: i for i, row in enumerate(kept)}
+        new_row = {row: i for i, row in enumerate(kept)}
         meta["update"] = {
             **state.update,
             "boxes": [state.update["boxes"][row] for row in kept],
             "classes": [state.update["classes"][row] for row in kept],
-            "maps": {str(place[row]): maps for row, maps in state.update["maps"].items() if row in place},
+            "maps": {str(new_row[row]): maps for row, maps in state.update["maps"].items() if row in new_row},
             "before": state.update["before"][kept].tolist(),
         }
     return Labels([state.photos[row].path for row in kept], labels.classes, state.targets[kept], labels.root, meta)

@@ -1,4 +1,6 @@
-"""CCD step 2, the label update: where the student points, and what else can be looked at for the same budget.
+"""CCD step 2, label update: which local views of a photo the teacher scores.
+
+They come from the student's class maps, or from another choice with the same number of views.
 
 Letters: N photos, C classes, K local views of one photo, h w cells of a map.
 """
@@ -22,28 +24,27 @@ from ..progress import Progress
 from ..student.model import Classifier
 from ..student.predict import class_maps
 
-CAM_SIDE = 320  # class maps are enlarged to this many pixels a side ...
-CAM_MARGIN = 40  # ... and boxes grown by this many: the paper's 80 at 640
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+CAM_SIDE = 320  # class maps are resized to this many pixels per side ...
+CAM_MARGIN = 40  # ... and boxes get a margin of this many: the paper's 80 at 640
 GRID = 3  # local views of "grid" are cells of a 3×3 grid
-RANDOM_SIDES = (0.25, 0.75)  # of a random box, as shares of the photo's
-PICTURED = 60  # photos whose maps are kept for the report's pictures
+RANDOM_SIDES = (0.25, 0.75)  # range of the sides of a random box, as shares of the photo's
+REPORTED_PHOTOS = 60  # photos whose maps are kept for the report
 
 Annotated = Mapping[str, Sequence[tuple[str, Box]]]  # path -> (class, box_xyxy in pixels)
 
 
 @dataclass
 class LocalViews:
-    """Where to look again: per photo its boxes, as shares of its sides; `classes` those that a map pointed for."""
+    """The local views of each photo: boxes as shares of its sides, and the class whose map gave each box."""
 
     boxes: list[list[Box]]  # N lists of K
-    classes: list[list[int]]  # N lists of K class columns; empty where no class led to a box
-    maps: dict[int, Tensor] = field(default_factory=dict)  # row -> uint8 (K, h, w) for the report's pictures
+    classes: list[list[int]]  # N lists of K class columns; empty where the boxes do not come from class maps
+    maps: dict[int, Tensor] = field(default_factory=dict)  # row -> uint8 (K, h, w), for the report
 
 
 def pictured_rows(count: int) -> list[int]:
-    """The rows of a table of `count` photos that a report of its usual length shows."""
-    shown = min(PICTURED, count)
+    """The rows of a table of `count` photos that a report of the default length shows."""
+    shown = min(REPORTED_PHOTOS, count)
     return [i * count // shown for i in range(shown)]
 
 
@@ -51,29 +52,30 @@ def choose_local_views(
     model: Classifier, photos: Sequence[Photo], scores: Tensor, threshold: float, config: TrainConfig, *,
     annotated: Annotated | None, num_workers: int, distributed: Distributed, progress: Progress,
 ) -> LocalViews:  # fmt: skip
-    """The local views of all photos, the same on every process.
+    """The local views of all photos, the same on every rank.
 
-    Every photo has as many views as it has classes whose score, of `scores` (N, C), is above `threshold`; "cam" takes the
-    boxes of those classes' maps. "grid", "random", "boxes" and "around" spend the same number of views on cells of a grid,
-    on boxes of random place and size, on `annotated` boxes (as many as the photo has), on those grown by the maps' margin.
+    Each photo has as many views as it has classes with a score above `threshold`; `scores` are (N, C). "cam" takes the boxes
+    of these classes' maps. The other choices use the same number of views: cells of a grid ("grid"), boxes with random place
+    and size ("random"), `annotated` boxes ("boxes"; at most as many as the photo has), and annotated boxes with the margin of
+    the maps ("around").
     """
     above = [(row > threshold).nonzero().flatten().tolist() for row in scores]  # NaN is never above
     if config.local_views == "cam":
-        return _point_by_maps(model, photos, above, num_workers, distributed, progress)
-    chance = [np.random.default_rng([config.seed, row]) for row in range(len(photos))]
+        return _views_from_maps(model, photos, above, num_workers, distributed, progress)
+    generators = [np.random.default_rng([config.seed, row]) for row in range(len(photos))]
     if config.local_views == "grid":
-        boxes = [_grid_cells(len(classes), rng) for classes, rng in zip(above, chance, strict=True)]
+        boxes = [_grid_cells(len(classes), rng) for classes, rng in zip(above, generators, strict=True)]
     elif config.local_views == "random":
-        boxes = [[_random_box(rng) for _ in classes] for classes, rng in zip(above, chance, strict=True)]
+        boxes = [[_random_box(rng) for _ in classes] for classes, rng in zip(above, generators, strict=True)]
     else:
         margin = CAM_MARGIN / CAM_SIDE if config.local_views == "around" else 0.0
-        rows = zip(photos, above, chance, strict=True)
+        rows = zip(photos, above, generators, strict=True)
         boxes = [_annotated_boxes(annotated or {}, photo, len(classes), rng, margin) for photo, classes, rng in rows]
     return LocalViews(boxes, [[] for _ in photos])
 
 
 @torch.inference_mode()
-def _point_by_maps(
+def _views_from_maps(
     model: Classifier,
     photos: Sequence[Photo],
     above: list[list[int]],
@@ -81,8 +83,9 @@ def _point_by_maps(
     distributed: Distributed,
     progress: Progress,
 ) -> LocalViews:
+    """The box of each class in `above`, from its map. The ranks share the photos, and every rank gets all views."""
     rows = distributed.shard([row for row, classes in enumerate(above) if classes])
-    kept = set(pictured_rows(len(photos)))
+    reported = set(pictured_rows(len(photos)))
     found: dict[int, list[Box]] = {}
     maps: dict[int, Tensor] = {}
     batches = photo_batches(
@@ -95,28 +98,28 @@ def _point_by_maps(
             if pixels is None:
                 continue
             batch = class_maps(model, pixels[:, 0], distributed.device)
-            for index, own in zip(indices.tolist(), batch, strict=True):  # own (C, h, w)
+            for index, cams in zip(indices.tolist(), batch, strict=True):  # cams (C, h, w)
                 row = rows[index]
-                own = own[above[row]]  # (K, h, w)
-                found[row] = [_box_of(cam) for cam in own]
-                if row in kept:
-                    maps[row] = _bytes(own)
-    views_found = LocalViews([[] for _ in photos], [[] for _ in photos])
-    for part, pictures in distributed.all_gather((found, maps)):
-        views_found.maps |= pictures
-        for row, boxes in part.items():
-            views_found.boxes[row], views_found.classes[row] = boxes, above[row]
-    return views_found
+                cams = cams[above[row]]  # (K, h, w)
+                found[row] = [_box_of(cam) for cam in cams]
+                if row in reported:
+                    maps[row] = _as_bytes(cams)
+    views = LocalViews([[] for _ in photos], [[] for _ in photos])
+    for rank_boxes, rank_maps in distributed.all_gather((found, maps)):
+        views.maps |= rank_maps
+        for row, boxes in rank_boxes.items():
+            views.boxes[row], views.classes[row] = boxes, above[row]
+    return views
 
 
 def _box_of(cam: Tensor) -> Box:
-    """The box of one class map (h, w), in shares of the photo's sides."""
+    """The box of one class map (h, w), as shares of the photo's sides."""
     large = F.interpolate(cam[None, None], size=(CAM_SIDE, CAM_SIDE), mode="bilinear", align_corners=False)[0, 0]
     return tuple(side / CAM_SIDE for side in ccd.cam_box(large, margin=CAM_MARGIN))
 
 
-def _bytes(maps: Tensor) -> Tensor:
-    """Class maps (K, h, w), each min-max normalised, as uint8."""
+def _as_bytes(maps: Tensor) -> Tensor:
+    """Class maps (K, h, w) as uint8; each is min-max normalised."""
     return (torch.stack([normalised(cam) for cam in maps]) * 255).round().to(torch.uint8)
 
 
@@ -136,15 +139,15 @@ def _random_box(rng: np.random.Generator) -> Box:
 def _annotated_boxes(
     annotated: Annotated, photo: Photo, count: int, rng: np.random.Generator, margin: float
 ) -> list[Box]:
-    """At most `count` of a photo's boxes, grown on each side by `margin`, a share of the photo's side."""
-    given = [box for _, box in annotated.get(photo.path, annotated.get(photo.path.rsplit("/", 1)[-1], ()))]
-    if not given or not count:
+    """At most `count` of a photo's boxes, with a `margin` on each side, as a share of the photo's side."""
+    boxes = [box for _, box in annotated.get(photo.path, annotated.get(photo.path.rsplit("/", 1)[-1], ()))]
+    if not boxes or not count:
         return []
     try:
         width, height = open_image(photo.file).size
     except Unreadable:
         return []
-    chosen = [given[i] for i in sorted(rng.permutation(len(given))[:count].tolist())]
+    chosen = [boxes[i] for i in sorted(rng.permutation(len(boxes))[:count].tolist())]
     grown = (-margin, -margin, margin, margin)
     shares = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in chosen]
     return [tuple(min(1.0, max(0.0, s + m)) for s, m in zip(box, grown, strict=True)) for box in shares]

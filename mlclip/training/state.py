@@ -1,4 +1,4 @@
-"""A training between two epochs: how it starts, what is kept of it, how it is taken up again.
+"""The state of a training between two epochs: how it starts, how it is saved, how it is restored.
 
 Letters: N photos, C classes.
 """
@@ -31,76 +31,102 @@ from .weight_average import start_average
 
 @dataclass
 class TrainingState:
-    """Everything that the next epoch needs; `epochs` are done, `log` has a row of facts for each."""
+    """Everything that the next epoch needs. `epochs` are done; `log` has one row of facts for each of them."""
 
     config: TrainConfig
     distributed: Distributed
     model: Classifier
     optimizer: torch.optim.Optimizer
     photos: list[Photo]  # N
-    given: Tensor  # (N, C) the labels that came with the photos, or CCD's update of them, in [0, 1] or NaN
-    latent: Tensor | None  # (N, C) CDUL's ỹ, row = photo; None where labels do not learn
-    identity: dict  # settings, and the labels' fingerprint: what a resumed run must share
+    labels: Tensor  # (N, C) the labels at the start, or after CCD's label update, in [0, 1] or NaN
+    latent: Tensor | None  # (N, C) CDUL's ỹ, row = photo; None for methods without label steps
+    identity: dict  # settings and the fingerprint of the labels, which a resumed training must share
     epochs: int = 0
     skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
     log: list[dict[str, float]] = field(default_factory=list)
-    update: dict = field(default_factory=dict)  # how CCD's label update came about, once it is made
-    average: AveragedModel | None = None  # of the model's weights so far; None where the last step's are what counts
+    update: dict = field(default_factory=dict)  # facts of CCD's label update for the report; empty before it
+    average: AveragedModel | None = None  # of the model's weights so far; None without averaging
 
     @property
     def student(self) -> Classifier:
-        """Who predicts, points and is saved: the average of the model that takes the weight steps, or that model itself."""
+        """The model that predicts, gives class maps and is saved: the average of the trained model, or that model itself."""
         return self.average.module if self.average else self.model
 
     @property
     def history(self) -> list[float]:
-        """CCD's label-free measure of every epoch that has it."""
+        """CCD's stopping measure of every epoch that has one."""
         measured = [row["stopping_measure"] for row in self.log if "stopping_measure" in row]
         return [value for value in measured if not math.isnan(value)]
 
     @property
     def targets(self) -> Tensor:
-        """(N, C) the labels of the moment in [0, 1], NaN where not known."""
-        return self.given if self.latent is None else self.latent.sigmoid()
+        """(N, C) the current labels in [0, 1], NaN where not known."""
+        return self.labels if self.latent is None else self.latent.sigmoid()
 
 
 def start_training(
+    labels: Labels,
+    config: TrainConfig,
+    offline: bool,
+    distributed: Distributed,
+    progress: Progress,
+    resume_from: Path | None = None,
+) -> TrainingState:
+    """A training before its first epoch, or in the state saved in `resume_from` if that file exists.
+
+    Raises InputError if labels, photos and settings do not fit together, or do not match the saved training.
+    """
+    saved = _read_state(resume_from, identity_of(labels, config)) if resume_from and resume_from.exists() else None
+    state = _new_training(labels, config, offline, distributed, progress)
+    if saved:
+        _restore(state, saved)
+        progress.log(f"continuing after epoch {state.epochs}")
+    return state
+
+
+def _new_training(
     labels: Labels, config: TrainConfig, offline: bool, distributed: Distributed, progress: Progress
 ) -> TrainingState:
-    """The run before its first epoch. Raises InputError where labels, photos and settings do not fit together."""
     photos, missing = labelled_photos(labels)
     if config.batch_size % distributed.world_size:
+        size = distributed.world_size
         raise InputError(
-            f"--batch-size {config.batch_size} cannot be shared evenly by {distributed.world_size} processes; make it a multiple"
+            f"`batch_size={config.batch_size}` cannot be divided evenly among {size} processes. Use a multiple of {size}."
         )
     if len(photos) < 2:
-        raise InputError(f"{len(photos)} labelled photo is too few to train on; label at least 2")
-    given = labels.scores[[row for row, _ in photos]]  # (N, C)
-    if given.isnan().all():
-        raise InputError("the labels say nothing: not one score of the photos that are here is known; label them again")
+        raise InputError(f"{len(photos)} labelled photo is not enough to train on. Label at least 2.")
+    scores = labels.scores[[row for row, _ in photos]]  # (N, C)
+    if scores.isnan().all():
+        raise InputError(
+            "no label is known: all scores of the photos that were found are empty. Label the photos again."
+        )
     torch.manual_seed(config.seed)
     model, origin = new_student(config, labels, offline)
     progress.log(origin)
-    start_bias(model, given)
+    start_bias(model, scores)
     fast_layout(model, distributed.device)
     sync_batch_norm(model, distributed)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": model.trunk.parameters()},
-            {"params": model.head.parameters(), "lr": config.lr * config.head_lr_factor},
-        ],
-        lr=config.lr,
-    )
-    latent = latent_of(given) if config.method == "cdul" else None
-    identity = {"settings": asdict(config), "labels": fingerprint(labels)}
-    average = start_average(model, config.average) if config.average else None
     return TrainingState(
-        config, distributed, model, optimizer, [p for _, p in photos], given, latent, identity, skipped=missing, average=average
-    )  # fmt: skip
+        config,
+        distributed,
+        model,
+        _optimizer(model, config),
+        [photo for _, photo in photos],
+        scores,
+        latent_of(scores) if config.method == "cdul" else None,
+        identity_of(labels, config),
+        skipped=missing,
+        average=start_average(model, config.average) if config.average else None,
+    )
+
+
+def _optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
+    head = {"params": model.head.parameters(), "lr": config.lr * config.head_lr_factor}
+    return torch.optim.Adam([{"params": model.trunk.parameters()}, head], lr=config.lr)
 
 
 def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
-    """(row of labels, photo) for every row whose file is there, and path -> reason for the others."""
+    """(row of labels, photo) for every row whose file exists, and path -> reason for the other rows."""
     found, missing = [], {}
     for row, path in enumerate(labels.paths):
         file = os.path.join(labels.root, path)
@@ -111,53 +137,68 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
             missing[path] = error.strerror
     if not found:
         raise InputError(
-            f"none of the {len(labels.paths)} labelled photos is under {labels.root}; say where they are with --root"
+            f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass the folder of the photos as `root`."
         )
     return found, missing
 
 
+def identity_of(labels: Labels, config: TrainConfig) -> dict:
+    """What a training depends on: its settings and its labels. A resumed training must have the same."""
+    return {"settings": asdict(config), "labels": fingerprint(labels)}
+
+
 def fingerprint(labels: Labels) -> str:
-    """A hash of what a training run depends on in its labels: classes, paths and scores."""
+    """A hash of the parts of the labels that a training depends on: classes, paths and scores."""
     digest = hashlib.sha256(repr((labels.classes, labels.paths)).encode("utf-8", "surrogateescape"))
     digest.update(labels.scores.numpy().tobytes())
     return digest.hexdigest()
 
 
 def resume_file(output: str | Path) -> Path:
-    """Where training towards `output` keeps what it needs to go on: `model.pt` -> `model.resume.pt`."""
+    """The file with the state of an unfinished training that writes `output`: `model.pt` -> `model.resume.pt`."""
     return beside(output, ".resume.pt")
 
 
 def save_state(state: TrainingState, file: Path) -> None:
-    """Keep the run as it stands after its last epoch, atomically."""
+    """Save the training after its last finished epoch, atomically."""
     content: dict[str, Any] = {"format": "mlclip.resume", "version": 1, "run": state.identity, "epochs": state.epochs}
     content |= {"weights": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
-    content |= {"given": state.given, "latent": state.latent, "update": state.update}
+    content |= {"given": state.labels, "latent": state.latent, "update": state.update}
     content |= {"average": state.average.state_dict() if state.average else None}
     save_plain(content | {"skipped": state.skipped, "log": state.log}, file)
 
 
-def resume_state(state: TrainingState, file: Path) -> None:
-    """Put a fresh run where `save_state` left it; nothing happens where there is no such file.
-
-    Raises InputError where the file belongs to other labels or other settings; a different --epochs is allowed.
-    """
-    if not file.exists():
-        return
+def _read_state(file: Path, identity: dict) -> dict:
+    """The content of a file that `save_state` wrote. InputError if its settings (other than `epochs`) or labels differ."""
     saved = load_plain(file, kind="resume", made_by="mlclip train --overwrite")
-    held = saved["run"]
-    settings = {"average": 0.0, **held["settings"]}  # trainings of before there was an average had none
-    changed = [k for k, v in state.identity["settings"].items() if k != "epochs" and settings.get(k) != v]
-    if held["labels"] != state.identity["labels"]:
-        changed.append("labels")
+    settings = {"average": 0.0, **saved["run"]["settings"]}  # files from before weights were averaged have no `average`
+    changed = [
+        f"`{name}` was {settings.get(name)}, is {value}"
+        for name, value in identity["settings"].items()
+        if name != "epochs" and settings.get(name) != value
+    ]
+    if saved["run"]["labels"] != identity["labels"]:
+        changed.append("the labels have changed")
     if changed:
         raise InputError(
-            f"{file} was trained with another {', '.join(changed)}; --resume needs the same; --overwrite starts anew"
+            f"{file} cannot be continued: {', '.join(changed)}. `resume=True` needs the same settings and labels; "
+            "`overwrite=True` starts again."
         )
+    return saved
+
+
+def _restore(state: TrainingState, saved: dict) -> None:
+    """Set a new training to the state that `save_state` wrote."""
     state.model.load_state_dict(saved["weights"])
     state.optimizer.load_state_dict(saved["optimizer"])
     if state.average:
         state.average.load_state_dict(saved["average"])
-    state.given, state.latent, state.update = saved["given"], saved["latent"], saved["update"]
+    state.labels, state.latent, state.update = saved["given"], saved["latent"], saved["update"]
     state.epochs, state.log = int(saved["epochs"]), saved["log"]
     state.skipped |= saved["skipped"]
+
+
+def share_skipped(state: TrainingState) -> None:
+    """Give every rank the skipped photos of all ranks."""
+    for skipped in state.distributed.all_gather(state.skipped):
+        state.skipped = state.skipped | skipped

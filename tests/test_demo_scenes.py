@@ -1,4 +1,4 @@
-"""The drawn world and the tiny CLIP that knows it."""
+"""The demo scenes, and the tiny CLIP that was trained on their things."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scene(number: int) -> tuple[Image.Image, list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
+    folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, train=12, test=5, seed=3)
     return folder
 
@@ -46,14 +46,14 @@ def read_table(path) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def test_there_are_a_dozen_or_more_kinds_and_no_two_share_a_name():
+def test_there_are_at_least_fourteen_kinds_and_their_names_differ():
     assert len(KINDS) >= 14
     assert len(set(KINDS)) == len(KINDS)
     assert all(kind.isalpha() and kind.islower() for kind in KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_thing_fills_its_tile_and_stays_inside_it(kind):
+def test_a_thing_fills_its_tile_and_stays_inside(kind):
     for number in range(8):
         alpha = pixels(draw_thing(kind, 60, np.random.default_rng(number)))[..., 3]
         assert alpha.shape == (60, 60)
@@ -62,7 +62,7 @@ def test_a_thing_fills_its_tile_and_stays_inside_it(kind):
         assert (border > 0).mean() < 0.1
 
 
-def test_the_same_random_numbers_draw_the_same_pictures_and_others_do_not():
+def test_the_same_random_numbers_give_the_same_images_and_others_do_not():
     first, again, other = (pixels(draw_single("key", np.random.default_rng(s))) for s in (5, 5, 6))
     assert (first == again).all()
     assert (first != other).any()
@@ -70,13 +70,13 @@ def test_the_same_random_numbers_draw_the_same_pictures_and_others_do_not():
     assert scene(1)[1] == scene(1)[1]
 
 
-def test_a_single_thing_is_of_the_size_asked_for_and_scenes_are_larger():
+def test_images_of_single_things_have_the_requested_size_and_scenes_are_larger():
     assert draw_single("star", np.random.default_rng(0), size=48).size == (48, 48)
     assert draw_scene(np.random.default_rng(0), size=96)[0].size == (96, 96)
     assert min(scene(0)[0].size) > 64
 
 
-def test_truth_names_exactly_the_things_that_were_drawn(monkeypatch):
+def test_the_true_labels_are_exactly_the_drawn_things(monkeypatch):
     from mlclip.demo import scenes
 
     drawn = []
@@ -88,8 +88,8 @@ def test_truth_names_exactly_the_things_that_were_drawn(monkeypatch):
         assert truth == [kind for kind in KINDS if kind in drawn]
 
 
-def test_every_thing_that_truth_names_can_be_seen(monkeypatch):
-    """Leave the last small thing out of the drawing: what changes is a patch of the size of a small thing."""
+def test_every_thing_in_the_true_labels_is_visible(monkeypatch):
+    """Draw the scene without its last small thing: only an area of the size of a small thing changes."""
     from mlclip.demo import scenes
 
     number = next(n for n in range(40) if len(scene(n)[1]) >= 3)
@@ -117,7 +117,7 @@ def test_frequencies_are_skewed_and_differ_between_single_things_and_scenes():
     assert abs(np.corrcoef(SINGLE_FREQUENCY, SCENE_FREQUENCY)[0, 1]) < 0.5
 
 
-def test_scenes_hold_one_to_five_kinds_some_none_and_the_common_ones_most(many_scenes):
+def test_scenes_hold_up_to_five_kinds_some_are_empty_and_frequent_kinds_dominate(many_scenes):
     counts = [len(present) for present in many_scenes]
     assert 0.02 < counts.count(0) / len(counts) < 0.12
     assert set(counts) == {0, 2, 3, 4, 5}
@@ -126,7 +126,7 @@ def test_scenes_hold_one_to_five_kinds_some_none_and_the_common_ones_most(many_s
     assert shown[SCENE_FREQUENCY.argmax()] > 4 * shown[SCENE_FREQUENCY.argmin()]
 
 
-def test_the_folder_holds_jpegs_class_names_and_a_truth_row_for_each(folder):
+def test_the_folder_holds_jpegs_class_names_and_one_row_of_true_labels_per_image(folder):
     assert (folder / "classes.txt").read_text().splitlines() == list(KINDS)
     for part, count in (("train", 12), ("test", 5)):
         header, rows = read_table(folder / f"truth_{part}.csv")
@@ -137,7 +137,7 @@ def test_the_folder_holds_jpegs_class_names_and_a_truth_row_for_each(folder):
         assert Image.open(folder / part / rows[0][0]).format == "JPEG"
 
 
-def test_the_written_truth_is_that_of_the_scene_beside_it(folder):
+def test_the_written_true_labels_match_their_scene(folder):
     for index, part in enumerate(("train", "test")):
         for number, row in enumerate(read_table(folder / f"truth_{part}.csv")[1]):
             picture, present = draw_scene(np.random.default_rng([3, index, number]))
@@ -146,7 +146,7 @@ def test_the_written_truth_is_that_of_the_scene_beside_it(folder):
             assert abs(written - pixels(picture)).mean() < 12  # a JPEG of a noisy picture
 
 
-def test_every_thing_s_box_is_in_the_photo_and_the_boxes_name_what_the_truth_names(folder):
+def test_boxes_lie_inside_the_photo_and_have_the_classes_of_the_true_labels(folder):
     for part in ("train", "test"):
         boxes = read_boxes(f"coco:{folder / f'boxes_{part}.json'}")
         for name, *cells in read_table(folder / f"truth_{part}.csv")[1]:
@@ -155,7 +155,7 @@ def test_every_thing_s_box_is_in_the_photo_and_the_boxes_name_what_the_truth_nam
                 assert 0 <= x0 < x1 <= 160 and 0 <= y0 < y1 <= 160
 
 
-def test_a_box_holds_its_thing_and_nothing_of_it_is_outside(monkeypatch):
+def test_a_box_fits_its_thing_exactly(monkeypatch):
     from mlclip.demo import scenes
 
     number = next(n for n in range(40) if len(scene(n)[1]) == 2)
@@ -175,7 +175,7 @@ def test_a_box_holds_its_thing_and_nothing_of_it_is_outside(monkeypatch):
     assert boxes[calls[1]] == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
-def test_the_same_seed_writes_the_same_scenes_however_many_are_asked_for(folder, tmp_path):
+def test_the_same_seed_writes_the_same_scenes_whatever_their_number(folder, tmp_path):
     write_scenes(tmp_path / "again", train=4, test=1, seed=3)
     write_scenes(tmp_path / "other", train=4, test=1, seed=4)
     for number in range(4):
@@ -189,11 +189,11 @@ def test_train_and_test_share_no_scene(folder):
     assert not train & {path.read_bytes() for path in (folder / "test").iterdir()}
 
 
-def test_the_tiny_clip_takes_at_most_four_megabytes_in_a_wheel():
+def test_the_tiny_clip_needs_at_most_four_megabytes_in_a_wheel():
     assert len(zlib.compress(TINY_FILE.read_bytes(), 6)) <= 4 * MEGABYTE
 
 
-def test_the_tiny_clip_is_half_precision_and_knows_only_the_words_of_its_captions():
+def test_the_tiny_clip_is_half_precision_and_has_only_the_words_of_its_captions():
     state = torch.load(TINY_FILE, weights_only=True)
     assert {t.dtype for t in state.values() if t.is_floating_point()} == {torch.float16}
     vocabulary = state["token_embedding.weight"]
@@ -205,7 +205,7 @@ def test_the_tiny_clip_is_half_precision_and_knows_only_the_words_of_its_caption
     assert not used[tokenize(["philosophy"])[0, 1]]
 
 
-def test_the_tiny_clip_loads_through_the_ordinary_loader_and_by_its_shapes():
+def test_the_tiny_clip_loads_like_any_other_clip():
     clip = load_clip("tiny")
     assert clip.input_resolution == 64
     assert 1 < clip.logit_scale.exp() <= 100.5  # 100 in half precision is not quite 100
@@ -213,12 +213,12 @@ def test_the_tiny_clip_loads_through_the_ordinary_loader_and_by_its_shapes():
     assert all((direct[name] == tensor).all() for name, tensor in clip.state_dict().items())
 
 
-def test_the_tiny_clip_names_single_things_it_has_never_seen():
+def test_the_tiny_clip_recognises_new_images_of_single_things():
     teacher = Teacher(load_clip("tiny"))
     kinds = np.arange(108) % len(KINDS)
     views = [pixels(draw_single(KINDS[kind], np.random.default_rng([12345, n]))) for n, kind in enumerate(kinds)]
     embeddings = teacher.embed_views(torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2))
     scores = class_scores(embeddings, class_embeddings(teacher, KINDS, ["a photo of a {}"]), teacher.logit_scale)
     right = (scores.argmax(-1).numpy() == kinds).mean()
-    assert right > 0.75  # chance is 0.06
-    assert scores.amax(-1).mean() > 0.6  # and it is sure of itself, as CLIP is
+    assert right > 0.75  # random guessing: 0.06
+    assert scores.amax(-1).mean() > 0.6  # it is confident, like a real CLIP

@@ -1,4 +1,4 @@
-"""A few true labels: what they change, what they leave, what is refused."""
+"""Calibration with a few true labels: what it changes, what it does not change, and its errors."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ def checkpoint() -> Checkpoint:
 
 
 def tables(photos: int = 60, known: int = 40) -> tuple[Labels, Labels]:
-    """Scores that are too sure by half, and the truth of the first photos; "rare" has two positives, "other" is not in it."""
-    chance = torch.Generator().manual_seed(3)
-    logits = torch.randn(photos, 4, generator=chance) * 4 - 1
-    truth = torch.bernoulli((0.5 * logits).sigmoid(), generator=chance)
+    """Overconfident scores (the logits are twice too large) and the truth of the first photos, without the class "other".
+
+    The class "rare" has two positives.
+    """
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(photos, 4, generator=generator) * 4 - 1
+    truth = torch.bernoulli((0.5 * logits).sigmoid(), generator=generator)
     truth[:, 2] = 0
     truth[:2, 2] = 1
     paths = [f"{n}.jpg" for n in range(photos)]
     return Labels(paths, CLASSES, logits.sigmoid()), Labels(paths[:known], CLASSES[:3], truth[:known, :3])
 
 
-def test_scores_come_nearer_to_the_truth_and_meta_says_by_what(checkpoint):
+def test_scores_get_closer_to_the_truth_and_meta_has_the_facts(checkpoint):
     predicted, truth = tables()
     found = calibrate(checkpoint, predicted, truth)
     assert found.after.calibration_error < found.before.calibration_error
@@ -47,7 +50,9 @@ def test_scores_come_nearer_to_the_truth_and_meta_says_by_what(checkpoint):
     assert facts["before"]["calibration"] == {"source": "the labels it learned"}
 
 
-def test_a_class_of_few_positives_is_named_in_the_same_photos_and_one_without_truth_stays_as_it_is(checkpoint):
+def test_a_class_with_few_positives_is_above_its_threshold_in_the_same_photos_and_one_without_truth_does_not_change(
+    checkpoint,
+):
     predicted, truth = tables()
     old = (checkpoint.model.scale.clone(), checkpoint.model.offset.clone(), checkpoint.thresholds)
     found = calibrate(checkpoint, predicted, truth)
@@ -60,7 +65,7 @@ def test_a_class_of_few_positives_is_named_in_the_same_photos_and_one_without_tr
     assert model.scale[2] != old[0][2]
 
 
-def test_logits_are_those_of_before_in_the_same_order(checkpoint):
+def test_calibration_changes_logits_but_not_the_order_of_photos(checkpoint):
     pixels = torch.randint(0, 256, (6, 3, 64, 64), dtype=torch.uint8)
     with torch.inference_mode():
         before = checkpoint.model(pixels)
@@ -81,7 +86,7 @@ def test_the_same_labels_twice_give_the_same_model(checkpoint, tmp_path):
     assert twice.meta == once.meta
 
 
-def test_unknown_cells_do_not_count(checkpoint):
+def test_unknown_cells_are_ignored(checkpoint):
     predicted, truth = tables()
     truth.scores[5:, 0] = math.nan
     truth.scores[30:] = math.nan
@@ -93,12 +98,14 @@ def test_unknown_cells_do_not_count(checkpoint):
     ("value", "classes", "paths", "words"),
     [
         (math.nan, CLASSES[:3], None, "every cell is empty"),
-        (0.5, CLASSES[:3], None, "0.5 of 'cat' in 0.jpg"),
-        (1.0, ["cow", "hen", "pig"], None, "no class"),
+        (0.5, CLASSES[:3], None, "value 0.5 for 'cat' in 0.jpg"),
+        (1.0, ["cow", "hen", "pig"], None, "the truth has no class of the model"),
         (1.0, CLASSES[:3], "elsewhere", "no photo"),
     ],
 )
-def test_truth_that_says_nothing_is_refused_in_one_line_and_changes_nothing(checkpoint, value, classes, paths, words):
+def test_truth_that_cannot_be_used_is_an_error_in_one_line_and_changes_nothing(
+    checkpoint, value, classes, paths, words
+):
     predicted, truth = tables()
     names = [f"{paths}{path}" if paths else path for path in truth.paths]
     with pytest.raises(InputError, match=words) as error:
@@ -107,7 +114,7 @@ def test_truth_that_says_nothing_is_refused_in_one_line_and_changes_nothing(chec
     assert checkpoint.model.scale.tolist() == pytest.approx([0.9, 1.1, 1.0, 0.8])
 
 
-def test_what_of_the_truth_is_no_class_and_no_photo_here_is_told(checkpoint):
+def test_classes_and_photos_of_the_truth_without_a_match_are_listed(checkpoint):
     predicted, truth = tables()
     odd = Labels([*truth.paths, "elsewhere.jpg"], ["cat", "dgo", "rare"], torch.cat([truth.scores, truth.scores[:1]]))
     found = calibrate(checkpoint, predicted, odd)

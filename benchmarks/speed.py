@@ -1,0 +1,162 @@
+"""How fast mlclip is, as ratios to plain loops measured in the same run: whole processes, in alternating order.
+
+    python benchmarks/speed.py encode train predict --photos ../shared/voc12/photos/train
+
+Each case runs mlclip's command and the loop of `reference_loops.py` in turn, A B A B ..., on the same photos, and prints the
+median seconds of both and the median of the ratios. Weights are random: speed does not depend on their values. A ratio above
+1 means that mlclip is faster. Nothing else should run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+LOOPS = str(Path(__file__).with_name("reference_loops.py"))
+MLCLIP = [sys.executable, "-m", "mlclip"]
+
+
+def seconds(command: list[str], cache: Path) -> float:
+    """Wall time of one whole process, with an empty cache folder."""
+    shutil.rmtree(cache, ignore_errors=True)
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                   env={**os.environ, "MLCLIP_CACHE": str(cache)})  # fmt: skip
+    return time.perf_counter() - started
+
+
+def compare(name: str, ours: list[str], reference: list[str], photos: int, rounds: int, out: Path) -> None:
+    cache, pairs = out / "cache", []
+    for _ in range(rounds):
+        pairs.append((seconds(reference, cache), seconds(ours, cache)))
+    theirs, own = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(a / b for a, b in pairs)
+    spread = f"{min(a / b for a, b in pairs):.2f}-{max(a / b for a, b in pairs):.2f}"
+    print(
+        f"| {name} | {photos} | {theirs:.1f} | {own:.1f} | {photos / own:.1f} | **{ratio:.2f}** ({spread}) |",
+        flush=True,
+    )
+
+
+def subset(photos: Path, count: int, out: Path) -> Path:
+    """A folder with the first `count` photos."""
+    folder = out / f"photos-{count}"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for file in sorted(photos.rglob("*.jpg"))[:count]:
+            shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+def random_clip(model: str, out: Path) -> Path:
+    """A weight file of an open_clip model with random weights."""
+    import open_clip
+
+    file = out / f"{model}.pt"
+    if not file.exists():
+        torch.manual_seed(0)
+        torch.save(open_clip.create_model(model, pretrained=None).state_dict(), file)
+    return file
+
+
+def encode(photos: Path, rounds: int, out: Path) -> None:
+    for model, count in (("ViT-B-32-quickgelu", 60), ("RN50-quickgelu", 60)):
+        folder, weights = subset(photos, count, out), random_clip(model, out)
+        ours = [*MLCLIP, "pseudolabel", str(folder), "--classes", "voc", "--clip", str(weights), "--overwrite", "-q", "-o",
+                str(out / "labels.pt")]  # fmt: skip
+        reference = [sys.executable, LOOPS, "encode", str(folder), "--clip", str(weights), "--model", model]
+        compare(f"encode, {model}, 14 views", ours, reference, count, rounds, out)
+
+
+def forward(photos: Path, rounds: int, out: Path) -> None:
+    """One forward pass of RN50x64, which is too slow here for whole runs: open_clip in float32 against our teacher."""
+    import open_clip
+
+    from mlclip.clip import load_clip
+    from mlclip.teacher.scoring import Teacher
+
+    weights = random_clip("RN50x64-quickgelu", out)
+    reference = open_clip.create_model("RN50x64-quickgelu", pretrained=None).eval()
+    teacher = Teacher(load_clip(str(weights)))
+    pixels = torch.randint(0, 256, (4, 3, 448, 448), dtype=torch.uint8)
+    calls = (lambda: reference.encode_image(pixels.float() / 255), lambda: teacher.embed_views(pixels))
+    pairs = []
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            times = []
+            for call in calls:
+                started = time.perf_counter()
+                call()
+                times.append(time.perf_counter() - started)
+            pairs.append(times)
+    pairs = pairs[1:]  # the first round also warms up
+    theirs, own = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(a / b for a, b in pairs)
+    print(
+        f"| one forward, RN50x64, {teacher.precision} | 4 | {theirs:.1f} | {own:.1f} | {4 / own:.2f} | **{ratio:.2f}** |",
+        flush=True,
+    )
+
+
+def train(photos: Path, rounds: int, out: Path) -> None:
+    count, epochs = 400, 3
+    folder = subset(photos, count, out)
+    labels = random_labels(folder, out)
+    for arch, size in (("mobilenet_v2", 160), ("resnet50", 224)):
+        shared = ["--labels", str(labels), "--arch", arch, "--size", str(size), "--epochs", str(epochs)]
+        ours = [*MLCLIP, "train", *shared, "--method", "fixed", "--init", "none", "--batch-size", "32", "--lr", "1e-4", "--overwrite",
+                "-q", "-o", str(out / "model.pt")]  # fmt: skip
+        reference = [sys.executable, LOOPS, "train", str(folder), *shared]
+        compare(f"train, {arch}, {size} px, {epochs} epochs", ours, reference, count, rounds, out)
+
+
+def random_labels(folder: Path, out: Path) -> Path:
+    from mlclip.labels.table import Labels, write_labels
+
+    paths = sorted(file.name for file in folder.glob("*.jpg"))
+    scores = torch.rand(len(paths), 20, generator=torch.Generator().manual_seed(0))
+    write_labels(
+        Labels(paths, [f"class {c}" for c in range(20)], scores, root=str(folder)), out / "random.pt", overwrite=True
+    )
+    return out / "random.pt"
+
+
+def predict(photos: Path, rounds: int, out: Path) -> None:
+    count = 1000
+    folder = subset(photos, count, out)
+    labels = random_labels(subset(photos, 40, out), out)
+    model = out / "predict.pt"
+    subprocess.run([*MLCLIP, "train", "--labels", str(labels), "--arch", "mobilenet_v2", "--size", "224", "--method", "fixed", "--init",
+                    "none", "--epochs", "1", "--overwrite", "-q", "-o", str(model)], check=True)  # fmt: skip
+    ours = [*MLCLIP, "predict", str(folder), "--model", str(model), "--format", "csv", "-q"]
+    reference = [sys.executable, LOOPS, "predict", str(folder), "--arch", "mobilenet_v2", "--size", "224"]
+    compare("predict, mobilenet_v2, 224 px", ours, reference, count, rounds, out)
+
+
+def main() -> None:
+    tasks = {"encode": encode, "forward": forward, "train": train, "predict": predict}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="*", choices=[*tasks, []], default=list(tasks))
+    parser.add_argument("--photos", type=Path, default=Path("../shared/voc12/photos/train"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/speed"))
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print(
+        "| case | photos | plain loop, s | mlclip, s | mlclip, photos/s | ratio (spread) |\n|---|---|---|---|---|---|"
+    )
+    for task in args.tasks:
+        tasks[task](args.photos.resolve(), args.rounds, args.out.resolve())
+
+
+if __name__ == "__main__":
+    main()

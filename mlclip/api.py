@@ -1,0 +1,280 @@
+"""The Python front door: what the commands do, as functions with the same defaults.
+
+    import mlclip
+
+    labels = mlclip.pseudolabel("photos/", ["cat", "dog", "car"], output="labels.pt")
+    model = mlclip.train(labels, "model.pt")
+    print(mlclip.predict("new/", model).above_threshold())
+
+Every function takes paths where it takes objects, uses the GPU where there is one, and reports its progress on stderr
+(`progress=mlclip.SILENT` turns that off). A wrong input raises InputError: one line that says what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .config import LABELS_FILE, MODEL_FILE, InputError, OptionError, PseudolabelConfig, TrainConfig
+from .distributed import Distributed, choose_device, start_distributed
+from .files import check_output, locked
+from .images import Found, find_images
+from .labels.class_choice import Classes, find_classes, find_contrast, templates_for
+from .labels.class_names import as_prompts, check_class_count
+from .labels.datasets import read_boxes, read_truth
+from .labels.metrics import Match, match_tables, matched_cells, mean_average_precision
+from .labels.table import Labels, read_labels, write_labels
+from .line_progress import LineProgress
+from .methods.calibration import expected_calibration_error
+from .progress import Progress
+from .student.checkpoint import Checkpoint, load_checkpoint
+from .student.predict import predict as predict_photos
+from .teacher.pseudolabel import pseudolabel as label_photos
+from .teacher.scoring import Teacher, default_clip
+from .training.loop import train as train_student
+
+Images = str | os.PathLike | Sequence[str | os.PathLike] | Found
+
+
+def pseudolabel(
+    images: Images,
+    classes: Classes | None = None,
+    *,
+    output: str | Path | None = None,
+    clip: str | None = None,
+    clip_activation: str = "quick_gelu",
+    contrast: Classes | None = None,
+    templates: str | Sequence[str] = (),
+    store: str | Path | None = None,
+    batch_size: int = 64,
+    offline: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    num_workers: int | None = None,
+    distributed: Distributed | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Labels:
+    """Label photos with CLIP, as `mlclip pseudolabel` does. The labels are returned, and written where `output` says.
+
+    `images`: a folder, a file, a pattern, "@list.txt", several of these, or the result of `find_images`.
+    `classes`: a list of names, a dict label -> prompt name, a preset ("voc", "coco", "nuswide"), a class file, or
+    "cat,dog=a small dog". None looks for classes.txt beside the photos, else takes the preset "coco".
+    `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: the teacher, a name
+    from `available_models()` or a weight file; None takes the default of the device. `settings` are fields of
+    PseudolabelConfig, such as `method="cdul"`. Raises InputError.
+    """
+    config = _config(PseudolabelConfig, settings)
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    progress = progress or LineProgress()
+    found = images if isinstance(images, Found) else find_images(images)
+    names = find_classes(classes, found.root, progress.log)
+    others = find_contrast(contrast, names, progress.log)
+    check_class_count(names, others)
+    distributed = distributed or start_distributed(device)
+    teacher = _teacher(clip, clip_activation, offline, distributed, progress)
+    labels = label_photos(
+        found,
+        names,
+        teacher,
+        config=config,
+        templates=templates_for(templates, config.method),
+        contrast=others,
+        store=store,
+        batch_size=batch_size,
+        num_workers=_workers(num_workers),
+        distributed=distributed,
+        progress=progress,
+    )
+    if output is not None and distributed.is_main:
+        write_labels(labels, output, overwrite=overwrite)
+    return labels
+
+
+def train(
+    labels: Labels | str | Path = LABELS_FILE,
+    output: str | Path = MODEL_FILE,
+    *,
+    root: str | Path | None = None,
+    clip: str | None = None,
+    other_teacher: bool = False,
+    boxes: str | None = None,
+    truth: Labels | str | Path | None = None,
+    save_labels: str | Path | None = None,
+    resume: bool = False,
+    offline: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    num_workers: int | None = None,
+    distributed: Distributed | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Checkpoint:
+    """Train a student on labels and their photos, as `mlclip train` does, and write it to `output`.
+
+    `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
+    labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR" or "coco:FILE", for `local_views` "boxes" and
+    "around". `truth` adds mAPs to the report of every epoch and changes nothing else. `resume` continues after the last finished
+    epoch of a stopped training. `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. Raises InputError.
+    """
+    config = _config(TrainConfig, settings)
+    table = labels if isinstance(labels, Labels) else read_labels(labels)
+    if save_labels and not isinstance(labels, Labels) and _same_file(save_labels, labels):
+        raise OptionError(f"`save_labels` {save_labels} would replace the labels that are read; choose another file")
+    if root:
+        table = replace(table, root=os.fspath(root))
+    known = _truth(truth) if truth is not None else None
+    distributed = distributed or start_distributed(device)
+    progress = progress or LineProgress()
+    output = Path(output)
+    lock = output.with_name(f".{output.name}.lock")
+    with locked(lock, str(output)) if distributed.is_main else nullcontext():
+        return train_student(
+            table,
+            output,
+            config=config,
+            teacher=_update_teacher(config, table, clip, offline, distributed, progress),
+            other_teacher=other_teacher,
+            annotated=_boxes(config, boxes),
+            truth=known,
+            save_labels=save_labels,
+            resume=resume,
+            overwrite=overwrite,
+            offline=offline,
+            num_workers=_workers(num_workers),
+            distributed=distributed,
+            progress=progress,
+        )
+
+
+def load_model(path: str | Path = MODEL_FILE, *, device: str = "auto") -> Checkpoint:
+    """The student in a `model.pt`, ready to predict. Raises InputError where the file is missing or damaged."""
+    return load_checkpoint(path, choose_device(device))
+
+
+def predict(
+    images: Images,
+    model: Checkpoint | str | Path = MODEL_FILE,
+    *,
+    batch_size: int = 64,
+    device: str = "auto",
+    num_workers: int | None = None,
+    progress: Progress | None = None,
+) -> Labels:
+    """Scores in [0, 1] of photos, as `mlclip predict` computes them; CLIP is not needed.
+
+    `images` as for `pseudolabel`; `model` is a file or what `load_model` or `train` returned. Photos that cannot be read
+    get no row; `meta["skipped"]` lists them. Raises InputError.
+    """
+    checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
+    found = images if isinstance(images, Found) else find_images(images)
+    return predict_photos(
+        found,
+        checkpoint,
+        device=choose_device(device),
+        batch_size=batch_size,
+        num_workers=_workers(num_workers),
+        progress=progress or LineProgress(),
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good scores are by true labels; all numbers in [0, 1]."""
+
+    mean_average_precision: float  # over the classes that have a positive photo
+    average_precision: dict[str, float]  # of each class with a positive photo
+    without_positives: list[str]
+    calibration_error: float  # expected calibration error over all known cells
+    match: Match  # which photos and classes both tables have
+
+
+def evaluate(labels: Labels | str | Path, truth: Labels | str | Path, *, only: Classes | None = None) -> Evaluation:
+    """Average precision of each class, their mean, and the calibration error, as `mlclip evaluate` computes them.
+
+    `truth`: a table or its file, "voc:DIR", "coco:FILE" or "nuswide:DIR". `only` limits the classes. Raises InputError where
+    no photo or no class is in both tables, or where no class has a positive photo.
+    """
+    scores = labels if isinstance(labels, Labels) else read_labels(labels)
+    known = _truth(truth)
+    if only is not None:
+        known = known.aligned(known.paths, _chosen(only, known.classes))
+    mean, per_class = mean_average_precision(scores, known)
+    judged = {name: value for name, value in per_class.items() if value == value}  # without NaN
+    if not judged:
+        raise InputError("no class has a positive photo among those that both tables have; nothing can be evaluated")
+    error = expected_calibration_error(*matched_cells(scores, known))
+    empty = [name for name in per_class if name not in judged]
+    return Evaluation(mean, judged, empty, error, match_tables(scores, known))
+
+
+def _config(config: type, settings: dict[str, Any]) -> Any:
+    names = [field.name for field in fields(config)]
+    for name in settings:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(names)}"
+            raise OptionError(f"there is no setting `{name}`; {hint}")
+    return config(**settings)
+
+
+def _workers(num_workers: int | None) -> int:
+    return min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+
+
+def _truth(truth: Labels | str | Path) -> Labels:
+    return truth if isinstance(truth, Labels) else read_truth(os.fspath(truth))
+
+
+def _same_file(first: str | Path, second: str | Path) -> bool:
+    return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+
+
+def _chosen(only: Classes, classes: list[str]) -> list[str]:
+    names = list(as_prompts(only))
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise InputError(
+            f"`only` names {', '.join(unknown)}, which the truth does not have; it has {', '.join(classes)}"
+        )
+    return names
+
+
+def _teacher(clip: str | None, activation: str, offline: bool, distributed: Distributed, progress: Progress) -> Teacher:
+    from .clip import load_clip
+
+    if clip is None:
+        clip = default_clip(distributed.device)
+        progress.log(f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`")
+    return Teacher(load_clip(clip, activation=activation, offline=offline, progress=progress), distributed.device)
+
+
+def _update_teacher(
+    config: TrainConfig, labels: Labels, clip: str | None, offline: bool, distributed: Distributed, progress: Progress
+) -> Teacher | None:
+    """The CLIP that CCD's label update needs: the labels' own unless `clip` names one; None where none is needed."""
+    from .clip import load_clip
+
+    made = labels.meta.get("clip")
+    if not config.updates_labels:
+        if clip:
+            raise OptionError('`clip` is only used by `method="ccd"` with a label update; remove it')
+        return None
+    if not (clip or made):
+        return None
+    activation = made.get("activation", "quick_gelu") if made else "quick_gelu"
+    return Teacher(
+        load_clip(clip or made["name"], activation=activation, offline=offline, progress=progress), distributed.device
+    )
+
+
+def _boxes(config: TrainConfig, boxes: str | None) -> Any:
+    if (config.local_views in config.ANNOTATED_VIEWS) != (boxes is not None):
+        raise OptionError('`local_views="boxes"` or "around" and `boxes` belong together: pass both, or neither')
+    return read_boxes(boxes) if boxes is not None else None

@@ -1,0 +1,82 @@
+"""`mlclip cache`: what the cache holds, and how to clear it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import click
+
+from ..config import InputError
+from . import options
+from .console import Console, table
+
+
+@click.command()
+@click.option("--clear", is_flag=True, help="Delete all embedding stores in the cache, after a confirmation.")
+@click.option("--weights", "clear_weights", is_flag=True, help="With --clear: delete the downloaded weights, too.")
+@click.option("--yes", is_flag=True, help="With --clear: do not ask for confirmation.")
+@options.quiet
+def cache(clear, clear_weights, yes, quiet):
+    """List or clear the cache: CLIP weights and embeddings.
+
+    The cache is the folder $MLCLIP_CACHE, or ~/.cache/mlclip. An embedding store keeps what CLIP computed for the photos
+    of one folder. With it, the next `mlclip pseudolabel` on this folder takes seconds.
+
+    It is safe to clear the cache: weights are downloaded again, and embeddings computed again, when they are needed.
+    Stores made with --store DIR are not in the cache. They are not listed and not deleted.
+    """
+    from ..clip.registry import cached_weights
+    from ..files import cache_folder
+    from ..teacher.embedding_store import clear_stores, list_stores
+
+    if (clear_weights or yes) and not clear:
+        raise click.UsageError("--weights and --yes have no effect without --clear.")
+    weights, stores, progress = cached_weights(), list_stores(), Console(quiet=quiet)
+    if not clear:
+        if weights or stores:
+            click.echo(table(["what", "size", "photos", "last use", "path"], _rows(weights, stores), right=[1, 2]))
+        progress.log(f"{cache_folder()}: {_size(_total([*weights, *stores]))} in total")
+        return 0
+    chosen = [*stores, *(weights if clear_weights else [])]
+    what = f"{len(stores)} embedding stores" + (f" and {len(weights)} weight files" if clear_weights else "")
+    if not chosen:
+        progress.log(f"{cache_folder()}: nothing to delete")
+    elif yes or click.confirm(f"Delete {what} ({_size(_total(chosen))})?", err=True):
+        freed = clear_stores(stores) + (_delete(weights) if clear_weights else 0)
+        progress.log(f"{cache_folder()}: {what} deleted, {_size(freed)} freed")
+    return 0
+
+
+def _rows(weights: Sequence, stores: Sequence) -> list[list[str]]:
+    """One line per weight file and per store; stores in the order of their last use, latest first."""
+    from ..teacher.embedding_store import MANIFEST
+
+    lines = [
+        [f"CLIP {file.name}" + ("" if file.complete else " (unfinished)"), _size(file.size), "", "", str(file.path)]
+        for file in weights
+    ]
+    used = {store.path: (store.path / MANIFEST).stat().st_mtime for store in stores}  # every run writes the manifest
+    for store in sorted(stores, key=lambda store: -used[store.path]):
+        what = "embeddings" + ("" if store.complete else " (unfinished)")
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(used[store.path]))
+        lines.append([what, _size(store.size), str(store.photos), day, str(store.path)])
+    return lines
+
+
+def _delete(weights: Sequence) -> int:
+    """Delete weight files and return the bytes that were freed."""
+    for file in weights:
+        try:
+            file.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot delete {file.path}: {error.strerror}. Delete it yourself.") from error
+    return _total(weights)
+
+
+def _total(items: Sequence) -> int:
+    return sum(item.size for item in items)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

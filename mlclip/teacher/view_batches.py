@@ -1,0 +1,57 @@
+"""The stored views of some photos as batches, for several passes over the same photos.
+
+Letters: n photos of one batch, V views per photo, D the joint embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..images import Photo
+from .embedding_store import Store
+
+MEMORY_LIMIT = 2 << 30  # bytes of half-precision embeddings that stay in memory between passes
+
+
+class ViewBatches:
+    """The embeddings of `photos`, one batch per shard of `store`. Every pass gives the same batches in the same order.
+
+    The first pass reads each shard from disk. The embeddings stay in CPU memory in half precision, up to `memory_limit`
+    bytes; later passes read only the other shards again. Batches are float32 on `device`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        photos: Sequence[Photo],
+        device: torch.device | str = "cpu",
+        memory_limit: int = MEMORY_LIMIT,
+    ):
+        self.grids = store.key.grids
+        self.device = torch.device(device)
+        self._store, self._photos = store, len(photos)
+        self._shards = list(store.rows_by_shard(photos).items())
+        self._kept: dict[int, Tensor] = {}
+        self._free = memory_limit
+
+    def __len__(self) -> int:
+        """The number of photos, not of batches."""
+        return self._photos
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per shard: indices (n,) into `photos`, on the CPU, and embeddings (n, V, D)."""
+        for number, (_, pairs) in enumerate(self._shards):
+            indices, rows = torch.tensor(pairs).unbind(1)
+            yield indices, self._embeddings(number, rows).to(self.device).float()
+
+    def _embeddings(self, number: int, rows: Tensor) -> Tensor:
+        if number in self._kept:
+            return self._kept[number]
+        embeddings = self._store.read_shard(self._shards[number][0])[rows]
+        if embeddings.nbytes <= self._free:
+            self._kept[number] = embeddings
+            self._free -= embeddings.nbytes
+        return embeddings

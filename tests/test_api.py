@@ -1,0 +1,146 @@
+"""The Python front door does what the commands do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mlclip
+from mlclip.cli import _status
+from mlclip.config import InputError, OptionError
+from mlclip.demo import write_scenes
+from mlclip.labels.table import read_labels
+from mlclip.line_progress import LineProgress
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"arch": "clip-resnet", "init": "clip", "size": 64, "epochs": 1, "batch_size": 8, "lr": 1e-3}
+QUIET = {"num_workers": 0, "device": "cpu", "progress": mlclip.SILENT}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("api")
+    write_scenes(folder, train=24, test=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labels(scenes) -> mlclip.Labels:
+    return mlclip.pseudolabel(scenes / "train", clip="tiny", store=scenes / "store", **QUIET)
+
+
+def test_functions_and_commands_give_equal_labels_and_equal_models(scenes, labels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = ["--workers", "0", "--device", "cpu", "--quiet"]
+    assert _status(["pseudolabel", str(scenes / "train"), "--clip", "tiny", *run]) == 0
+    assert torch.equal(read_labels("labels.pt").scores, labels.scores)
+    options = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    assert _status(["train", *options, *run]) == 0
+    model = mlclip.train(labels, "own.pt", **SMALL, **QUIET)
+    theirs = mlclip.load_model("model.pt", device="cpu")
+    for name, weights in model.model.state_dict().items():
+        assert torch.equal(weights, theirs.model.state_dict()[name]), name
+    first = mlclip.predict(scenes / "test", model, **QUIET)
+    second = mlclip.predict([str(scenes / "test")], "model.pt", **QUIET)
+    assert torch.equal(first.scores, second.scores) and first.paths == second.paths
+
+
+def test_class_names_may_be_a_list_a_dict_a_string_or_lie_beside_the_photos(scenes, labels):
+    names = (scenes / "classes.txt").read_text().split("\n")[:-1]
+    for classes in (names, {name: name for name in names}, ",".join(names), scenes / "classes.txt"):
+        again = mlclip.pseudolabel(scenes / "train", classes, clip="tiny", store=scenes / "store", **QUIET)
+        assert again.classes == names
+        assert torch.equal(again.scores, labels.scores)
+
+
+def test_a_contrast_list_competes_and_is_dropped(scenes):
+    few = mlclip.pseudolabel(
+        scenes / "train", ["star", "moon"], contrast=["fish", "key"], clip="tiny", store=scenes / "store", **QUIET
+    )
+    assert few.classes == ["star", "moon"] and few.meta["contrast"] == ["fish", "key"]
+
+
+def test_output_is_written_and_not_replaced_by_accident(scenes, tmp_path):
+    call = {"clip": "tiny", "store": scenes / "store", "output": tmp_path / "labels.pt", **QUIET}
+    written = mlclip.pseudolabel(scenes / "train", **call)
+    assert torch.equal(read_labels(tmp_path / "labels.pt").scores, written.scores)
+    with pytest.raises(InputError, match="overwrite=True"):
+        mlclip.pseudolabel(scenes / "train", **call)
+    mlclip.pseudolabel(scenes / "train", overwrite=True, **call)
+
+
+def test_evaluate_says_how_much_was_matched(scenes, labels):
+    result = mlclip.evaluate(labels, scenes / "truth_train.csv")
+    assert 0 < result.mean_average_precision <= 1
+    assert len(result.match.rows) == 24 and len(result.match.classes) == len(labels.classes)
+    assert set(result.average_precision) | set(result.without_positives) == set(labels.classes)
+    some = mlclip.evaluate(labels, scenes / "truth_train.csv", only=["star", "moon"])
+    assert set(some.average_precision) | set(some.without_positives) == {"star", "moon"}
+    with pytest.raises(InputError, match="unicorn"):
+        mlclip.evaluate(labels, scenes / "truth_train.csv", only=["unicorn"])
+
+
+def test_an_unknown_setting_is_named_with_the_nearest_one(labels, tmp_path):
+    with pytest.raises(OptionError, match="no setting `epoch`; did you mean `epochs`"):
+        mlclip.train(labels, tmp_path / "m.pt", epoch=3, **QUIET)
+    with pytest.raises(OptionError, match="no setting `zeta_`; did you mean `zeta`"):
+        mlclip.pseudolabel(labels.root, zeta_=0.2)
+    with pytest.raises(OptionError, match="`epochs` is 0"):
+        mlclip.train(labels, tmp_path / "m.pt", epochs=0, **QUIET)
+
+
+def test_the_labels_being_read_are_not_replaced(labels, tmp_path):
+    mlclip.write_labels(labels, tmp_path / "labels.pt")
+    with pytest.raises(OptionError, match="would replace the labels"):
+        mlclip.train(tmp_path / "labels.pt", tmp_path / "m.pt", method="cdul", save_labels=tmp_path / "labels.pt")
+
+
+def test_public_names_are_listed_without_importing_torch():
+    code = "import sys, mlclip; assert 'pseudolabel' in dir(mlclip); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert set(mlclip.__all__) <= set(dir(mlclip))
+    assert (Path(mlclip.__file__).parent / "py.typed").is_file()
+
+
+def test_type_checkers_see_every_public_name():
+    text = Path(mlclip.__file__).read_text()
+    for name in mlclip.__all__:
+        assert f"import {name} as {name}" in text, name
+    with pytest.raises(AttributeError, match="nothing"):
+        mlclip.nothing  # noqa: B018
+
+
+def test_the_quickstart_runs(tmp_path):
+    environment = {**os.environ, "MLCLIP_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), str(tmp_path / "world")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "mAP" in done.stdout and "encoding photos" in done.stderr
+    assert (tmp_path / "world" / "model.pt").is_file()
+
+
+def test_a_script_without_a_main_guard_works_and_says_why_it_uses_one_process(scenes, tmp_path):
+    script = tmp_path / "bare.py"
+    script.write_text(
+        "import mlclip\n"
+        f"labels = mlclip.pseudolabel({str(scenes / 'train')!r}, clip='tiny', num_workers=2, device='cpu')\n"
+        "print(len(labels))\n"
+    )
+    environment = {**os.environ, "MLCLIP_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "24" and "__main__" in done.stderr
+
+
+def test_progress_lines_have_counts_and_rates(capsys):
+    progress = LineProgress()
+    with progress.bar("encoding", 4, "photos") as bar:
+        bar.update(3)
+    progress.log("done")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("encoding: 3 of 4 photos, ") and "left" in lines[0] and lines[1] == "done"

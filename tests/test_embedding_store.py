@@ -1,0 +1,175 @@
+"""The store of view embeddings: passes over the stored views, and the list of all stores in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mlclip.config import InputError, PseudolabelConfig
+from mlclip.files import locked
+from mlclip.images import Photo
+from mlclip.teacher import embedding_store
+from mlclip.teacher.embedding_store import (
+    LOCK,
+    MANIFEST,
+    Store,
+    StoreInfo,
+    StoreKey,
+    clear_stores,
+    default_store,
+    list_stores,
+)
+from mlclip.teacher.label_from_store import label_by_ccd, label_by_cdul, label_by_centring
+from mlclip.teacher.view_batches import ViewBatches
+
+PHOTOS = [Photo(f"{n:02d}.jpg", f"/photos/{n:02d}.jpg", size=n, mtime_ns=1) for n in range(40)]
+DIMENSIONS, SHARD = 16, 15  # shards of 15, 15 and 10 photos
+METHODS = {"cdul": ((1, 3), label_by_cdul), "ccd": ((1,), label_by_ccd), "centred": ((1, 2, 3), label_by_centring)}
+TEXT = F.normalize(torch.randn(7, DIMENSIONS, generator=torch.Generator().manual_seed(1)), dim=-1)
+
+
+def make_store(folder, grids=(1, 3)) -> Store:
+    key = StoreKey("ab" * 32, "quick_gelu", 64, grids)
+    store, generator = Store(folder, key), torch.Generator().manual_seed(0)
+    for start in range(0, len(PHOTOS), SHARD):
+        part = PHOTOS[start : start + SHARD]
+        views = F.normalize(torch.randn(len(part), key.views, DIMENSIONS, generator=generator), dim=-1)
+        store.write_shard(part, views)
+    return store
+
+
+def label(method, store, **options):
+    views = ViewBatches(store, PHOTOS[::-1], **options)
+    return METHODS[method][1](views, TEXT, 6, 100.0, PseudolabelConfig(method=method))
+
+
+@pytest.fixture
+def disk_reads(monkeypatch):
+    """The names of the shards whose embeddings are read from disk."""
+    reads, load = [], embedding_store.load_plain
+
+    def counting(path, *, mmap=False, **options):
+        if not mmap:
+            reads.append(path.name)
+        return load(path, mmap=mmap, **options)
+
+    monkeypatch.setattr(embedding_store, "load_plain", counting)
+    return reads
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_labelling_reads_every_shard_from_disk_once(method, tmp_path, disk_reads):
+    store = make_store(tmp_path / "s", METHODS[method][0])
+    label(method, Store(store.folder, store.key))
+    assert sorted(disk_reads) == [f"shard-{n:06d}-0.pt" for n in range(3)]
+
+
+def test_shards_above_the_memory_limit_are_read_again_in_every_pass(tmp_path, disk_reads):
+    store = make_store(tmp_path / "s")
+    two_shards = 2 * SHARD * store.key.views * DIMENSIONS * 2  # bytes in half precision
+    for limit, expected in ((0, [3, 3, 3]), (two_shards, [1, 1, 3]), (2 * two_shards, [1, 1, 1])):
+        views = ViewBatches(store, PHOTOS, memory_limit=limit)
+        disk_reads.clear()
+        for _ in range(3):
+            assert sum(len(rows) for rows, _ in views) == len(views) == len(PHOTOS)
+        assert [disk_reads.count(f"shard-{n:06d}-0.pt") for n in range(3)] == expected
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_from_memory_and_from_disk_are_equal_to_the_bit(method, tmp_path):
+    store = make_store(tmp_path / "s", METHODS[method][0])
+    kept, kept_summary = label(method, store)
+    for limit in (0, SHARD * store.key.views * DIMENSIONS * 2):
+        streamed, summary = label(method, store, memory_limit=limit)
+        assert torch.equal(kept, streamed) and summary == kept_summary
+
+
+def test_every_pass_gives_the_same_batches_in_float32_with_their_rows(tmp_path):
+    store = make_store(tmp_path / "s")
+    order = PHOTOS[::2]
+    views = ViewBatches(store, order)
+    passes = [list(views) for _ in range(2)]
+    for (rows, embeddings), (again, same) in zip(*passes, strict=True):
+        assert torch.equal(rows, again) and torch.equal(embeddings, same) and embeddings.dtype == torch.float32
+        stored = store.read_shard(store.folder / f"shard-{order[int(rows[0])].size // SHARD:06d}-0.pt")
+        assert torch.equal(embeddings, stored[[order[row].size % SHARD for row in rows.tolist()]].float())
+
+
+def default(root, **changes) -> Store:
+    key = replace(StoreKey("ab" * 32, "quick_gelu", 64, (1, 3)), **changes)
+    return make_store(default_store(key, root), key.grids)
+
+
+def test_all_stores_in_the_cache_are_listed_with_their_facts(own_cache, tmp_path):
+    assert list_stores() == []
+    first, second = default("/a"), default("/b", grids=(1,))
+    second.write_manifest(complete=True)
+    make_store(tmp_path / "elsewhere")
+    (own_cache / "embeddings" / "notes").mkdir()
+    infos = {info.path: info for info in list_stores()}
+    assert set(infos) == {first.folder, second.folder}
+    size = sum(file.stat().st_size for file in first.folder.iterdir())
+    assert infos[first.folder] == StoreInfo(first.folder, size, len(PHOTOS), "ab" * 32, (1, 3), complete=False)
+    assert infos[second.folder].complete and infos[second.folder].grids == (1,)
+
+
+def test_a_damaged_store_is_listed_and_can_be_cleared(own_cache):
+    store = default("/a")
+    shard = store.folder / "shard-000000-0.pt"
+    shard.write_bytes(shard.read_bytes()[:500])
+    (store.folder / MANIFEST).write_text("{")
+    [info] = list_stores()
+    assert (info.photos, info.sha256, info.grids, info.complete) == (len(PHOTOS) - SHARD, "", (), False)
+    clear_stores([info])
+    assert not store.folder.exists()
+
+
+def test_clearing_removes_the_stores_in_the_list_and_returns_the_freed_bytes(own_cache):
+    first, second = default("/a"), default("/b")
+    (first.folder / ".shard-000003-0.pt.123.tmp").write_bytes(b"12345")
+    (first.folder / LOCK).touch()
+    infos = [info for info in list_stores() if info.path == first.folder]
+    assert clear_stores(infos) == infos[0].size
+    assert not first.folder.exists()
+    assert [info.path for info in list_stores()] == [second.folder]
+
+
+def test_clearing_keeps_files_that_mlclip_did_not_write(own_cache, tmp_path):
+    store = default("/a")
+    (tmp_path / "mine.pt").write_text("words")
+    foreign = ["thesis.txt", "shards.pt", "shard-000000-0.pt.bak", ".hidden.tmp"]
+    for name in foreign:
+        (store.folder / name).write_text("words")
+    (store.folder / "shards").mkdir()
+    link = store.folder / "shard-000009-0.pt"
+    link.symlink_to(tmp_path / "mine.pt")
+    clear_stores(list_stores())
+    assert {file.name for file in store.folder.iterdir()} == {*foreign, "shards", MANIFEST, link.name}
+    assert link.read_text() == "words"
+    link.unlink()
+    make_store(store.folder)  # the folder can be used again
+    assert list_stores()[0].photos == len(PHOTOS)
+
+
+def test_clearing_refuses_a_folder_that_is_not_a_store_and_a_link_to_one(own_cache, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "shard-000000-0.pt").write_text("words")
+    store = make_store(tmp_path / "s")
+    (tmp_path / "link").symlink_to(store.folder)
+    for folder in ("photos", "missing", "link"):
+        with pytest.raises(InputError, match="is not an embedding store"):
+            clear_stores([StoreInfo(tmp_path / folder, 0, 0, "", (), complete=True)])
+    assert (tmp_path / "photos" / "shard-000000-0.pt").exists() and len(list(store.folder.iterdir())) == 4
+
+
+def test_clearing_refuses_a_store_that_another_process_writes(own_cache):
+    store = default("/a")
+    with (
+        locked(store.folder / LOCK, "the store"),
+        pytest.raises(InputError, match="another mlclip process is writing"),
+    ):
+        clear_stores(list_stores())
+    assert len(list(store.folder.glob("shard-*.pt"))) == 3
