@@ -53,6 +53,9 @@ def encode(args: argparse.Namespace) -> None:
     model.load_state_dict(torch.load(args.clip, weights_only=True), strict=False)
     model.eval()
 
+    size = model.visual.image_size
+    side = size if isinstance(size, int) else size[0]
+
     def views(image: Image.Image) -> torch.Tensor:
         found = []
         for n in (1, 2, 3):
@@ -60,7 +63,7 @@ def encode(args: argparse.Namespace) -> None:
                 for column in range(n):
                     w, h = image.width / n, image.height / n
                     box = (int(column * w), int(row * h), int((column + 1) * w), int((row + 1) * h))
-                    found.append(preprocess(image.crop(box).resize((model.visual.image_size[0],) * 2)))
+                    found.append(preprocess(image.crop(box).resize((side, side))))
         return torch.stack(found)
 
     features = []

@@ -15,13 +15,13 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .config import LABELS_FILE, MODEL_FILE, InputError, OptionError, PseudolabelConfig, TrainConfig
-from .distributed import Distributed, choose_device, start_distributed
+from .config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, InputError, OptionError, PseudolabelConfig, TrainConfig
+from .distributed import Distributed, choose_device, restarted, start_distributed
 from .files import check_output, locked
 from .images import Found, find_images
 from .labels.class_choice import Classes, find_classes, find_contrast, templates_for
@@ -32,11 +32,10 @@ from .labels.table import Labels, read_labels, write_labels
 from .line_progress import LineProgress
 from .methods.calibration import expected_calibration_error
 from .progress import Progress
-from .student.checkpoint import Checkpoint, load_checkpoint
-from .student.predict import predict as predict_photos
-from .teacher.pseudolabel import pseudolabel as label_photos
-from .teacher.scoring import Teacher, default_clip
-from .training.loop import train as train_student
+
+if TYPE_CHECKING:
+    from .student.checkpoint import Checkpoint
+    from .teacher.scoring import Teacher
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found
 
@@ -48,6 +47,7 @@ def pseudolabel(
     output: str | Path | None = None,
     clip: str | None = None,
     clip_activation: str = "quick_gelu",
+    precision: str = "auto",
     contrast: Classes | None = None,
     templates: str | Sequence[str] = (),
     store: str | Path | None = None,
@@ -65,35 +65,41 @@ def pseudolabel(
     `images`: a folder, a file, a pattern, "@list.txt", several of these, or the result of `find_images`.
     `classes`: a list of names, a dict label -> prompt name, a preset ("voc", "coco", "nuswide"), a class file, or
     "cat,dog=a small dog". None looks for classes.txt beside the photos, else takes the preset "coco".
+    `precision` of CLIP's image encoder: "auto", "fp32", "bf16" or "fp16"; auto takes the fastest that is safe.
     `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: the teacher, a name
     from `available_models()` or a weight file; None takes the default of the device. `settings` are fields of
     PseudolabelConfig, such as `method="cdul"`. Raises InputError.
     """
+    from .teacher.pseudolabel import pseudolabel as label_photos
+
     config = _config(PseudolabelConfig, settings)
-    if output is not None:
-        check_output(output, overwrite=overwrite)
     progress = progress or LineProgress()
-    found = images if isinstance(images, Found) else find_images(images)
-    names = find_classes(classes, found.root, progress.log)
-    others = find_contrast(contrast, names, progress.log)
-    check_class_count(names, others)
     distributed = distributed or start_distributed(device)
-    teacher = _teacher(clip, clip_activation, offline, distributed, progress)
-    labels = label_photos(
-        found,
-        names,
-        teacher,
-        config=config,
-        templates=templates_for(templates, config.method),
-        contrast=others,
-        store=store,
-        batch_size=batch_size,
-        num_workers=_workers(num_workers),
-        distributed=distributed,
-        progress=progress,
-    )
-    if output is not None and distributed.is_main:
-        write_labels(labels, output, overwrite=overwrite)
+    with distributed.session():
+        with distributed.together():
+            if output is not None and distributed.is_main:
+                check_output(output, overwrite=overwrite)
+            found = images if isinstance(images, Found) else find_images(images)
+            names = find_classes(classes, found.root, progress.log)
+            others = find_contrast(contrast, names, progress.log)
+            check_class_count(names, others)
+            teacher = _teacher(clip, clip_activation, precision, offline, distributed, progress)
+        labels = label_photos(
+            found,
+            names,
+            teacher,
+            config=config,
+            templates=templates_for(templates, config.method),
+            contrast=others,
+            store=store,
+            batch_size=batch_size,
+            num_workers=_workers(num_workers),
+            distributed=distributed,
+            progress=progress,
+        )
+        with distributed.together():
+            if output is not None and distributed.is_main:
+                write_labels(labels, output, overwrite=overwrite)
     return labels
 
 
@@ -121,30 +127,44 @@ def train(
     `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
     labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR" or "coco:FILE", for `local_views` "boxes" and
     "around". `truth` adds mAPs to the report of every epoch and changes nothing else. `resume` continues after the last finished
-    epoch of a stopped training. `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. Raises InputError.
+    epoch of a stopped training. `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the
+    main one reads the labels, `truth` and `boxes` for all; every rank reads the photos. A job that torchrun restarts continues
+    as with `resume`, unless `overwrite` is set. Raises InputError.
     """
+    from .training.loop import train as train_student
+
+    distributed = distributed or start_distributed(device)
+    if settings.get("preset") is None:
+        settings["preset"] = "laptop" if distributed.device.type == "cpu" else "paper"
     config = _config(TrainConfig, settings)
-    table = labels if isinstance(labels, Labels) else read_labels(labels)
     if save_labels and not isinstance(labels, Labels) and _same_file(save_labels, labels):
         raise OptionError(f"`save_labels` {save_labels} would replace the labels that are read; choose another file")
-    if root:
-        table = replace(table, root=os.fspath(root))
-    known = _truth(truth) if truth is not None else None
-    distributed = distributed or start_distributed(device)
-    progress = progress or LineProgress()
-    output = Path(output)
+    progress, output = progress or LineProgress(), Path(output)
     lock = output.with_name(f".{output.name}.lock")
-    with locked(lock, str(output)) if distributed.is_main else nullcontext():
+    with distributed.session(), ExitStack() as locks:
+        table, known, annotated = distributed.on_main(
+            lambda: (
+                labels if isinstance(labels, Labels) else read_labels(labels),
+                _truth(truth) if truth is not None else None,
+                _boxes(config, boxes),
+            )
+        )
+        if root:
+            table = replace(table, root=os.fspath(root))
+        with distributed.together():
+            if distributed.is_main:
+                locks.enter_context(locked(lock, str(output)))
+            teacher = _update_teacher(config, table, clip, offline, distributed, progress)
         return train_student(
             table,
             output,
             config=config,
-            teacher=_update_teacher(config, table, clip, offline, distributed, progress),
+            teacher=teacher,
             other_teacher=other_teacher,
-            annotated=_boxes(config, boxes),
+            annotated=annotated,
             truth=known,
             save_labels=save_labels,
-            resume=resume,
+            resume=resume or (any(distributed.all_gather(restarted())) and not overwrite),
             overwrite=overwrite,
             offline=offline,
             num_workers=_workers(num_workers),
@@ -153,9 +173,22 @@ def train(
         )
 
 
-def load_model(path: str | Path = MODEL_FILE, *, device: str = "auto") -> Checkpoint:
-    """The student in a `model.pt`, ready to predict. Raises InputError where the file is missing or damaged."""
-    return load_checkpoint(path, choose_device(device))
+def load_model(
+    path: str | Path = MODEL_FILE, *, device: str = "auto", clip: str | None = None, offline: bool = False
+) -> Checkpoint:
+    """The student in a `model.pt`, ready to predict. Raises InputError where the file is missing or damaged.
+
+    For a model of `arch="clip-head"` its CLIP is loaded too: from the file `clip`, else by the name or path in the model. It is
+    downloaded if it is missing, unless `offline`.
+    """
+    from .student.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path, choose_device(device))
+    if checkpoint.model.arch == CLIP_HEAD:
+        checkpoint.model.load_encoder(clip, offline=offline)
+    elif clip:
+        raise OptionError(f"{path} does not run CLIP; remove `clip`")
+    return checkpoint
 
 
 def predict(
@@ -165,14 +198,24 @@ def predict(
     batch_size: int = 64,
     device: str = "auto",
     num_workers: int | None = None,
+    offline: bool = False,
     progress: Progress | None = None,
 ) -> Labels:
-    """Scores in [0, 1] of photos, as `mlclip predict` computes them; CLIP is not needed.
+    """Scores in [0, 1] of photos, as `mlclip predict` computes them; CLIP is only needed for a model of `arch="clip-head"`.
 
-    `images` as for `pseudolabel`; `model` is a file or what `load_model` or `train` returned. Photos that cannot be read
-    get no row; `meta["skipped"]` lists them. Raises InputError.
+    `images` as for `pseudolabel`; `model` is a file (.pt, or .onnx of `mlclip export`) or what `load_model` or `train`
+    returned. Photos that cannot be read get no row; `meta["skipped"]` lists them. Raises InputError.
     """
+    from .student.checkpoint import Checkpoint, load_checkpoint
+    from .student.onnx_model import is_onnx
+    from .student.predict import predict as predict_photos
+
+    if is_onnx(model):
+        return _predict_onnx(images, model, batch_size, device, num_workers, progress)
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
+    progress = progress or LineProgress()
+    if checkpoint.model.arch == CLIP_HEAD:
+        checkpoint.model.load_encoder(offline=offline, progress=progress)
     found = images if isinstance(images, Found) else find_images(images)
     return predict_photos(
         found,
@@ -180,8 +223,20 @@ def predict(
         device=choose_device(device),
         batch_size=batch_size,
         num_workers=_workers(num_workers),
-        progress=progress or LineProgress(),
+        progress=progress,
     )
+
+
+def _predict_onnx(
+    images: Images, file: Any, batch_size: int, device: str, num_workers: int | None, progress: Progress | None
+) -> Labels:
+    from .student.onnx_model import load_onnx, predict_onnx
+
+    model, found = load_onnx(file, device), images if isinstance(images, Found) else find_images(images)
+    table = predict_onnx(
+        found, model, batch_size=batch_size, num_workers=_workers(num_workers), progress=progress or LineProgress()
+    )
+    return Labels(table.paths, table.classes, table.scores, table.root, table.meta)
 
 
 @dataclass(frozen=True)
@@ -246,13 +301,17 @@ def _chosen(only: Classes, classes: list[str]) -> list[str]:
     return names
 
 
-def _teacher(clip: str | None, activation: str, offline: bool, distributed: Distributed, progress: Progress) -> Teacher:
+def _teacher(
+    clip: str | None, activation: str, precision: str, offline: bool, distributed: Distributed, progress: Progress
+) -> Teacher:
     from .clip import load_clip
+    from .teacher.scoring import Teacher, default_clip
 
     if clip is None:
         clip = default_clip(distributed.device)
         progress.log(f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`")
-    return Teacher(load_clip(clip, activation=activation, offline=offline, progress=progress), distributed.device)
+    model = load_clip(clip, activation=activation, offline=offline, progress=progress)
+    return Teacher(model, distributed.device, precision)
 
 
 def _update_teacher(
@@ -260,18 +319,27 @@ def _update_teacher(
 ) -> Teacher | None:
     """The CLIP that CCD's label update needs: the labels' own unless `clip` names one; None where none is needed."""
     from .clip import load_clip
+    from .teacher.scoring import Teacher
 
     made = labels.meta.get("clip")
-    if not config.updates_labels:
+    head = config.arch == CLIP_HEAD
+    if not (config.updates_labels or head):
         if clip:
-            raise OptionError('`clip` is only used by `method="ccd"` with a label update; remove it')
+            raise OptionError(
+                '`clip` is only used by `method="ccd"` with a label update and `arch="clip-head"`; remove it'
+            )
         return None
+    if head and not (clip or made):
+        raise InputError(f'`arch="{CLIP_HEAD}"`: the labels do not say which CLIP made them. Pass one as `clip`.')
     if not (clip or made):
         return None
-    activation = made.get("activation", "quick_gelu") if made else "quick_gelu"
-    return Teacher(
-        load_clip(clip or made["name"], activation=activation, offline=offline, progress=progress), distributed.device
-    )
+    made = made or {}
+    activation, precision = made.get("activation", "quick_gelu"), made.get("precision", "fp32")
+    model = load_clip(clip or made["name"], activation=activation, offline=offline, progress=progress)
+    on_cpu = distributed.device.type == "cpu"
+    if head:  # the labels' own precision, so that their store can be used
+        return Teacher(model, distributed.device, "auto" if not made or (on_cpu and precision == "fp16") else precision)
+    return Teacher(model, distributed.device, precision if on_cpu else "auto")
 
 
 def _boxes(config: TrainConfig, boxes: str | None) -> Any:

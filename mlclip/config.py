@@ -7,11 +7,14 @@ builds its options from these fields.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`
 MODEL_FILE = "model.pt"  # default output of `mlclip train`, default input of `predict`, `calibrate` and `export`
+CLIP_HEAD = "clip-head"  # the `arch` that is a head on CLIP's embeddings
+LARGEST_SIZE = 4096  # pixels, side of the student's input
+LARGEST_SEED = 2**32 - 1
 
 
 class InputError(Exception):
@@ -25,7 +28,8 @@ class OptionError(InputError):
 def _setting(default: Any, help: str, *, methods: tuple[str, ...] = (), **more: Any) -> Any:
     """A field with its help text. `methods`: the methods that use it; empty for all of them.
 
-    Further metadata: `choices`, the allowed values, and `if_none`, what happens where the value is None.
+    Further metadata: `choices`, the allowed values, `if_none`, what happens where the value is None, and `unused_by`, the few
+    methods that do not use a setting of all others.
     """
     return field(default=default, metadata={"help": help, "methods": methods, **more})
 
@@ -47,11 +51,17 @@ def _require_choices(config: Any) -> None:
         _require(choices is None or value in choices, setting.name, value, f"one of {', '.join(choices or ())}")
 
 
+def _methods_of(setting: Field, config: Any) -> tuple[str, ...]:
+    """The methods that use a setting."""
+    unused_by = setting.metadata.get("unused_by", ())
+    return setting.metadata["methods"] or tuple(method for method in config.METHODS if method not in unused_by)
+
+
 def _refuse_unused(config: Any) -> None:
     """OptionError for a changed setting that belongs to another method and would be ignored silently."""
     for setting in fields(config):
-        name, methods = setting.name, setting.metadata["methods"]
-        if methods and config.method not in methods and getattr(config, name) != setting.default:
+        name, methods = setting.name, _methods_of(setting, config)
+        if config.method not in methods and getattr(config, name) != setting.default:
             use = " or ".join(f'`method="{method}"`' for method in methods)
             raise OptionError(
                 f'`{name}` has no effect with `method="{config.method}"`. Use {use}, or do not set `{name}`.'
@@ -135,54 +145,108 @@ class PseudolabelConfig:
         _refuse_unused(self)
 
 
-# Epochs and photos per weight step: CDUL's and CCD's.
+# What the student is and how long it learns, where the user does not say. "paper": the papers' values for VOC. "laptop": a student
+# that a CPU trains in minutes.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"arch": "resnet101", "size": 448, "lr": 1e-5},
+    "laptop": {"arch": "mobilenet_v2", "size": 224, "lr": 1e-4, "epochs": 4, "batch_size": 32},
+}
+# Epochs and photos per weight step with the preset "paper": CDUL's and CCD's.
 PAPER_SCHEDULES = {"fixed": (20, 8), "cdul": (20, 8), "ccd": (10, 16), "consistent": (10, 16)}
 # The weights of the student are averaged over this share of the training so far. The papers do not average.
 AVERAGED = {"fixed": 0.1, "consistent": 0.1, "cdul": 0.0, "ccd": 0.0}
 
 _TWO_VIEWS = ("consistent", "ccd")  # methods of training
+_PROBE = ("probe",)  # it has no weight steps
 
 
 def _scheduled(place: int) -> str:
     """The default of one part of PAPER_SCHEDULES, in words."""
-    return f"{PAPER_SCHEDULES['cdul'][place]}, or {PAPER_SCHEDULES['ccd'][place]} with consistent and ccd, as in the papers"
+    name = ("epochs", "batch_size")[place]
+    paper = f"{PAPER_SCHEDULES['cdul'][place]}, or {PAPER_SCHEDULES['ccd'][place]} with consistent and ccd"
+    return f"{paper}; laptop: {PRESETS['laptop'][name]}"
+
+
+def _preset(name: str) -> str:
+    """The default that the presets give to one setting, in words."""
+    return f"{PRESETS['paper'][name]}; laptop: {PRESETS['laptop'][name]}"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the student learns. The defaults are the papers' for VOC: ResNet-101, ImageNet weights, 448 px, Adam at 1e-5."""
+    """How the student learns. What is None takes the value of the preset, by default the papers' for VOC."""
 
-    METHODS = ("fixed", "consistent", "cdul", "ccd")
+    METHODS = ("fixed", "probe", "consistent", "cdul", "ccd")
     LOCAL_VIEWS = ("cam", "grid", "random", "boxes", "around", "none")
     ANNOTATED_VIEWS = ("boxes", "around")
+    PRECISIONS = ("auto", "fp32", "bf16")
 
-    method: str = _setting(
-        "fixed",
-        "fixed: the labels do not change. consistent: the same, and two augmented views of a photo must agree. "
+    method: str | None = _setting(
+        None,
+        "fixed: the labels do not change. probe: the same, and only the last layer learns, on features that are computed once. "
+        "consistent: the labels do not change, and two augmented views of a photo must agree. "
         "cdul: weights and labels are updated in turn. ccd: as consistent, and CLIP looks again at the places that the "
         "student points to; this updates the labels once.",
         choices=METHODS,
+        if_none=f"fixed; with --arch {CLIP_HEAD}: probe",
     )
-    arch: str = _setting("resnet101", "Network of the student, such as resnet18, mobilenet_v2 or clip-resnet.")
+    preset: str | None = _setting(
+        None,
+        "Size of the student and length of its training. paper: as in the papers, for a GPU. laptop: a small student that a CPU "
+        "trains in minutes.",
+        choices=tuple(PRESETS),
+        if_none="paper on a GPU, laptop on a CPU",
+    )
+    arch: str | None = _setting(
+        None,
+        "Network of the student, such as resnet18, mobilenet_v2 or clip-resnet. clip-head: only a layer on CLIP's own embeddings "
+        "is fitted, in seconds; prediction then needs that CLIP.",
+        if_none=_preset("arch"),
+    )
     init: str = _setting(
         "imagenet",
         "Initial weights: imagenet (torchvision's), none, clip (those of the labels' CLIP, for clip-resnet), or a FILE.",
     )
-    size: int = _setting(448, "Side of the student's square input, in pixels.")
-    epochs: int | None = _setting(None, "Passes over the photos.", if_none=_scheduled(0))
+    size: int | None = _setting(None, "Side of the student's square input, in pixels.", if_none=_preset("size"))
+    epochs: int | None = _setting(None, "Passes over the photos.", if_none=_scheduled(0), unused_by=_PROBE)
     batch_size: int | None = _setting(
-        None, "Photos per training step, over all processes together.", if_none=_scheduled(1)
+        None, "Photos per training step, over all processes together.", if_none=_scheduled(1), unused_by=_PROBE
     )
-    lr: float = _setting(1e-5, "Learning rate of Adam.")
+    lr: float | None = _setting(None, "Learning rate of Adam.", if_none=_preset("lr"), unused_by=_PROBE)
     head_lr_factor: float = _setting(  # CCD's; CDUL gives none
-        10.0, "Learning rate of the new last layer, as a multiple of the learning rate."
+        10.0, "Learning rate of the new last layer, as a multiple of the learning rate.", unused_by=_PROBE
+    )
+    head_init: str = _setting(
+        "labels",
+        "How the last layer starts. labels: random, with a bias that predicts the mean of each class's labels. probe: as "
+        '`method="probe"` fits it.',
+        unused_by=_PROBE,
+        choices=("labels", "probe"),
+    )
+    augment: str = _setting(
+        "flip",
+        "Random changes of the photos. flip: half of them are mirrored. crop: also a random part of each, 50 to 100 % of its area.",
+        unused_by=_PROBE,
+        choices=("flip", "crop"),
     )
     average: float | None = _setting(
         None,
         "Average the weights over this share of the training so far; 0 takes those of the last step.",
         if_none=f"{AVERAGED['fixed']:g}, or {AVERAGED['cdul']:g} with cdul and ccd, as in the papers",
+        unused_by=_PROBE,
     )
     seed: int = _setting(0, "Seed of every random choice.")
+    precision: str = _setting(
+        "auto",
+        "Number format of the training steps. auto: a 16-bit format on a GPU, bf16 on a CPU that is faster with it, else fp32.",
+        choices=PRECISIONS,
+        unused_by=_PROBE,
+    )
+    cache: bool = _setting(
+        True,
+        "With more than one epoch, decode the photos once, into a file in the cache that is deleted at the end.",
+        unused_by=_PROBE,
+    )
     warmup: int = _setting(  # CDUL gives no number; this is CCD's
         2, "First epochs, with unchanged labels and one view of each photo.", methods=("consistent", "cdul", "ccd")
     )
@@ -206,18 +270,24 @@ class TrainConfig:
     stopping: bool = _setting(True, "Stop early, when the label-free measure starts to rise faster.", methods=_CCD)
 
     def __post_init__(self):
+        if self.preset is None:
+            object.__setattr__(self, "preset", "paper")
+        if self.method is None:
+            object.__setattr__(self, "method", "probe" if self.arch == CLIP_HEAD else "fixed")
         _require_choices(self)
-        epochs, batch_size = PAPER_SCHEDULES[self.method]
-        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("average", AVERAGED[self.method])):
-            if getattr(self, name) is None:
+        if self.arch == CLIP_HEAD:
+            self._require_clip_head()
+        epochs, batch_size = PAPER_SCHEDULES.get(self.method, (None, None))
+        schedule = {"epochs": epochs, "batch_size": batch_size, "average": AVERAGED.get(self.method)}
+        used = {setting.name for setting in fields(self) if self.method in _methods_of(setting, self)}
+        for name, value in {**schedule, **PRESETS[self.preset]}.items():
+            if name in used and getattr(self, name) is None and not (name == "size" and self.arch == CLIP_HEAD):
                 object.__setattr__(self, name, value)
-        _require(self.size >= 64, "size", self.size, "at least 64 pixels")
-        _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        _require(self.lr > 0, "lr", self.lr, "above 0")
-        _require(self.head_lr_factor > 0, "head_lr_factor", self.head_lr_factor, "above 0")
-        wanted = "from 0 (the weights of the last step) to 1 (the mean of all steps)"
-        _require(0 <= self.average <= 1, "average", self.average, wanted)
+        if self.arch != CLIP_HEAD:
+            _require(64 <= self.size <= LARGEST_SIZE, "size", self.size, f"from 64 to {LARGEST_SIZE} pixels")
+        _require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"from 0 to {LARGEST_SEED}")
+        if self.method != "probe":
+            self._require_schedule()
         _require(self.warmup >= 0, "warmup", self.warmup, "0 or more")
         _require(self.label_rate >= 0, "label_rate", self.label_rate, "0 (labels do not change) or more")
         _require(self.sigma > 0, "sigma", self.sigma, "above 0")
@@ -230,6 +300,25 @@ class TrainConfig:
         _require(self.consistency >= 0, "consistency", self.consistency, "0 (off) or more")
         _require_finite(self)
         _refuse_unused(self)
+
+    def _require_clip_head(self) -> None:
+        """CLIP's weights, view size and embeddings are fixed; only the head is fitted."""
+        if self.method != "probe":
+            raise OptionError(
+                f'`arch="{CLIP_HEAD}"` works only with `method="probe"`, not with `method="{self.method}"`: CLIP itself is not '
+                "trained. Remove `method`, or use another `arch`."
+            )
+        for name, default in (("size", None), ("init", "imagenet")):
+            if getattr(self, name) != default:
+                raise OptionError(f'`{name}` has no effect with `arch="{CLIP_HEAD}"`. Do not set `{name}`.')
+
+    def _require_schedule(self) -> None:
+        _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require(self.lr > 0, "lr", self.lr, "above 0")
+        _require(self.head_lr_factor > 0, "head_lr_factor", self.head_lr_factor, "above 0")
+        wanted = "from 0 (the weights of the last step) to 1 (the mean of all steps)"
+        _require(0 <= self.average <= 1, "average", self.average, wanted)
 
     @property
     def updates_labels(self) -> bool:

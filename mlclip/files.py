@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
+import json
 import os
 import tempfile
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from .config import InputError
 
+DEEPEST_JSON = 60  # nested arrays and objects
 OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors")
 
 
@@ -32,9 +31,16 @@ def beside(output: str | Path, ending: str) -> Path:
     return path.with_name(stem + ending)
 
 
+def refuse_nul(path: str | Path) -> None:
+    """InputError if the name contains a NUL character. No system allows it in a file name."""
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r} is not a valid name: it contains a NUL character. Choose another name.")
+
+
 def check_output(path: str | Path, *, overwrite: bool) -> Path:
     """The output path as a Path, after checks. InputError if it exists or if its folder cannot be written."""
     path = Path(path)
+    refuse_nul(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder. The output must be a file name.")
     if path.exists() and not overwrite:
@@ -85,6 +91,7 @@ def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None
         yield
         return
     path = Path(path)
+    refuse_nul(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     waiting = False
     while True:
@@ -95,9 +102,8 @@ def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None
                 if_held()
                 waiting = True
                 continue
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-                    raise
+            except OSError:  # this file system has no locks; each says so with another error number
+                pass
             if path.exists() and os.fstat(file.fileno()).st_ino != path.stat().st_ino:
                 continue  # the previous holder has removed this file in the meantime
             try:
@@ -139,31 +145,48 @@ def save_plain(content: Any, path: str | Path) -> None:
 def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False) -> dict:
     """Read a dict of plain containers and tensors that `save_plain` wrote, with `"format": "mlclip.{kind}"`.
 
-    No code in the file is executed. `mmap=True` maps the tensors instead of reading them, for callers that do not need
+    No code in the file is executed, no more memory is used than a small multiple of the file's size, and the content
+    agrees with `schema.SCHEMAS[kind]`. `mmap=True` maps the tensors instead of reading them, for callers that do not need
     their data. InputError if the file is missing, damaged or of another kind; `made_by` is the command that creates it.
     """
-    import pickle
-
-    import torch
+    from .clip.archive import RefusedError, read_plain
+    from .schema import SCHEMAS, shown
 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} not found. `{made_by}` creates it.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
-    except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError,
-            pickle.UnpicklingError) as error:  # what torch.load raises for a damaged file  # fmt: skip
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        content = read_plain(path, mapped=mmap)
+    except RefusedError as error:
         raise InputError(
-            f"{path} is not a readable {kind} file ({reason}). Create it again with `{made_by}`."
+            f"{path} is not a readable {kind} file: it {error}. Create it again with `{made_by}`."
         ) from error
     if not isinstance(content, dict) or content.get("format") != f"mlclip.{kind}":
         raise InputError(f"{path} is not an mlclip {kind} file. `{made_by}` creates one.")
-    if content.get("version") != 1:
+    version = content.get("version")
+    if type(version) is not int or version != 1:
         raise InputError(
-            f"{path} has version {content.get('version')!r} of the {kind} format. This mlclip reads version 1. "
+            f"{path} has version {shown(version)} of the {kind} format. This mlclip reads version 1. "
             f"Create the file again with `{made_by}`."
         )
+    SCHEMAS[kind].check(content, str(path), f"Create the file again with `{made_by}`.")
     return content
+
+
+def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Parse JSON. ValueError if it is not JSON, is nested too deeply, or has a number with too many digits."""
+    try:
+        content = json.loads(text, object_pairs_hook=object_pairs_hook)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    level = [content]
+    for _ in range(DEEPEST_JSON):
+        level = [item for value in level if isinstance(value, dict | list) for item in _items(value)]
+        if not level:
+            return content
+    raise ValueError("nested too deeply")
+
+
+def _items(value: dict | list) -> Iterator[Any]:
+    """The values in a JSON array or object that contain others."""
+    return (item for item in (value.values() if isinstance(value, dict) else value) if type(item) in (dict, list))

@@ -25,34 +25,51 @@ class LineProgress(Progress):
         try:
             yield bar
         finally:
-            self.log(bar.text())
+            bar.report()
 
 
-class _LineBar(Bar):
-    def __init__(self, progress: LineProgress, label: str, total: int, unit: str, done: int):
-        self.progress, self.label, self.total, self.unit = progress, label, total, unit
-        self.done, self.first, self.note = done, done, ""
-        self.started = self.reported = time.monotonic()
+class CountingBar(Bar):
+    """Counts what is done and says it as text; a subclass decides when `show` is called, every `every` seconds."""
+
+    every = REPORT_SECONDS
+
+    def __init__(self, total: int, unit: str = "", done: int = 0):
+        self.total, self.done, self.first, self.note = total, done, done, ""
+        self.scale, self.unit = (1e6, "MB") if unit == "B" else (1, unit)
+        self.started = self.shown = time.monotonic()
+
+    def show(self) -> None:
+        """Show the present text."""
 
     def update(self, done: int, note: str = "") -> None:
         self.done, self.note = self.done + done, note
-        now = time.monotonic()
-        if now - self.reported >= REPORT_SECONDS:
-            self.reported = now
-            self.progress.log(self.text())
+        if time.monotonic() - self.shown >= self.every:
+            self.shown = time.monotonic()
+            self.show()
 
     def text(self) -> str:
-        """What is done, how fast, and how much time is left: `encoding photos: 40 of 100 photos, 12/s, 0:05 left`."""
-        speed = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
-        text = f"{self.label}: {_amount(self.done, self.unit)} of {_amount(self.total, self.unit)} {self.unit}".rstrip()
-        text += f", {_amount(speed, self.unit)}/s"
-        if self.done < self.total and speed > 0:
-            left = int((self.total - self.done) / speed)
-            text += f", {left // 60}:{left % 60:02d} left"
-        return text + (f", {self.note}" if self.note else "")
+        """Count, rate, note and time left: `40 of 100 photos, 12/s, loss 0.31, 0:05 left`. The rate is that of this run."""
+        rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        left = int((self.total - self.done) / rate) if rate > 0 else 0
+        parts = [
+            f"{self._amount(self.done)} of {self._amount(self.total)} {self.unit}".rstrip(),
+            f"{self._amount(rate)}{' MB' if self.unit == 'MB' else ''}/s",
+            self.note,
+            f"{left // 60}:{left % 60:02d} left" if left > 0 else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def _amount(self, value: float) -> str:
+        value /= self.scale
+        return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
-def _amount(value: float, unit: str) -> str:
-    if unit == "B":
-        return f"{value / 1e6:.1f} M"
-    return f"{value:.1f}" if isinstance(value, float) and value < 10 else f"{value:.0f}"
+class _LineBar(CountingBar):
+    def __init__(self, progress: LineProgress, label: str, total: int, unit: str, done: int):
+        super().__init__(total, unit, done)
+        self.progress, self.label = progress, label
+
+    def report(self) -> None:
+        self.progress.log(f"{self.label}: {self.text()}")
+
+    show = report

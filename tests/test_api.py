@@ -140,7 +140,25 @@ def test_a_script_without_a_main_guard_works_and_says_why_it_uses_one_process(sc
 def test_progress_lines_have_counts_and_rates(capsys):
     progress = LineProgress()
     with progress.bar("encoding", 4, "photos") as bar:
+        bar.started -= 3  # seconds
         bar.update(3)
     progress.log("done")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("encoding: 3 of 4 photos, ") and "left" in lines[0] and lines[1] == "done"
+    assert lines[0].startswith("encoding: 3 of 4 photos, ") and lines[0].endswith("0:01 left") and lines[1] == "done"
+
+
+def test_a_cpu_trains_the_small_student_unless_the_papers_settings_are_wanted(labels, tmp_path, monkeypatch):
+    seen = []
+
+    def fake_train(table, output, *, config, **rest):
+        seen.append(config)
+
+    monkeypatch.setattr("mlclip.training.loop.train", fake_train)
+    mlclip.train(labels, tmp_path / "m.pt", **QUIET)
+    mlclip.train(labels, tmp_path / "m.pt", preset="paper", **QUIET)
+    mlclip.train(labels, tmp_path / "m.pt", size=96, method="ccd", **QUIET)
+    small, paper, own = seen
+    assert (small.arch, small.size, small.epochs, small.batch_size, small.lr) == ("mobilenet_v2", 224, 4, 32, 1e-4)
+    assert (paper.arch, paper.size, paper.epochs, paper.batch_size, paper.lr) == ("resnet101", 448, 20, 8, 1e-5)
+    assert (own.arch, own.size, own.epochs) == ("mobilenet_v2", 96, 4)
+    assert mlclip.TrainConfig().arch == "resnet101"

@@ -134,7 +134,7 @@ def test_debiasing_can_be_turned_off_and_a_view_size_that_does_not_fit_is_an_err
     plain = PseudolabelConfig(method="ccd", debias=False, floor=0.0)
     scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain, num_workers=0).scores
     assert torch.allclose(scores.sum(1), torch.ones(12), atol=1e-4)
-    with pytest.raises(InputError, match="steps of 32 pixels; try 96"):
+    with pytest.raises(InputError, match="needs a multiple of 32 pixels, such as 96"):
         pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100), num_workers=0)
     with pytest.raises(OptionError, match=r'`floor` .*`method="ccd"`'):
         PseudolabelConfig(floor=0.1)

@@ -28,7 +28,7 @@ def test_every_command_has_help_and_stands_in_the_readme(name):
 def test_the_readme_s_example_runs_word_for_word(tmp_path):
     write_scenes(tmp_path / "mlclip-demo", train=24, test=2, seed=0)
     (block,) = re.findall(r"```console\n(.*?)```", README, flags=re.S)
-    commands = [line.removeprefix("$ ") for line in block.splitlines()]
+    commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) == 5
     for command in commands:
         program, *args = shlex.split(command)

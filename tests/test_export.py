@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from mlclip.config import InputError
-from mlclip.student.checkpoint import Checkpoint
+from mlclip.cli import _status
+from mlclip.config import InputError, OptionError
+from mlclip.images import find_images
+from mlclip.student import export
+from mlclip.student.checkpoint import Checkpoint, save_checkpoint
 from mlclip.student.export import export_onnx
-from mlclip.student.model import Classifier
+from mlclip.student.model import ARCHS, Classifier
+from mlclip.student.onnx_model import load_onnx
+from mlclip.student.predict import fold_batch_norm, predict
 
 
-@pytest.fixture
-def checkpoint() -> Checkpoint:
+def make_checkpoint() -> Checkpoint:
     torch.manual_seed(0)
     model = Classifier("resnet18", ["cat", "dog"], 64).eval()
     model.calibrate(torch.tensor([0.6, 1.7]), torch.tensor([-0.8, 1.2]))
     return Checkpoint(model, torch.tensor([0.3, 0.6]))
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The fp32 file, and its graph, which takes most of the time."""
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name, reason="the extra mlclip[onnx] is not installed")
+    checkpoint, file = make_checkpoint(), tmp_path_factory.mktemp("onnx") / "m.onnx"
+    graph = export._graph(checkpoint.model, export.random_pixels(64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_graph", lambda *_: copy.deepcopy(graph))
+        difference = export_onnx(checkpoint, file)
+    return file, graph, difference
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(checkpoint, tmp_path, monkeypatch):
@@ -29,19 +52,132 @@ def test_without_the_extra_the_error_says_how_to_install_it(checkpoint, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_the_exported_scores_equal_those_of_the_model_for_any_number_of_photos(checkpoint, tmp_path):
-    pytest.importorskip("onnx", reason="the extra mlclip[onnx] is not installed")
-    runtime = pytest.importorskip("onnxruntime", reason="the extra mlclip[onnx] is not installed")
-    pytest.importorskip("onnxscript", reason="the extra mlclip[onnx] is not installed")
-    assert export_onnx(checkpoint, tmp_path / "m.onnx") < 1e-4
-    session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+def test_the_exported_scores_equal_those_of_the_model_for_any_number_of_photos(checkpoint, exported):
+    file, _, difference = exported
+    assert difference.largest < 1e-4 and difference.photos == 0
+    model = load_onnx(file)
     pixels = np.random.default_rng(1).integers(0, 256, (3, 3, 64, 64), dtype=np.uint8)
-    (scores,) = session.run(None, {"pixels": pixels})
+    scores = model.scores(pixels)
     with torch.inference_mode():
         expected = checkpoint.model(torch.from_numpy(pixels)).sigmoid()
         plain = checkpoint.model.maps(torch.from_numpy(pixels)).mean((2, 3)).sigmoid()
     assert np.allclose(scores, expected.numpy(), atol=1e-4)
     assert not np.allclose(scores, plain.numpy(), atol=1e-2)  # the calibration is in the file
-    metadata = session.get_modelmeta().custom_metadata_map
-    assert json.loads(metadata["classes"]) == ["cat", "dog"]
-    assert json.loads(metadata["thresholds"]) == pytest.approx([0.3, 0.6])
+    assert model.scores(pixels[:0]).shape == (0, 2)
+    assert (model.classes, model.size) == (["cat", "dog"], 64)
+    assert model.thresholds == pytest.approx([0.3, 0.6])
+
+
+def test_the_metadata_say_what_the_file_is_and_how_far_its_scores_are_from_pytorch(exported):
+    file, _, difference = exported
+    metadata = load_onnx(file).session.get_modelmeta().custom_metadata_map
+    assert (metadata["format"], metadata["version"], metadata["variant"]) == ("mlclip.onnx", "1", "fp32")
+    assert json.loads(metadata["difference"])["largest"] == pytest.approx(difference.largest)
+
+
+@pytest.mark.parametrize(("variant", "share"), [("fp16", 0.55), ("int8", 0.3)])
+def test_a_smaller_variant_has_nearly_the_same_scores(
+    checkpoint, exported, photos, tmp_path, monkeypatch, variant, share
+):
+    file, graph, _ = exported
+    monkeypatch.setattr(export, "_graph", lambda *_: copy.deepcopy(graph))
+    found = find_images([photos])
+    difference = export_onnx(checkpoint, tmp_path / "small.onnx", variant=variant, photos=found)
+    assert (tmp_path / "small.onnx").stat().st_size < share * file.stat().st_size
+    assert difference.photos == 12 and 0 < difference.mean <= export.TOLERANCE[variant][1]
+    pixels = export.photo_pixels(found, 64)
+    change = np.abs(load_onnx(tmp_path / "small.onnx").scores(pixels) - load_onnx(file).scores(pixels))
+    assert change.max() <= difference.largest + 1e-4
+
+
+def test_a_variant_that_is_too_far_from_the_model_is_not_written(checkpoint, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_graph", lambda *_: copy.deepcopy(exported[1]))
+    monkeypatch.setitem(export.TOLERANCE, "fp16", (1e-9, 1e-9))
+    with pytest.raises(InputError, match="the fp16 model is not good enough: on random images"):
+        export_onnx(checkpoint, tmp_path / "m.onnx", variant="fp16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_needs_photos_and_a_variant_must_exist(checkpoint, tmp_path):
+    with pytest.raises(OptionError, match='`variant="int8"` needs `photos`'):
+        export_onnx(checkpoint, tmp_path / "m.onnx", variant="int8")
+    with pytest.raises(OptionError, match='`variant="int4"` is not known'):
+        export_onnx(checkpoint, tmp_path / "m.onnx", variant="int4")
+
+
+def test_at_most_so_many_photos_are_read_evenly_spaced(photos):
+    found = find_images([photos])
+    every, some = export.photo_pixels(found, 32), export.photo_pixels(found, 32, most=4)
+    assert np.array_equal(some, every[[0, 3, 6, 9]])
+
+
+def test_the_command_writes_a_variant_that_predict_reads(checkpoint, exported, photos, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(export, "_graph", lambda *_: copy.deepcopy(exported[1]))
+    save_checkpoint(checkpoint, tmp_path / "model.pt")
+    command = ["export", "--model", str(tmp_path / "model.pt"), "-o", str(tmp_path / "m.onnx"), "--variant", "int8"]
+    assert _status(command) == 2
+    assert "--variant int8 needs --photos" in capfd.readouterr().err
+    assert _status([*command, "--photos", str(photos)]) == 0
+    assert "on 12 photos, its scores differ from PyTorch's" in capfd.readouterr().err
+    assert _status(["predict", str(photos / "00.jpg"), "--model", str(tmp_path / "m.onnx"), "-q"]) == 0
+    assert _status([*command[:3], "-o", str(tmp_path / "t.csv"), "--variant", "fp16"]) == 2
+
+
+# --- prediction with PyTorch ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_folding_batch_norms_into_convolutions_keeps_the_scores(arch):
+    torch.manual_seed(0)
+    model = Classifier(arch, ["cat", "dog"], 64)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    before = copy.deepcopy(model.eval().state_dict())
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        folded = fold_batch_norm(model)
+        assert torch.allclose(folded(pixels).sigmoid(), model(pixels).sigmoid(), atol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert all(map(torch.equal, model.state_dict().values(), before.values()))  # the model itself does not change
+
+
+def test_folding_works_for_the_image_resnet_of_clip(clip_file):
+    from mlclip.clip import read_state_dict
+    from mlclip.student.model import CLIP_ARCH, clip_trunk
+
+    model = Classifier(CLIP_ARCH, ["cat"], 64, trunk=clip_trunk(read_state_dict(clip_file), "small.pt")).eval()
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        folded = fold_batch_norm(model)
+        assert torch.allclose(folded(pixels), model(pixels), atol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+
+
+def test_predictions_do_not_depend_on_batches_or_threads(checkpoint, photos):
+    found, before = find_images([photos]), torch.get_num_threads()
+    one = predict(found, checkpoint, device="cpu", batch_size=1, num_workers=0).scores
+    try:
+        for threads, batch_size, num_workers in ((1, 5, 2), (1, 64, 0), (2, 5, 0), (2, 64, 3), (3, 4, 1)):
+            torch.set_num_threads(threads)
+            again = predict(found, checkpoint, device="cpu", batch_size=batch_size, num_workers=num_workers).scores
+            assert torch.allclose(again, one, atol=1e-6)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_prediction_imports_no_torchvision_no_compiler_and_no_tokenizer(checkpoint, photos, tmp_path):
+    import subprocess
+    import sys
+
+    save_checkpoint(checkpoint, tmp_path / "model.pt")
+    code = (
+        "import sys; from mlclip.cli import _status; status = _status(sys.argv[1:]);"
+        "found = {'torchvision', 'torch._dynamo', 'sympy', 'ftfy', 'pandas', 'onnxruntime'} & set(sys.modules);"
+        "sys.exit(f'imported {found}' if found else status)"
+    )
+    arguments = ["predict", str(photos / "00.jpg"), "--model", str(tmp_path / "model.pt"), "--device", "cpu", "-q"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

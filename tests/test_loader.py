@@ -307,3 +307,30 @@ def test_the_warning_has_its_own_category(photos, tmp_path, monkeypatch):
     with pytest.warns(MissingGuardWarning, match="no `if __name__"):
         batches = photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=2)
     assert batches.num_workers == 0 and read(batches) == EXPECTED
+
+
+# --- imports and the number of workers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("photo_count", "expected"), [(1, 0), (2, 0), (3, 2), (4, 2)])
+def test_there_are_never_more_workers_than_batches_and_none_for_one_batch(photos, photo_count, expected):
+    batches = photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=5, order=range(photo_count))
+    assert batches.num_workers == expected
+
+
+def test_finding_and_cutting_photos_does_not_import_torch(photos):
+    code = (
+        "import sys; from mlclip.images import find_images, open_image, read_views, tile_boxes;"
+        "views, several = read_views(sys.argv[1], 8, (1, 3)); assert views.shape == (10, 3, 8, 8) and not several;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, photos[0].file], check=True)
+
+
+def test_every_public_name_of_the_package_exists():
+    import mlclip.images
+
+    for name in mlclip.images.__all__:
+        getattr(mlclip.images, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        mlclip.images.nothing  # noqa: B018

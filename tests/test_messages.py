@@ -52,7 +52,7 @@ def test_a_parameter_in_backticks_becomes_its_option(text, translated):
     ("config", "settings", "text"),
     [
         (TrainConfig, {"epochs": 0}, "--epochs is 0: it must be at least 1"),
-        (TrainConfig, {"method": "magic"}, "--method is magic: it must be one of fixed, consistent, cdul, ccd"),
+        (TrainConfig, {"method": "magic"}, "--method is magic: it must be one of fixed, probe, consistent, cdul, ccd"),
         (TrainConfig, {"lr": float("inf")}, "--lr is inf: it must be a finite number"),
         (PseudolabelConfig, {"method": "cdul", "disagreement": 2}, "--lambda is 2: it must be from 0 to 1"),
         (

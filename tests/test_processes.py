@@ -1,20 +1,40 @@
-"""Several processes (torchrun, gloo) have the same results as one: equal labels, and with equal batches equal losses up to rounding."""
+"""Several processes (torchrun, gloo) have the same results as one: equal labels, and with equal batches equal losses up to rounding.
+
+With this file as a script, torchrun runs one of its functions on every rank. Each rank plays a machine of its own.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from mlclip.distributed import Distributed, sync_batch_norm
+from mlclip import api
+from mlclip.config import InputError, OptionError
+from mlclip.distributed import Distributed, rank_device, start_distributed, status_for_launcher
+from mlclip.files import locked
+from mlclip.images import Skip, find_images
 from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.progress import SILENT, Progress
+from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
+from mlclip.teacher import embed
+from mlclip.teacher.embedding_store import StoreKey, refuse_foreign, remove_leftovers, token_file
+from mlclip.teacher.scoring import Teacher
+from mlclip.teacher.shared_store import fill_store
+from mlclip.training import loop
+from mlclip.training.batch_norm import sync_batch_norm
 
 CLASSES = ["red", "green", "blue"]
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -52,7 +72,7 @@ def test_two_processes_train_by_gradient_alignment_like_one(photos, tmp_path):
     write_labels(Labels(paths, CLASSES, true), tmp_path / "truth.csv")
     shared = ["train", "--labels", str(tmp_path / "labels.pt"), "--truth", str(tmp_path / "truth.csv"), "--method", "cdul",
               "--init", "none", "--size", "64", "--batch-size", "4", "--warmup", "1", "--arch", "resnet18", "--epochs", "3",
-              "--lr", "1e-5", "--average", "0.5"]  # fmt: skip
+              "--lr", "1e-5", "--average", "0.5", "--precision", "fp32"]  # fmt: skip
     for processes, name in ((1, "one"), (2, "two")):
         outputs = ["-o", str(tmp_path / f"{name}.pt"), "--save-labels", str(tmp_path / f"{name}.csv")]
         assert run(processes, *shared, *outputs) == 0
@@ -61,26 +81,249 @@ def test_two_processes_train_by_gradient_alignment_like_one(photos, tmp_path):
     assert torch.allclose(*refined, atol=1e-4)
 
 
-def test_two_processes_make_and_update_labels_like_one(photos, clip_file, tmp_path):
+def launch(ranks: int, task: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
+    """Run `task` of this file on some ranks; each rank works in `folder`/machine-R, with a home and a cache of its own."""
+    launcher = [*LAUNCHER[:-1], str(ranks), *options]
+    done = subprocess.run(
+        [*launcher, __file__, task, str(folder)], capture_output=True, text=True, timeout=240, env=ENV
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture
+def machines(photos, clip_file, tmp_path) -> Path:
+    """A folder with three machines. Each has copies of the photos, with other modification times, and the weight file."""
     (photos / "05.jpg").write_bytes(b"")  # 11 readable photos: the parts have different lengths
-    for processes, name in ((1, "one"), (2, "two")):
-        status = run(processes, "pseudolabel", str(photos), "--classes", "red,green,blue", "--clip", str(clip_file),
-                     "--method", "ccd", "-o", str(tmp_path / f"{name}.labels.pt"), "--store", str(tmp_path / name))  # fmt: skip
-        assert status == 3 or processes == 2  # with two, the launcher has its own exit status
-    one, two = (read_labels(tmp_path / f"{name}.labels.pt") for name in ("one", "two"))
-    assert one.paths == two.paths and len(one) == 11
-    assert one.meta["skipped"] == two.meta["skipped"]
-    assert torch.allclose(one.scores, two.scores, atol=2e-3)
-    write_labels(replace(one, scores=one.scores), tmp_path / "labels.pt")
-    for processes, name in ((1, "one"), (2, "two")):
-        status = run(processes, "train", "--labels", str(tmp_path / "labels.pt"), "--method", "ccd", "--init", "none",
-                     "--arch", "resnet18", "--size", "64", "--batch-size", "4", "--warmup", "1", "--epochs", "3", "--lr",
-                     "1e-5", "-o", str(tmp_path / f"{name}.pt"), "--save-labels", str(tmp_path / f"{name}.json"))  # fmt: skip
-        assert status == 0
-    agree(tmp_path, ["loss", "label_entropy"])
-    refined = [read_labels(tmp_path / f"{name}.json") for name in ("one", "two")]
-    assert torch.allclose(refined[0].scores, refined[1].scores, atol=1e-3)
-    assert refined[0].meta["update"]["classes"] == refined[1].meta["update"]["classes"]
+    for rank in range(3):
+        shutil.copytree(photos, tmp_path / f"machine-{rank}" / "photos")
+        for file in (tmp_path / f"machine-{rank}" / "photos").iterdir():
+            os.utime(file, ns=(rank, 10**18 + rank))
+        shutil.copy(clip_file, tmp_path / f"machine-{rank}" / "clip.pt")
+    return tmp_path
+
+
+def enter_machine(folder: Path, rank: int) -> None:
+    home = folder / f"machine-{rank}"
+    os.chdir(home)
+    os.environ |= {"HOME": str(home), "MLCLIP_CACHE": str(home / "cache")}
+
+
+def label_photos(**settings) -> Labels:
+    rest = {"output": "labels.pt", "clip": "clip.pt", "method": "ccd", "num_workers": 0, "device": "cpu"} | settings
+    return api.pseudolabel("photos", ["red", "green", "blue"], progress=SILENT, **rest)
+
+
+def train_student(output: str, method: str, progress: Progress = SILENT, **settings) -> None:
+    rest = {"root": "photos", "init": "none", "arch": "resnet18", "size": 64, "num_workers": 0, "device": "cpu"}
+    if method != "probe":
+        rest |= {"lr": 1e-5, "batch_size": 6, "precision": "fp32"}
+    api.train("labels.pt", output, method=method, progress=progress, **rest, **settings)
+
+
+def label_and_train() -> None:
+    label_photos()
+    train_student("model.pt", "ccd", epochs=2, warmup=1, clip="clip.pt", save_labels="updated.json")
+
+
+def label_and_train_twice() -> None:
+    label_and_train()
+    label_photos(output="centred.pt", method="centred")
+    train_student("probe.pt", "probe")
+
+
+@pytest.mark.parametrize(("ranks", "task"), [(2, label_and_train_twice), (3, label_and_train)])
+def test_machines_without_a_common_folder_make_the_labels_and_the_model_of_one(ranks, task, machines, monkeypatch):
+    launch(ranks, task.__name__, machines)
+    results = machines / "machine-0"
+    assert not (machines / "machine-1" / "labels.pt").exists()  # the main rank writes it, and reads it for all
+    shutil.copytree(machines / "machine-2" / "photos", machines / "machine-9" / "photos")
+    shutil.copy(results / "clip.pt", machines / "machine-9")
+    monkeypatch.setenv("HOME", "")  # both are restored at the end
+    monkeypatch.chdir(machines)
+    enter_machine(machines, 9)
+    task()
+    for name in ("labels.pt", "updated.json", *(["centred.pt"] if ranks == 2 else [])):
+        one, several = read_labels(name), read_labels(results / name)
+        assert one.paths == several.paths and len(one) == 11
+        assert one.meta["skipped"] == several.meta["skipped"]
+        assert torch.allclose(one.scores, several.scores, atol=5e-3 if name == "centred.pt" else 2e-3), name
+    assert [path for path, _ in read_labels(results / "labels.pt").meta["skipped"]] == ["05.jpg"]
+    for name in ("model.pt", *(["probe.pt"] if ranks == 2 else [])):
+        one, several = (load_checkpoint(folder / name).model.state_dict() for folder in (Path(), results))
+        assert all(torch.allclose(one[key].float(), several[key].float(), atol=2e-3) for key in one), name
+    assert not [file for rank in range(ranks) for file in (machines / f"machine-{rank}").glob("model.*update*")]
+
+
+def refusals() -> dict[str, str]:
+    """What ranks say if only one of them has a problem: name of the problem -> message of this rank."""
+    rank, messages = int(os.environ["RANK"]), {}
+
+    def attempt(name: str, run: Callable[[], object]) -> None:
+        try:
+            run()
+        except InputError as error:
+            messages[name] = str(error)
+
+    label_photos()
+    shutil.rmtree("cache") if rank == 0 else None
+    encoded, encode = [], Teacher.embed_views
+    Teacher.embed_views = lambda teacher, views: encoded.append(len(views)) or encode(teacher, views)
+    label_photos(output="again.pt")
+    Teacher.embed_views = encode
+    label_photos(output="common.pt", store="../common")
+    messages["encoded again"] = str(sum(encoded))
+    Path("foreign").mkdir()
+    if rank == 1:
+        Path("foreign", "mine.txt").write_text("mine")
+        Path("foreign", "lock").write_text("mine")
+    attempt("foreign", lambda: label_photos(output="a.pt", store="foreign"))
+    attempt("exists", label_photos)
+    with locked(Path(".model.pt.lock"), "the model") if rank == 0 else nullcontext():
+        attempt("locked", lambda: train_student("model.pt", "fixed", epochs=2))
+    attempt("settings", lambda: train_student("model.pt", "fixed", epochs=2 + rank))
+    distributed = start_distributed("cpu")
+    attempt("at work", lambda: work_until_rank_1_fails(distributed))
+    shutil.copy("photos/00.jpg", "photos/20.jpg") if rank == 1 else None
+    attempt("photos", lambda: label_photos(output="a.pt"))
+    Path("photos/20.jpg").unlink(missing_ok=True)
+    Path("photos/00.jpg").write_bytes(b"") if rank == 1 else None
+    attempt("size", lambda: label_photos(output="a.pt"))
+    return messages
+
+
+def work_until_rank_1_fails(distributed: Distributed) -> None:
+    with distributed.together():
+        if distributed.rank == 1:
+            raise OptionError("it cannot be")
+        while True:
+            distributed.check()
+            time.sleep(0.01)
+
+
+def test_an_error_of_one_rank_ends_every_rank_with_the_same_message(machines):
+    launch(2, "refusals", machines)
+    assert {file.name for file in (machines / "common").iterdir()} == {
+        "mlclip-store.json",
+        "shard-000000-0.pt",
+        "shard-000000-1.pt",
+    }
+    several = [read_labels(machines / "machine-0" / name) for name in ("labels.pt", "again.pt", "common.pt")]
+    assert all(torch.allclose(labels.scores, several[0].scores, atol=2e-3) and len(labels) == 11 for labels in several)
+    main, other = (json.loads((machines / f"machine-{rank}" / "result.json").read_text()) for rank in range(2))
+    assert int(main.pop("encoded again")) + int(other.pop("encoded again")) == 6  # rank 1 has kept the other 5
+    assert main == other
+    assert main["foreign"].startswith("rank 1: foreign holds other files")
+    assert main["exists"].startswith("labels.pt already exists")
+    assert main["locked"].startswith("another mlclip process is writing model.pt")
+    assert main["settings"].startswith("rank 1 and rank 0 differ in `epochs`")
+    assert main["at work"] == "rank 1: it cannot be"
+    assert main["photos"].startswith(
+        "rank 1 finds 13 photos, rank 0 finds 12; every rank needs the same photos (only rank 1"
+    )
+    assert "00.jpg has " in main["size"] and "0 bytes on rank 1" in main["size"]
+    assert (machines / "machine-1" / "foreign" / "lock").read_text() == "mine"
+
+
+def killed_twice() -> None:
+    """A job in which rank 1 is killed while it encodes, then while it trains, and which then comes to an end."""
+    rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    if not Path("labels.pt").exists() and attempt < 2:
+        embed.SHARD_PHOTOS = 2
+        if rank == 1 and attempt == 0:
+            kill_at(Teacher, "embed_views", call=3)
+        label_photos(batch_size=2)
+    if rank == 1 and attempt == 1:
+        kill_at(loop, "weight_epoch", call=2)
+    lines = []
+    progress = type("Lines", (Progress,), {"log": lambda _, line: lines.append(line)})()
+    train_student("model.pt", "fixed", progress, epochs=3)
+    Path("lines.txt").write_text("\n".join(lines))
+
+
+def kill_at(owner: object, name: str, call: int) -> None:
+    """Kill this process at the given call of a function."""
+    function, calls = getattr(owner, name), []
+
+    def counted(*args, **settings):
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **settings)
+
+    setattr(owner, name, counted)
+
+
+def test_a_job_whose_rank_is_killed_continues_when_torchrun_restarts_it(machines, monkeypatch):
+    launch(2, "killed_twice", machines, "--max-restarts", "2")
+    results = machines / "machine-0"
+    assert len(read_labels(results / "labels.pt")) == 11
+    for rank in range(2):  # also the rank that has no resume file
+        assert "continuing after epoch 1" in (machines / f"machine-{rank}" / "lines.txt").read_text()
+    assert len(log_rows(results / "model.pt")) == 3 and not (results / "model.resume.pt").exists()
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.chdir(machines)
+    enter_machine(machines, 2)
+    label_photos()
+    assert torch.allclose(read_labels("labels.pt").scores, read_labels(results / "labels.pt").scores, atol=2e-3)
+
+
+def test_a_photo_that_no_rank_has_is_an_error(photos, tmp_path):
+    found, key = find_images(photos).photos, StoreKey("0" * 64, "gelu", 64, (1,))
+
+    def forget_one(store, missing):
+        store.write_shard(missing[:9], torch.zeros(9, 1, 4))
+        return [Skip(photo.path, "damaged") for photo in missing[9:11]]
+
+    with pytest.raises(InputError, match=r"^1 of 12 photos are neither in the store .* nor skipped, such as 11\.jpg"):
+        fill_store(tmp_path / "store", key, found, forget_one, Distributed())
+
+
+def test_leftovers_of_killed_processes_are_deleted_and_do_not_make_a_folder_foreign(tmp_path):
+    token_file(tmp_path, "0a").touch()
+    (tmp_path / ".shard-000000-1.pt.77.tmp").touch()
+    new = token_file(tmp_path, "0b")
+    new.touch()
+    for file in set(tmp_path.iterdir()) - {new}:
+        os.utime(file, (0, 0))
+    refuse_foreign(tmp_path)
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [new]
+
+
+def gpus(monkeypatch, count: int, **environment: int) -> list:
+    """Pretend to have some GPUs, and to be a rank that torchrun started. Returns the devices that were set."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    return chosen
+
+
+@pytest.mark.parametrize("device", ["cuda", "auto", "CUDA"])
+def test_each_rank_of_a_machine_takes_a_gpu_of_its_own(device, monkeypatch):
+    chosen = gpus(monkeypatch, 4, RANK=6, LOCAL_RANK=2, LOCAL_WORLD_SIZE=4)
+    assert rank_device(device) == torch.device("cuda", 2) and chosen == [torch.device("cuda", 2)]
+
+
+def test_one_gpu_for_all_ranks_of_a_machine_is_refused(monkeypatch):
+    gpus(monkeypatch, 4, RANK=1, LOCAL_RANK=1, LOCAL_WORLD_SIZE=2)
+    with pytest.raises(InputError, match=r'^`device="cuda:0"` would put all 2 processes of this machine on one GPU'):
+        rank_device("cuda:0")
+    assert rank_device("cpu") == torch.device("cpu")
+
+
+def test_one_rank_per_machine_may_name_its_gpu(monkeypatch):
+    chosen = gpus(monkeypatch, 4, RANK=1, LOCAL_RANK=0, LOCAL_WORLD_SIZE=1)
+    assert rank_device("cuda:3") == torch.device("cuda", 3) and chosen == [torch.device("cuda", 3)]
+
+
+def test_a_finished_job_with_skipped_photos_is_not_started_again(monkeypatch):
+    assert status_for_launcher(3) == 3
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
+    assert status_for_launcher(3) == 0
 
 
 def test_on_gpus_the_batch_norm_of_torch_is_used_with_the_same_weights():
@@ -107,3 +350,9 @@ def test_the_batch_norm_of_one_process_does_not_change():
     norm = torch.nn.Sequential(torch.nn.BatchNorm2d(4))
     sync_batch_norm(norm, Distributed())
     assert type(norm[0]) is torch.nn.BatchNorm2d
+
+
+if __name__ == "__main__":
+    task, base = globals()[sys.argv[1]], Path(sys.argv[2])
+    enter_machine(base, int(os.environ["RANK"]))
+    Path("result.json").write_text(json.dumps(task()))

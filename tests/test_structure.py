@@ -13,7 +13,7 @@ import mlclip
 
 PACKAGE = Path(mlclip.__file__).parent
 LEVELS = {
-    0: {"config", "files", "progress", "line_progress", "distributed", "clip", "images", "methods"},
+    0: {"config", "files", "schema", "progress", "line_progress", "distributed", "clip", "images", "methods"},
     1: {"labels"},
     2: {"teacher", "student"},
     3: {"training", "report", "demo"},

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from torchvision.transforms.v2 import functional as torchvision_transforms
 
 from mlclip.clip import read_state_dict
 from mlclip.config import InputError, OptionError, TrainConfig
@@ -18,8 +26,14 @@ from mlclip.progress import Progress
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_trunk
 from mlclip.student.predict import predict
+from mlclip.training.augment import ADJUSTMENTS, jitter_colours, jitter_table
+from mlclip.training.batch_norm import sync_batch_norm
 from mlclip.training.label_step import label_step
 from mlclip.training.loop import resume_file, train
+from mlclip.training.plan import duration
+from mlclip.training.precision import choose_training_precision, fast_convolutions
+from mlclip.training.state import start_training
+from mlclip.training.weight_average import start_average
 from mlclip.training.weight_step import weight_step
 
 CONFIG = TrainConfig(method="fixed", arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
@@ -179,6 +193,28 @@ def test_the_weights_of_the_student_are_the_average_over_the_last_part_of_the_tr
     assert (means.amax(0) - student["trunk.bn1.running_mean"] > -1e-6).all()
 
 
+def test_the_fused_average_equals_averaging_each_tensor_on_its_own():
+    share, model = 0.3, Classifier("resnet18", CLASSES, 64)
+
+    def updated(mean, weights, averaged):
+        return mean + (weights - mean) / (1 + share * averaged)
+
+    fused, slow = start_average(model, share), AveragedModel(model, avg_fn=updated, use_buffers=True)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(4):
+        for value in model.state_dict().values():
+            value.copy_(torch.randn(value.shape, generator=generator) if value.is_floating_point() else step)
+        fused.update_parameters(model)
+        slow.update_parameters(model)
+    expected = slow.module.state_dict()
+    for name, value in fused.module.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, expected[name], atol=1e-6), name
+        else:
+            assert value == 3, name  # a counter
+    assert fused.state_dict().keys() == slow.state_dict().keys()
+
+
 def test_averaging_over_the_whole_training_is_the_mean_and_averaging_over_nothing_is_the_last_step(
     labels, tmp_path, monkeypatch
 ):
@@ -190,7 +226,7 @@ def test_averaging_over_the_whole_training_is_the_mean_and_averaging_over_nothin
 
 
 def test_the_methods_of_the_papers_do_not_average_by_default(labels, tmp_path):
-    assert [TrainConfig(method=method).average for method in TrainConfig.METHODS] == [0.1, 0.1, 0, 0]
+    assert [TrainConfig(method=method).average for method in TrainConfig.METHODS] == [0.1, None, 0.1, 0, 0]
     assert TrainConfig(method="cdul", average=0.5).average == 0.5
     for wrong in (-0.1, 1.5):
         with pytest.raises(OptionError, match="`average`"):
@@ -330,6 +366,158 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_the_last_epoch_stays_s
     assert load_checkpoint(tmp_path / "m.pt").model.classes == CLASSES
 
 
+@pytest.mark.parametrize("where", range(4))
+def test_an_adjustment_of_a_batch_is_torchvision_s_for_each_photo(where):
+    adjust, name = ADJUSTMENTS[where], ("brightness", "contrast", "saturation", "hue")[where]
+    pixels, factors = colourful_photos(), jitter_table(6, torch.Generator().manual_seed(2))[:, where]
+    one = getattr(torchvision_transforms, f"adjust_{name}")
+    expected = torch.stack([one(photo, float(factor)) for photo, factor in zip(pixels, factors, strict=True)])
+    found = adjust(pixels, factors.view(-1, 1, 1, 1))
+    assert found.dtype == torch.uint8
+    assert (found.int() - expected.int()).abs().max() <= 1  # rounding
+    assert (found != expected).float().mean() < 1e-3
+
+
+def test_the_strong_views_of_a_batch_are_torchvision_s_for_each_photo():
+    pixels, table = colourful_photos(), jitter_table(6, torch.Generator().manual_seed(3))
+    assert len({tuple(row.argsort().tolist()) for row in table[:, 4:]}) == 5  # different orders
+    names, expected = ("brightness", "contrast", "saturation", "hue"), []
+    for photo, row in zip(pixels, table, strict=True):
+        for where in row[4:].argsort().tolist():
+            photo = getattr(torchvision_transforms, f"adjust_{names[where]}")(photo, float(row[where]))
+        expected.append(photo)
+    difference = (jitter_colours(pixels, table).int() - torch.stack(expected).int()).abs()
+    assert difference.max() <= 4 and difference.float().mean() < 0.01
+
+
+def colourful_photos() -> torch.Tensor:
+    """Six smooth photos with all colours, grey, black and white."""
+    coarse = torch.randint(0, 256, (6, 3, 5, 5), generator=torch.Generator().manual_seed(0)).float()
+    coarse[0, :, :2] = coarse[0, :1, :2]  # grey
+    coarse[1, :, 0], coarse[1, :, 4] = 0, 255
+    smooth = torch.nn.functional.interpolate(coarse, (40, 40), mode="bicubic").clamp(0, 255)
+    return smooth.to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2"])
+def test_bf16_steps_have_nearly_the_same_loss_and_keep_float32_weights(arch):
+    losses, pixels = {}, torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        model = Classifier(arch, CLASSES, 64)
+        optimizer = torch.optim.Adam(model.parameters())
+        loss, _ = weight_step(model, optimizer, pixels, torch.full((4, 3), 0.3), Distributed(), precision)
+        losses[precision] = float(loss)
+        assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in model.parameters())
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05) and losses["bf16"] != losses["fp32"]
+
+
+def test_depthwise_convolutions_with_a_stride_compute_in_float32_inside_bf16_steps_and_are_restored():
+    model, cpu, seen = Classifier("mobilenet_v2", CLASSES, 64), torch.device("cpu"), []
+    strided = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1 and m.stride[0] > 1]
+    pixels, targets = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.full((2, 3), 0.3)
+    with fast_convolutions(model, cpu, "fp32"):
+        assert all(type(conv) is torch.nn.Conv2d for conv in strided)
+    with pytest.raises(KeyboardInterrupt), fast_convolutions(model, cpu, "bf16"):
+        changed = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and type(m) is not torch.nn.Conv2d]
+        assert changed == strided and len(strided) == 4
+        with pytest.MonkeyPatch.context() as patch:
+            original = torch.nn.Conv2d._conv_forward
+            patch.setattr(
+                torch.nn.Conv2d,
+                "_conv_forward",
+                lambda conv, x, *rest: seen.append((conv, x.dtype)) or original(conv, x, *rest),
+            )
+            weight_step(model, torch.optim.Adam(model.parameters()), pixels, targets, Distributed(), "bf16")
+        raise KeyboardInterrupt
+    assert {conv for conv, dtype in seen if dtype == torch.float32} >= set(strided)
+    assert all(type(conv) is torch.nn.Conv2d for conv in strided)
+
+
+def test_auto_takes_bf16_only_for_networks_and_cpus_that_are_faster_with_it(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("mlclip.training.precision.cpu_bf16_is_faster", lambda: True)
+    chosen = {arch: choose_training_precision("auto", arch, cpu) for arch in ARCHS}
+    assert {arch for arch, precision in chosen.items() if precision == "fp32"} == {
+        "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"
+    }  # fmt: skip
+    assert choose_training_precision("bf16", "efficientnet_b0", cpu) == "bf16"
+    assert choose_training_precision("fp32", "resnet50", cpu) == "fp32"
+    assert choose_training_precision("auto", "resnet50", torch.device("mps")) == "fp32"
+    monkeypatch.setattr("mlclip.training.precision.cpu_bf16_is_faster", lambda: False)
+    assert choose_training_precision("auto", "resnet50", cpu) == "fp32"
+
+
+def test_a_resumed_training_keeps_the_precision_that_it_started_with(labels, tmp_path, monkeypatch):
+    for started in (True, False):
+        monkeypatch.setattr("mlclip.training.precision.cpu_bf16_is_faster", lambda started=started: started)
+        output = tmp_path / f"{started}.pt"
+        interrupt_before_the_model_is_written(labels, output, monkeypatch)
+        monkeypatch.setattr("mlclip.training.precision.cpu_bf16_is_faster", lambda started=started: not started)
+        state = start_training(labels, CONFIG, True, Distributed(), Messages(), resume_file(output))
+        assert state.precision == ("bf16" if started else "fp32")
+
+
+def test_a_training_says_what_it_will_do_and_how_long_it_will_take(labels, tmp_path):
+    messages = Messages()
+    train(labels, tmp_path / "m.pt", config=replace(CONFIG, precision="fp32"), num_workers=0, progress=messages)
+    plan = "training resnet18 (64 px, 3 classes) on 12 photos: 2 epochs of 3 steps of 4 photos, fp32 on cpu, "
+    (start,) = [number for number, line in enumerate(messages.lines) if line.startswith(plan)]
+    (forecast,) = [number for number, line in enumerate(messages.lines) if "from the first" in line]
+    (first_epoch,) = [number for number, line in enumerate(messages.lines) if line.startswith("epoch 1:")]
+    assert start < forecast < first_epoch
+    assert re.fullmatch(r"about \d+ s for 2 epochs, from the first 3 batches", messages.lines[forecast])
+    assert [duration(seconds) for seconds in (0.2, 89, 740, 9000, 200_000)] == [
+        "1 s",
+        "89 s",
+        "12 min",
+        "2.5 h",
+        "56 h",
+    ]
+
+
+def test_torch_s_data_parallel_has_the_gradient_of_one_process_also_with_an_empty_part(tmp_path):
+    torch.manual_seed(0)
+    model = Classifier("resnet18", CLASSES, 64)
+    pixels, targets = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8), torch.rand(3, 3)
+    content = {"weights": model.state_dict(), "pixels": pixels, "targets": targets}
+    torch.save(content, tmp_path / "step.pt")
+    loss, count = weight_step(model, torch.optim.SGD(model.parameters(), lr=0.1), pixels, targets, Distributed())
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen([sys.executable, __file__, str(tmp_path), str(rank)], env={**environment, "RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    results = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert results[0]["loss"] + results[1]["loss"] == pytest.approx(float(loss), rel=1e-5) and count == 3
+    for result in results:
+        assert result["count"] == 3 and not result["moved_without_photos"]
+        for name, value in model.named_parameters():
+            assert torch.allclose(result["gradients"][name], value.grad, atol=1e-5), name
+            assert torch.allclose(result["weights"][name], value, atol=1e-5), name
+
+
+def one_rank_of_two(folder: Path, rank: int) -> None:
+    """A weight step with 3 photos on rank 0 and none on rank 1, then one without photos; results in `rank-R.pt`."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    distributed, content = Distributed(rank, 2), torch.load(folder / "step.pt", weights_only=True)
+    model = Classifier("resnet18", CLASSES, 64)
+    model.load_state_dict(content["weights"])
+    sync_batch_norm(model, distributed)
+    network = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    part = slice(0, 3) if rank == 0 else slice(3, 3)
+    loss, count = weight_step(network, optimizer, content["pixels"][part], content["targets"][part], distributed)
+    result = {"loss": float(loss), "count": int(count)}
+    result["gradients"] = {name: value.grad.clone() for name, value in model.named_parameters()}
+    result["weights"] = {name: value.detach().clone() for name, value in model.named_parameters()}
+    empty = weight_step(network, optimizer, content["pixels"][:0], content["targets"][:0], distributed)
+    moved = any(not torch.equal(value, result["weights"][name]) for name, value in model.named_parameters())
+    torch.save(result | {"moved_without_photos": moved or empty != (0.0, 0)}, folder / f"rank-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
 def test_unknown_labels_have_no_gradient():
     model = Classifier("resnet18", CLASSES, 64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -397,3 +585,40 @@ def test_invalid_thresholds_are_an_error_in_models_and_labels(labels, wrong, tmp
         load_checkpoint(tmp_path / "m.pt")
     with pytest.raises(InputError, match="not numbers from 0 to 1"):
         _ = replace(labels, meta={"thresholds": [0.5, wrong, 0.5]}).thresholds
+
+
+if __name__ == "__main__":
+    one_rank_of_two(Path(sys.argv[1]), int(sys.argv[2]))
+
+
+def interrupted_in_step(number: int):
+    """A weight step that works until it is called for the `number`-th time."""
+    steps = 0
+
+    def step(*args):
+        nonlocal steps
+        steps += 1
+        if steps == number:
+            raise KeyboardInterrupt
+        return weight_step(*args)
+
+    return step
+
+
+def test_a_resumed_training_needs_the_photos_it_began_with(photos, labels, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mlclip.training.weight_step.weight_step", interrupted_in_step(5))
+        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+    (photos / "03.jpg").rename(tmp_path / "03.jpg")
+    with pytest.raises(InputError, match=r"photos missing now: 1, such as 03.jpg"):
+        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
+    (tmp_path / "03.jpg").rename(photos / "03.jpg")
+    train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
+
+
+def test_a_training_that_starts_again_forgets_the_unfinished_one(labels, tmp_path, monkeypatch):
+    for step in (5, 1):  # in the second epoch, then before the first one is finished
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("mlclip.training.weight_step.weight_step", interrupted_in_step(step))
+            train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, overwrite=True)
+        assert resume_file(tmp_path / "m.pt").exists() == (step == 5)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from toy_clip import Downsample, ToyCLIP, trace
 
-from mlclip.clip import archive
+from mlclip.clip import pickles
 from mlclip.clip.registry import (
     MODELS,
     TINY_FILE,
@@ -112,7 +112,7 @@ def test_tensors_that_share_a_storage_still_share_it_after_reading(tmp_path):
     assert tensors["row"][3] == tensors["column"][2] == -1
 
 
-@pytest.mark.parametrize("dtype", list(archive.DTYPES.values()), ids=str)
+@pytest.mark.parametrize("dtype", list(pickles.DTYPES.values()), ids=str)
 def test_every_data_type_is_read(tmp_path, dtype):
     torch.save({"x": torch.tensor([0, 1, 1, 0]).to(dtype)}, tmp_path / "x.pt")
     assert_same(read_state_dict(tmp_path / "x.pt"), {"x": torch.tensor([0, 1, 1, 0]).to(dtype)})

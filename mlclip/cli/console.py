@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import click
 
-from ..line_progress import LineProgress
+from ..line_progress import CountingBar, LineProgress
 from ..progress import Bar
 from .messages import in_options, printable
 
@@ -49,52 +48,31 @@ class Console(LineProgress):
             self._drawn = True
             try:
                 with bar.drawing:
-                    bar.draw()
+                    bar.show()
                     yield bar
-                    bar.draw()
+                    bar.show()
             finally:
                 self._drawn = False
 
 
-class _TerminalBar(Bar):
-    """click's progress bar, redrawn every REDRAW_SECONDS."""
+class _TerminalBar(CountingBar):
+    """click's progress bar, redrawn every REDRAW_SECONDS; its text is ours, as click counts an earlier run's work as this one's."""
+
+    every = REDRAW_SECONDS
 
     def __init__(self, label: str, total: int, unit: str, done: int):
-        self.total, self.done, self.first, self.note = total, done, done, ""
-        self.scale, self.unit = (1e6, "MB") if unit == "B" else (1, unit)
-        self.started = self.drawn = time.monotonic()
+        super().__init__(total, unit, done)
         self.drawing = click.progressbar(
-            length=total, label=printable(label), file=sys.stderr, width=BAR_WIDTH, show_eta=False,
+            length=total,
+            label=printable(label),
+            file=sys.stderr,
+            width=BAR_WIDTH,
+            show_eta=False,
             item_show_func=lambda _: printable(self.text()),
-        )  # fmt: skip
+        )
 
-    def update(self, done: int, note: str = "") -> None:
-        self.done, self.note = self.done + done, note
-        if time.monotonic() - self.drawn >= REDRAW_SECONDS:
-            self.draw()
-
-    def draw(self) -> None:
-        self.drawn = time.monotonic()
+    def show(self) -> None:
         self.drawing.update(self.done - self.drawing.pos)
-
-    def text(self) -> str:
-        """Count, rate, note and time left: `40 of 100 photos, 12/s, loss 0.31, 0:05 left`.
-
-        click's own time left would count the work of an earlier run, `first`, as done in this one.
-        """
-        rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
-        left = int((self.total - self.done) / rate) if rate > 0 else 0
-        parts = [
-            f"{self._amount(self.done)} of {self._amount(self.total)} {self.unit}".rstrip(),
-            f"{self._amount(rate)}{' MB' if self.unit == 'MB' else ''}/s",
-            self.note,
-            f"{left // 60}:{left % 60:02d} left" if left > 0 else "",
-        ]
-        return ", ".join(part for part in parts if part)
-
-    def _amount(self, value: float) -> str:
-        value /= self.scale
-        return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

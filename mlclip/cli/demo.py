@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from ..config import InputError
+from ..config import LARGEST_SEED, InputError
+from ..files import refuse_nul
 from . import options
 from .console import Console, table
 
@@ -34,7 +35,13 @@ STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-si
 
 @click.command()
 @click.option("--dir", "folder", default="mlclip-demo", show_default=True, help="Folder for all files of the demo.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn scenes and of the training.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, LARGEST_SEED),
+    default=0,
+    show_default=True,
+    help="Seed of the drawn scenes and of the training.",
+)
 @options.overwrite
 @options.running
 def demo(folder, seed, overwrite, device, num_workers, quiet):
@@ -60,7 +67,7 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, num_workers: i
 
     started = time.monotonic()
     progress = Console(quiet=quiet)
-    if folder.exists() and any(folder.iterdir()):
+    if _has_files(folder):
         if not overwrite:
             raise InputError(
                 f"{folder} is not empty. Add --overwrite to replace the demo there, or choose another --dir."
@@ -90,6 +97,16 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, num_workers: i
         os.unlink(place[name])
     click.echo(table(["what", "scenes", "mAP (%)"], rows, right=[2]))
     progress.log(f"{time.monotonic() - started:.0f} s; all files are in {folder}/")
+
+
+def _has_files(folder: Path) -> bool:
+    """Whether the folder exists and is not empty. InputError if it cannot be a folder."""
+    refuse_nul(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return any(folder.iterdir())
+    except OSError as error:  # a file has this name
+        raise InputError(f"{folder} cannot be used as a folder: {error.strerror}. Choose another --dir.") from error
 
 
 def draw(folder: Path, seed: int, progress: Console) -> None:

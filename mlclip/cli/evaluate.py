@@ -14,7 +14,7 @@ from .messages import printable
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGES...]")
 @click.option("--labels", help="A table of scores: .pt, .csv, .json or .jsonl.")
-@click.option("--model", help="Instead of --labels: a model; it predicts the scores of IMAGES.")
+@click.option("--model", help="Instead of --labels: a model, .pt or .onnx; it predicts the scores of IMAGES.")
 @click.option(
     "--truth",
     required=True,

@@ -20,7 +20,12 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 
 @click.command()
 @options.images
-@click.option("--model", default=MODEL_FILE, show_default=True, help="The model that `mlclip train` wrote.")
+@click.option(
+    "--model",
+    default=MODEL_FILE,
+    show_default=True,
+    help="The model that `mlclip train` wrote, or the .onnx file of `mlclip export`.",
+)
 @click.option(
     "--format",
     "form",
@@ -53,25 +58,56 @@ def predict(images, model, form, threshold, threshold_file, topk, heatmaps, over
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", or @list.txt (one path per line).
 
     Only the student runs; CLIP is not needed. The result goes to stdout, messages go to stderr.
+
+    An .onnx model runs in onnxruntime, on the CPU or with --device cuda. torch is not needed.
     """
-    from .. import api
-    from ..student.checkpoint import load_checkpoint
+    from ..student.onnx_model import is_onnx
 
     _check_choice(form, threshold, threshold_file, topk, heatmaps)
+    if heatmaps and is_onnx(model):
+        raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
     if heatmaps:
         _check_folder(heatmaps, overwrite)
-    progress, checkpoint = Console(quiet=quiet), load_checkpoint(model)
-    classes, thresholds = checkpoint.model.classes, checkpoint.thresholds.tolist()
+    progress = Console(quiet=quiet)
+    loaded, classes, thresholds, run = (_onnx_student if is_onnx(model) else _torch_student)(model, running["device"])
     if threshold is not None:
         thresholds = [threshold] * len(classes)
     if threshold_file:
         thresholds = options.thresholds_of(threshold_file, classes, thresholds)
-    labels = api.predict(images, checkpoint, progress=progress, **running)
+    labels = run(images, progress, **running)
     _WRITERS[form](labels, thresholds, topk)
     if heatmaps:
         place = (running["device"], running["num_workers"])
-        _draw_heatmaps(labels, thresholds, topk, checkpoint, heatmaps, *place, progress)
+        _draw_heatmaps(labels, thresholds, topk, loaded, heatmaps, *place, progress)
     return options.report_skipped(labels.meta["skipped"], None)
+
+
+def _torch_student(file, device):
+    """The model of a `model.pt`, its classes and thresholds, and the function that predicts photos."""
+    from .. import api
+    from ..student.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(file)
+
+    def run(images, progress, **running):
+        return api.predict(images, checkpoint, progress=progress, **running)
+
+    return checkpoint, checkpoint.model.classes, checkpoint.thresholds.tolist(), run
+
+
+def _onnx_student(file, device):
+    """The same for a `model.onnx`, without torch: `mlclip.api` would import it."""
+    from ..images import find_images
+    from ..student.onnx_model import load_onnx, predict_onnx
+
+    model = load_onnx(file, device)
+
+    def run(images, progress, batch_size, num_workers, **_):
+        return predict_onnx(
+            find_images(images), model, batch_size=batch_size, num_workers=num_workers, progress=progress
+        )
+
+    return model, model.classes, model.thresholds, run
 
 
 def _check_choice(form, threshold, threshold_file, topk, heatmaps) -> None:

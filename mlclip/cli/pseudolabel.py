@@ -48,6 +48,13 @@ from .console import Console
     help="The activation that the weights were trained with: quick_gelu for OpenAI's, gelu for most of LAION's.",
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Number format of CLIP's image encoder; auto takes 16 bits where the device is faster with them.",
+)
+@click.option(
     "--store",
     type=click.Path(file_okay=False),
     metavar="DIR",
@@ -69,7 +76,7 @@ def pseudolabel(images, output, device, quiet, **settings):
     and an interrupted run continues where it stopped.
     """
     from .. import api
-    from ..distributed import start_distributed
+    from ..distributed import start_distributed, status_for_launcher
 
     distributed = start_distributed(device)
     progress = Console(quiet=quiet or not distributed.is_main)
@@ -81,7 +88,7 @@ def pseudolabel(images, output, device, quiet, **settings):
     progress.log(f"{output}: {size}, {per_photo:.2f} labels per photo (score {_limit(labels)})")
     _show_diagnosis(labels, progress)
     progress.log(f"next: mlclip train --labels {output}")
-    return options.report_skipped(labels.meta["skipped"], output)
+    return status_for_launcher(options.report_skipped(labels.meta["skipped"], output))
 
 
 def _limit(labels) -> str:

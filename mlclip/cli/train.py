@@ -45,14 +45,15 @@ from .console import Console
 @click.option(
     "--clip",
     cls=options.MethodOption,
-    methods=("ccd",),
-    help="The CLIP that made the labels: a name or a FILE.  [default: as recorded in the labels]",
+    methods=("ccd", "probe"),
+    help="For ccd, and for --arch clip-head: the CLIP that made the labels, a name or a FILE.  "
+    "[default: as recorded in the labels]",
 )
 @click.option(
     "--other-teacher",
     is_flag=True,
     cls=options.MethodOption,
-    methods=("ccd",),
+    methods=("ccd", "probe"),
     help="Allow a different CLIP than the one that made the labels.",
 )
 def train(labels, output, save_labels, device, quiet, **settings):
@@ -61,11 +62,11 @@ def train(labels, output, save_labels, device, quiet, **settings):
     It reads labels.pt and writes model.pt. Every finished epoch is saved, so an interrupted training continues with
     --resume. model.log.csv lists the numbers of each epoch.
 
-    The defaults are those of the papers and suit a GPU. On a CPU, try --arch mobilenet_v2 --size 224 --lr 1e-4
-    --batch-size 32 --epochs 4. For several GPUs, run: torchrun --nproc-per-node 2 -m mlclip train, with the same options.
+    On a GPU the defaults are those of the papers (--preset paper). On a CPU they are a small student and a short training
+    (--preset laptop). For several GPUs, run: torchrun --nproc-per-node 2 -m mlclip train, with the same options.
     """
     from .. import api
-    from ..distributed import start_distributed
+    from ..distributed import start_distributed, status_for_launcher
 
     distributed = start_distributed(device)
     progress = Console(quiet=quiet or not distributed.is_main)
@@ -79,4 +80,4 @@ def train(labels, output, save_labels, device, quiet, **settings):
     if save_labels:
         progress.log(f"{save_labels}: the updated labels")
     progress.log("next: mlclip predict PHOTO" + ("" if output == MODEL_FILE else f" --model {output}"))
-    return options.report_skipped(checkpoint.meta["skipped"], output)
+    return status_for_launcher(options.report_skipped(checkpoint.meta["skipped"], output))

@@ -1,29 +1,67 @@
-"""Finds photos, decodes them safely, cuts them into views and loads them in batches."""
+"""Finds photos, decodes them safely, cuts them into views and loads them in batches. The names are looked up on first use.
 
-from .decode import BACKGROUND, MAX_PIXELS, Unreadable, open_image
-from .find import STORE_MARK, SUFFIXES, Found, Photo, Skip, find_images
-from .guard import MissingGuardWarning, safe_num_workers
-from .loader import Box, PhotoCrops, PhotoViews, collate, crop_size, photo_batches, tile_boxes, view_pixels
+Only `loader` and `overlay` import torch.
+"""
 
-__all__ = [
-    "BACKGROUND",
-    "MAX_PIXELS",
-    "STORE_MARK",
-    "SUFFIXES",
-    "Box",
-    "Found",
-    "MissingGuardWarning",
-    "Photo",
-    "PhotoCrops",
-    "PhotoViews",
-    "Skip",
-    "Unreadable",
-    "collate",
-    "crop_size",
-    "find_images",
-    "open_image",
-    "photo_batches",
-    "safe_num_workers",
-    "tile_boxes",
-    "view_pixels",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .decode import BACKGROUND as BACKGROUND
+    from .decode import MAX_PIXELS as MAX_PIXELS
+    from .decode import SEVERAL as SEVERAL
+    from .decode import Unreadable as Unreadable
+    from .decode import open_image as open_image
+    from .find import STORE_MARK as STORE_MARK
+    from .find import SUFFIXES as SUFFIXES
+    from .find import Found as Found
+    from .find import Photo as Photo
+    from .find import Skip as Skip
+    from .find import find_images as find_images
+    from .guard import MissingGuardWarning as MissingGuardWarning
+    from .guard import safe_num_workers as safe_num_workers
+    from .loader import PhotoCrops as PhotoCrops
+    from .loader import PhotoViews as PhotoViews
+    from .loader import collate as collate
+    from .loader import photo_batches as photo_batches
+    from .loader import view_pixels as view_pixels
+    from .views import Box as Box
+    from .views import crop_size as crop_size
+    from .views import read_views as read_views
+    from .views import tile_boxes as tile_boxes
+    from .views import view_array as view_array
+
+_MODULE_OF = {
+    "BACKGROUND": "decode",
+    "MAX_PIXELS": "decode",
+    "SEVERAL": "decode",
+    "Unreadable": "decode",
+    "open_image": "decode",
+    "STORE_MARK": "find",
+    "SUFFIXES": "find",
+    "Found": "find",
+    "Photo": "find",
+    "Skip": "find",
+    "find_images": "find",
+    "MissingGuardWarning": "guard",
+    "safe_num_workers": "guard",
+    "PhotoCrops": "loader",
+    "PhotoViews": "loader",
+    "collate": "loader",
+    "photo_batches": "loader",
+    "view_pixels": "loader",
+    "Box": "views",
+    "crop_size": "views",
+    "read_views": "views",
+    "tile_boxes": "views",
+    "view_array": "views",
+}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'mlclip.images' has no attribute {name!r}")
+    value = getattr(import_module(f"mlclip.images.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value

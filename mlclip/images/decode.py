@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ FORMATS = (
     "AVIF",
     "HEIF",
 )  # not EPS: it would start Ghostscript
+READERS = ("Jpeg", "Mpo", "Png", "Bmp", "WebP", "Gif", "Tiff", "Ppm", "Avif")  # of FORMATS; Pillow has 30 more
 ORIENTATION = 0x0112
 SEVERAL = "several frames"  # key of image.info: True if the file has more frames or pages than the one returned
 TURNS = {  # EXIF orientation -> the transpose that turns the photo upright
@@ -60,7 +62,7 @@ def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> 
     Raises Unreadable with the reason. Starts no program, prints nothing, and closes the file.
     """
     data = _read(file)
-    with _strict_and_quiet():
+    with _STRICT_AND_QUIET:
         try:
             return _decode(data, smallest)
         except UnidentifiedImageError as error:
@@ -97,17 +99,33 @@ def _read(file: str | Path) -> bytes:
     return data
 
 
-@contextmanager
-def _strict_and_quiet() -> Iterator[None]:
-    """Make Pillow strict, whatever the calling program has set, and silence its warnings."""
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with warnings.catch_warnings():
+class _StrictAndQuiet(AbstractContextManager):
+    """Make Pillow strict, whatever the calling program has set, and silence its warnings.
+
+    Both are settings of the whole process. Threads share them: the first one in sets them, the last one out restores them.
+    """
+
+    def __init__(self):
+        self._lock, self._inside, self._restore = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            self._restore.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+            self._restore.enter_context(warnings.catch_warnings())
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
             warnings.simplefilter("ignore")
-            yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._restore.close()
+
+
+_STRICT_AND_QUIET = _StrictAndQuiet()
 
 
 def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
@@ -134,7 +152,9 @@ def _formats_for(data: bytes) -> tuple[str, ...]:
 @lru_cache
 def _formats(plug_ins: bool) -> tuple[str, ...]:
     """The FORMATS that this Pillow can read. With `plug_ins`, installed plug-ins for HEIC and AVIF are registered first."""
-    Image.init()
+    for module in READERS:
+        with suppress(ImportError):  # an older Pillow has no reader of AVIF
+            import_module(f"PIL.{module}ImagePlugin")
     if plug_ins:
         with suppress(ImportError):
             import pillow_heif

@@ -18,45 +18,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .decode import SEVERAL, Unreadable, open_image
+from .decode import Unreadable, open_image
 from .find import Photo
 from .guard import safe_num_workers, warn_once
+from .views import REDUCING_GAP, Box, crop_size, read_views, view_array
 
-REDUCING_GAP = 3.0  # a large snippet is first reduced by an integer factor, to at least this many times the final size
-
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # the return value of `collate`
 
 
-def tile_boxes(width: int, height: int, n: int) -> list[tuple[int, int, int, int]]:
-    """CDUL 1: the n×n equal snippets of an image, row by row, as (x0, y0, x1, y1) in pixels. They cover the whole image.
-
-    Edges are rounded to whole pixels. If a side has fewer than n pixels, snippets overlap, so that none is empty.
-
-    >>> tile_boxes(9, 3, 3)[:4]
-    [(0, 0, 3, 1), (3, 0, 6, 1), (6, 0, 9, 1), (0, 1, 3, 2)]
-    """
-    return [(x0, y0, x1, y1) for y0, y1 in _cuts(height, n) for x0, x1 in _cuts(width, n)]
-
-
-def _cuts(side: int, n: int) -> list[tuple[int, int]]:
-    edges = [(2 * k * side + n) // (2 * n) for k in range(n + 1)]  # k · side / n, rounded
-    starts = [min(edge, side - 1) for edge in edges[:-1]]
-    return [(start, max(start + 1, end)) for start, end in zip(starts, edges[1:], strict=True)]
-
-
 def view_pixels(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> Tensor:
-    """CDUL 1: the views of an RGB image as uint8 (V, 3, S, S), V = Σ n² over `grids`.
-
-    For each n the image is cut into n×n snippets, row by row (n = 1: the whole image). Each snippet is resized to S×S
-    on its own, by antialiased bicubic interpolation. The aspect ratio is not kept.
-    """
-    boxes = [box for n in grids for box in tile_boxes(*image.size, n)]
-    pixels = np.empty((len(boxes), 3, size, size), np.uint8)
-    for view, box in zip(pixels, boxes, strict=True):
-        snippet = image.crop(box).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
-        view[:] = np.asarray(snippet).transpose(2, 0, 1)
-    return torch.from_numpy(pixels)
+    """CDUL 1: the views of an RGB image as a uint8 tensor (V, 3, S, S); see `view_array`."""
+    return torch.from_numpy(view_array(image, size, grids))
 
 
 class PhotoViews(Dataset):
@@ -73,14 +45,13 @@ class PhotoViews(Dataset):
         return len(self.photos)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        needed = self.size * max(self.grids)
         try:
-            image = open_image(self.photos[index].file, smallest=(needed, needed))
+            views, several = read_views(self.photos[index].file, self.size, self.grids)
         except Unreadable as error:
             return index, str(error)
-        if image.info[SEVERAL]:
+        if several:
             self.several[index] = 1
-        return index, view_pixels(image, self.size, self.grids)
+        return index, torch.from_numpy(views)
 
 
 class PhotoCrops(Dataset):
@@ -112,16 +83,6 @@ class PhotoCrops(Dataset):
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
-def crop_size(width: int, height: int, longest: int, stride: int) -> tuple[int, int]:
-    """CCD 2: a crop's (width, height) in pixels when its longer side is resized to `longest`. Both are multiples of `stride`.
-
-    >>> crop_size(200, 90, 640, 32)
-    (640, 288)
-    """
-    scale = longest / max(width, height)
-    return tuple(max(1, round(side * scale / stride)) * stride for side in (width, height))
-
-
 def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
     """Items of PhotoViews -> one batch, in the same order.
 
@@ -147,17 +108,19 @@ def photo_batches(
     """A DataLoader over the photos in `order` (indices; all photos in sequence by default).
 
     `collate_fn` makes a batch from items. `num_workers` workers load batches in advance; with 0 the main process loads
-    them. The batches are the same. If the main script has no guard, 0 workers are used, with a warning (`safe_num_workers`).
+    them. There are never more workers than batches, and none for a single batch: starting one takes seconds. The batches
+    are the same. If the main script has no guard, 0 workers are used, with a warning (`safe_num_workers`).
     Workers are not forked from this process, which has threads and may use a GPU. `persistent_workers` keeps them
     running between epochs. Torch's global random state does not change.
     """
-    num_workers, line = safe_num_workers(num_workers)
+    order = list(range(len(dataset)) if order is None else order)
+    num_workers, line = safe_num_workers(min(num_workers, _useful_workers(len(order), batch_size)))
     if line:
         warn_once(line)
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=list(range(len(dataset)) if order is None else order),
+        sampler=order,
         num_workers=num_workers,
         collate_fn=collate_fn,
         pin_memory=pin,
@@ -166,6 +129,12 @@ def photo_batches(
         persistent_workers=persistent_workers and num_workers > 0,
         generator=torch.Generator().manual_seed(0),  # without it, each epoch would draw from the global one
     )
+
+
+def _useful_workers(photos: int, batch_size: int) -> int:
+    """The number of batches; 0 if there is only one, which the main process would wait for anyway."""
+    batches = math.ceil(photos / batch_size)
+    return batches if batches > 1 else 0
 
 
 def _start_method() -> multiprocessing.context.BaseContext:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import InputError
 from ..files import check_output, load_plain, save_plain
+from ..schema import SCHEMAS
 from . import text_formats as tables
 from .class_names import shorten
 
@@ -114,6 +115,8 @@ class Labels:
 def _check_names(names: list[str], kind: str) -> None:
     if not all(isinstance(name, str) and name for name in names):
         raise InputError(f"a {kind} of the labels is blank or not text. Give every {kind} a name.")
+    if kind == "path" and any("\0" in name for name in names):
+        raise InputError("a path of the labels contains a NUL character. No file has such a name; remove the row.")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise InputError(
@@ -177,7 +180,7 @@ def _suffix(path: str | Path) -> str:
 
 
 def _check_plain(value: Any, where: str) -> None:
-    """TypeError if `value` contains something that `torch.load(..., weights_only=True)` refuses."""
+    """TypeError if `value` contains something that `files.load_plain` refuses."""
     if isinstance(value, dict):
         for key, item in value.items():
             _check_plain(item, f"{where}[{key!r}]")
@@ -195,20 +198,13 @@ def _from_json(path: Path) -> dict:
     if content.get("format") != "mlclip.labels" or content.get("version") != 1:
         raise InputError(f"{path} is not a labels file of version 1. Make one with `{MADE_BY}`.")
     classes = content.get("classes")
-    return content | {"scores": _tensor(content["scores"], len(classes) if isinstance(classes, list) else 0)}
+    content |= {"scores": _tensor(content["scores"], len(classes) if isinstance(classes, list) else 0)}
+    SCHEMAS["labels"].check(content, str(path), f"Make the file again with `{MADE_BY}`.")
+    return content
 
 
 def _from_plain(content: dict) -> Labels:
-    parts = {"paths": list, "classes": list, "scores": Tensor, "root": str, "meta": dict}
-    for name, kind in parts.items():
-        if not isinstance(content.get(name), kind):
-            raise InputError(
-                f"the entry {name!r} is missing or has the wrong type. Make the file again with `{MADE_BY}`."
-            )
-    scores = content["scores"]
-    if scores.layout != torch.strided or scores.device.type != "cpu" or scores.dtype != torch.float32:
-        raise InputError(f"the entry 'scores' is not a plain float32 table. Make the file again with `{MADE_BY}`.")
-    return Labels(**{name: content[name] for name in parts})
+    return Labels(**{name: content[name] for name in ("paths", "classes", "scores", "root", "meta")})
 
 
 def _tensor(rows: list[list[float]], classes: int) -> Tensor:

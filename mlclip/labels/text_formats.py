@@ -17,8 +17,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..config import InputError
-from ..files import atomic
+from ..files import atomic, parse_json
 from .class_names import decode_text, shorten
+
+LARGEST_TEXT = 2 << 30  # bytes of a text file; reading it takes up to 25 times as much memory
+MOST_CELLS = 10_000_000  # a table with more cells must have a score in every CELLS_PER_SCORE-th cell
+CELLS_PER_SCORE = 50
 
 Rows = Sequence[Sequence[float | None]]
 Table = tuple[list[str], list[str], list[list[float]]]
@@ -82,6 +86,11 @@ def read_jsonl(path: Path) -> Table:
         found.append({name: _score(cell, path, line) for name, cell in photo["scores"].items()})
     _check_names(paths, lines, path, "path")
     classes = list(dict.fromkeys(name for scores in found for name in scores))
+    if len(paths) * len(classes) > MOST_CELLS and len(paths) * len(classes) > CELLS_PER_SCORE * sum(map(len, found)):
+        raise InputError(
+            f"{path} has {len(paths)} photos and {len(classes)} classes, but only {sum(map(len, found))} scores. "
+            "Write a score or null for every class in each line, or use fewer classes."
+        )
     return paths, classes, [[scores.get(name, math.nan) for name in classes] for scores in found]
 
 
@@ -184,11 +193,11 @@ def _csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 def _json(text: str, path: Path, line: int, object_of: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=object_of)
+        return parse_json(text, object_of)
     except json.JSONDecodeError as error:
         where = line + error.lineno - 1
         raise InputError(f"{path}, line {where}: not JSON ({error.msg}). Write the file again.") from error
-    except (RecursionError, ValueError) as error:  # thousands of brackets; a number of thousands of digits
+    except ValueError as error:  # too many brackets; a number of thousands of digits
         raise InputError(f"{path}, line {line}: the file is not a table in JSON. Write it again.") from error
 
 
@@ -231,6 +240,10 @@ def _save_text(text: str, path: Path) -> None:
 
 def _load_text(path: Path) -> str:
     try:
+        if path.stat().st_size > LARGEST_TEXT:
+            raise InputError(
+                f"{path} is larger than {LARGEST_TEXT >> 30} GiB. Use a .pt file for a table of this size."
+            )
         return decode_text(path.read_bytes(), errors="surrogateescape")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}). Give a file that you can read.") from error

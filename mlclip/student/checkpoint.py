@@ -1,7 +1,8 @@
 """The classifier on disk: `model.pt` holds everything that prediction needs. It is written completely or not at all.
 
 `model.pt` is {"format": "mlclip.model", "version": 1, "arch", "classes", "size", "thresholds", "weights", "meta"} of
-plain containers and tensors. The state of an unfinished training is a separate file, see `training/state.py`.
+plain containers and tensors. With the arch clip-head, "clip" and "grids" say which CLIP and which views the head needs; CLIP's
+weights are not in the file. The state of an unfinished training is a separate file, see `training/state.py`.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import InputError
+from ..config import CLIP_HEAD, InputError
 from ..files import load_plain, save_plain
+from .clip_head import ClipHead, clip_head_of, plain_clip
 from .model import Classifier, classifier_of
+
+MADE_BY = "mlclip train --labels labels.pt"
 
 
 @dataclass
 class Checkpoint:
     """A student with its `thresholds` (C,) in [0, 1], and `meta`: how it was made."""
 
-    model: Classifier
+    model: Classifier | ClipHead
     thresholds: Tensor
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -40,25 +44,20 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
         "weights": {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
         "meta": checkpoint.meta,
     }
-    save_plain(content, path)
+    save_plain(content | (plain_clip(model) if isinstance(model, ClipHead) else {}), path)
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read the student of a `model.pt`, in eval mode on `device`. InputError if the file is missing or damaged."""
-    content = load_plain(path, kind="model", made_by="mlclip train --labels labels.pt")
+    """Read the student of a `model.pt`, in eval mode on `device`. InputError if the file is missing or damaged.
+
+    `schema.SCHEMAS["model"]` says what it must hold.
+    """
+    content = load_plain(path, kind="model", made_by=MADE_BY)
     try:
-        model = classifier_of(content["arch"], content["classes"], content["size"], content["weights"])
-        thresholds, meta = content["thresholds"], content["meta"]
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is damaged: its weights do not fit {content.get('arch')} with {len(content.get('classes') or ())} classes "
-            f"({str(error).splitlines()[0]}). Train again."
-        ) from error
-    broken = next((n for n, w in content["weights"].items() if w.is_floating_point() and not w.isfinite().all()), None)
-    if broken:
-        raise InputError(f"{path} has NaN or infinite weights ({broken}). Train again.")
-    if tuple(thresholds.shape) != (len(model.classes),):
-        raise InputError(f"{path} has {len(thresholds)} thresholds for {len(model.classes)} classes. Train again.")
-    if not ((thresholds >= 0) & (thresholds <= 1)).all():
-        raise InputError(f"{path} has thresholds that are not numbers from 0 to 1. Train again.")
-    return Checkpoint(model.to(device).eval(), thresholds, meta)
+        if content["arch"] == CLIP_HEAD:
+            model = clip_head_of(content)
+        else:
+            model = classifier_of(content["arch"], content["classes"], content["size"], content["weights"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}. Create the file again with `{MADE_BY}`.") from error
+    return Checkpoint(model.to(device).eval(), content["thresholds"].float(), content["meta"])

@@ -1,4 +1,4 @@
-"""Export of the student to ONNX. The result is compared with the PyTorch model. Needs `mlclip[onnx]`.
+"""Export of the student to ONNX in float32, float16 or int8. The result is compared with PyTorch. Needs `mlclip[onnx]`.
 
 Letters: N photos, C classes, H W pixels.
 """
@@ -6,17 +6,47 @@ Letters: N photos, C classes, H W pixels.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..config import InputError
+from ..config import InputError, OptionError
 from ..files import atomic
+from ..images.batches import read_batches, separate_unreadable
+from ..images.find import Found
 from .checkpoint import Checkpoint
+from .clip_head import refuse_clip_head
+from .onnx_model import FORMAT, INSTALL, SLICE, VERSION, load_onnx
 
-TOLERANCE = 1e-3  # largest accepted difference of a score between the two runtimes
+# The largest accepted difference from PyTorch's scores: of one score, and on average.
+TOLERANCE = {"fp32": (1e-3, 1e-4), "fp16": (0.03, 0.003), "int8": (0.5, 0.03)}
+CALIBRATION_PHOTOS = 128  # of the given ones, evenly spaced
+_BATCH = 4  # photos in one calibration run
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far the scores of the ONNX file are from PyTorch's, on `photos` photos; 0 photos: on two random images."""
+
+    largest: float
+    mean: float
+    photos: int
+
+    def __str__(self) -> str:
+        where = f"{self.photos} photos" if self.photos else "random images"
+        return (
+            f"on {where}, its scores differ from PyTorch's by {self.mean:.1e} on average and {self.largest:.1e} at most"
+        )
 
 
 class _Scores(nn.Module):
@@ -30,35 +60,145 @@ class _Scores(nn.Module):
         return self.model(pixels).sigmoid()
 
 
-def export_onnx(checkpoint: Checkpoint, path: str | Path) -> float:
-    """Write the student to `path`. Returns the largest difference of its scores from PyTorch's, on a random image.
+def export_onnx(
+    checkpoint: Checkpoint, path: str | Path, *, variant: str = "fp32", photos: Found | None = None
+) -> Difference:
+    """Write the student to `path`. Returns the difference of its scores from PyTorch's.
 
     Input "pixels": uint8 RGB (N, 3, size, size), any N. Output "scores": float32 (N, C) in [0, 1]. The metadata of the file
-    has "classes", "thresholds" and "size" as JSON. Raises InputError if the extra is not installed, or if the scores differ.
+    has "classes", "thresholds", "size" and "difference" as JSON, and "format", "version" and "variant".
+
+    `variant`: "fp32"; "fp16", half the size, for GPUs; "int8", a quarter of the size, for CPUs. int8 is static quantisation;
+    it needs `photos` like those that will be predicted. Their labels are not needed. With `photos`, the difference is measured on
+    them, otherwise on random images. Raises InputError if the extra is not installed, or if the scores differ too much.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter imports it
-    except ImportError as error:
-        raise InputError(f'{error.name} is not installed. The export needs it: pip install "mlclip[onnx]"') from error
+    refuse_clip_head(checkpoint.model, "be exported to ONNX")
+    _require_extra()
+    if variant not in TOLERANCE:
+        raise OptionError(f'`variant="{variant}"` is not known. Use one of {", ".join(TOLERANCE)}.')
+    if variant == "int8" and photos is None:
+        raise OptionError('`variant="int8"` needs `photos` like those that will be predicted. 100 are enough.')
     model = checkpoint.model.cpu().eval()
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (2, 3, model.size, model.size), generator=generator, dtype=torch.uint8)
+    pixels = random_pixels(model.size) if photos is None else photo_pixels(photos, model.size)
+    proto = _VARIANTS[variant](_graph(model, pixels[:2] if len(pixels) > 1 else random_pixels(model.size)), pixels)
+    values = {"classes": model.classes, "thresholds": checkpoint.thresholds.tolist(), "size": model.size}
+    entries = {"format": FORMAT, "version": str(VERSION), "variant": variant}
+    entries |= {name: json.dumps(value) for name, value in values.items()}
     with atomic(path) as temporary:
-        batch = torch.export.Dim("N", min=1)
-        program = torch.onnx.export(_Scores(model).eval(), (pixels,), input_names=["pixels"], output_names=["scores"],
-                                    dynamic_shapes=({0: batch},), dynamo=True, verbose=False)  # fmt: skip
-        proto = program.model_proto
-        values = {"classes": model.classes, "thresholds": checkpoint.thresholds.tolist(), "size": model.size}
-        for name, value in values.items():
-            proto.metadata_props.add(key=name, value=json.dumps(value))
-        onnx.save(proto, os.fspath(temporary))
-        session = onnxruntime.InferenceSession(os.fspath(temporary), providers=["CPUExecutionProvider"])
-        (scores,) = session.run(None, {"pixels": pixels[:1].numpy()})
-        with torch.inference_mode():
-            expected = model(pixels[:1]).sigmoid()
-        difference = float((torch.from_numpy(scores) - expected).abs().max())
-        if not difference <= TOLERANCE:
-            raise InputError(f"the exported scores differ from PyTorch's by {difference:.1e}. {path} was not written.")
+        _save(proto, entries, temporary)
+        difference = _difference(checkpoint, temporary, pixels, 0 if photos is None else len(pixels))
+        if not (difference.largest <= TOLERANCE[variant][0] and difference.mean <= TOLERANCE[variant][1]):
+            raise InputError(f"the {variant} model is not good enough: {difference}. {path} was not written.")
+        facts = {"largest": difference.largest, "mean": difference.mean, "photos": difference.photos}
+        _save(proto, {"difference": json.dumps(facts)}, temporary)
     return difference
+
+
+def _require_extra() -> None:
+    try:
+        for name in ("onnx", "onnxruntime", "onnxscript"):  # torch's exporter imports onnxscript
+            import_module(name)
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed. The export needs it: {INSTALL}") from error
+
+
+def random_pixels(size: int) -> np.ndarray:
+    """Two images of random pixels from a fixed seed, uint8 (2, 3, size, size)."""
+    return np.random.default_rng(0).integers(0, 256, (2, 3, size, size), dtype=np.uint8)
+
+
+def photo_pixels(found: Found, size: int, most: int = CALIBRATION_PHOTOS) -> np.ndarray:
+    """Pixels uint8 (n, 3, size, size) of at most `most` photos, evenly spaced. InputError if no photo can be read."""
+    count = min(most, len(found.photos))
+    chosen = Found(found.root, [found.photos[place * len(found.photos) // count] for place in range(count)], [], 0)
+    (batch,) = read_batches(chosen.photos, size, batch_size=most)
+    separate_unreadable(chosen, batch.unreadable)
+    return batch.pixels
+
+
+def _graph(model: nn.Module, pixels: np.ndarray) -> Any:
+    """The float32 graph (an onnx.ModelProto) for any number of photos."""
+    program = torch.onnx.export(
+        _Scores(model).eval(), (torch.from_numpy(pixels),), input_names=["pixels"], output_names=["scores"],
+        dynamic_shapes=({0: torch.export.Dim("N", min=1)},), dynamo=True, verbose=False,
+    )  # fmt: skip
+    return program.model_proto
+
+
+def _save(proto: Any, entries: dict[str, str], path: Path) -> None:
+    import onnx
+
+    for name, value in entries.items():
+        proto.metadata_props.add(key=name, value=value)
+    onnx.save(proto, os.fspath(path))
+
+
+def _difference(checkpoint: Checkpoint, path: Path, pixels: np.ndarray, photos: int) -> Difference:
+    """The file is loaded as `mlclip predict` loads it, with all checks."""
+    with torch.inference_mode():
+        parts = [checkpoint.model(part).sigmoid() for part in torch.from_numpy(pixels).split(SLICE)]
+    differences = np.abs(load_onnx(path).scores(pixels) - torch.cat(parts).numpy())
+    return Difference(float(differences.max()), float(differences.mean()), photos)
+
+
+def _ends(proto: Any) -> tuple[list[str], list[str]]:
+    """The names of the nodes before the first convolution (normalisation) and after the last one (pool, calibration, sigmoid)."""
+    nodes = list(proto.graph.node)
+    places = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
+    return [node.name for node in nodes[: places[0]]], [node.name for node in nodes[places[-1] + 1 :]]
+
+
+def _as_fp32(proto: Any, pixels: np.ndarray) -> Any:
+    return proto
+
+
+def _as_fp16(proto: Any, pixels: np.ndarray) -> Any:
+    """Half precision from the normalised pixels to the class maps; pool, calibration and sigmoid stay in float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    first, last = _ends(proto)
+    with _quiet():
+        return convert_float_to_float16(proto, keep_io_types=True, node_block_list=[*first, *last])
+
+
+def _as_int8(proto: Any, pixels: np.ndarray) -> Any:
+    """Static quantisation: int8 weights per channel, uint8 activations with the ranges that they have on `pixels`."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.batches = iter([{"pixels": pixels[i : i + _BATCH]} for i in range(0, len(pixels), _BATCH)])
+
+        def get_next(self) -> dict | None:
+            return next(self.batches, None)
+
+    first, last = _ends(proto)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        source, target = os.path.join(folder, "fp32.onnx"), os.path.join(folder, "int8.onnx")
+        onnx.save(proto, source)
+        quantize_static(
+            source,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+            nodes_to_exclude=[*first, *last],
+        )
+        return onnx.load(target)
+
+
+_VARIANTS = {"fp32": _as_fp32, "fp16": _as_fp16, "int8": _as_int8}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """onnxruntime's tools log advice for their developers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

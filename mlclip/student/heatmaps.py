@@ -18,6 +18,7 @@ from ..images import Photo, PhotoViews, Unreadable, open_image, photo_batches
 from ..images.overlay import lay_over
 from ..progress import SILENT, Progress
 from .checkpoint import Checkpoint
+from .clip_head import refuse_clip_head
 from .predict import class_maps, fast_layout
 
 SIDE = 360  # longer side of one picture of the strip, pixels
@@ -44,6 +45,7 @@ def write_heatmaps(
     classes; the score in the caption compares classes. `device`: None uses a GPU where there is one. Returns the number of
     files; photos that cannot be read are skipped.
     """
+    refuse_clip_head(checkpoint.model, "draw heat maps")
     folder, device, model = Path(folder), choose_device(device or "auto"), checkpoint.model
     fast_layout(model, device).eval()
     written = 0

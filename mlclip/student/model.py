@@ -7,17 +7,17 @@ Letters: N photos, C classes, K trunk channels, H W pixels, h w cells of the map
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from ..clip.encoders import ModifiedResNet
 from ..clip.model import IMAGE_MEAN, IMAGE_STD
 from ..config import InputError
+from .backbones import build_trunk
 
 ARCHS = (
     "resnet18",
@@ -33,21 +33,15 @@ ARCHS = (
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CLIP_ARCH = "clip-resnet"  # the image ResNet of a CLIP; widths and depths come from its weights
+_CALIBRATION = ("scale", "offset")  # buffers that older weight files do not have
 _HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this student replaces
 
 
-def _trunk(arch: str) -> nn.Sequential:
+def _trunk(arch: str, *, initialise: bool = True) -> nn.Sequential:
     """torchvision's `arch` up to its last feature map, with the parameter names of torchvision's files."""
     if arch not in ARCHS:
         raise InputError(f'`arch="{arch}"` is not known. Use one of {", ".join([*ARCHS, CLIP_ARCH])}.')
-    network = torchvision.models.get_model(arch, weights=None)
-    if arch.startswith("resnet"):
-        parts = OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc"))
-        return nn.Sequential(parts)
-    parts = OrderedDict(features=network.features)
-    if arch.startswith("convnext"):
-        parts["norm"] = network.classifier[0]  # a layer norm per cell; torchvision has it after the pool
-    return nn.Sequential(parts)
+    return build_trunk(arch, initialise=initialise)
 
 
 def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:
@@ -56,9 +50,37 @@ def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:
     visual = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "attnpool" not in k}
     if "layer4.0.conv1.weight" not in visual:
         raise InputError(f'{origin} is not a CLIP with a ResNet. `arch="{CLIP_ARCH}"` needs one, such as RN50 or tiny.')
+    try:
+        with _shapes_only():
+            wrong = _differences(_empty_clip_trunk(visual).state_dict(), visual)
+    except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        wrong = [_reason(error)]
+    if wrong:
+        raise InputError(
+            f"{origin} does not have weights of a CLIP with a ResNet ({len(wrong)} tensors differ, such as {wrong[0]}). "
+            "Use another one."
+        )
     trunk = _empty_clip_trunk(visual)
     trunk.load_state_dict(visual, strict=False)
     return trunk
+
+
+def _shapes_only() -> torch.device:
+    """A context in which networks are built without memory: a small file cannot make us allocate more than its size."""
+    return torch.device("meta")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, for a message."""
+    text = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return f"{text} is missing" if isinstance(error, KeyError) else text
+
+
+def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors that are missing, unknown or of another shape. The counters of batch norm may be missing."""
+    wrong = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    wrong += [k for k in state if k not in expected]
+    return wrong + [k for k in expected if k in state and state[k].shape != expected[k].shape]
 
 
 def _empty_clip_trunk(weights: Mapping[str, Tensor]) -> nn.Module:
@@ -69,12 +91,40 @@ def _empty_clip_trunk(weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def classifier_of(arch: str, classes: Sequence[str], size: int, weights: Mapping[str, Tensor]) -> Classifier:
-    """The student with these `weights`, its whole state dict. KeyError or RuntimeError if they do not fit."""
+    """The student with these `weights`, its whole state dict. InputError if they are not those of `arch` with `classes`.
+
+    All shapes are compared before memory for the network is allocated.
+    """
     prefix = "trunk."
     trunk = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    model = Classifier(arch, classes, size, trunk=_empty_clip_trunk(trunk) if arch == CLIP_ARCH else None)
+
+    def empty() -> nn.Module:
+        return _empty_clip_trunk(trunk) if arch == CLIP_ARCH else _trunk(arch, initialise=False)
+
+    try:
+        with _shapes_only():
+            expected = Classifier(arch, classes, size, trunk=empty()).state_dict()
+        optional = {name: expected[name] for name in _CALIBRATION}
+        wrong = _differences(expected, {**optional, **weights})
+    except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        wrong = [_reason(error)]
+    if wrong:
+        found, count = _arch_of(trunk), len(classes)
+        other = f"are those of {found}, not of {arch}" if found != arch else f"do not fit {arch} with {count} classes"
+        raise InputError(f"the weights {other} ({len(wrong)} tensors differ, such as {wrong[0]})")
+    model = Classifier(arch, classes, size, trunk=empty())
     model.load_state_dict(weights)
     return model
+
+
+def _arch_of(trunk: Mapping[str, Tensor]) -> str:
+    """The network whose trunk has these weights, for a message: a name of ARCHS, or "another network"."""
+    for arch in ARCHS:
+        with _shapes_only():
+            expected = _trunk(arch, initialise=False).state_dict()
+        if not _differences(expected, trunk):
+            return arch
+    return CLIP_ARCH if "conv3.weight" in trunk else "another network"
 
 
 class Classifier(nn.Module):
@@ -99,10 +149,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.arch, self.classes, self.size = arch, list(classes), size
         self.trunk = _trunk(arch) if trunk is None else trunk
-        with torch.no_grad():
-            training = self.trunk.training
-            channels = self.trunk.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
-            self.trunk.train(training)
+        *_, last = self.trunk.parameters()  # of the trunk's last layer, whose first axis is its output channels
+        channels = last.shape[0]
         self.head = nn.Conv2d(channels, len(self.classes), 1)
         mean, std = (IMAGE_MEAN, IMAGE_STD) if arch == CLIP_ARCH else (IMAGENET_MEAN, IMAGENET_STD)
         self.register_buffer("cam_boost", torch.tensor(float(cam_boost)))
@@ -161,14 +209,11 @@ def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
     else:
         state, origin = weights_of_file(init), init
     state = _trunk_names(student.arch, state)
-    expected = student.trunk.state_dict()
-    wrong = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
-    wrong += [k for k in state if k not in expected]
-    wrong += [k for k in expected if k in state and state[k].shape != expected[k].shape]
+    wrong = _differences(student.trunk.state_dict(), state)
     if wrong:
         raise InputError(
-            f"{origin} does not have weights of {student.arch} ({len(wrong)} tensors differ, such as {wrong[0]}). "
-            "Use another `arch`, or another file as `init`."
+            f"{origin} does not have weights of {student.arch}, but of {_arch_of(state)} ({len(wrong)} tensors differ, such as "
+            f"{wrong[0]}). Use another `arch`, or another file as `init`."
         )
     bad = next((k for k, v in state.items() if v.is_floating_point() and not v.float().isfinite().all()), None)
     if bad:
@@ -189,19 +234,54 @@ def weights_of_file(init: str) -> Mapping[str, Tensor]:
 
 
 def _torchvision_weights(arch: str, offline: bool) -> tuple[Mapping[str, Tensor], str]:
+    """torchvision's ImageNet weights from its own cache, which are downloaded if they are missing. Their hash is always checked."""
+    import torchvision  # takes seconds, and only these weights need it
+
+    from ..clip import read_state_dict
+
     weights = torchvision.models.get_model_weights(arch).DEFAULT
     if arch.startswith("resnet") or arch.startswith("mobilenet_v"):
         weights = torchvision.models.get_model_weights(arch).IMAGENET1K_V1  # the papers' ResNet-101 starts from these
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    remedy = f'Download {weights.url} to {file}, or use `init="none"` or a file as `init`.'
-    if offline and not file.is_file():
+    if not file.is_file():
+        _download(weights.url, file, arch, offline)
+    _check_hash(file, weights.url, arch)
+    try:
+        return read_state_dict(file), f"torchvision's {weights}"
+    except InputError as error:
+        raise InputError(f"torchvision's ImageNet weights of {arch}: {error}") from error
+
+
+def _download(url: str, file: Path, arch: str, offline: bool) -> None:
+    """Download a file of torchvision. Nothing in it is executed; a download with another hash is deleted."""
+    remedy = f'Download {url} to {file}, or use `init="none"` or a file as `init`.'
+    if offline:
         raise InputError(
             f"torchvision's weights of {arch} are missing, and `offline=True` allows no download. {remedy}"
         )
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(file), _hash_prefix(file), progress=False)
+    except (OSError, RuntimeError, HTTPException) as error:
         raise InputError(
-            f"torchvision's ImageNet weights of {arch} cannot be downloaded ({error}). {remedy}"
+            f"torchvision's ImageNet weights of {arch} cannot be downloaded ({_reason(error)}). {remedy}"
         ) from error
-    return state, f"torchvision's {weights}"
+
+
+def _hash_prefix(file: Path) -> str:
+    """The first digits of the sha256, which torchvision writes into its file names: `resnet18-f37072fd.pth` -> f37072fd."""
+    return file.stem.rsplit("-", 1)[-1]
+
+
+def _check_hash(file: Path, url: str, arch: str) -> None:
+    from ..clip.fetch import hash_file
+
+    try:
+        found = hash_file(file)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}. Check its permissions.") from error
+    if not found.startswith(_hash_prefix(file)):
+        raise InputError(
+            f"{file} is truncated or not torchvision's file of {arch}: its sha256 is {found}, expected {_hash_prefix(file)}... "
+            f"Delete it, and it is downloaded again from {url}."
+        )

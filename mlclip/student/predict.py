@@ -1,22 +1,32 @@
-"""Prediction: model + photos -> Labels. It needs only the student, not CLIP.
+"""Prediction: model + photos -> Labels. It needs only the student; CLIP runs only where the student is a head on it.
 
 Letters: N photos, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise, repeat
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import InputError
 from ..distributed import choose_device
-from ..images import Found, Photo, PhotoViews, Skip, photo_batches
+from ..images import Found, Photo, PhotoViews, photo_batches
+from ..images.batches import read_batches, separate_unreadable
+from ..images.loader import Batch
 from ..labels.table import Labels
 from ..progress import SILENT, Progress
 from .checkpoint import Checkpoint
+from .clip_head import ClipHead, score_views
 from .model import Classifier
+
+CPU_SLICE = 16  # photos per forward pass on a CPU; the feature maps of more leave its cache
 
 
 def fast_layout(model: Classifier, device: torch.device) -> Classifier:
@@ -38,9 +48,25 @@ def class_maps(model: Classifier, pixels: Tensor, device: torch.device) -> Tenso
         return model.maps(pixels.to(device, memory_format=torch.channels_last)).float().cpu()
 
 
+def fold_batch_norm(model: nn.Module) -> nn.Module:
+    """A copy of a model in eval mode that has no batch norms after its convolutions: their weights are in the convolutions.
+
+    The outputs are equal up to rounding, and a CPU reads and writes every feature map once less.
+    """
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    model = copy.deepcopy(model)
+    for parent in model.modules():
+        for (name, conv), (next_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, next_name, nn.Identity())
+    return model
+
+
 @torch.inference_mode()
 def score_photos(
-    model: Classifier,
+    model: Classifier | ClipHead,
     photos: Sequence[Photo],
     *,
     device: torch.device | str | None = None,
@@ -48,27 +74,82 @@ def score_photos(
     num_workers: int = 2,
     progress: Progress = SILENT,
     label: str = "predicting",
+    batches: Iterable[Batch] | None = None,
 ) -> tuple[Tensor, list[tuple[int, str]]]:
     """Sigmoid scores (N, C) of photos, float32 on the CPU, and (index, reason) of the photos that cannot be read.
 
     Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Rows of unreadable
-    photos are NaN. `device`: None uses a GPU where there is one.
+    photos are NaN. `device`: None uses a GPU where there is one. `num_workers` decode photos in advance: threads for the CPU,
+    which start at once, and processes for a GPU, which needs more photos per second than threads can decode. `batches` are the
+    photos where they have been read already, as `photo_batches` returns them. A ClipHead runs CLIP on the views of each photo (see
+    `score_views`) and takes no `batches`.
     """
     device = choose_device(device or "auto")
+    if isinstance(model, ClipHead):
+        return score_views(
+            model, photos, device, batch_size=batch_size, num_workers=num_workers, progress=progress, label=label
+        )
     fast_layout(model, device).eval()
     scores = torch.full((len(photos), len(model.classes)), float("nan"))
     skipped: list[tuple[int, str]] = []
-    batches = photo_batches(PhotoViews(photos, model.size), batch_size=batch_size, num_workers=num_workers)
-    with progress.bar(label, len(photos), "photos") as bar:
+    if batches is None:
+        batches = _batches(photos, model.size, device, batch_size, num_workers)
+    with progress.bar(label, len(photos), "photos") as bar, _scorer(model, device) as score:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, H, W)
             skipped += unreadable
             if pixels is not None:
-                batch = pixels[:, 0].to(device, memory_format=torch.channels_last, non_blocking=True)
-                with autocast(device):
-                    logits = model(batch)
-                scores[indices] = logits.float().sigmoid().cpu()
+                scores[indices] = score(pixels[:, 0])
             bar.update(len(indices) + len(unreadable))
     return scores, skipped
+
+
+def _batches(
+    photos: Sequence[Photo], size: int, device: torch.device, batch_size: int, num_workers: int
+) -> Iterable[Batch]:
+    if device.type != "cpu" and len(photos) > batch_size:
+        yield from photo_batches(PhotoViews(photos, size), batch_size=batch_size, num_workers=num_workers)
+        return
+    for rows, pixels, unreadable in read_batches(photos, size, batch_size=batch_size, num_threads=num_workers):
+        yield torch.tensor(rows, dtype=torch.int64), torch.from_numpy(pixels)[:, None] if rows else None, unreadable
+
+
+@contextmanager
+def _scorer(model: Classifier, device: torch.device) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A function: uint8 pixels (n, 3, H, W) -> sigmoid scores (n, C), float32 on the CPU.
+
+    On a CPU, each thread runs whole slices of a batch. If all threads shared every layer, they would wait for each other after it,
+    and for the threads that decode photos.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        network = fold_batch_norm(model) if device.type == "cpu" else model
+        yield lambda pixels: torch.cat([_scores(network, part, device) for part in _slices(pixels, device, 1)])
+        return
+    network = fold_batch_norm(model)
+    with ThreadPoolExecutor(threads, "forward", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+
+        def score(pixels: Tensor) -> Tensor:
+            if len(pixels) == 1:  # nothing to share out but the layers
+                return _scores(network, pixels, device)
+            parts = _slices(pixels, device, threads)
+            return torch.cat(list(pool.map(_scores, repeat(network), parts, repeat(device))))
+
+        try:
+            yield score
+        finally:
+            torch.set_num_threads(threads)  # the threads of the pool have changed it for the process
+
+
+def _slices(pixels: Tensor, device: torch.device, threads: int) -> Sequence[Tensor]:
+    share = math.ceil(len(pixels) / threads)
+    return pixels.split(min(share, CPU_SLICE) if device.type == "cpu" else len(pixels))
+
+
+@torch.inference_mode()
+def _scores(network: nn.Module, pixels: Tensor, device: torch.device) -> Tensor:
+    with autocast(device):
+        logits = network(pixels.to(device, memory_format=torch.channels_last, non_blocking=True))
+    return logits.float().sigmoid().cpu()
 
 
 def predict(
@@ -89,14 +170,7 @@ def predict(
     scores, unreadable = score_photos(
         model, found.photos, device=device, batch_size=batch_size, num_workers=num_workers, progress=progress
     )
-    bad = {index for index, _ in unreadable}
-    readable = [index for index in range(len(found.photos)) if index not in bad]
-    reasons = [Skip(found.photos[index].path, reason) for index, reason in unreadable]
-    skipped = sorted([*found.skipped, *reasons], key=lambda skip: skip.path)
-    if not readable:
-        raise InputError(
-            f"none of the {len(skipped)} photos in {found.root} can be read (first: {skipped[0].path}: {skipped[0].reason})"
-        )
+    readable, skipped = separate_unreadable(found, unreadable)
     if not scores[readable].isfinite().all():
         raise InputError("the scores of the model are not finite. Train it again.")
     meta = {"thresholds": checkpoint.thresholds.tolist(), "skipped": [[s.path, s.reason] for s in skipped]}

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..distributed import Distributed
-from ..files import locked
 from ..images import Photo, PhotoViews, Skip, photo_batches
 from ..progress import SILENT, Progress
-from .embedding_store import LOCK, Store, StoreKey, default_store, refuse_foreign
+from .embedding_store import Store, StoreKey, default_store
 from .scoring import Teacher
+from .shared_store import fill_store
 
 SHARD_PHOTOS = 1024  # a shard is written when it holds this many photos ...
 SHARD_SECONDS = 60.0  # ... or after this time, so that a kill loses little work
@@ -22,7 +22,8 @@ SHARD_SECONDS = 60.0  # ... or after this time, so that a kill loses little work
 
 def store_key(teacher: Teacher, grids: Sequence[int], size: int | None = None) -> StoreKey:
     """The key of a store for this teacher and these views. `size` in pixels; None means CLIP's input size."""
-    return StoreKey(teacher.sha256, teacher.clip.activation, size or teacher.input_size, tuple(grids))
+    size = size or teacher.input_size
+    return StoreKey(teacher.sha256, teacher.clip.activation, size, tuple(grids), teacher.precision)
 
 
 def embed_images(
@@ -42,41 +43,33 @@ def embed_images(
 
     `grids` (1, 3) means the whole photo and its 3×3 snippets, each resized to a square of `size` pixels (None: CLIP's input
     size). `batch_size` counts views, not photos. `store` is a folder, by default one in the cache. With several ranks, each
-    encodes its share, and all get the complete result. Raises InputError if the store cannot be used.
+    encodes its share, and the store of the main rank is complete, also if the ranks have different folders or machines (see
+    `fill_store`). Raises InputError if the store cannot be used or if the ranks have different photos.
     """
     distributed = distributed or Distributed()
     key = store_key(teacher, grids, size)
     folder = Path(store) if store else default_store(key, root)
-    refuse_foreign(folder)
-    if not distributed.is_main:
-        distributed.barrier()  # until the main rank has created the folder and holds the lock
-        opened = Store(folder, key)
-        skipped = _encode(opened, photos, teacher, batch_size, num_workers, distributed, progress)
-    else:
-        with locked(folder / LOCK, f"the embedding store {folder}"):
-            opened = Store(folder, key)
-            distributed.barrier()
-            skipped = _encode(opened, photos, teacher, batch_size, num_workers, distributed, progress)
-            opened.write_manifest(complete=True)
-    all_skipped = [skip for part in distributed.all_gather(skipped) for skip in part]
-    opened.refresh()
-    return opened, sorted(all_skipped, key=lambda skip: skip.path)
+
+    def encode(opened: Store, missing: list[Photo]) -> list[Skip]:
+        return _encode(opened, missing, len(photos), teacher, batch_size, num_workers, distributed, progress)
+
+    return fill_store(folder, key, photos, encode, distributed)
 
 
 def _encode(
     store: Store,
-    photos: Sequence[Photo],
+    missing: list[Photo],
+    photos: int,
     teacher: Teacher,
     batch_size: int,
     num_workers: int,
     distributed: Distributed,
     progress: Progress,
 ) -> list[Skip]:
-    missing = distributed.shard([photo for photo in photos if photo not in store])
-    distributed.barrier()  # all ranks must list the missing photos before any rank writes a shard
+    """Put the `missing` photos of this rank into the store; `photos` is the number of all. Returns those that cannot be read."""
     if not missing:
         return []
-    already_done = len(photos) - len(missing) if distributed.world_size == 1 else 0  # unknown with several ranks
+    already_done = photos - len(missing) if distributed.world_size == 1 else 0  # unknown with several ranks
     skipped: list[Skip] = []
     shard = _Shard(store, distributed.rank)
     dataset = PhotoViews(missing, store.key.input_size, store.key.grids)
@@ -86,6 +79,7 @@ def _encode(
         "encoding photos", total, "photos", done=already_done
     ) as bar:
         for indices, pixels, unreadable in batches:
+            distributed.check()
             skipped += [Skip(missing[index].path, reason) for index, reason in unreadable]
             if pixels is not None:
                 flat = torch.cat([teacher.embed_views(p) for p in pixels.flatten(0, 1).split(batch_size)])  # (n·V, D)

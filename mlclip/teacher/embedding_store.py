@@ -3,7 +3,8 @@
 The store keeps embeddings instead of similarities. So new class names, prompts or thresholds do not need a second pass over
 the photos. A store belongs to one model and one set of views. It knows a photo by its relative path, size and
 modification time, so a changed photo counts as a new one. The shards hold everything needed to continue after a kill. The
-manifest says which model and views the store is for, and whether its last run finished.
+manifest says which model and views the store is for, and whether its last run finished. The features of a student's trunk
+(`student/features.py`) are kept in the same way, in another folder of the cache.
 
 Letters: N photos, V views per photo, D the joint embedding.
 """
@@ -14,32 +15,61 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from ..config import InputError
-from ..files import atomic, cache_folder, load_plain, locked, save_plain
+from ..files import atomic, cache_folder, load_plain, locked, parse_json, refuse_nul, save_plain
 from ..images import Photo
 
 MANIFEST = "mlclip-store.json"
 LOCK = "lock"
+KINDS = {
+    "embeddings": "mlclip pseudolabel",
+    "features": "mlclip train",
+}  # what stores hold, and the command that makes it
 Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
 _SHARD = re.compile(r"shard-\d+-\d+\.pt")
-_TEMPORARY = re.compile(rf"\.(shard-\d+-\d+\.pt|{re.escape(MANIFEST)})\.\d+\.tmp")  # see `files.atomic`
+_TEMPORARY = re.compile(
+    rf"\.(shard-\d+-\d+\.pt|{re.escape(MANIFEST)})\.\d+\.tmp|\.token-[0-9a-f]+\.tmp"
+)  # see `files.atomic` and `token_file`
+STALE_SECONDS = 3600.0  # no write takes longer: an older temporary file was left by a process that was killed
+
+
+class Key(Protocol):
+    """What the content of a store depends on besides the photo."""
+
+    kind: ClassVar[str]  # of the content, one of KINDS
+    elsewhere: ClassVar[str]  # how the user chooses another folder
+
+    def as_plain(self) -> dict: ...
 
 
 @dataclass(frozen=True)
 class StoreKey:
     """What embeddings depend on besides the photo. `grids` (1, 3) means the whole photo, then its 3×3 snippets."""
 
+    kind: ClassVar[str] = "embeddings"
+    elsewhere: ClassVar[str] = "Choose another folder with `store`."
+
     sha256: str  # of the weight file
     activation: str
     input_size: int  # pixels; each view is resized to this square
     grids: tuple[int, ...]
+    precision: str = "fp32"  # of the image encoder
+
+    def as_plain(self) -> dict:
+        """The key as JSON holds it. fp32 is left out, so that stores from before there was a precision stay valid."""
+        content = asdict(self) | {"grids": list(self.grids)}
+        if self.precision == "fp32":
+            del content["precision"]
+        return content
 
     @property
     def views(self) -> int:
@@ -47,15 +77,15 @@ class StoreKey:
         return sum(n * n for n in self.grids)
 
 
-def stores_folder() -> Path:
-    """The folder in the cache that holds the default stores."""
-    return cache_folder() / "embeddings"
+def stores_folder(kind: str = "embeddings") -> Path:
+    """The folder in the cache that holds the default stores of one kind."""
+    return cache_folder() / kind
 
 
-def default_store(key: StoreKey, root: str) -> Path:
+def default_store(key: Key, root: str) -> Path:
     """The default folder, in the cache, of the store for photos under `root`."""
-    name = hashlib.sha256(json.dumps([asdict(key), os.fsencode(root).hex()]).encode()).hexdigest()[:20]
-    return stores_folder() / name
+    name = hashlib.sha256(json.dumps([key.as_plain(), os.fsencode(root).hex()]).encode()).hexdigest()[:20]
+    return stores_folder(key.kind) / name
 
 
 def identity(photo: Photo) -> Identity:
@@ -63,36 +93,37 @@ def identity(photo: Photo) -> Identity:
     return photo.path, photo.size, photo.mtime_ns
 
 
-def _load_shard(shard: Path, *, mmap: bool = False) -> dict:
-    return load_plain(shard, kind="embeddings", made_by="mlclip pseudolabel", mmap=mmap)
+def _load_shard(shard: Path, kind: str, *, mmap: bool = False) -> dict:
+    return load_plain(shard, kind=kind, made_by=KINDS[kind], mmap=mmap)
 
 
 class Store:
     """A folder of shards, opened with the key that it must have. Several ranks may write to it at the same time."""
 
-    def __init__(self, folder: str | Path, key: StoreKey):
+    def __init__(self, folder: str | Path, key: Key):
         self.folder, self.key = Path(folder), key
         self._check_key()
         self._rows: dict[Identity, tuple[Path, int]] = {}
         for shard in sorted(self.folder.glob("shard-*.pt")):
-            self._register(shard, _load_shard(shard, mmap=True)["photos"])
+            self._register(shard, _load_shard(shard, key.kind, mmap=True)["photos"])
 
     def _check_key(self) -> None:
         manifest = self.folder / MANIFEST
         try:
+            refuse_nul(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            found = json.loads(manifest.read_text())["key"] if manifest.exists() else None
+            found = parse_json(manifest.read_text())["key"] if manifest.exists() else None
         except OSError as error:
             raise InputError(
-                f"cannot use {self.folder} as embedding store: {error.strerror}. Choose another folder with `store`."
+                f"cannot use {self.folder} as store of {self.key.kind}: {error.strerror}. {self.key.elsewhere}"
             ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{manifest} is damaged. Remove the folder {self.folder} and run again.") from error
         if found is None:
             self.write_manifest(complete=False)
-        elif found != json.loads(json.dumps(asdict(self.key))):
+        elif found != self.key.as_plain():
             raise InputError(
-                f"{self.folder} holds embeddings of another model or other views. Choose another folder with `store`."
+                f"{self.folder} holds {self.key.kind} of another model or other views. {self.key.elsewhere}"
             )
 
     def _register(self, shard: Path, photos: Sequence[Sequence]) -> None:
@@ -107,13 +138,14 @@ class Store:
         number = 1 + max((int(p.stem.split("-")[1]) for p in self.folder.glob(f"shard-*-{rank}.pt")), default=-1)
         shard = self.folder / f"shard-{number:06d}-{rank}.pt"
         listed = [list(identity(photo)) for photo in photos]
-        content = {"format": "mlclip.embeddings", "version": 1, "photos": listed, "embeddings": embeddings.half()}
+        form = f"mlclip.{self.key.kind}"
+        content = {"format": form, "version": 1, "photos": listed, "embeddings": embeddings.half()}
         save_plain(content, shard)
         self._register(shard, listed)
 
     def write_manifest(self, *, complete: bool) -> None:
         """Write the key of the store, and whether the run that wrote it finished."""
-        content = {"format": "mlclip.store", "version": 1, "key": asdict(self.key), "complete": complete}
+        content = {"format": "mlclip.store", "version": 1, "key": self.key.as_plain(), "complete": complete}
         with atomic(self.folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -121,7 +153,7 @@ class Store:
         """Add the shards that other processes have written since this process opened the store."""
         known = {shard for shard, _ in self._rows.values()}
         for shard in sorted(set(self.folder.glob("shard-*.pt")) - known):
-            self._register(shard, _load_shard(shard, mmap=True)["photos"])
+            self._register(shard, _load_shard(shard, self.key.kind, mmap=True)["photos"])
 
     def rows_by_shard(self, photos: Sequence[Photo]) -> dict[Path, list[tuple[int, int]]]:
         """For every shard that holds some of `photos`: pairs of the index into `photos` and the row in the shard."""
@@ -133,14 +165,35 @@ class Store:
 
     def read_shard(self, shard: Path) -> Tensor:
         """Read the embeddings (n, V, D) of one shard from disk, in half precision."""
-        return _load_shard(shard)["embeddings"]
+        return _load_shard(shard, self.key.kind)["embeddings"]
 
 
 def refuse_foreign(folder: Path) -> None:
-    """InputError if `folder` holds files but is not an embedding store: mlclip must not write among the user's files."""
-    ours = (folder / MANIFEST).exists() or (folder / LOCK).exists()
-    if folder.is_dir() and any(folder.iterdir()) and not ours:
+    """InputError if `folder` holds files but is not an embedding store: mlclip must not write among the user's files.
+
+    The manifest is the first file of a store, beside the lock and temporary files.
+    """
+    if not folder.is_dir() or (folder / MANIFEST).exists():
+        return
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise InputError(f"cannot use {folder} as a store: {error.strerror}. Check its permissions.") from error
+    if any(name != LOCK and not _TEMPORARY.fullmatch(name) for name in names):
         raise InputError(f"{folder} holds other files and is not an embedding store. Pass an empty folder as `store`.")
+
+
+def token_file(folder: Path, name: str) -> Path:
+    """A file by which ranks find out that they see the same folder. `name` consists of hexadecimal digits."""
+    return folder / f".token-{name}.tmp"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files and tokens of processes that were killed. The caller holds the lock."""
+    for file in _files(folder, _TEMPORARY):
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                file.unlink()
 
 
 @dataclass(frozen=True)
@@ -153,12 +206,14 @@ class StoreInfo:
     sha256: str  # of the model's weight file; "" if the manifest is damaged
     grids: tuple[int, ...]
     complete: bool  # the last run that wrote to it finished
+    kind: str = "embeddings"  # or "features"
 
 
 def list_stores() -> list[StoreInfo]:
-    """All stores in the cache, in the order of their folder names."""
-    root = stores_folder()
-    return [_describe(folder) for folder in sorted(root.iterdir()) if _is_store(folder)] if root.is_dir() else []
+    """All stores in the cache: those of embeddings, then those of features, in the order of their folder names."""
+    roots = [(kind, stores_folder(kind)) for kind in KINDS]
+    folders = [(kind, folder) for kind, root in roots if root.is_dir() for folder in sorted(root.iterdir())]
+    return [_describe(folder, kind) for kind, folder in folders if _is_store(folder)]
 
 
 def clear_stores(stores: Iterable[StoreInfo]) -> int:
@@ -175,19 +230,19 @@ def _is_store(folder: Path) -> bool:
     return folder.is_dir() and not folder.is_symlink() and (folder / MANIFEST).is_file()
 
 
-def _describe(folder: Path) -> StoreInfo:
+def _describe(folder: Path, kind: str) -> StoreInfo:
     photos, key, complete = 0, {}, False
     for shard in _files(folder, _SHARD):
         with suppress(InputError):
-            photos += len(_load_shard(shard, mmap=True)["photos"])
+            photos += len(_load_shard(shard, kind, mmap=True)["photos"])
     with suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((folder / MANIFEST).read_text())
+        content = parse_json((folder / MANIFEST).read_text())
         key, complete = (
-            {"sha256": str(content["key"]["sha256"]), "grids": tuple(content["key"]["grids"])},
+            {"sha256": str(content["key"]["sha256"]), "grids": tuple(content["key"].get("grids", ()))},
             content["complete"],
         )
     size = sum(file.lstat().st_size for file in folder.iterdir() if file.is_file())
-    return StoreInfo(folder, size, photos, key.get("sha256", ""), key.get("grids", ()), complete is True)
+    return StoreInfo(folder, size, photos, key.get("sha256", ""), key.get("grids", ()), complete is True, kind)
 
 
 def _files(folder: Path, name: re.Pattern) -> list[Path]:

@@ -21,8 +21,9 @@ from ..progress import SILENT, Progress
 from .embed import embed_images
 from .label_from_store import label_by_ccd, label_by_cdul, label_by_centring
 from .scoring import Teacher, class_embeddings
-from .view_batches import MEMORY_LIMIT, ViewBatches
+from .view_batches import ViewBatches
 
+LABEL_BY = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": label_by_centring}
 FLAT_MARGIN = 0.02  # a mean top-1 probability this close to 1/C means that the temperature is wrong
 
 
@@ -49,7 +50,8 @@ def pseudolabel(
     `classes` are names, or a mapping of label names to prompt names. The names of `contrast`, in the same forms, compete in
     the softmax and are then dropped: they are for photos that may show none of the classes. Photos that cannot be read get no
     row; `meta["skipped"]` lists them with the reasons. A class counts as present from its score in `meta["thresholds"]` on.
-    Raises InputError for a single class, or if no photo can be read.
+    With several ranks, the main one computes the labels, and all return them. Raises InputError for a single class, or if no
+    photo can be read.
     """
     config, distributed = config or PseudolabelConfig(), distributed or Distributed()
     classes, contrast = as_prompts(classes), as_prompts(contrast) if contrast else {}
@@ -62,19 +64,24 @@ def pseudolabel(
         distributed=distributed, progress=progress,
     )  # fmt: skip
     skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
-    photos = [photo for photo in found.photos if photo in opened]
-    if not photos:
-        raise _none_readable(found, skipped)
-    views = ViewBatches(opened, photos, teacher.device, MEMORY_LIMIT // distributed.world_size)
-    logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
-    label = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": label_by_centring}[config.method]
-    scores, summary = label(views, text.to(teacher.device), len(classes), logit_scale, config)
-    if not scores.isfinite().all():
-        raise InputError(f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged.")
-    _report_unestimated(summary, list(classes), progress)
-    _check_sharpness(summary["mean_top1"], len(text), config, progress)
-    meta = _meta(config, _clip_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
-    return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
+
+    def label() -> Labels:
+        photos = [photo for photo in found.photos if photo in opened]
+        if not photos:
+            raise _none_readable(found, skipped)
+        logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
+        views = ViewBatches(opened, photos, teacher.device)
+        scores, summary = LABEL_BY[config.method](views, text.to(teacher.device), len(classes), logit_scale, config)
+        if not scores.isfinite().all():
+            raise InputError(
+                f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
+            )
+        _report_unestimated(summary, list(classes), progress)
+        _check_sharpness(summary["mean_top1"], len(text), config, progress)
+        meta = _meta(config, _clip_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
+        return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
+
+    return distributed.on_main(label)
 
 
 def _none_readable(found: Found, skipped: Sequence[Skip]) -> InputError:
@@ -108,6 +115,7 @@ def _meta(
 def _clip_facts(teacher: Teacher, logit_scale: float, view_size: int) -> dict:
     """Which CLIP made the labels, and with which settings. A label update needs the same."""
     facts = {"name": teacher.name, "sha256": teacher.sha256, "activation": teacher.clip.activation}
+    facts["precision"] = teacher.precision
     return facts | {"logit_scale": logit_scale, "view_size": view_size}
 
 

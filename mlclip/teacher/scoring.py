@@ -14,24 +14,27 @@ from torch import Tensor
 from ..clip import tokenize
 from ..clip.model import CLIP, IMAGE_MEAN, IMAGE_STD
 from ..config import InputError
+from .precision import DTYPES, choose_precision
 
 TEXTS_AT_ONCE = 256
 LARGER = 640 / 448  # size of CCD's view of the whole photo, relative to CLIP's input size
 
 
 class Teacher:
-    """A CLIP on a device. It runs in half precision on CUDA and in float32 elsewhere. Cosines are always float32.
+    """A CLIP on a device. Its image encoder runs in `precision` (see `choose_precision`); cosines are always float32.
 
-    `logit_scale` is 1/τ, already exponentiated: 100 for OpenAI's models.
+    `logit_scale` is 1/τ, already exponentiated: 100 for OpenAI's models. For bf16 and fp16 the weights of `clip.visual` are
+    converted in place.
     """
 
-    def __init__(self, clip: CLIP, device: torch.device | str = "cpu"):
+    def __init__(self, clip: CLIP, device: torch.device | str = "cpu", precision: str = "fp32"):
         self.device = torch.device(device)
+        self.precision = choose_precision(precision, self.device, clip.visual)
         self.clip = clip.to(self.device)
+        clip.visual.to(DTYPES[self.precision], memory_format=torch.channels_last)
         self.logit_scale = float(clip.logit_scale.detach().float().exp())
         self.input_size = clip.input_resolution
         self.name, self.sha256 = getattr(clip, "name", "unnamed"), getattr(clip, "sha256", "")
-        self._half = self.device.type == "cuda"
         self._mean = torch.tensor(IMAGE_MEAN, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(IMAGE_STD, device=self.device).view(3, 1, 1)
 
@@ -48,8 +51,7 @@ class Teacher:
     def embed_views(self, pixels: Tensor) -> Tensor:
         """uint8 views (N, 3, H, W) -> L2-normalised embeddings (N, D), float32, on the teacher's device."""
         x = (pixels.to(self.device, non_blocking=True).float() / 255 - self._mean) / self._std
-        with torch.autocast(self.device.type, torch.float16, enabled=self._half):
-            embeddings = self.clip.encode_image(x)
+        embeddings = self.clip.encode_image(x.to(memory_format=torch.channels_last))
         return F.normalize(embeddings.float(), dim=-1)
 
     @torch.inference_mode()

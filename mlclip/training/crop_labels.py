@@ -116,8 +116,19 @@ def crop_scorer_for(
             f"CLIP {teacher.name} did not make these labels; {made['name']} (sha256 {made['sha256'][:12]}...) did. "
             "Use that one, or pass `other_teacher=True`."
         )
+    try:
+        return _scorer_of(meta, made, teacher, len(labels.classes))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"the facts about how the labels were made are damaged ({type(error).__name__}: {reason}). "
+            "Make the labels again with `mlclip pseudolabel`."
+        ) from error
+
+
+def _scorer_of(meta: dict, made: dict, teacher: Teacher, classes: int) -> DebiasedCropScorer | CentredCropScorer:
     text = class_embeddings(teacher, [*meta["prompts"], *meta.get("contrast", [])], meta["templates"])
-    settings, scale, classes = meta.get("settings", {}), made["logit_scale"], len(labels.classes)
+    settings, scale = meta.get("settings", {}), made["logit_scale"]
     if meta.get("method") == "centred" and "heaps" in meta:
         levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
         slope, offset = torch.tensor(meta["heaps"])
@@ -141,36 +152,64 @@ def local_labels(
 ) -> Tensor:
     """CCD step 2: the local labels (N, C) of photos, from the scores of the crops in `boxes`. Every rank gets all of them.
 
-    Finished parts are saved in `folder` under a name made from `run` and `boxes`, so an interrupted update can continue. The
-    caller removes the folder when the result is saved. A photo without boxes, or one that cannot be read, gets the local
-    label of the scorer's initial score.
+    Each rank saves its finished parts in `folder` under a name made from `run` and `boxes`, so an interrupted update can
+    continue; `folder` may be another one on each rank. The caller removes it when the result is saved. A photo without boxes,
+    or one that cannot be read, gets the local label of the scorer's initial score. Raises InputError on every rank if one
+    cannot use its folder.
     """
     name = hashlib.sha256(repr((run, boxes)).encode()).hexdigest()
-    if distributed.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-    distributed.barrier()
-    done = _read_parts(folder, name)
-    missing = distributed.shard([row for row, views in enumerate(boxes) if views and row not in done])
-    distributed.barrier()  # all ranks have read before one writes
-    with (progress if distributed.is_main else SILENT).bar("  scoring crops", len(missing), "photos") as bar:
+    needed, done = [row for row, views in enumerate(boxes) if views], {}
+    with distributed.together():
+        done = _read_parts(folder, name, scorer.classes)
+    saved = distributed.all_gather(sorted(done))
+    owners = {row: rank for rank in reversed(range(len(saved))) for row in saved[rank]}  # the lowest rank that has it
+    missing = distributed.shard([row for row in needed if row not in owners])
+    with (
+        distributed.together(),
+        (progress if distributed.is_main else SILENT).bar("  scoring crops", len(missing), "photos") as bar,
+    ):
         for first in range(0, len(missing), SHARD_PHOTOS):
+            distributed.check()
             rows = missing[first : first + SHARD_PHOTOS]
             scores = _score_crops(scorer, [photos[r] for r in rows], [boxes[r] for r in rows], num_workers)  # (n, C)
-            content = {"format": "mlclip.update", "version": 1, "run": name, "rows": rows, "known": scores}
-            save_plain(content, folder / f"part-{distributed.rank}-{rows[0]}.pt")
+            _save_part(folder, distributed.rank, name, rows, scores)
+            done |= dict(zip(rows, scores, strict=True))
             bar.update(len(rows))
-    distributed.barrier()
-    done = _read_parts(folder, name)
+    own = {row: scores for row, scores in done.items() if owners.get(row, distributed.rank) == distributed.rank}
+    done = _gathered(own, distributed)
+    absent = [row for row in needed if row not in done]
+    if absent:
+        raise InputError(
+            f"no rank has the scores of the crops of {len(absent)} photos, such as {photos[absent[0]].path}. Run again with "
+            "`resume=True`."
+        )
     initial = torch.full((scorer.classes,), scorer.initial)
     return torch.stack([scorer.local_label(done.get(row, initial)) for row in range(len(photos))])  # (N, C)
 
 
-def _read_parts(folder: Path, name: str) -> dict[int, Tensor]:
+def _save_part(folder: Path, rank: int, name: str, rows: list[int], scores: Tensor) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}. Choose another output.") from error
+    content = {"format": "mlclip.update", "version": 1, "run": name, "rows": rows, "known": scores}
+    save_plain(content, folder / f"part-{rank}-{rows[0]}.pt")
+
+
+def _gathered(own: dict[int, Tensor], distributed: Distributed) -> dict[int, Tensor]:
+    """Row -> combined scores (C,) of all ranks."""
+    if distributed.world_size == 1:
+        return own
+    parts = distributed.all_gather((list(own), torch.stack(list(own.values())) if own else None))  # rows, (n, C)
+    return {row: row_scores for rows, scores in parts if rows for row, row_scores in zip(rows, scores, strict=True)}
+
+
+def _read_parts(folder: Path, name: str, classes: int) -> dict[int, Tensor]:
     """Row -> combined scores (C,), from the saved parts of the update called `name`."""
     found: dict[int, Tensor] = {}
     for file in sorted(folder.glob("part-*.pt")):
         content = load_plain(file, kind="update", made_by="mlclip train --overwrite")
-        if content["run"] == name:
+        if content["run"] == name and content["known"].shape[1] == classes:
             found |= dict(zip(content["rows"], content["known"], strict=True))
     return found
 

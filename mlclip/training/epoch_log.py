@@ -31,13 +31,7 @@ class EpochLog:
 
     def write(self, rows: Sequence[dict[str, float]]) -> None:
         """Write all rows so far. Only the last one is new."""
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, names)
-        writer.writeheader()
-        writer.writerows([{name: _short(value) for name, value in row.items()} for row in rows])
-        with atomic(self.file) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+        write_rows(self.file, rows)
         if self._board:
             for name, value in rows[-1].items():
                 if name != "epoch":
@@ -47,6 +41,17 @@ class EpochLog:
     def close(self) -> None:
         if self._board:
             self._board.close()
+
+
+def write_rows(file: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Write rows of numbers as a CSV file, atomically. Rows may lack some columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, names)
+    writer.writeheader()
+    writer.writerows([{name: _short(value) for name, value in row.items()} for row in rows])
+    with atomic(file) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def _board(folder: Path, epochs_done: int) -> Any:

@@ -6,12 +6,14 @@ Letters: N photos, C classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..config import TrainConfig
+from ..images.loader import Batch
 from ..labels.metrics import average_precision, mean_average_precision
 from ..labels.table import Labels
 from ..methods import ccd
@@ -21,6 +23,7 @@ from ..progress import Progress
 from ..student.predict import score_photos
 from .crop_labels import CentredCropScorer, DebiasedCropScorer, local_labels
 from .epoch_log import REPORT_ONLY
+from .input_cache import InputCache
 from .local_views import Annotated, LocalViews, choose_local_views
 from .schedule import label_step_due, stopping_measure_due
 from .state import TrainingState
@@ -90,12 +93,21 @@ def predict_all(state: TrainingState, num_workers: int, progress: Progress) -> T
     scores, unreadable = score_photos(
         state.student, [state.photos[row] for row in rows], device=distributed.device, batch_size=PREDICT_BATCH, num_workers=num_workers,
         progress=progress, label="  predicting",
+        batches=_cached_batches(state.cache, rows) if state.cache else None,
     )  # fmt: skip
     state.skipped |= {state.photos[rows[index]].path: reason for index, reason in unreadable}
     gathered = torch.full_like(state.labels, float("nan"))
     for rank_rows, rank_scores in distributed.all_gather((rows, scores)):
         gathered[rank_rows] = rank_scores
     return gathered
+
+
+def _cached_batches(cache: InputCache, rows: list[int]) -> Iterator[Batch]:
+    """The photos of `rows` from the cache as `score_photos` takes them: a photo is known by its place in `rows`."""
+    place = {row: index for index, row in enumerate(rows)}
+    for readable, pixels, unreadable in cache.batches(rows, PREDICT_BATCH):
+        indices = torch.tensor([place[row] for row in readable.tolist()], dtype=torch.int64)
+        yield indices, pixels, [(place[row], reason) for row, reason in unreadable]
 
 
 def epoch_facts(

@@ -62,16 +62,22 @@ def choose_local_views(
     above = [(row > threshold).nonzero().flatten().tolist() for row in scores]  # NaN is never above
     if config.local_views == "cam":
         return _views_from_maps(model, photos, above, num_workers, distributed, progress)
+    boxes = distributed.on_main(lambda: _other_boxes(photos, above, config, annotated))
+    return LocalViews(boxes, [[] for _ in photos])
+
+
+def _other_boxes(
+    photos: Sequence[Photo], above: list[list[int]], config: TrainConfig, annotated: Annotated | None
+) -> list[list[Box]]:
+    """The boxes of each photo that do not come from class maps: as many as it has classes in `above`."""
     generators = [np.random.default_rng([config.seed, row]) for row in range(len(photos))]
     if config.local_views == "grid":
-        boxes = [_grid_cells(len(classes), rng) for classes, rng in zip(above, generators, strict=True)]
-    elif config.local_views == "random":
-        boxes = [[_random_box(rng) for _ in classes] for classes, rng in zip(above, generators, strict=True)]
-    else:
-        margin = CAM_MARGIN / CAM_SIDE if config.local_views == "around" else 0.0
-        rows = zip(photos, above, generators, strict=True)
-        boxes = [_annotated_boxes(annotated or {}, photo, len(classes), rng, margin) for photo, classes, rng in rows]
-    return LocalViews(boxes, [[] for _ in photos])
+        return [_grid_cells(len(classes), rng) for classes, rng in zip(above, generators, strict=True)]
+    if config.local_views == "random":
+        return [[_random_box(rng) for _ in classes] for classes, rng in zip(above, generators, strict=True)]
+    margin = CAM_MARGIN / CAM_SIDE if config.local_views == "around" else 0.0
+    rows = zip(photos, above, generators, strict=True)
+    return [_annotated_boxes(annotated or {}, photo, len(classes), rng, margin) for photo, classes, rng in rows]
 
 
 @torch.inference_mode()

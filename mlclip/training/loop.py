@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import InputError, OptionError, TrainConfig
+from ..config import CLIP_HEAD, InputError, OptionError, TrainConfig
 from ..distributed import Distributed, choose_device
 from ..files import beside, check_output
 from ..labels.table import Labels, write_labels
@@ -19,10 +19,14 @@ from ..methods.thresholds import match_expected_positives
 from ..progress import SILENT, Progress
 from ..student.checkpoint import Checkpoint, save_checkpoint
 from ..teacher.scoring import Teacher
+from .clip_head import train_clip_head
 from .crop_labels import crop_scorer_for
 from .epoch_log import EpochLog, epoch_line
+from .input_cache import open_input_cache, remove_input_cache
 from .label_step import epoch_facts, label_step, predict_all, refined_labels, update_labels
 from .local_views import Annotated
+from .plan import plan_line
+from .probe import start_from_probe, train_probe
 from .schedule import (
     changes_labels,
     label_step_due,
@@ -31,7 +35,7 @@ from .schedule import (
     schedule_warnings,
     training_is_over,
 )
-from .state import TrainingState, resume_file, save_state, share_skipped, start_training
+from .state import TrainingState, model_meta, resume_file, save_state, share_skipped, start_training
 from .weight_step import weight_epoch
 
 
@@ -57,6 +61,8 @@ def train(
 
     `config.method` is one of:
     - "fixed": the labels do not change.
+    - "probe": as "fixed", and only the head learns, on features that the trunk computes once (see `train_probe`). With
+      `arch="clip-head"`, the features are the `teacher`'s own embeddings (see `train_clip_head`).
     - "consistent": CCD's student without its teacher. The labels do not change, positive cells of the class maps are boosted,
       and after a warm-up a strong view must agree with the weak one.
     - "cdul": weights and labels learn alternately, by gradient alignment.
@@ -71,7 +77,8 @@ def train(
     Labels that are NaN (not known) do not enter the loss and do not change. Photos that cannot be read are skipped and
     listed in `meta["skipped"]`. The state after every epoch is saved beside `output` (`model.resume.pt`), its facts in
     `model.log.csv`. An interrupted training needs `resume=True` to continue; the result is then the same as without the
-    interruption.
+    interruption. With more than one epoch the photos are decoded once, by `num_workers` threads (see `input_cache`); with
+    `config.cache` off, `num_workers` processes decode them again in every epoch. The result is the same.
 
     The student that predicts and is written has the average of the weights over the last `config.average` of the training
     (0, as in the papers: the weights of the last step). Its thresholds give each class as many training photos as the labels
@@ -80,13 +87,29 @@ def train(
     config = config or TrainConfig()
     distributed = distributed or Distributed(device=choose_device(device or "auto"))
     state_file, update_folder = resume_file(output), beside(output, ".update")
-    if distributed.is_main:
-        _check_outputs(config, output, save_labels, state_file, resume, overwrite)
+    distributed.on_main(lambda: _check_outputs(config, output, save_labels, state_file, resume, overwrite))
+    if config.method == "probe":
+        more = {"truth": truth, "num_workers": num_workers, "distributed": distributed, "progress": progress}
+        if config.arch == CLIP_HEAD:
+            checkpoint = train_clip_head(labels, output, config, teacher, other_teacher=other_teacher, **more)
+        else:
+            checkpoint = train_probe(labels, output, config, offline=offline, **more)
+        with distributed.together():
+            if distributed.is_main:
+                save_checkpoint(checkpoint, output)
+                state_file.unlink(missing_ok=True)
+            _remove_parts(update_folder)
+        return checkpoint
     state = start_training(labels, config, offline, distributed, progress, state_file if resume else None)
-    scorer = crop_scorer_for(labels, teacher, other_teacher=other_teacher) if config.updates_labels else None
-    log = EpochLog(output, state.log) if distributed.is_main else None
-    for line in schedule_warnings(config):
+    if config.head_init == "probe" and not state.epochs:
+        start_from_probe(state, labels.root, num_workers, progress)
+    with distributed.together():
+        scorer = crop_scorer_for(labels, teacher, other_teacher=other_teacher) if config.updates_labels else None
+        log = EpochLog(output, state.log) if distributed.is_main else None
+    for line in [*schedule_warnings(config), plan_line(state)]:
         progress.log(line)
+    if config.cache and 1 < config.epochs > state.epochs:  # one epoch decodes every photo once anyway
+        state.cache = open_input_cache(state.photos, config.size, num_workers, distributed, progress)
 
     predictions = None
     while not training_is_over(config, state.epochs, state.history):
@@ -115,19 +138,23 @@ def train(
         state.epochs = epoch
         state.log.append(facts)
         share_skipped(state)
-        if log:
-            save_state(state, state_file)
-            log.write(state.log)
-        distributed.barrier()
+        with distributed.together():
+            if log:
+                save_state(state, state_file)
+                log.write(state.log)
 
     scores = predict_all(state, num_workers, progress) if predictions is None else predictions
     checkpoint = _finished(state, labels, scores, progress)
-    if log:
-        log.close()
-        if save_labels:
-            write_labels(refined_labels(state, labels), save_labels, overwrite=overwrite)
-        save_checkpoint(checkpoint, output)
-        _clean_up(state_file, update_folder)
+    with distributed.together():  # no rank reads photos any more
+        if log:
+            log.close()
+            if save_labels:
+                write_labels(refined_labels(state, labels), save_labels, overwrite=overwrite)
+            save_checkpoint(checkpoint, output)
+            state_file.unlink(missing_ok=True)
+        _remove_parts(update_folder)
+    if state.cache:
+        remove_input_cache(state.cache)
     return checkpoint
 
 
@@ -140,10 +167,17 @@ def _check_outputs(
     overwrite: bool,
 ) -> None:
     check_output(output, overwrite=overwrite)
+    if state_file.exists() and config.method == "probe" and not overwrite:
+        raise InputError(
+            f"{state_file} holds an unfinished training, and a probe has no epochs to continue. Use the `method` of that training, "
+            "or `overwrite=True` to start again."
+        )
     if state_file.exists() and not (resume or overwrite):
         raise InputError(
             f"{state_file} holds an unfinished training. Pass `resume=True` to continue it, or `overwrite=True` to start again."
         )
+    if overwrite and not resume:
+        state_file.unlink(missing_ok=True)  # else a later `resume` would continue the older training
     if save_labels:
         if not changes_labels(config):
             raise OptionError(
@@ -160,14 +194,12 @@ def _finished(state: TrainingState, labels: Labels, scores: Tensor, progress: Pr
             f"stopped after epoch {state.epochs} of {state.config.epochs}: the label-free measure rises faster "
             "(`stopping=False` does not stop)"
         )
-    meta = {**state.identity, "root": labels.root, "labels_meta": labels.meta}
-    meta["skipped"] = sorted(map(list, state.skipped.items()))
+    meta = model_meta(state.identity, labels, state.skipped)
     return Checkpoint(state.student.eval(), match_expected_positives(scores, state.targets), meta)
 
 
-def _clean_up(state_file: Path, update_folder: Path) -> None:
-    """Delete the state of the finished training and the parts of its label update, and nothing else."""
-    state_file.unlink(missing_ok=True)
+def _remove_parts(update_folder: Path) -> None:
+    """Delete the parts of a label update, and nothing else."""
     for file in update_folder.glob("part-*.pt"):
         file.unlink(missing_ok=True)
     with suppress(OSError):

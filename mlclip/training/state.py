@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..config import InputError, TrainConfig
-from ..distributed import Distributed, sync_batch_norm
+from ..distributed import Distributed
 from ..files import beside, load_plain, save_plain
 from ..images import Photo
 from ..labels.table import Labels
@@ -26,7 +26,11 @@ from ..progress import Progress
 from ..student.init import new_student, start_bias
 from ..student.model import Classifier
 from ..student.predict import fast_layout
-from .weight_average import start_average
+from ..teacher.shared_store import check_same_photos
+from .batch_norm import sync_batch_norm
+from .input_cache import InputCache
+from .precision import choose_training_precision
+from .weight_average import WeightAverage, start_average
 
 
 @dataclass
@@ -45,7 +49,14 @@ class TrainingState:
     skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
     log: list[dict[str, float]] = field(default_factory=list)
     update: dict = field(default_factory=dict)  # facts of CCD's label update for the report; empty before it
-    average: AveragedModel | None = None  # of the model's weights so far; None without averaging
+    average: WeightAverage | None = None  # of the model's weights so far; None without averaging
+    network: nn.Module | None = None  # the model, or torch's DistributedDataParallel around it
+    precision: str = "fp32"  # of the weight steps: "fp32", "bf16" or "fp16"
+    cache: InputCache | None = None  # of the decoded photos; None where every epoch decodes them
+    forecast: str = ""  # how long the training takes, as it was told
+
+    def __post_init__(self):
+        self.network = self.network or self.model
 
     @property
     def student(self) -> Classifier:
@@ -76,53 +87,123 @@ def start_training(
 
     Raises InputError if labels, photos and settings do not fit together, or do not match the saved training.
     """
-    saved = _read_state(resume_from, identity_of(labels, config)) if resume_from and resume_from.exists() else None
+
+    def read() -> dict | None:
+        return _read_state(resume_from, identity_of(labels, config)) if resume_from and resume_from.exists() else None
+
+    saved = distributed.on_main(read)  # ranks never start in different epochs
     state = _new_training(labels, config, offline, distributed, progress)
     if saved:
-        _restore(state, saved)
+        _check_photos(state.photos, saved.get("photos"), resume_from)
+        try:
+            _restore(state, saved)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"{resume_from} is damaged: it does not fit {config.arch} with {len(labels.classes)} classes ({reason}). "
+                "`overwrite=True` starts again."
+            ) from error
         progress.log(f"continuing after epoch {state.epochs}")
     return state
+
+
+def _check_photos(photos: list[Photo], saved: object, file: Path | None) -> None:
+    """InputError unless the photos are those of the saved training; files from before photos were saved have none."""
+    paths = [photo.path for photo in photos]
+    if saved is None or saved == paths:
+        return
+    before = set(saved) if isinstance(saved, list) else set()
+    lost, new = sorted(before - set(paths)), sorted(set(paths) - before)
+    what = (
+        f"photos missing now: {len(lost)}, such as {lost[0]}"
+        if lost
+        else f"photos missing then: {len(new)}, such as {new[0]}"
+    )
+    raise InputError(
+        f"{file} cannot be continued: {what}. Put the photos back as they were, or pass `overwrite=True` to start again."
+    )
 
 
 def _new_training(
     labels: Labels, config: TrainConfig, offline: bool, distributed: Distributed, progress: Progress
 ) -> TrainingState:
-    photos, missing = labelled_photos(labels)
     if config.batch_size % distributed.world_size:
         size = distributed.world_size
         raise InputError(
             f"`batch_size={config.batch_size}` cannot be divided evenly among {size} processes. Use a multiple of {size}."
         )
-    if len(photos) < 2:
-        raise InputError(f"{len(photos)} labelled photo is not enough to train on. Label at least 2.")
-    scores = labels.scores[[row for row, _ in photos]]  # (N, C)
-    if scores.isnan().all():
-        raise InputError(
-            "no label is known: all scores of the photos that were found are empty. Label the photos again."
-        )
-    torch.manual_seed(config.seed)
-    model, origin = new_student(config, labels, offline)
-    progress.log(origin)
-    start_bias(model, scores)
-    fast_layout(model, distributed.device)
+    photos, scores, missing = training_photos(labels, config, distributed)
+    model = new_model(labels, scores, config, offline, distributed, progress)
     sync_batch_norm(model, distributed)
     return TrainingState(
         config,
         distributed,
         model,
         _optimizer(model, config),
-        [photo for _, photo in photos],
+        photos,
         scores,
         latent_of(scores) if config.method == "cdul" else None,
         identity_of(labels, config),
         skipped=missing,
         average=start_average(model, config.average) if config.average else None,
+        network=_data_parallel(model, distributed),
+        precision=distributed.all_gather(choose_training_precision(config.precision, config.arch, distributed.device))[
+            0
+        ],
+    )
+
+
+def training_photos(
+    labels: Labels, config: TrainConfig, distributed: Distributed
+) -> tuple[list[Photo], Tensor, dict[str, str]]:
+    """The N labelled photos that exist, their labels (N, C), and path -> reason of the others.
+
+    InputError if they are too few, or if the ranks have different photos, labels or settings.
+    """
+    _check_same_training(identity_of(labels, config), distributed)
+    with distributed.together():
+        found, missing = labelled_photos(labels)
+    check_same_photos([photo for _, photo in found], distributed)
+    if len(found) < 2:
+        raise InputError(f"{len(found)} labelled photo is not enough to train on. Label at least 2.")
+    scores = labels.scores[[row for row, _ in found]]  # (N, C)
+    if scores.isnan().all():
+        raise InputError(
+            "no label is known: all scores of the photos that were found are empty. Label the photos again."
+        )
+    return [photo for _, photo in found], scores, missing
+
+
+def new_model(
+    labels: Labels, scores: Tensor, config: TrainConfig, offline: bool, distributed: Distributed, progress: Progress
+) -> Classifier:
+    """The student before training, on its device. `scores` (N, C) are the labels of the photos that exist."""
+    torch.manual_seed(config.seed)
+    with distributed.together():
+        model, origin = new_student(config, labels, offline)
+    progress.log(origin)
+    start_bias(model, scores)
+    model = fast_layout(model, distributed.device)
+    distributed.copy_from_main(model)
+    return model
+
+
+def _data_parallel(model: Classifier, distributed: Distributed) -> nn.Module:
+    """On several GPUs, `model` in torch's DistributedDataParallel, which sends gradients while others are still computed."""
+    if distributed.world_size == 1 or distributed.device.type != "cuda":
+        return model
+    return DistributedDataParallel(
+        model, process_group=distributed.group, broadcast_buffers=False, gradient_as_bucket_view=True
     )
 
 
 def _optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
-    head = {"params": model.head.parameters(), "lr": config.lr * config.head_lr_factor}
-    return torch.optim.Adam([{"params": model.trunk.parameters()}, head], lr=config.lr)
+    head = {"params": list(model.head.parameters()), "lr": config.lr * config.head_lr_factor}
+    groups = [{"params": list(model.trunk.parameters())}, head]  # lists: they may be read twice
+    try:
+        return torch.optim.Adam(groups, lr=config.lr, fused=True)
+    except RuntimeError:  # a device without a fused Adam
+        return torch.optim.Adam(groups, lr=config.lr)
 
 
 def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
@@ -133,8 +214,8 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
         try:
             stat = os.stat(file)
             found.append((row, Photo(path, file, stat.st_size, stat.st_mtime_ns)))
-        except OSError as error:
-            missing[path] = error.strerror
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            missing[path] = getattr(error, "strerror", None) or "not a valid path"
     if not found:
         raise InputError(
             f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass the folder of the photos as `root`."
@@ -143,8 +224,30 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
 
 
 def identity_of(labels: Labels, config: TrainConfig) -> dict:
-    """What a training depends on: its settings and its labels. A resumed training must have the same."""
-    return {"settings": asdict(config), "labels": fingerprint(labels)}
+    """What a training depends on: its settings and its labels. A resumed training must have the same.
+
+    The cache of its photos changes nothing, and a training may be continued with or without it.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name != "cache"}
+    return {"settings": settings, "labels": fingerprint(labels)}
+
+
+def _check_same_training(identity: dict, distributed: Distributed) -> None:
+    """InputError on every rank, unless all ranks have the same labels and settings."""
+    every = distributed.all_gather(identity)
+    for rank, other in enumerate(every):
+        settings = zip(other["settings"].items(), every[0]["settings"].values(), strict=True)
+        differ = [f"`{name}`" for (name, value), main in settings if value != main]
+        differ += ["the labels"] if other["labels"] != every[0]["labels"] else []
+        if differ:
+            raise InputError(
+                f"rank {rank} and rank 0 differ in {', '.join(differ)}. Every rank needs the same labels and settings."
+            )
+
+
+def model_meta(identity: dict, labels: Labels, skipped: dict[str, str]) -> dict:
+    """The `meta` of a trained model. `skipped`: path -> reason."""
+    return {**identity, "root": labels.root, "labels_meta": labels.meta, "skipped": sorted(map(list, skipped.items()))}
 
 
 def fingerprint(labels: Labels) -> str:
@@ -164,18 +267,25 @@ def save_state(state: TrainingState, file: Path) -> None:
     content: dict[str, Any] = {"format": "mlclip.resume", "version": 1, "run": state.identity, "epochs": state.epochs}
     content |= {"weights": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
     content |= {"given": state.labels, "latent": state.latent, "update": state.update}
-    content |= {"average": state.average.state_dict() if state.average else None}
+    content |= {"average": state.average.state_dict() if state.average else None, "precision": state.precision}
+    content |= {"photos": [photo.path for photo in state.photos]}
     save_plain(content | {"skipped": state.skipped, "log": state.log}, file)
 
 
 def _read_state(file: Path, identity: dict) -> dict:
     """The content of a file that `save_state` wrote. InputError if its settings (other than `epochs`) or labels differ."""
     saved = load_plain(file, kind="resume", made_by="mlclip train --overwrite")
-    settings = {"average": 0.0, **saved["run"]["settings"]}  # files from before weights were averaged have no `average`
+    older = {
+        "average": 0.0,
+        "precision": "auto",
+        "head_init": "labels",
+        "augment": "flip",
+    }  # files without these settings
+    settings = {**older, **saved["run"]["settings"]}
     changed = [
         f"`{name}` was {settings.get(name)}, is {value}"
         for name, value in identity["settings"].items()
-        if name != "epochs" and settings.get(name) != value
+        if name not in ("epochs", "preset") and settings.get(name) != value
     ]
     if saved["run"]["labels"] != identity["labels"]:
         changed.append("the labels have changed")
@@ -189,13 +299,27 @@ def _read_state(file: Path, identity: dict) -> dict:
 
 def _restore(state: TrainingState, saved: dict) -> None:
     """Set a new training to the state that `save_state` wrote."""
+    if saved["given"].shape != state.labels.shape:
+        raise ValueError(f"'given' has shape {tuple(saved['given'].shape)}, not {tuple(state.labels.shape)}")
+    if (saved["latent"] is None) != (state.latent is None):
+        raise ValueError("'latent' is of another method")
     state.model.load_state_dict(saved["weights"])
-    state.optimizer.load_state_dict(saved["optimizer"])
+    groups = state.optimizer.state_dict()["param_groups"]  # equal to the saved ones, as the settings are
+    state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
+    for parameter, moments in state.optimizer.state.items():
+        shapes = {name: tuple(moment.shape) for name, moment in moments.items()}
+        if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
+            raise ValueError("'optimizer' has other tensors than Adam's")
     if state.average:
         state.average.load_state_dict(saved["average"])
+        if state.average.n_averaged < 0:
+            raise ValueError("'average' has a negative number of steps")
     state.labels, state.latent, state.update = saved["given"], saved["latent"], saved["update"]
     state.epochs, state.log = int(saved["epochs"]), saved["log"]
     state.skipped |= saved["skipped"]
+    precision = saved.get("precision", state.precision if state.distributed.device.type == "cuda" else "fp32")
+    if precision != "fp16" or state.distributed.device.type == "cuda":  # which a GPU may have saved
+        state.precision = precision
 
 
 def share_skipped(state: TrainingState) -> None:

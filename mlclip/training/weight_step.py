@@ -1,6 +1,6 @@
 """Weight steps: one pass of the student over the photos, with fixed labels.
 
-Letters: N photos, C classes, B photos of one weight step, H W pixels.
+Letters: N photos, C classes, B photos of one weight step on this rank, H W pixels.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..config import InputError, TrainConfig
 from ..distributed import Distributed
@@ -18,36 +19,103 @@ from ..images import Photo, PhotoViews, photo_batches
 from ..methods import ccd
 from ..methods.cdul import bernoulli_kl_with_logits
 from ..progress import Progress
-from ..student.model import Classifier
-from ..student.predict import autocast
 from .augment import jitter_colours, jitter_table
+from .input_cache import InputCache
+from .plan import FORECAST_STEPS, forecast_line, steps_per_epoch
+from .precision import fast_convolutions, training_autocast
+from .random_crop import crop_boxes, crops
 from .schedule import strong_views_due
 from .state import TrainingState
 
+CHECKED_EVERY = 50  # steps between two checks of the loss where a check costs time: on a GPU, and with several ranks
+
 
 def weight_epoch(state: TrainingState, targets: Tensor, num_workers: int, progress: Progress) -> tuple[float, float]:
-    """One pass of weight steps over the photos, with targets (N, C): the mean loss, and photos per second."""
-    config, epoch = state.config, state.epochs + 1
+    """One pass of weight steps over the photos, with targets (N, C): the mean loss, and photos per second.
+
+    The loss stays on the device between two checks, so that a GPU is not interrupted.
+    """
+    config, epoch, steps, distributed = state.config, state.epochs + 1, steps_per_epoch(state), state.distributed
     jitter = None
     if strong_views_due(config, epoch):
         jitter = jitter_table(len(state.photos), torch.Generator().manual_seed(_epoch_seed(config, epoch)))  # (N, 8)
-    started, seen, total = time.monotonic(), 0, 0.0
-    with progress.bar(f"epoch {epoch}/{config.epochs}", len(state.photos), "photos") as bar:
-        for rows, pixels, unreadable in epoch_batches(state.photos, epoch, config, num_workers, state.distributed):
+    clock, losses = _Clock(state, steps, progress), _MeanLoss(distributed)
+    batches = epoch_batches(state.photos, epoch, config, num_workers, distributed, state.cache)
+    with (
+        fast_convolutions(state.model, distributed.device, state.precision),
+        progress.bar(f"epoch {epoch}/{config.epochs}", len(state.photos), "photos") as bar,
+    ):
+        for step, (rows, pixels, unreadable) in enumerate(batches, 1):
             state.skipped |= unreadable
             strong = () if jitter is None else (jitter[rows], config.consistency)
-            loss, count = weight_step(state.model, state.optimizer, pixels, targets[rows], state.distributed, *strong)
-            if not math.isfinite(loss):
-                raise InputError(_not_finite(config, epoch))
+            loss, count = weight_step(
+                state.network, state.optimizer, pixels, targets[rows], distributed, state.precision, *strong
+            )
+            losses.add(loss, count, len(rows))
             if state.average:
                 state.average.update_parameters(state.model)
-            seen, total = seen + count, total + loss * count
-            bar.update(count, f"loss {total / max(1, seen):.4f}")
-    if not seen:
+            if step == steps or losses.check_due(step) or clock.reads(step):
+                if not math.isfinite(losses.check()):
+                    raise InputError(_not_finite(config, epoch))
+                clock.tell(step)
+            bar.update(min(config.batch_size, len(state.photos) - (step - 1) * config.batch_size), losses.note)
+    if not losses.photos:
         raise InputError(
             f"none of the {len(state.photos)} labelled photos can be read. `mlclip predict` lists the reasons."
         )
-    return total / seen, seen / (time.monotonic() - started)
+    return losses.mean, losses.photos / clock.seconds()
+
+
+class _MeanLoss:
+    """The mean loss of an epoch. It is summed on the device, and read at a check only."""
+
+    def __init__(self, distributed: Distributed):
+        self.distributed, self.mean, self.photos, self.note = distributed, 0.0, 0, ""
+        single = distributed.device.type == "mps"  # it has no float64
+        dtype = torch.float32 if single else torch.float64
+        self._sums = torch.zeros(
+            2, dtype=dtype, device=distributed.device
+        )  # of the losses, and of the photos, of this rank
+
+    def add(self, loss: Tensor | float, count: Tensor | int, photos: int) -> None:
+        """Add a step: what `weight_step` returned, and this rank's number of photos in it."""
+        self._sums[0] += loss * count
+        self._sums[1] += photos
+
+    def check_due(self, step: int) -> bool:
+        free = self.distributed.device.type == "cpu" and self.distributed.world_size == 1
+        return free or step % CHECKED_EVERY == 0
+
+    def check(self) -> float:
+        """The mean loss of the photos so far, over all ranks. It waits for the device. NaN or infinite after a step that was."""
+        total, photos = self.distributed.all_reduce(self._sums.clone()).tolist()
+        self.mean, self.photos = total / max(1.0, photos), int(photos)
+        self.note = f"loss {self.mean:.4f}"
+        return self.mean
+
+
+class _Clock:
+    """The time of an epoch. In the first epoch of a process it also says how long all epochs will take."""
+
+    def __init__(self, state: TrainingState, steps: int, progress: Progress):
+        self.state, self.progress, self.last = state, progress, min(FORECAST_STEPS, steps)
+        self.started = self.after_first_step = time.monotonic()
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def reads(self, step: int) -> bool:
+        """Whether the device should be at the end of this step when `tell` is called."""
+        return not self.state.forecast and step in (1, self.last)
+
+    def tell(self, step: int) -> None:
+        """Log the forecast if this is the step for it. The first step is not timed: it also sets up the device."""
+        if step == 1:
+            self.after_first_step = time.monotonic()
+        elif not self.state.forecast and step == self.last:
+            per_step = (time.monotonic() - self.after_first_step) / (step - 1)
+            self.state.forecast = forecast_line(self.state, per_step, step)
+            self.progress.log(self.state.forecast)
 
 
 def _epoch_seed(config: TrainConfig, epoch: int) -> int:
@@ -66,32 +134,36 @@ def _not_finite(config: TrainConfig, epoch: int) -> str:
 
 
 def weight_step(
-    model: Classifier,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     pixels: Tensor,
     targets: Tensor,
     distributed: Distributed,
+    precision: str = "fp32",
     jitter: Tensor | None = None,
     consistency: float = 1.0,
-) -> tuple[float, int]:
-    """One step on uint8 pixels (B, 3, H, W) towards targets (B, C) in [0, 1] or NaN: the mean loss, and B.
+) -> tuple[Tensor | float, Tensor | int]:
+    """One step on uint8 pixels (B, 3, H, W) towards targets (B, C) in [0, 1] or NaN.
 
     The loss is the Bernoulli KL divergence, which is binary cross-entropy minus a constant. With `jitter` (B, 8), rows of
-    `augment.jitter_table`, CCD's consistency loss between the photo and its strong view is added, times `consistency`. The
-    returned B is the number of photos on all ranks, and the loss is their mean. So loss and gradient do not depend on the
-    number of ranks.
+    `augment.jitter_table`, CCD's consistency loss between the photo and its strong view is added, times `consistency`.
+
+    `model` is a Classifier, or torch's DistributedDataParallel around one. Loss and gradient are those of the mean over the
+    photos of all ranks, so they do not depend on the number of ranks. Returns this rank's share of the mean loss, and the
+    number of photos on all ranks; both may be on the device, so that the step does not wait for it. A step in which no rank
+    has a photo changes nothing.
     """
     device = distributed.device
-    count = int(distributed.all_reduce(torch.tensor(len(pixels), device=device)))
-    if not count:
+    count = _count(len(pixels), distributed)
+    if not len(pixels) and not int(count):
         return 0.0, 0
     pixels = pixels.to(device, memory_format=torch.channels_last, non_blocking=True)
     views = pixels if jitter is None else torch.cat([pixels, jitter_colours(pixels, jitter)])  # (B or 2·B, 3, H, W)
-    targets = targets.to(device)
+    targets = targets.to(device, non_blocking=True)
     known = ~targets.isnan()
     model.train()
-    with autocast(device):
-        logits = model(views)  # (B or 2·B, C)
+    with training_autocast(device, precision):
+        logits = model(views.contiguous(memory_format=torch.channels_last))  # (B or 2·B, C)
     weak, strong = logits[: len(pixels)].float(), logits[len(pixels) :].float()
     known_logits = torch.where(known, weak, 0.0)
     losses = bernoulli_kl_with_logits(torch.where(known, targets, 0.5), known_logits)  # (B,); an unknown label adds 0
@@ -99,28 +171,47 @@ def weight_step(
         losses = losses + consistency * ccd.consistency_loss(weak, strong)
     loss = losses.sum() / count
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    distributed.all_reduce_gradients(model.parameters())
+    if isinstance(model, DistributedDataParallel):
+        (loss * distributed.world_size).backward()  # it takes the mean of the ranks' gradients, not their sum
+    else:
+        loss.backward()
+        distributed.all_reduce_gradients(model.parameters())
     optimizer.step()
-    return float(distributed.all_reduce(loss.detach())), count
+    return loss.detach(), count
+
+
+def _count(photos: int, distributed: Distributed) -> Tensor | int:
+    """The number of photos of one step on all ranks. With several ranks it stays on the device."""
+    if distributed.world_size == 1:
+        return photos
+    return distributed.all_reduce(torch.tensor(photos, device=distributed.device))
 
 
 def epoch_batches(
-    photos: list[Photo], epoch: int, config: TrainConfig, num_workers: int, distributed: Distributed
+    photos: list[Photo],
+    epoch: int,
+    config: TrainConfig,
+    num_workers: int,
+    distributed: Distributed,
+    cache: InputCache | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, str]]]:
     """This rank's part of every weight step of an epoch: rows (B,), uint8 pixels (B, 3, H, W), path -> reason of unreadable photos.
 
-    Order and flips depend only on the seed and the epoch, not on batch size, dataloader workers or world size. Every rank gets
-    the same number of steps; a part may be empty.
+    Order, flips and crops depend only on the seed and the epoch, not on batch size, dataloader workers, world size or `cache`. Every
+    rank gets the same number of steps; a part may be empty.
     """
     generator = torch.Generator().manual_seed(_epoch_seed(config, epoch))
     torch.manual_seed(_epoch_seed(config, epoch))  # for trunks with stochastic depth
-    order = torch.randperm(len(photos), generator=generator).tolist()
+    order = distributed.shard(torch.randperm(len(photos), generator=generator).tolist())
     flipped = torch.rand(len(photos), generator=generator) < 0.5
-    dataset = PhotoViews(photos, config.size)
-    per_rank = config.batch_size // distributed.world_size
-    batches = iter(photo_batches(dataset, batch_size=per_rank, num_workers=num_workers, order=distributed.shard(order)))
-    for _ in range(math.ceil(len(photos) / config.batch_size)):
+    boxes = crop_boxes(len(photos), generator) if config.augment == "crop" else None  # (N, 4)
+    per_rank, steps = config.batch_size // distributed.world_size, math.ceil(len(photos) / config.batch_size)
+    if cache:
+        batches = cache.batches(order, per_rank)
+    else:
+        dataset = PhotoViews(photos, config.size)
+        batches = iter(photo_batches(dataset, batch_size=per_rank, num_workers=num_workers, order=order))
+    for _ in range(steps):
         rows, pixels, skipped = next(batches, (torch.empty(0, dtype=torch.long), None, []))
         unreadable = {photos[index].path: reason for index, reason in skipped}
         if pixels is None:
@@ -129,4 +220,4 @@ def epoch_batches(
         pixels = pixels[:, 0]  # (B, 3, H, W)
         flip = flipped[rows]
         pixels[flip] = pixels[flip].flip(-1)
-        yield rows, pixels, unreadable
+        yield rows, pixels if boxes is None else crops(pixels, boxes[rows]), unreadable

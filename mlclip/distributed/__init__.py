@@ -1,0 +1,21 @@
+"""One process or several (torchrun): the ranks and their communication (`ranks`), and how they start (`start`)."""
+
+from .ranks import Distributed
+from .start import (
+    choose_device,
+    rank_device,
+    restarted,
+    start_distributed,
+    status_for_launcher,
+    stop_distributed,
+)
+
+__all__ = [
+    "Distributed",
+    "choose_device",
+    "rank_device",
+    "restarted",
+    "start_distributed",
+    "status_for_launcher",
+    "stop_distributed",
+]

@@ -1,0 +1,158 @@
+"""The device of a process, and how the processes that torchrun started become one group."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..config import InputError
+from .notices import Notices
+from .ranks import Distributed
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+JOIN = timedelta(minutes=30)  # for a rank that has not started yet
+WAIT = timedelta(hours=24)  # for a rank that has more to do than the others; a rank that ends is noticed at once
+
+
+def choose_device(device: str | torch.device = "auto") -> torch.device:
+    """The device with this name, upper or lower case: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps".
+
+    Raises InputError if there is no such device.
+    """
+    name = str(device).strip().lower()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f'`device="{name}"` is not a device. Use {DEVICES}.') from error
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f'`device="{name}"` is not supported. Use {DEVICES}.')
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise InputError(f'`device="{name}"` does not exist: this machine has {count} CUDA devices. Use cpu or auto.')
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError('`device="mps"` does not exist on this machine. Use cpu or auto.')
+    return chosen
+
+
+def start_distributed(device: str | torch.device = "auto") -> Distributed:
+    """This process's Distributed, from the environment variables that torchrun sets; one process without them.
+
+    Joins the process group. With several ranks, "cuda" and "auto" give each rank of a machine a GPU of its own, by its
+    LOCAL_RANK; all ranks must have the same kind of device. Tensors go through NCCL if every rank has its own GPU, and
+    through gloo otherwise. Raises InputError on every rank if one of them cannot have its device.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    if size == 1:
+        return Distributed(0, 1, choose_device(device))
+    distributed = Distributed(rank, size, notices=_join(rank, size))
+    with distributed.together():
+        chosen = rank_device(device)
+    distributed = replace(distributed, device=chosen)
+    kinds = distributed.all_gather((chosen.type, chosen.type == "cuda" and local_ranks() <= torch.cuda.device_count()))
+    for other, (kind, _) in enumerate(kinds):
+        if kind != kinds[0][0]:
+            raise InputError(
+                f"rank 0 has the device {kinds[0][0]} and rank {other} has {kind}. All ranks need the same kind: pass "
+                '`device="cpu"`, or use machines with GPUs only.'
+            )
+    if all(own_gpu for _, own_gpu in kinds) and dist.get_backend() != "nccl":
+        distributed = replace(distributed, group=_nccl_group())
+    return distributed
+
+
+def rank_device(device: str | torch.device) -> torch.device:
+    """The device of this rank, one of several. Raises InputError if it is one GPU for all ranks of this machine."""
+    chosen = choose_device(device)
+    if chosen.type != "cuda":
+        return chosen
+    if chosen.index is not None and local_ranks() > 1:
+        raise InputError(
+            f'`device="{chosen}"` would put all {local_ranks()} processes of this machine on one GPU. Use `device="cuda"`: '
+            "each process then takes a GPU of its own."
+        )
+    if chosen.index is None:
+        local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("RANK", "0"))
+        chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def local_ranks() -> int:
+    """The number of ranks on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this job again, after a rank had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def status_for_launcher(status: int) -> int:
+    """The exit status of a command that is done. torchrun takes each but 0 for a failure, and would start the job again."""
+    return 0 if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else status
+
+
+@cache
+def _join(rank: int, size: int) -> Notices | None:
+    """Join the process group. None if the caller has already joined one."""
+    if dist.is_initialized():
+        return None
+    try:
+        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=JOIN))
+        store.set_timeout(JOIN)
+        name = _name_of_attempt(store, rank, size)
+    except dist.DistError as error:
+        raise InputError(f"rank {rank} cannot join the other ranks: {str(error).splitlines()[0]}") from error
+    store.set_timeout(WAIT)
+    group = dist.PrefixStore(f"{name}-group", store)
+    dist.init_process_group("gloo", store=group, rank=rank, world_size=size, timeout=WAIT)
+    return Notices(dist.PrefixStore(f"{name}-notices", store))
+
+
+def _name_of_attempt(store: dist.Store, rank: int, size: int) -> str:
+    """A name that the ranks of this attempt share, and no earlier attempt has had.
+
+    torchrun keeps the key-value store of a job that it restarts. So a rank could read the address of a rank that was killed.
+    Here each rank says hello with a random name of its own, and waits for an answer to just that.
+    """
+    mine = uuid.uuid4().hex
+    if rank > 0:
+        store.set(f"hello-{rank}", mine)
+        store.add(f"greeted-{rank}", 1)
+        name = store.get(f"welcome-{mine}").decode()
+        store.add(f"{name}-{rank}", 1)
+        return name
+    absent, deadline = set(range(1, size)), time.monotonic() + JOIN.total_seconds()
+    while absent:
+        for other in sorted(absent):
+            if store.add(f"greeted-{other}", 0):  # adding 0 reads without waiting
+                store.set(f"welcome-{store.get(f'hello-{other}').decode()}", mine)
+            if store.add(f"{mine}-{other}", 0):
+                absent.remove(other)
+        if absent and time.monotonic() > deadline:
+            raise InputError(f"rank {min(absent)} has not started within {JOIN.total_seconds() / 60:.0f} minutes")
+        time.sleep(0.01)
+    return mine
+
+
+@cache
+def _nccl_group() -> Any:
+    return dist.new_group(backend="nccl")
+
+
+def stop_distributed() -> None:
+    """Leave the process group, if this process has joined one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+        _join.cache_clear()
+        _nccl_group.cache_clear()

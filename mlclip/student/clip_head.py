@@ -1,0 +1,202 @@
+"""A student that is a head on CLIP's own embeddings: nothing but the head is trained, and prediction runs CLIP.
+
+The file `model.pt` holds the head and says which CLIP it needs. That CLIP is loaded when the first photo is predicted.
+
+Letters: N photos, V views per photo, D the joint embedding, C classes, S the side of a view in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..clip import load_clip
+from ..clip.model import CLIP
+from ..clip.registry import find_name
+from ..config import CLIP_HEAD, InputError
+from ..images import Photo, PhotoViews, photo_batches
+from ..methods.pooled_head import pooled_logits
+from ..progress import SILENT, Progress
+from ..teacher.scoring import Teacher
+
+
+@dataclass(frozen=True)
+class ClipNeeded:
+    """Which CLIP a head was fitted for."""
+
+    name: str  # of `available_models()`, or the path of a weight file
+    sha256: str
+    activation: str
+    precision: str  # of the image encoder: "fp32", "bf16" or "fp16"
+
+
+def clip_of(teacher: Teacher) -> ClipNeeded:
+    """What identifies the CLIP of a teacher. The path of a weight file is made absolute."""
+    name = find_name(teacher.name) or os.path.abspath(teacher.name)
+    return ClipNeeded(name, teacher.sha256, teacher.clip.activation, teacher.precision)
+
+
+class ClipHead(nn.Module):
+    """CLIP's image encoder, a linear layer on each view, and a pool over the views: photos -> logits.
+
+    `grids` (1, 2, 3) are the views: the whole photo, its 2×2 and its 3×3 snippets. Each is resized to a square of `size` pixels.
+    The module has only the parameters of the head, of `channels` inputs, and the calibration `scale` and `offset` (C,), as
+    `Classifier` has. CLIP is `needed` but is not a part of the state dict; it is loaded by `load_encoder`.
+    """
+
+    arch = CLIP_HEAD
+
+    def __init__(self, classes: Sequence[str], size: int, grids: Sequence[int], channels: int, needed: ClipNeeded):
+        super().__init__()
+        self.classes, self.size, self.grids, self.needed = list(classes), size, tuple(grids), needed
+        self.head = nn.Linear(channels, len(self.classes))
+        self.register_buffer("scale", torch.ones(len(self.classes)))
+        self.register_buffer("offset", torch.zeros(len(self.classes)))
+        self._clip: list[CLIP] = []  # a list, so that torch does not count it as a part of this module
+        self._teacher: Teacher | None = None
+
+    @property
+    def views(self) -> int:
+        """V: the number of views that CLIP encodes for each photo."""
+        return sum(n * n for n in self.grids)
+
+    def cost(self) -> str:
+        """What prediction needs, in words."""
+        return f"CLIP {self.needed.name} for every photo ({self.views} view{'s' * (self.views > 1)})"
+
+    def use(self, teacher: Teacher) -> ClipHead:
+        """Take the CLIP of a teacher, which has the right weights. Returns the model itself."""
+        self._clip, self._teacher = [teacher.clip], teacher
+        return self
+
+    def load_encoder(
+        self, clip: str | Path | None = None, *, offline: bool = False, progress: Progress = SILENT
+    ) -> None:
+        """Load the CLIP that the head needs, unless it is loaded: by its name or path, or from the file `clip`.
+
+        A name is downloaded once, unless `offline=True`. InputError if the CLIP cannot be loaded or has another sha256.
+        """
+        if not self._clip:
+            self._clip = [_load(self.needed, clip, offline, progress)]
+
+    def encoder_on(self, device: torch.device) -> Teacher:
+        """The CLIP on a device. fp16 becomes fp32 on a CPU. InputError if it cannot be loaded."""
+        self.load_encoder()
+        if self._teacher is None or self._teacher.device != device:
+            cpu_fp16 = device.type == "cpu" and self.needed.precision == "fp16"
+            self._teacher = Teacher(self._clip[0], device, "fp32" if cpu_fp16 else self.needed.precision)
+        return self._teacher
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 views (N, V, 3, S, S) -> calibrated logits (N, C)."""
+        embeddings = self.encoder_on(self.scale.device).embed_views(pixels.flatten(0, 1))
+        return self.logits(
+            embeddings.clone().unflatten(0, pixels.shape[:2])
+        )  # a clone may be used outside inference mode
+
+    def logits(self, views: Tensor) -> Tensor:
+        """Embeddings (N, V, D) of views, float32 -> calibrated logits (N, C)."""
+        return self.scale * pooled_logits(views, self.head.weight, self.head.bias) + self.offset
+
+    @torch.no_grad()
+    def calibrate(self, slope: Tensor, offset: Tensor) -> None:
+        """From now on each logit becomes slope · logit + offset; both are (C,)."""
+        slope, offset = slope.to(self.scale), offset.to(self.offset)
+        self.offset.copy_(slope * self.offset + offset)
+        self.scale.mul_(slope)
+
+
+def _load(needed: ClipNeeded, clip: str | Path | None, offline: bool, progress: Progress) -> CLIP:
+    asked, wanted = str(clip or needed.name), f"CLIP {needed.name} (sha256 {needed.sha256[:12]}...)"
+    if not (Path(asked).is_file() or find_name(asked)):
+        raise InputError(
+            f"this model needs {wanted}, and {asked} is not a file. Put the weight file there, or name its new place with "
+            "`mlclip.load_model(FILE, clip=...)`."
+        )
+    try:
+        loaded = load_clip(asked, activation=needed.activation, offline=offline, progress=progress)
+    except InputError as error:
+        raise InputError(f"this model needs {wanted}: {error}") from error
+    if loaded.sha256 != needed.sha256:
+        raise InputError(
+            f"this model needs {wanted}, and {asked} is another one (sha256 {loaded.sha256[:12]}...). Use the CLIP that the "
+            "model was trained with."
+        )
+    return loaded
+
+
+@torch.inference_mode()
+def score_views(
+    model: ClipHead,
+    photos: Sequence[Photo],
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    num_workers: int = 2,
+    progress: Progress = SILENT,
+    label: str = "predicting",
+) -> tuple[Tensor, list[tuple[int, str]]]:
+    """Sigmoid scores (N, C) of photos, float32 on the CPU, and (index, reason) of the photos that cannot be read.
+
+    Every view of every photo runs through CLIP, `batch_size` views at a time. Rows of unreadable photos are NaN.
+    """
+    model.load_encoder(progress=progress)
+    model.to(device).eval()
+    teacher = model.encoder_on(device)
+    progress.log(f"this model runs {model.cost()}")
+    scores, skipped = torch.full((len(photos), len(model.classes)), torch.nan), []
+    batches = photo_batches(
+        PhotoViews(photos, model.size, model.grids),
+        batch_size=max(1, batch_size // model.views),
+        num_workers=num_workers,
+    )
+    with progress.bar(label, len(photos), "photos") as bar:
+        for indices, pixels, unreadable in batches:  # pixels (n, V, 3, S, S)
+            skipped += unreadable
+            if pixels is not None:
+                parts = [teacher.embed_views(part) for part in pixels.flatten(0, 1).split(batch_size)]
+                views = torch.cat(parts).unflatten(0, pixels.shape[:2])  # (n, V, D)
+                scores[indices] = model.logits(views).sigmoid().cpu()
+            bar.update(len(indices) + len(unreadable))
+    return scores, skipped
+
+
+def refuse_clip_head(model: nn.Module, action: str) -> None:
+    """InputError for a ClipHead, which cannot do what `action` says."""
+    if isinstance(model, ClipHead):
+        raise InputError(
+            f"this model cannot {action}: it is a head on the embeddings of CLIP {model.needed.name}. Train a student with "
+            "another `arch`, such as mobilenet_v2."
+        )
+
+
+def plain_clip(model: ClipHead) -> dict[str, Any]:
+    """The fields of `model.pt` that say which CLIP and which views the head needs."""
+    needed = model.needed
+    facts = {"name": needed.name, "sha256": needed.sha256, "activation": needed.activation}
+    return {"clip": facts | {"precision": needed.precision}, "grids": list(model.grids)}
+
+
+def clip_head_of(content: Mapping[str, Any]) -> ClipHead:
+    """The model in the content of a `model.pt`, which `schema.SCHEMAS["model"]` has checked. InputError if it does not fit."""
+    weights = content["weights"]
+    model = ClipHead(
+        content["classes"],
+        content["size"],
+        content["grids"],
+        weights["head.weight"].shape[1],
+        ClipNeeded(**content["clip"]),
+    )
+    expected = model.state_dict()
+    wrong = sorted(expected.keys() ^ weights.keys())
+    wrong += [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    if wrong:
+        raise InputError(f"the weights are not those of {CLIP_HEAD} ({len(wrong)} tensors differ, such as {wrong[0]})")
+    model.load_state_dict(weights)
+    return model

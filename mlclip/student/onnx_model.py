@@ -1,0 +1,180 @@
+"""Prediction with a student that `mlclip export` wrote as ONNX. It needs numpy, Pillow and onnxruntime, but not torch.
+
+The file is not trusted: its metadata, input and output are checked before it runs.
+
+Letters: N photos, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import InputError
+from ..images.batches import read_batches, separate_unreadable
+from ..images.find import Found
+from ..progress import SILENT, Progress
+
+FORMAT, VERSION = "mlclip.onnx", 1
+SIZES = (32, 4096)  # allowed side of the square input, pixels
+MAX_FILE = 2**31 - 1  # bytes; ONNX files cannot be larger
+MAX_METADATA = 16_000_000  # characters of one entry
+SLICE = 16  # photos per run on a CPU; larger ones leave its cache
+MADE_BY = "mlclip export -o model.onnx"
+INSTALL = 'pip install "mlclip[onnx]"'
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A student in onnxruntime. `thresholds` has one number in [0, 1] per class. `size` is the side of the input in pixels."""
+
+    classes: list[str]
+    thresholds: list[float]
+    size: int
+    session: Any  # onnxruntime.InferenceSession
+
+    def scores(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 pixels (n, 3, size, size) -> scores float32 (n, C) in [0, 1]."""
+        parts = [self.session.run(None, {"pixels": pixels[i : i + SLICE]})[0] for i in range(0, len(pixels), SLICE)]
+        scores = np.concatenate([np.empty((0, len(self.classes)), np.float32), *parts])
+        if scores.shape != (len(pixels), len(self.classes)) or not ((scores >= 0) & (scores <= 1)).all():
+            raise InputError(f"the scores of the ONNX model are not numbers from 0 to 1. Run `{MADE_BY}` again.")
+        return scores
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The rows of `mlclip.Labels` without torch: `scores` is a float32 array (N, C)."""
+
+    paths: list[str]
+    classes: list[str]
+    scores: np.ndarray
+    root: str = "."
+    meta: dict = field(default_factory=dict)
+
+
+def is_onnx(path: object) -> bool:
+    """Whether a model file is named as an ONNX file."""
+    return isinstance(path, str | os.PathLike) and os.fspath(path).lower().endswith(".onnx")
+
+
+def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
+    """Read a model of `mlclip export`. `device` "cuda" needs onnxruntime-gpu; "auto" is the CPU.
+
+    Raises InputError if onnxruntime is not installed, or if the file is missing, damaged or not from mlclip.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(f"onnxruntime is not installed. An ONNX model needs it: {INSTALL}") from error
+    path, providers = Path(path), _providers(device, onnxruntime.get_available_providers())
+    if not path.is_file():
+        raise InputError(f"{path} not found. `{MADE_BY}` creates it.")
+    if path.stat().st_size > MAX_FILE:
+        raise InputError(f"{path} is larger than 2 GiB, which no ONNX file can be. `{MADE_BY}` creates one.")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # only fatal errors; others are raised
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoding threads need the cores
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+    except _errors(onnxruntime) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"{path} is not a readable ONNX file ({reason}). Create it again with `{MADE_BY}`.") from error
+    return _checked(path, session)
+
+
+def _providers(device: str, available: list[str]) -> list[str]:
+    name = str(device).strip().lower()
+    if name in ("auto", "cpu"):
+        return ["CPUExecutionProvider"]
+    if name == "cuda" and "CUDAExecutionProvider" in available:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    hint = "install onnxruntime-gpu, or " if name == "cuda" else ""
+    raise InputError(f'`device="{name}"` is not available for ONNX models: {hint}use cpu or auto.')
+
+
+def _errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a file that it cannot run; its exceptions have no common base class."""
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "EPFail",
+             "NoModel", "ModelLoaded", "RuntimeException")  # fmt: skip
+    found = (getattr(state, name, None) for name in names)
+    return (*(kind for kind in found if kind), RuntimeError, ValueError, OSError)
+
+
+def _checked(path: Path, session: Any) -> OnnxModel:
+    entries = session.get_modelmeta().custom_metadata_map
+    if entries.get("format") != FORMAT:
+        raise InputError(f"{path} is not a model of mlclip. `{MADE_BY}` creates one.")
+    if entries.get("version") != str(VERSION):
+        version = str(entries.get("version"))[:20]
+        raise InputError(
+            f"{path} has version {version} of the format. This mlclip reads version {VERSION}. Run `{MADE_BY}` again."
+        )
+    classes, thresholds, size = (_entry(path, entries, name) for name in ("classes", "thresholds", "size"))
+    named = isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)
+    _require(named and 0 < len(classes) == len(set(classes)), path, "classes are not a list of different names")
+    _require(
+        isinstance(thresholds, list) and len(thresholds) == len(classes) and all(map(_is_share, thresholds)),
+        path,
+        "thresholds are not one number from 0 to 1 per class",
+    )
+    _require(
+        type(size) is int and SIZES[0] <= size <= SIZES[1], path, f"size is not a number from {SIZES[0]} to {SIZES[1]}"
+    )
+    inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
+    outputs = [(each.type, each.shape[1:]) for each in session.get_outputs()]
+    _require(
+        inputs == [("pixels", "tensor(uint8)", [3, size, size])], path, f"input is not uint8 pixels of {size}×{size}"
+    )
+    _require(
+        outputs == [("tensor(float)", [len(classes)])],
+        path,
+        f"output is not one score for each of {len(classes)} classes",
+    )
+    return OnnxModel(classes, [float(value) for value in thresholds], size, session)
+
+
+def _entry(path: Path, entries: dict[str, str], name: str) -> Any:
+    text = entries.get(name, "")
+    _require(len(text) <= MAX_METADATA, path, f"{name} are too long")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+
+
+def _require(holds: bool, path: Path, wrong: str) -> None:
+    if not holds:
+        raise InputError(f"{path} is damaged: its {wrong}. Create it again with `{MADE_BY}`.")
+
+
+def predict_onnx(
+    found: Found, model: OnnxModel, *, batch_size: int = 64, num_workers: int = 2, progress: Progress = SILENT
+) -> Predictions:
+    """Scores in [0, 1] of every class for the photos that `find_images` found, as `student.predict.predict` returns them.
+
+    `num_workers` threads decode the photos. Photos that cannot be read have no row; `meta["skipped"]` lists them.
+    Raises InputError if no photo can be read.
+    """
+    scores = np.full((len(found.photos), len(model.classes)), np.nan, np.float32)
+    unreadable: list[tuple[int, str]] = []
+    batches = read_batches(found.photos, model.size, batch_size=batch_size, num_threads=num_workers)
+    with progress.bar("predicting", len(found.photos), "photos") as bar:
+        for batch in batches:
+            scores[batch.rows] = model.scores(batch.pixels)
+            unreadable += batch.unreadable
+            bar.update(len(batch.rows) + len(batch.unreadable))
+    rows, skipped = separate_unreadable(found, unreadable)
+    meta = {"thresholds": model.thresholds, "skipped": [[s.path, s.reason] for s in skipped]}
+    return Predictions([found.photos[row].path for row in rows], model.classes, scores[rows], found.root, meta)

@@ -1,0 +1,130 @@
+"""Training of a head on CLIP's own embeddings (`arch="clip-head"`). No photo is encoded again if the labels' store still exists.
+
+The views are those that the labels were made from. Only the head is fitted, by L-BFGS, with a penalty that is chosen by
+cross-validation against the labels (`methods/pooled_head.py`).
+
+Letters: N photos, V views per photo, D the joint embedding, C classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import InputError, PseudolabelConfig, TrainConfig
+from ..distributed import Distributed
+from ..images import Photo
+from ..labels.table import Labels
+from ..methods.linear_head import FOLDS
+from ..methods.pooled_head import choose_pooled_l2, fit_pooled_head
+from ..methods.thresholds import match_expected_positives
+from ..progress import Progress
+from ..student.checkpoint import Checkpoint
+from ..student.clip_head import ClipHead, clip_of
+from ..teacher.embed import embed_images
+from ..teacher.embedding_store import Store
+from ..teacher.scoring import Teacher
+from ..teacher.view_batches import ViewBatches
+from .probe import FittedHead, report_fit
+from .state import identity_of, model_meta, training_photos
+
+GRIDS = (1, 2, 3)  # the views for labels that do not come from CLIP
+
+
+def train_clip_head(
+    labels: Labels,
+    output: str | Path,
+    config: TrainConfig,
+    teacher: Teacher | None,
+    *,
+    other_teacher: bool,
+    truth: Labels | None,
+    num_workers: int,
+    distributed: Distributed,
+    progress: Progress,
+) -> Checkpoint:
+    """Fit a head on the embeddings of `teacher`, the CLIP that made the labels; `other_teacher` allows another one.
+
+    Photos that the store in the cache does not have are encoded. The thresholds come from held-out predictions, which the head
+    has not been fitted to. `model.log.csv` beside `output` lists the penalties that were tried. `truth` only adds mAPs of labels
+    and held-out predictions to it. InputError if the CLIP is missing or another one, or if fewer than 2 photos can be read.
+    """
+    with distributed.together():
+        teacher = _checked(labels, teacher, other_teacher)
+        grids, size = views_of(labels, teacher)
+    photos, scores, skipped = training_photos(labels, config, distributed)
+    store, unreadable = embed_images(
+        photos, teacher, root=labels.root, grids=grids, size=size, num_workers=num_workers, distributed=distributed,
+        progress=progress,
+    )  # fmt: skip
+    readable = len(photos) - len(unreadable)
+    if readable < 2:
+        raise InputError(f"only {readable} of the {len(photos)} labelled photos can be read. A head needs at least 2.")
+    device = distributed.device if distributed.device.type == "cuda" else torch.device("cpu")
+    fitted = distributed.on_main(lambda: _fit(store, photos, scores, config.seed, device))
+    model = ClipHead(labels.classes, size, grids, fitted.weight.shape[1], clip_of(teacher)).use(teacher)
+    with torch.no_grad():
+        model.head.weight.copy_(fitted.weight)
+        model.head.bias.copy_(fitted.bias)
+    progress.log(
+        f"head: L2 penalty {fitted.l2:.3g}, the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels "
+        f"(loss {dict(fitted.tried)[fitted.l2]:.4f})"
+    )
+    progress.log(f"prediction with this model will run {model.cost()}")
+    report_fit(fitted, photos, scores, labels.classes, truth, output, distributed, progress)
+    meta = model_meta(identity_of(labels, config), labels, skipped | {skip.path: skip.reason for skip in unreadable})
+    thresholds = match_expected_positives(fitted.held_out.sigmoid(), scores)
+    return Checkpoint(model.to(distributed.device).eval(), thresholds, meta)
+
+
+def _checked(labels: Labels, teacher: Teacher | None, other_teacher: bool) -> Teacher:
+    made = labels.meta.get("clip")
+    if teacher is None:
+        raise InputError('`arch="clip-head"` needs the CLIP that made the labels as `teacher`.')
+    if made and made["sha256"] != teacher.sha256 and not other_teacher:
+        raise InputError(
+            f"CLIP {teacher.name} did not make these labels; {made['name']} (sha256 {made['sha256'][:12]}...) did. "
+            "Use that one, or pass `other_teacher=True`."
+        )
+    return teacher
+
+
+def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
+    """The grids and the size in pixels of the views that the labels were made from; GRIDS at CLIP's input size if unknown."""
+    meta = labels.meta
+    made, settings, method = meta.get("clip") or {}, meta.get("settings") or {}, meta.get("method")
+    size = made.get("view_size") if made.get("sha256") == teacher.sha256 else None
+    try:
+        if method == "centred":
+            grids = PseudolabelConfig(grids=tuple(settings["grids"])).grids
+        else:
+            known = {
+                "cdul": lambda: (1, PseudolabelConfig("cdul", snippets=settings["snippets"]).snippets),
+                "ccd": lambda: (1,),
+            }
+            grids = known.get(method, lambda: GRIDS)()
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"the labels do not say which views they were made from ({error}). Make them again."
+        ) from error
+    return grids, size or teacher.input_size
+
+
+def _fit(store: Store, photos: list[Photo], labels: Tensor, seed: int, device: torch.device) -> FittedHead:
+    """The head for the photos in the store and their labels (N, C). The held-out logits of other photos are NaN."""
+    rows = [row for row, photo in enumerate(photos) if photo in store]
+    batches = ViewBatches(store, [photos[row] for row in rows], device, memory_limit=0)
+    views = torch.empty(0)
+    for indices, embeddings in batches:  # (n,), (n, V, D)
+        views = embeddings.new_empty(len(rows), *embeddings.shape[1:]) if not len(views) else views
+        views[indices.to(device)] = embeddings
+    if not views.isfinite().all():
+        raise InputError("the embeddings in the store are not finite. The weights of this CLIP may be damaged.")
+    targets = labels[rows].float().to(device)
+    choice = choose_pooled_l2(views, targets, seed)
+    weight, bias = fit_pooled_head(views, targets, choice.l2)
+    held_out = torch.full(labels.shape, torch.nan)
+    held_out[rows] = choice.held_out.cpu()
+    return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out)

@@ -1,0 +1,75 @@
+"""The number format of CLIP's image encoder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from mlclip.clip import load_clip
+from mlclip.config import OptionError
+from mlclip.images import find_images
+from mlclip.teacher import precision
+from mlclip.teacher.embed import embed_images
+from mlclip.teacher.embedding_store import MANIFEST, StoreKey
+from mlclip.teacher.precision import choose_precision, cpu_bf16_is_faster
+from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.scoring import Teacher
+from mlclip.teacher.view_batches import ViewBatches
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> torch.nn.Module:
+    return torch.nn.Linear(8, 8)
+
+
+def test_auto_takes_bf16_only_for_large_encoders_on_cpus_that_are_faster_with_it(encoder, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_bf16_is_faster", lambda: True)
+    assert choose_precision("auto", CPU, encoder) == "fp32"
+    monkeypatch.setattr(precision, "SMALLEST", 64)
+    assert choose_precision("auto", CPU, encoder) == "bf16"
+    monkeypatch.setattr(precision, "cpu_bf16_is_faster", lambda: False)
+    assert choose_precision("auto", CPU, encoder) == "fp32"
+    assert choose_precision("auto", GPU, encoder) == "fp16"
+
+
+def test_a_precision_that_is_asked_for_is_taken_or_refused(encoder):
+    assert [choose_precision(name, CPU, encoder) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    with pytest.raises(OptionError, match="needs a GPU"):
+        choose_precision("fp16", CPU, encoder)
+    with pytest.raises(OptionError, match="`precision` is 'half'"):
+        choose_precision("half", CPU, encoder)
+
+
+def test_the_cpu_is_measured_once():
+    assert cpu_bf16_is_faster() == cpu_bf16_is_faster()
+    assert cpu_bf16_is_faster.cache_info().misses == 1
+
+
+def test_bf16_embeddings_point_the_same_way_and_labels_hardly_move(photos, clip_file, tmp_path):
+    classes = {"red": "red", "green": "green", "blue": "blue"}
+    found = find_images([photos])
+    tables = {}
+    for name in ("fp32", "bf16"):
+        teacher = Teacher(load_clip(str(clip_file)), CPU, name)
+        store, _ = embed_images(found.photos, teacher, root=found.root, store=tmp_path / name, num_workers=0)
+        _, embeddings = next(iter(ViewBatches(store, found.photos)))
+        labels = pseudolabel(found, classes, teacher, store=tmp_path / f"labels-{name}", num_workers=0)
+        tables[name] = (embeddings, labels)
+    cosines = (tables["fp32"][0] * tables["bf16"][0]).sum(-1)
+    assert cosines.min() > 0.999
+    assert (tables["fp32"][1].scores - tables["bf16"][1].scores).abs().mean() < 0.02
+    assert tables["bf16"][1].meta["clip"]["precision"] == "bf16"
+
+
+def test_the_precision_is_part_of_the_store_and_fp32_stores_keep_their_old_key(photos, clip_file, tmp_path):
+    found, clip = find_images([photos]), load_clip(str(clip_file))
+    store, _ = embed_images(found.photos, Teacher(clip), root=found.root, store=tmp_path / "s", num_workers=0)
+    key = json.loads((tmp_path / "s" / MANIFEST).read_text())["key"]
+    assert key == {"sha256": clip.sha256, "activation": "quick_gelu", "input_size": 64, "grids": [1, 3]}
+    half = StoreKey(**{**asdict(store.key), "precision": "bf16"})
+    assert half.as_plain()["precision"] == "bf16" and half.as_plain() != store.key.as_plain()

@@ -1,0 +1,261 @@
+"""Prediction with an ONNX model: without torch, in all formats, and with clear errors for files that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mlclip
+from mlclip.cli import _status
+from mlclip.config import InputError
+from mlclip.images import find_images
+from mlclip.images.batches import read_batches
+from mlclip.student.onnx_model import load_onnx, predict_onnx
+
+onnx = pytest.importorskip("onnx", reason="the extra mlclip[onnx] is not installed")
+pytest.importorskip("onnxruntime", reason="the extra mlclip[onnx] is not installed")
+
+SIZE, CLASSES = 32, ["red", "green", "blue"]
+ENTRIES = {
+    "format": "mlclip.onnx",
+    "version": "1",
+    "classes": json.dumps(CLASSES),
+    "thresholds": "[0.5, 0.6, 0.5]",
+    "size": str(SIZE),
+}
+
+
+def write_model(
+    file: Path, *, side: int = SIZE, scale: float = 1 / 255, output: str = "N", **changes: str | None
+) -> Path:
+    """A model whose three scores are the means of red, green and blue, times `scale`; with `changes` of its metadata."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
+        helper.make_node("Mul", ["means", "scale"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "means",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 3, side, side])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [output, 3])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3]),
+            helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    for key, value in (ENTRIES | changes).items():
+        if value is not None:
+            model.metadata_props.add(key=key, value=value)
+    onnx.save(model, str(file))
+    return file
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    return write_model(tmp_path / "model.onnx")
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = sys.modules["torchvision"] = None  # an import of them fails
+from mlclip.cli import _status
+sys.exit(_status(sys.argv[1:]))
+"""
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)], capture_output=True, text=True, timeout=100
+    )
+
+
+@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv"])
+def test_every_format_is_printed_without_torch(model, photos, form):
+    done = run("predict", photos, "--model", model, "--format", form, "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "00.jpg" in done.stdout and "11.jpg" in done.stdout
+    if form == "json":
+        first, second = json.loads(done.stdout)[:2]
+        assert (first["labels"], second["labels"]) == (["red"], ["green"])
+        assert list(first["scores"]) == CLASSES
+
+
+def test_a_prediction_does_not_import_torch(model, photos):
+    code = (
+        "import sys; from mlclip.cli import _status; status = _status(sys.argv[1:]);"
+        "sys.exit(status or ('torch' in sys.modules and 'torch was imported') or 0)"
+    )
+    arguments = ["predict", str(photos / "00.jpg"), "--model", str(model), "-q"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_thresholds_and_topk_work_as_with_a_torch_model(model, photos, tmp_path, capfd):
+    command = ["predict", str(photos / "01.jpg"), "--model", str(model), "--format", "json", "-q"]
+
+    def labels(*more: str) -> list[str]:
+        assert _status([*command, *more]) == 0
+        return json.loads(capfd.readouterr().out)[0]["labels"]
+
+    assert labels() == ["green"]
+    assert labels("--threshold", "1") == []
+    assert sorted(labels("--threshold", "0")) == sorted(CLASSES)
+    assert labels("--topk", "1") == ["green"]
+    (tmp_path / "t.csv").write_text("class,threshold\ngreen,0.99\n")
+    assert labels("--threshold-file", str(tmp_path / "t.csv")) == []
+
+
+def test_the_scores_are_those_of_the_resized_photo_for_any_batch_and_thread_count(model, photos):
+    found, loaded = find_images([photos]), load_onnx(model)
+    one = predict_onnx(found, loaded, batch_size=64, num_workers=0)
+    for batch_size, threads in ((1, 0), (5, 2), (64, 3)):
+        again = predict_onnx(found, loaded, batch_size=batch_size, num_workers=threads)
+        assert again.paths == one.paths and np.array_equal(again.scores, one.scores)
+    (batch,) = read_batches(found.photos, SIZE, batch_size=64)
+    assert np.allclose(one.scores, batch.pixels.mean((2, 3)) / 255, atol=1e-5)
+    assert one.meta["thresholds"] == [0.5, 0.6, 0.5]
+
+
+def test_unreadable_photos_have_no_row_and_are_listed(model, photos, capfd):
+    (photos / "03.jpg").write_bytes(b"<html>")
+    assert _status(["predict", str(photos), "--model", str(model), "--format", "csv", "--workers", "2"]) == 3
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 12 and "03.jpg" not in out
+    assert "03.jpg: not an image (looks like HTML)" in err
+    for file in photos.iterdir():
+        file.write_bytes(b"")
+    assert _status(["predict", str(photos), "--model", str(model)]) == 1
+    assert "none of the 12 photos" in capfd.readouterr().err
+
+
+def test_evaluate_and_the_python_function_take_an_onnx_model(model, photos, tmp_path, capfd):
+    rows = [f"{number:02d}.jpg,{','.join(str(int(number % 3 == c)) for c in range(3))}" for number in range(12)]
+    (tmp_path / "truth.csv").write_text("\n".join(["path,red,green,blue", *rows]))
+    command = [
+        "evaluate",
+        str(photos),
+        "--model",
+        str(model),
+        "--truth",
+        str(tmp_path / "truth.csv"),
+        "--format",
+        "json",
+    ]
+    assert _status(command) == 0
+    assert json.loads(capfd.readouterr().out)["mAP"] == pytest.approx(1.0)
+    labels = mlclip.predict(photos, model, num_workers=0, progress=mlclip.SILENT)
+    assert isinstance(labels, mlclip.Labels) and labels.above_threshold()[2] == ["blue"]
+
+
+def test_heat_maps_are_refused(model, photos, tmp_path, capfd):
+    assert _status(["predict", str(photos), "--model", str(model), "--heatmaps", str(tmp_path / "maps")]) == 2
+    assert "--heatmaps needs a model.pt" in capfd.readouterr().err
+    assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": None}, "is not a model of mlclip"),
+        ({"format": "other"}, "is not a model of mlclip"),
+        ({"version": "2"}, "has version 2 of the format. This mlclip reads version 1"),
+        ({"version": None}, "has version None"),
+        ({"classes": None}, "classes are not a list of different names"),
+        ({"classes": "[[" * 100_000}, "classes are not a list of different names"),
+        ({"classes": '["red", "red", "blue"]'}, "classes are not a list of different names"),
+        ({"classes": '["red", "", "blue"]'}, "classes are not a list of different names"),
+        ({"classes": '["red", "blue"]', "thresholds": "[0.5, 0.5]"}, "one score for each of 2 classes"),
+        ({"thresholds": "[0.5, 0.5]"}, "thresholds are not one number from 0 to 1 per class"),
+        ({"thresholds": "[0.5, 0.5, 1.5]"}, "thresholds are not one number"),
+        ({"thresholds": "[0.5, 0.5, NaN]"}, "thresholds are not one number"),
+        ({"thresholds": "[0.5, 0.5, true]"}, "thresholds are not one number"),
+        ({"size": "31"}, "size is not a number from 32 to 4096"),
+        ({"size": "true"}, "size is not a number from 32 to 4096"),
+        ({"size": "1e9"}, "size is not a number from 32 to 4096"),
+        ({"size": "64"}, "input is not uint8 pixels of 64×64"),
+    ],
+)
+def test_metadata_that_does_not_fit_the_network_is_refused(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_onnx(write_model(tmp_path / "m.onnx", **changes))
+    assert "m.onnx" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"PK\3\4" + bytes(100), "half"])
+def test_a_damaged_or_foreign_file_is_one_clear_line(model, photos, content, capfd):
+    model.write_bytes(model.read_bytes()[:200] if content == "half" else content)
+    assert _status(["predict", str(photos), "--model", str(model)]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "model.onnx" in line and "mlclip export" in line
+
+
+def test_a_missing_file_says_how_to_make_it(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.onnx not found. `mlclip export"):
+        load_onnx(tmp_path / "gone.onnx")
+
+
+def test_scores_out_of_range_are_refused(tmp_path, photos):
+    model = load_onnx(write_model(tmp_path / "m.onnx", scale=1.0))
+    with pytest.raises(InputError, match="not numbers from 0 to 1"):
+        predict_onnx(find_images([photos]), model)
+
+
+def test_without_onnxruntime_the_error_says_how_to_install_it(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r'pip install "mlclip\[onnx\]"'):
+        load_onnx(model)
+
+
+def test_an_unavailable_device_is_refused(model):
+    with pytest.raises(InputError, match=r'`device="mps"` is not available for ONNX models'):
+        load_onnx(model, "mps")
+
+
+def test_a_photo_is_decoded_by_the_calling_thread_and_several_by_threads(photos, monkeypatch):
+    import threading
+
+    from mlclip.images import batches
+
+    used = set()
+
+    def read(file, size):
+        used.add(threading.current_thread())
+        return np.zeros((1, 3, size, size), np.uint8), False
+
+    monkeypatch.setattr(batches, "read_views", read)
+    found = find_images([photos]).photos
+    assert len(list(read_batches(found[:1], 8, batch_size=4, num_threads=4))) == 1
+    assert used == {threading.main_thread()}
+    used.clear()
+    assert [batch.rows for batch in read_batches(found, 8, batch_size=5, num_threads=2)] == [
+        list(range(5)), list(range(5, 10)), [10, 11]
+    ]  # fmt: skip
+    assert used and threading.main_thread() not in used
+
+
+def test_threads_leave_pillow_s_settings_and_the_warnings_as_they_were(tmp_path, monkeypatch):
+    import warnings
+
+    from PIL import ImageFile
+
+    for number in range(8):
+        Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.jpg")
+    data = (tmp_path / "0.jpg").read_bytes()
+    (tmp_path / "0.jpg").write_bytes(data[: len(data) // 2])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    before = list(warnings.filters)
+    found = find_images([tmp_path]).photos
+    for _ in range(5):
+        unreadable = [row for b in read_batches(found, 8, batch_size=4, num_threads=4) for row, _ in b.unreadable]
+        assert unreadable == [0]  # strict in every thread
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True and warnings.filters == before

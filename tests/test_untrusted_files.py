@@ -1,0 +1,609 @@
+"""Files from a stranger: none runs code, takes memory far beyond its size, or ends in a traceback."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import pickle
+import re
+import struct
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from click.testing import CliRunner
+from PIL import Image
+
+import mlclip
+from mlclip import api, cli, files
+from mlclip.cli.demo import demo
+from mlclip.clip.weights import read_state_dict
+from mlclip.config import InputError, OptionError, TrainConfig
+from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.schema import SCHEMAS
+from mlclip.student import model as student_model
+from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mlclip.student.model import Classifier, clip_trunk, load_trunk
+from mlclip.teacher.embedding_store import Store, StoreKey
+
+PACKAGE = Path(mlclip.__file__).parent
+MEMORY = 48 << 20  # bytes that a refusal may take, above the process
+CLASSES = ["cat", "dog", "bird"]
+
+
+def _load_benchmark():
+    file = Path(__file__).parents[1] / "benchmarks" / "faults.py"
+    spec = importlib.util.spec_from_file_location("faults", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["faults"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+faults = _load_benchmark()
+
+
+def refusal(read, *arguments, **options):
+    """The one-line message of the InputError that `read` raises, within the memory of a refusal."""
+    growth, error = faults.growth_of(lambda: read(*arguments, **options))
+    assert isinstance(error, InputError), repr(error)
+    assert growth < MEMORY, f"{growth / 1e6:.0f} MB"
+    assert "\n" not in str(error) and len(str(error)) < 1000
+    return str(error)
+
+
+class Malicious:
+    """Its pickle calls code that creates a folder."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.trace),))
+
+
+@pytest.fixture(scope="module")
+def model_content(tmp_path_factory):
+    """The content of a valid model.pt."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("model") / "model.pt"
+    save_checkpoint(Checkpoint(Classifier("mobilenet_v3_small", CLASSES, 64), torch.full((3,), 0.5), {}), file)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.fixture
+def model_file(model_content, tmp_path):
+    """Writes a model.pt with changed fields, and returns its path."""
+
+    def write(**changes):
+        torch.save({**model_content, **changes}, tmp_path / "model.pt")
+        return tmp_path / "model.pt"
+
+    return write
+
+
+# Code runs from a file
+
+
+def test_no_module_of_the_package_unpickles_anything():
+    calls = re.compile(
+        r"torch\.load\(|pickle\.loads?\(|Unpickler|load_state_dict_from_url|get_state_dict\(|import pickle\b"
+    )
+    found = [f"{file.name}: {line}" for file in PACKAGE.rglob("*.py") for line in calls.findall(file.read_text())]
+    assert not found
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Makes torchvision say that a file of this content is its resnet18, and returns where its cache keeps it."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+
+    def use(content: bytes, digits: str | None = None) -> Path:
+        name = f"resnet18-{digits or hashlib.sha256(content).hexdigest()[:8]}.pth"
+        (tmp_path / "served").mkdir()
+        (tmp_path / "served" / name).write_bytes(content)
+        entry = SimpleNamespace(url=(tmp_path / "served" / name).as_uri())
+        known = SimpleNamespace(DEFAULT=entry, IMAGENET1K_V1=entry)
+        monkeypatch.setattr(torchvision.models, "get_model_weights", lambda arch: known)
+        return tmp_path / "hub" / "checkpoints" / name
+
+    return use
+
+
+def saved(content, **how) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, **how)
+    return file.getvalue()
+
+
+def resnet18(**how) -> bytes:
+    torch.manual_seed(0)
+    return saved(torchvision.models.resnet18(num_classes=2).state_dict(), **how)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_torchvision_weights_are_downloaded_once_and_loaded(cached, new):
+    content = resnet18(_use_new_zipfile_serialization=new)
+    file = cached(content)
+    student = Classifier("resnet18", CLASSES, 64)
+    load_trunk(student, "imagenet")
+    assert file.read_bytes() == content
+    load_trunk(student, "imagenet", offline=True)
+    expected = torch.load(io.BytesIO(content), weights_only=True)
+    assert torch.equal(student.trunk.state_dict()["layer4.1.conv2.weight"], expected["layer4.1.conv2.weight"])
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_malicious_pickle_in_torchvision_s_cache_is_not_executed(cached, tmp_path, new):
+    evil = saved(
+        {"conv1.weight": torch.zeros(2), "evil": Malicious(tmp_path / "ran")}, _use_new_zipfile_serialization=new
+    )
+    for digits, word in (("f37072fd", "sha256"), (None, "Nothing was executed")):
+        file = cached(evil, digits)
+        file.parent.mkdir(parents=True)
+        file.write_bytes(evil)
+        message = refusal(load_trunk, Classifier("resnet18", CLASSES, 64), "imagenet", offline=True)
+        assert word in message and str(file) in message and "resnet18" in message
+        file.unlink()
+        file.parent.rmdir()
+        for served in (tmp_path / "served").iterdir():
+            served.unlink()
+        (tmp_path / "served").rmdir()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_cached_file_with_another_sha256_is_refused_with_both_hashes(cached):
+    content = resnet18()
+    file = cached(content)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content + b"\0")
+    message = refusal(load_trunk, Classifier("resnet18", CLASSES, 64), "imagenet")
+    found = hashlib.sha256(content + b"\0").hexdigest()
+    for part in (str(file), found, hashlib.sha256(content).hexdigest()[:8], "resnet18", "Delete it"):
+        assert part in message
+
+
+@pytest.mark.parametrize("remote", ["missing", "other"])
+def test_weights_that_cannot_be_downloaded_name_the_model(cached, tmp_path, remote):
+    file = cached(b"other content", "f37072fd")
+    if remote == "missing":
+        (tmp_path / "served" / file.name).unlink()
+    message = refusal(load_trunk, Classifier("resnet18", CLASSES, 64), "imagenet")
+    assert "resnet18 cannot be downloaded" in message and str(file) in message and not file.exists()
+    assert "resnet18 are missing" in refusal(load_trunk, Classifier("resnet18", CLASSES, 64), "imagenet", offline=True)
+
+
+@pytest.mark.parametrize("kind", list(SCHEMAS))
+def test_a_malicious_pickle_of_every_kind_is_refused_and_nothing_is_executed(tmp_path, kind):
+    content = {"format": f"mlclip.{kind}", "version": 1, "meta": Malicious(tmp_path / "ran")}
+    torch.save(content, tmp_path / "zip.pt")
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(content))
+    torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    for name in ("zip.pt", "bare.pt", "old.pt"):
+        assert name in refusal(files.load_plain, tmp_path / name, kind=kind, made_by="mlclip train")
+    assert not (tmp_path / "ran").exists()
+
+
+# Sizes are believed
+
+
+def zeros(path, name, count, **first):
+    """A zip in torch's layout with an entry of `count` zero bytes, compressed about 1000 times."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for entry, data in first.items():
+            file.writestr(f"x/{entry.replace('_', '.')}", data)
+        with file.open(f"x/{name}", "w") as stream:
+            for _ in range(count >> 20):
+                stream.write(bytes(1 << 20))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bombs(tmp_path_factory):
+    """Two zips of 100 kB that hold 100 MB of zeros: one as its pickle, one as the data of a tensor."""
+    folder = tmp_path_factory.mktemp("bombs")
+    with zipfile.ZipFile(io.BytesIO(saved({"x": torch.zeros(96 << 20, dtype=torch.uint8)}))) as file:
+        pickled = next(file.read(name) for name in file.namelist() if name.endswith("data.pkl"))
+    return [
+        zeros(folder / "pickle.pt", "data.pkl", 96 << 20),
+        zeros(folder / "tensor.pt", "data/0", 96 << 20, data_pkl=pickled),
+    ]
+
+
+@pytest.mark.parametrize("kind", list(SCHEMAS))
+def test_a_zip_of_zeros_is_refused_for_every_kind_of_file(bombs, kind):
+    for bomb in bombs:
+        assert "compressed" in refusal(files.load_plain, bomb, kind=kind, made_by="mlclip train")
+
+
+def test_a_zip_of_zeros_is_refused_as_weights(bombs):
+    for bomb in bombs:
+        assert re.search("impossibly large|many times its own size", refusal(read_state_dict, bomb))
+
+
+def test_an_entry_that_declares_less_than_it_unpacks_is_not_unpacked_further(bombs, tmp_path):
+    data = bytearray(bombs[1].read_bytes())
+    place = data.rindex(b"PK\1\2")  # the table's line of the last entry, with the unpacked size at 24
+    struct.pack_into("<I", data, place + 24, 1000)
+    (tmp_path / "false.pt").write_bytes(data)
+    refusal(read_state_dict, tmp_path / "false.pt")
+
+
+def test_a_table_of_contents_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    torch.save({"x": torch.zeros(2)}, tmp_path / "x.pt")
+    monkeypatch.setattr("mlclip.clip.archive._File.most", 100)
+    assert "table of contents" in refusal(read_state_dict, tmp_path / "x.pt")
+
+
+def test_scores_stored_as_one_number_are_refused(tmp_path):
+    names = [f"{number}" for number in range(2000)]
+    content = {"format": "mlclip.labels", "version": 1, "root": ".", "paths": names, "classes": names, "meta": {}}
+    torch.save({**content, "scores": torch.zeros(1, 1).expand(60_000, 20_000)}, tmp_path / "labels.pt")
+    assert "scores" in refusal(read_labels, tmp_path / "labels.pt")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.zeros(4).expand(3, 4),
+        lambda: torch.zeros(100).as_strided((50, 50), (1, 1)),
+        lambda: torch.zeros(2, 2).to_sparse(),
+        lambda: torch.zeros(2, 2, device="meta"),
+        lambda: torch.zeros(2, 2, dtype=torch.complex64),
+        lambda: torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.quint8),
+        lambda: torch.zeros(2).to(torch.float8_e5m2),
+    ],
+    ids=["stride 0", "overlapping", "sparse", "meta", "complex", "quantized", "float8"],
+)
+@pytest.mark.filterwarnings("ignore:torch.quantize")
+def test_only_dense_tensors_of_ordinary_numbers_are_read(tmp_path, make):
+    torch.save({"format": "mlclip.labels", "version": 1, "scores": make()}, tmp_path / "labels.pt")
+    assert "not a readable labels file" in refusal(read_labels, tmp_path / "labels.pt")
+
+
+def test_transposed_and_shared_tensors_are_read_as_they_are(tmp_path):
+    table = torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    content = {"given": table, "part": table[1], "turned": torch.rand(3, 4).T, "again": table, "none": torch.rand(0, 7)}
+    files.save_plain({"list": [content, (1, 2.5, None, True, "\udcff")]}, tmp_path / "x.pt")
+    for mapped in (False, True):
+        found = files_content(tmp_path / "x.pt", mapped)["list"]
+        assert found[1] == (1, 2.5, None, True, "\udcff")
+        for name, tensor in content.items():
+            assert torch.equal(found[0][name], tensor) and found[0][name].stride() == tensor.stride()
+
+
+def files_content(path, mapped):
+    from mlclip.clip.archive import read_plain
+
+    return read_plain(path, mapped=mapped)
+
+
+def test_300_000_classes_are_refused_before_the_network_is_built(model_file):
+    message = refusal(load_checkpoint, model_file(classes=[f"{number}" for number in range(300_000)]))
+    assert "'classes' has 300000 names, but 'weights' has 3 classes" in message
+
+
+def test_an_empty_head_for_many_classes_is_refused_before_the_network_is_built(model_content, model_file):
+    count = 300_000
+    weights = {**model_content["weights"], "head.weight": torch.zeros(count, 0, 1, 1)}
+    names, thresholds = [f"{number}" for number in range(count)], torch.full((count,), 0.5)
+    message = refusal(load_checkpoint, model_file(classes=names, weights=weights, thresholds=thresholds))
+    assert "do not fit mobilenet_v3_small with 300000 classes" in message
+
+
+def test_a_narrow_trunk_that_claims_to_be_wide_is_refused_before_it_is_built(model_content, model_file, tmp_path):
+    wide = {"layer1.0.conv1.weight": torch.zeros(50_000, 1), "layer4.0.conv1.weight": torch.zeros(1)}
+    weights = {f"trunk.{name}": value for name, value in wide.items()}
+    head = {"head.weight": model_content["weights"]["head.weight"]}
+    assert "clip-resnet" in refusal(load_checkpoint, model_file(arch="clip-resnet", weights={**weights, **head}))
+    assert "a.pt" in refusal(clip_trunk, {f"visual.{name}": value for name, value in wide.items()}, "a.pt")
+
+
+def test_a_jsonl_whose_every_line_has_a_class_of_its_own_is_refused(tmp_path):
+    lines = [json.dumps({"path": f"{number}", "scores": {f"class {number}": 1}}) for number in range(6000)]
+    (tmp_path / "l.jsonl").write_text("\n".join(lines))
+    assert "6000 photos and 6000 classes, but only 6000 scores" in refusal(read_labels, tmp_path / "l.jsonl")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"scores":' * 50_000, '{"scores": [[' + "9" * 100_000 + "]]}"])
+@pytest.mark.parametrize("name", ["l.json", "l.jsonl"])
+def test_deep_json_and_giant_numbers_are_refused(tmp_path, text, name):
+    (tmp_path / name).write_text(text)
+    assert name in refusal(read_labels, tmp_path / name)
+
+
+def test_meta_that_is_nested_too_deeply_is_refused(tmp_path):
+    labels = Labels(["a"], ["x"], torch.ones(1, 1), meta={"a": []})
+    for _ in range(100):
+        labels.meta["a"] = [labels.meta["a"]]
+    for name in ("l.json", "l.pt"):
+        write_labels(labels, tmp_path / name)
+        assert name in refusal(read_labels, tmp_path / name)
+
+
+def test_containers_that_contain_each_other_are_refused(tmp_path):
+    doubled = []
+    for _ in range(45):
+        doubled = [doubled, doubled]
+    endless = []
+    endless.append(endless)
+    for meta in (doubled, endless):
+        torch.save({"format": "mlclip.labels", "version": 1, "meta": meta}, tmp_path / "l.pt")
+        assert "endlessly nested" in refusal(read_labels, tmp_path / "l.pt")
+
+
+def safetensors_file(path, header, data=b"\0" * 16):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"shape": [5]}, "another size"),
+        ({"shape": [10**12]}, "unknown way"),
+        ({"shape": [2, -2]}, "unknown way"),
+        ({"shape": [4.0]}, "unknown way"),
+        ({"shape": [1] * 20}, "unknown way"),
+        ({"dtype": "C64"}, "unknown way"),
+        ({"data_offsets": [0, 10**9]}, "unknown way"),
+        ({"data_offsets": None}, "unknown way"),
+    ],
+)
+def test_safetensors_with_false_sizes_are_refused(tmp_path, change, word):
+    pytest.importorskip("safetensors")
+    good = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+    assert list(read_state_dict(safetensors_file(tmp_path / "good.safetensors", {"x": good}))) == ["x"]
+    assert word in refusal(read_state_dict, safetensors_file(tmp_path / "bad.safetensors", {"x": good | change}))
+    twice = dict.fromkeys(("x", "y"), good)
+    assert "more data" in refusal(read_state_dict, safetensors_file(tmp_path / "twice.safetensors", twice))
+
+
+@pytest.mark.parametrize("header", [b"[" * 5000, b"[]", b"\xff", b'{"x": 1}'])
+def test_safetensors_with_a_damaged_header_are_refused(tmp_path, header):
+    pytest.importorskip("safetensors")
+    refusal(read_state_dict, safetensors_file(tmp_path / "bad.safetensors", header))
+    (tmp_path / "huge.safetensors").write_bytes(b"\xff" * 40)
+    assert "its header declares" in refusal(read_state_dict, tmp_path / "huge.safetensors")
+
+
+# Fields are believed
+
+
+@pytest.mark.parametrize("size", [None, True, -5, 1e30, 100_000, 20_000, 64.0, 10**30, "64"])
+def test_a_size_that_is_not_a_number_of_pixels_is_refused(model_file, size):
+    message = refusal(load_checkpoint, model_file(size=size))
+    assert "model.pt: 'size' is" in message and "a whole number from 32 to 4096" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("thresholds", None),
+        ("thresholds", [0.5, 0.5, 0.5]),
+        ("thresholds", torch.tensor([0, 1, 1])),
+        ("thresholds", torch.tensor(0.5)),
+        ("thresholds", torch.full((2,), 0.5)),
+        ("thresholds", torch.full((3,), float("nan"))),
+        ("meta", None),
+        ("meta", []),
+        ("meta.calibration", {"calibration": 3}),
+        ("meta.calibration", {"calibration": {"source": "true labels"}}),
+        ("meta.calibration", {"calibration": {"source": "true labels", "before": []}}),
+        ("meta.calibration", {"calibration": {"source": "true labels", "before": {"scale": [1.0]}}}),
+        (
+            "meta.calibration",
+            {"calibration": {"before": {"scale": [1.0], "offset": [0.0], "thresholds": [0.5], "calibration": None}}},
+        ),
+        ("classes", None),
+        ("classes", []),
+        ("classes", ["a", "a", "b"]),
+        ("classes", ["a", 2, "b"]),
+        ("weights", None),
+        ("weights", {}),
+        ("weights", {"head.weight": torch.zeros(3)}),
+        ("weights", {"head.weight": 3}),
+        ("arch", 3),
+        ("arch", None),
+    ],
+)
+def test_a_wrong_field_of_a_model_is_named(model_file, field, value):
+    message = refusal(load_checkpoint, model_file(**{field.split(".")[0]: value}))
+    assert f"'{field}'" in message and "model.pt" in message
+
+
+def test_complex_thresholds_are_refused(model_file):
+    refusal(load_checkpoint, model_file(thresholds=torch.full((3,), 0.5, dtype=torch.complex64)))
+
+
+VALID = {
+    "model": {},
+    "labels": {
+        "root": ".", "paths": ["a", "b"], "classes": ["x"], "scores": torch.ones(2, 1),
+        "meta": {"clip": {"name": "tiny", "sha256": "0", "logit_scale": 1.0}, "prompts": ["x"], "settings": {}},
+    },
+    "resume": {
+        "run": {"settings": {}, "labels": "0"}, "epochs": 1, "weights": {"a": torch.ones(1)}, "given": torch.ones(2, 1),
+        "optimizer": {"state": {}, "param_groups": [{}]}, "latent": None, "update": {}, "average": None, "skipped": {}, "log": [],
+    },
+    "embeddings": {"photos": [["a", 1, 2]], "embeddings": torch.ones(1, 2, 3).half()},
+    "features": {"photos": [["a", 1, 2]], "embeddings": torch.ones(1, 2, 3).half()},
+    "update": {"run": "0", "rows": [0], "known": torch.ones(1, 2)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(SCHEMAS))
+def test_every_required_field_of_every_kind_is_checked_and_named(tmp_path, model_content, kind):
+    content = (model_content if kind == "model" else VALID[kind]) | {"format": f"mlclip.{kind}", "version": 1}
+    read = {"kind": kind, "made_by": "mlclip train"}
+    torch.save(content, tmp_path / "x.pt")
+    assert set(files.load_plain(tmp_path / "x.pt", **read)) == set(content)
+    fields = [name for name, rule in SCHEMAS[kind].fields.items() if "." not in name and not rule.optional]
+    assert fields
+    for name in fields:
+        for value in ("missing", 3.5, [None], torch.zeros(1, 1, 1, 1)):
+            changed = {k: v for k, v in content.items() if k != name} | ({} if value == "missing" else {name: value})
+            torch.save(changed, tmp_path / "x.pt")
+            assert f"'{name}'" in refusal(files.load_plain, tmp_path / "x.pt", **read), (name, value)
+
+
+@pytest.mark.parametrize("version", [True, 2, None, "1", 10**30, 1.0])
+def test_only_version_1_is_read(tmp_path, version):
+    torch.save({"format": "mlclip.labels", "version": version}, tmp_path / "l.pt")
+    assert "This mlclip reads version 1" in refusal(read_labels, tmp_path / "l.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".json"])
+@pytest.mark.parametrize("meta", [{"clip": 3}, {"clip": {"name": 1}}, {"prompts": "x"}, {"settings": []}])
+def test_damaged_facts_about_labels_are_named(tmp_path, suffix, meta):
+    write_labels(Labels(["a"], ["x"], torch.ones(1, 1), meta=meta), tmp_path / f"l{suffix}")
+    assert f"'meta.{next(iter(meta))}'" in refusal(read_labels, tmp_path / f"l{suffix}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"given": torch.ones(3, 3)},
+        {"latent": torch.zeros(12, 3)},
+        {"weights": {"head.weight": torch.ones(1)}},
+        {"optimizer": {"state": {0: {"step": torch.ones(1), "exp_avg": torch.ones(9)}}, "param_groups": [{}, {}]}},
+        {"optimizer": {"state": {0: {}}, "param_groups": [{}, {}]}},
+    ],
+)
+def test_a_resume_file_of_another_training_is_refused_and_named(photos, tmp_path, change):
+    paths = sorted(file.name for file in photos.iterdir())
+    labels = Labels(paths, CLASSES, torch.rand(12, 3), root=str(photos))
+    settings = {"arch": "mobilenet_v3_small", "init": "none", "size": 64, "epochs": 1, "batch_size": 12}
+    from mlclip.distributed import Distributed
+    from mlclip.progress import SILENT
+    from mlclip.training.state import save_state, start_training
+
+    config = TrainConfig(**settings)
+    save_state(start_training(labels, config, True, Distributed(), SILENT), tmp_path / "model.resume.pt")
+    start_training(labels, config, True, Distributed(), SILENT, tmp_path / "model.resume.pt")
+    content = torch.load(tmp_path / "model.resume.pt", weights_only=True)
+    torch.save({**content, **change}, tmp_path / "model.resume.pt")
+    with pytest.raises(InputError, match=r"model\.resume\.pt"):
+        start_training(labels, config, True, Distributed(), SILENT, tmp_path / "model.resume.pt")
+
+
+# Names, seeds, folders, locks
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(OptionError, match=r"`seed` is .*from 0 to 4294967295"):
+        TrainConfig(seed=seed)
+    result = CliRunner().invoke(demo, ["--seed", str(seed)])
+    assert result.exit_code == 2 and "--seed" in result.output
+
+
+def test_the_demo_cannot_use_a_file_as_its_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", "a\0b"):
+        error = CliRunner().invoke(demo, ["--dir", str(folder)]).exception
+        assert isinstance(error, InputError) and re.search("Choose another", str(error))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_nul_in_a_name_is_one_clear_line(photos, tmp_path):
+    name = str(tmp_path / "a\0b.pt")
+    labels = Labels(["00.jpg"], CLASSES, torch.rand(1, 3), root=str(photos))
+    key = StoreKey("0", "quick_gelu", 64, (1,))
+    for call in (
+        lambda: read_labels(name),
+        lambda: write_labels(labels, name),
+        lambda: load_checkpoint(name),
+        lambda: read_state_dict(name),
+        lambda: api.train(labels, name, arch="mobilenet_v3_small", init="none", size=64),
+        lambda: api.pseudolabel(name),
+        lambda: api.pseudolabel(photos, CLASSES, clip=name),
+        lambda: Store(name, key),
+        lambda: Labels(["a\0.jpg"], ["x"], torch.ones(1, 1)),
+    ):
+        refusal(call)
+
+
+def test_a_file_system_without_locks_does_not_lock(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    for number in (1, 5, 22, 37, 38, 95, 121):
+
+        def refuse(*_, number=number):
+            raise OSError(number, "no locks here")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        with files.locked(tmp_path / "lock", "x"):
+            assert (tmp_path / "lock").exists()
+        assert not (tmp_path / "lock").exists()
+
+
+# Messages
+
+
+def test_a_model_with_another_class_count_or_arch_names_both(model_file):
+    assert "'classes' has 2 names, but 'weights' has 3 classes" in refusal(
+        load_checkpoint, model_file(classes=["a", "b"])
+    )
+    for arch in ("resnet18", "mobilenet_v2", "clip-resnet"):
+        message = refusal(load_checkpoint, model_file(arch=arch))
+        assert f"those of mobilenet_v3_small, not of {arch}" in message
+    assert "one of resnet18" in refusal(load_checkpoint, model_file(arch="nothing"))
+
+
+def test_initial_weights_of_another_arch_name_both(tmp_path):
+    torch.save(torchvision.models.resnet34(num_classes=2).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(InputError, match="weights of resnet18, but of resnet34"):
+        load_trunk(Classifier("resnet18", CLASSES, 64), str(tmp_path / "w.pt"))
+
+
+def test_escapes_and_newlines_of_file_names_do_not_reach_the_terminal(tmp_path, capfd, monkeypatch, model_file):
+    model = model_file()
+    folder = tmp_path / "evil\x1b[2J\nfolder"
+    folder.mkdir()
+    Image.new("RGB", (30, 30)).save(folder / "a\x1b[31m\n.jpg")
+    (folder / "b\x1b[31m\n.jpg").write_text("not a photo")
+    for arguments in (
+        ["predict", str(folder), "--model", str(model), "--workers", "0", "--device", "cpu"],
+        ["predict", str(folder / "missing\x1b[2J"), "--model", str(model)],
+        ["predict", str(folder), "--model", str(folder / "no\x1b[2J.pt")],
+        ["train", "--labels", str(folder / "no\x1b[2J.pt")],
+        ["evaluate", "--labels", str(folder / "no\x1b[2J.csv"), "--truth", str(folder / "no\x1b[2J.csv")],
+    ):
+        assert cli._status(arguments) in (1, 2, 3)
+        out, err = capfd.readouterr()
+        assert "\x1b" not in out + err and "\\x1b[" in out + err and "\n.jpg" not in out + err
+
+
+# All readers, with random damage
+
+
+@pytest.mark.parametrize("name", [name for name in faults.READERS if name != "weights.safetensors"])
+def test_random_damage_is_read_or_refused_in_bounded_memory(tmp_path, name):
+    slow = name in ("model.pt", "model.resume.pt")
+    result = faults.check(name, tmp_path, seed=1, cases=3 if slow else 25)
+    assert result.cases and not result.failures
+
+
+def test_the_fuzzer_notices_a_wrong_exception_and_too_much_memory(tmp_path, monkeypatch):
+    def careless(path):
+        if len(path.read_bytes()) != 4:
+            bytearray(200 << 20).find(b"x")
+            raise KeyError("size")
+
+    monkeypatch.setitem(faults.READERS, "x", faults.Reader(lambda path: path.write_bytes(b"abcd"), careless))
+    result = faults.check("x", tmp_path, seed=0, cases=3)
+    assert any("KeyError" in line for line in result.failures)
+    assert any("too much memory" in line for line in result.failures)
+
+
+def test_a_hash_in_the_name_is_found():
+    assert student_model._hash_prefix(Path("mobilenet_v3_small-047dcff4.pth")) == "047dcff4"
