@@ -22,6 +22,7 @@ import torch
 
 LOOPS = str(Path(__file__).with_name("reference_loops.py"))
 MLCLIP = [sys.executable, "-m", "mlclip"]
+ONLY = ""  # only cases with this text in their names are run
 
 
 def seconds(command: list[str], cache: Path) -> float:
@@ -34,6 +35,8 @@ def seconds(command: list[str], cache: Path) -> float:
 
 
 def compare(name: str, ours: list[str], reference: list[str], photos: int, rounds: int, out: Path) -> None:
+    if ONLY not in name:
+        return
     cache, pairs = out / "cache", []
     for _ in range(rounds):
         pairs.append((seconds(reference, cache), seconds(ours, cache)))
@@ -85,7 +88,7 @@ def forward(photos: Path, rounds: int, out: Path) -> None:
 
     weights = random_clip("RN50x64-quickgelu", out)
     reference = open_clip.create_model("RN50x64-quickgelu", pretrained=None).eval()
-    teacher = Teacher(load_clip(str(weights)))
+    teacher = Teacher(load_clip(str(weights)), precision="auto")
     pixels = torch.randint(0, 256, (4, 3, 448, 448), dtype=torch.uint8)
     calls = (lambda: reference.encode_image(pixels.float() / 255), lambda: teacher.embed_views(pixels))
     pairs = []
@@ -107,10 +110,10 @@ def forward(photos: Path, rounds: int, out: Path) -> None:
 
 
 def train(photos: Path, rounds: int, out: Path) -> None:
-    count, epochs = 400, 3
-    folder = subset(photos, count, out)
-    labels = random_labels(folder, out)
-    for arch, size in (("mobilenet_v2", 160), ("resnet50", 224)):
+    epochs = 3
+    for arch, size, count in (("mobilenet_v2", 160, 400), ("resnet50", 224, 100)):
+        folder = subset(photos, count, out)
+        labels = random_labels(folder, out)
         shared = ["--labels", str(labels), "--arch", arch, "--size", str(size), "--epochs", str(epochs)]
         ours = [*MLCLIP, "train", *shared, "--method", "fixed", "--init", "none", "--batch-size", "32", "--lr", "1e-4", "--overwrite",
                 "-q", "-o", str(out / "model.pt")]  # fmt: skip
@@ -148,7 +151,9 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path("../shared/voc12/photos/train"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/speed"))
+    parser.add_argument("--only", default="", help="run only the cases with this text in their names")
     args = parser.parse_args()
+    globals()["ONLY"] = args.only
     args.out.mkdir(parents=True, exist_ok=True)
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print(

@@ -48,7 +48,7 @@ def test_the_divergence_is_zero_for_equal_probabilities_and_positive_otherwise()
 
 
 def test_the_divergence_from_logits_equals_the_one_from_probabilities():
-    target, logits = torch.rand(50, 3), torch.randn(50, 3) * 3
+    target, logits = torch.rand(50, 3).double(), torch.randn(50, 3).double() * 3
     assert torch.allclose(
         cdul.bernoulli_kl_with_logits(target, logits), cdul.bernoulli_kl(target, logits.sigmoid()), atol=1e-4
     )

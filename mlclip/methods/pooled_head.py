@@ -69,10 +69,12 @@ def _pooled(views: Tensor, head: Tensor) -> Output:
     """The logits (N, C) of views (N, V, D) for a head (C, D + 1), and how a gradient flows back through them."""
     flat = views.flatten(0, 1)  # (N·V, D)
     logits = (flat @ head[:, :-1].T).unflatten(0, views.shape[:2])  # (N, V, C)
-    shares = logits.softmax(1)
+    highest = logits.amax(1)
+    parts = (logits - highest[:, None]).exp_()  # one pass for both the logits and the gradient
+    total = parts.sum(1)  # (N, C)
 
     def pull(residual: Tensor) -> Tensor:
-        to_views = (residual[:, None] * shares).flatten(0, 1)  # (N·V, C)
+        to_views = (parts * (residual / total)[:, None]).flatten(0, 1)  # (N·V, C)
         return torch.cat([to_views.T @ flat, residual.sum(0)[:, None]], dim=1)
 
-    return _pool(logits) + head[:, -1], pull
+    return total.log() + highest - math.log(views.shape[1]) + head[:, -1], pull
