@@ -116,6 +116,9 @@ def case(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="of each command")
+    parser.add_argument(
+        "--only", nargs="+", default=["pseudolabel", *TrainConfig.METHODS], help="pseudolabel, or methods"
+    )
     parser.add_argument("--scenes", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -125,10 +128,11 @@ def main() -> None:
         write_scenes(start, train=args.scenes, test=0)
         print("| command | kills | resumed runs equal to an uninterrupted one | files left behind |\n|---|---|---|---|")
         label = ["pseudolabel", "train", "--clip", "tiny"]
-        case("pseudolabel", label, label, "labels.pt", start, args.kills, chance)
+        if "pseudolabel" in args.only:
+            case("pseudolabel", label, label, "labels.pt", start, args.kills, chance)
         run(label, start)
         shutil.rmtree(start / "cache")
-        for method in TrainConfig.METHODS:
+        for method in [method for method in TrainConfig.METHODS if method in args.only]:
             steps = [] if method == "probe" else [*STEPS, *(["--warmup", "1"] if method != "fixed" else [])]
             train = ["train", "--method", method, *STUDENT, *steps]
             again = [*train, "--resume"]

@@ -45,9 +45,13 @@ def test_a_precision_that_is_asked_for_is_taken_or_refused(encoder):
         choose_precision("half", CPU, encoder)
 
 
-def test_the_cpu_is_measured_once():
-    assert cpu_bf16_is_faster() == cpu_bf16_is_faster()
-    assert cpu_bf16_is_faster.cache_info().misses == 1
+@pytest.mark.parametrize(("avx512", "amx"), [(True, False), (False, True), (False, False)])
+def test_the_instructions_of_the_cpu_decide_and_not_how_busy_it_is(monkeypatch, avx512, amx):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    cpu_bf16_is_faster.cache_clear()
+    assert cpu_bf16_is_faster() == (avx512 or amx)
+    cpu_bf16_is_faster.cache_clear()
 
 
 def test_bf16_embeddings_point_the_same_way_and_labels_hardly_move(photos, clip_file, tmp_path):
