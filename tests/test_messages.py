@@ -202,6 +202,7 @@ def test_ctrl_c_in_a_running_command_exits_with_130(tmp_path):
     command = [sys.executable, "-m", "mlclip", "pseudolabel", "@list.txt", "--clip", "tiny"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     with open(tmp_path / "list.txt", "w"):  # opens when the command reads the list: it is running
+        time.sleep(1)  # until it waits for the list's content
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
