@@ -19,7 +19,7 @@ FASTER_IN_BF16 = ("resnet", "convnext", "mobilenet_v2", CLIP_ARCH)
 def choose_training_precision(name: str, arch: str, device: torch.device) -> str:
     """The precision that `name` ("auto", "fp32" or "bf16") means for weight steps of `arch` on `device`: "fp32", "bf16" or "fp16".
 
-    "auto": bf16 on GPUs that have it and fp16 on older ones; bf16 on a CPU that computes it clearly faster, for the
+    "auto": bf16 on GPUs that have it and fp16 on older ones; bf16 on a CPU with instructions for it, for the
     architectures that gain from it; else fp32.
     """
     if name != "auto":
