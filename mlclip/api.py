@@ -176,7 +176,7 @@ def train(
 def load_model(
     path: str | Path = MODEL_FILE, *, device: str = "auto", clip: str | None = None, offline: bool = False
 ) -> Checkpoint:
-    """The student in a `model.pt`, ready to predict. Raises InputError where the file is missing or damaged.
+    """The student in a `model.pt` or `model.safetensors`, ready to predict. Raises InputError where the file is missing or damaged.
 
     For a model of `arch="clip-head"` its CLIP is loaded too: from the file `clip`, else by the name or path in the model. It is
     downloaded if it is missing, unless `offline`.
@@ -203,7 +203,7 @@ def predict(
 ) -> Labels:
     """Scores in [0, 1] of photos, as `mlclip predict` computes them; CLIP is only needed for a model of `arch="clip-head"`.
 
-    `images` as for `pseudolabel`; `model` is a file (.pt, or .onnx of `mlclip export`) or what `load_model` or `train`
+    `images` as for `pseudolabel`; `model` is a file (.pt, or .safetensors or .onnx of `mlclip export`) or what `load_model` or `train`
     returned. Photos that cannot be read get no row; `meta["skipped"]` lists them. Raises InputError.
     """
     from .student.checkpoint import Checkpoint, load_checkpoint
@@ -253,8 +253,9 @@ class Evaluation:
 def evaluate(labels: Labels | str | Path, truth: Labels | str | Path, *, only: Classes | None = None) -> Evaluation:
     """Average precision of each class, their mean, and the calibration error, as `mlclip evaluate` computes them.
 
-    `truth`: a table or its file, "voc:DIR", "coco:FILE" or "nuswide:DIR". `only` limits the classes. Raises InputError where
-    no photo or no class is in both tables, or where no class has a positive photo.
+    `truth`: a table or its file, "voc:DIR", "coco:FILE", "nuswide:DIR", or that of an annotation tool, such as "cvat:FILE".
+    `only` limits the classes. Raises InputError where no photo or no class is in both tables, or where no class has a positive
+    photo.
     """
     scores = labels if isinstance(labels, Labels) else read_labels(labels)
     known = _truth(truth)

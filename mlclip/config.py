@@ -145,6 +145,59 @@ class PseudolabelConfig:
         _refuse_unused(self)
 
 
+@dataclass(frozen=True)
+class ExportConfig:
+    """How a table of labels is written for another tool."""
+
+    OUTPUTS = {  # noqa: RUF012 (not a field) tool -> default output
+        "label-studio": "label-studio.json",
+        "cvat": "cvat.xml",
+        "fiftyone": "fiftyone",
+        "coco": "coco.json",
+        "yolo-cls": "yolo-cls",
+        "csv": "export.csv",
+        "xmp": "xmp",
+    }
+
+    to: str | None = _setting(
+        None,
+        "Write a table of labels for this tool or in this format, instead of a model.",
+        choices=tuple(OUTPUTS),
+        if_none="no table is written",
+    )
+    url_prefix: str = _setting(
+        "/data/local-files/?d=",
+        "What stands before the path of a photo in its URL. The default is for Label Studio's local files; an empty text gives "
+        "relative paths.",
+        methods=("label-studio",),
+    )
+    csv_form: str = _setting(
+        "scores",
+        "scores or binary (1 from the threshold on, else 0): a column per class. long: a line per photo and class.",
+        methods=("csv",),
+        choices=("scores", "binary", "long"),
+    )
+    copy_photos: bool = _setting(False, "Copy the photos instead of linking to them.", methods=("yolo-cls",))
+    sidecar_name: str = _setting(
+        "full",
+        "The sidecar of photo.jpg: photo.jpg.xmp (full) or photo.xmp (stem).",
+        methods=("xmp",),
+        choices=("full", "stem"),
+    )
+    beside_photos: bool = _setting(
+        False, "Write sidecars beside the photos. What others wrote there is kept.", methods=("xmp",)
+    )
+
+    def __post_init__(self):
+        _require(self.to in self.OUTPUTS, "to", self.to, f"one of {', '.join(self.OUTPUTS)}")
+        for setting in fields(self)[1:]:
+            value, (tool,) = getattr(self, setting.name), setting.metadata["methods"]
+            choices = setting.metadata.get("choices", (value,))
+            _require(value in choices, setting.name, value, f"one of {', '.join(map(str, choices))}")
+            if value != setting.default and tool != self.to:
+                raise OptionError(f'`{setting.name}` has no effect with `to="{self.to}"`. Use `to="{tool}"`.')
+
+
 # What the student is and how long it learns, where the user does not say. "paper": the papers' values for VOC. "laptop": a student
 # that a CPU trains in minutes.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from typing import Any
 from .config import InputError
 
 DEEPEST_JSON = 60  # nested arrays and objects
-OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors")
+OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors", ".xml")
 
 
 def cache_folder() -> Path:

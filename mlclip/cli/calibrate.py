@@ -15,7 +15,9 @@ OUTPUT = "calibrated.pt"
 
 @click.command()
 @options.images
-@click.option("--model", default=MODEL_FILE, show_default=True, help="The model that `mlclip train` wrote.")
+@click.option(
+    "--model", default=MODEL_FILE, show_default=True, help="The model that `mlclip train` wrote, .pt or .safetensors."
+)
 @click.option(
     "--truth",
     required=True,

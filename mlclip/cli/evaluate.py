@@ -13,8 +13,13 @@ from .messages import printable
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGES...]")
-@click.option("--labels", help="A table of scores: .pt, .csv, .json or .jsonl.")
-@click.option("--model", help="Instead of --labels: a model, .pt or .onnx; it predicts the scores of IMAGES.")
+@click.option(
+    "--labels",
+    help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE, cvat:FILE, coco:FILE, fiftyone:DIR, xmp:DIR.",
+)
+@click.option(
+    "--model", help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts the scores of IMAGES."
+)
 @click.option(
     "--truth",
     required=True,

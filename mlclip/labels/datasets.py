@@ -18,6 +18,7 @@ import torch
 from ..config import InputError
 from .class_names import CLASS_PRESETS as CLASS_PRESETS
 from .class_names import decode_text, shorten
+from .exchange import READERS as EXCHANGE
 from .table import SUFFIXES, Labels, read_labels
 
 Boxes = dict[str, list[tuple[str, tuple[float, float, float, float]]]]
@@ -27,9 +28,13 @@ MAX_XML = 4_000_000  # bytes; the files of VOC have fewer than 10,000
 def read_truth(spec: str) -> Labels:
     """True labels by a short name: `voc:DIR`, `voc:DIR:val`, `coco:FILE`, `nuswide:DIR`, `nuswide:DIR:test`, or FILE.csv.
 
+    The files of annotation tools are `label-studio:FILE`, `cvat:FILE`, `fiftyone:DIR` and `xmp:DIR`.
+
     Raises InputError for another name, or if the files are missing or damaged.
     """
     kind, colon, rest = str(spec).partition(":")
+    if colon and kind in EXCHANGE:
+        return EXCHANGE[kind](rest, truth=True)
     if colon and kind == "coco":
         return read_coco(rest)
     if colon and kind in ("voc", "nuswide"):

@@ -154,7 +154,14 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Read the table in a .pt, .csv, .json or .jsonl file. InputError says what is wrong with the file, and in which line."""
+    """Read the table in a .pt, .csv, .json or .jsonl file, or in a file of another tool, such as "cvat:FILE".
+
+    `labels.exchange.read_scores` names these. InputError says what is wrong with the file, and in which line.
+    """
+    from .exchange import read_scores
+
+    if (exchanged := read_scores(path)) is not None:
+        return exchanged
     suffix, path = _suffix(path), Path(path)
     if not path.is_file():
         raise InputError(f"{path} not found. Make a labels file with `{MADE_BY}`.")

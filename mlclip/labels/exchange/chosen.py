@@ -1,0 +1,70 @@
+"""What is written of a table: the classes that reach their thresholds, with short scores, and paths that are safe to join."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ...config import InputError
+from ..table import Labels
+
+
+def chosen(labels: Labels) -> Iterator[tuple[str, dict[str, float]]]:
+    """(path, {class: score}) of each photo, with the classes that reach their thresholds, best first.
+
+    Unknown classes are left out, as those below the threshold are.
+    """
+    column = {name: c for c, name in enumerate(labels.classes)}
+    for path, names, scores in zip(labels.paths, labels.above_threshold(), labels.scores.tolist(), strict=True):
+        yield path, {name: short(scores[column[name]]) for name in names}
+
+
+def short(score: float) -> float:
+    """A float32 score with seven digits, as text files hold it.
+
+    >>> short(0.8999999761581421)
+    0.9
+    """
+    return float(f"{score:.7g}")
+
+
+def checked_paths(labels: Labels) -> list[str]:
+    """The paths of the table. InputError if one is absolute or leads out of the folder."""
+    for path in labels.paths:
+        parts = path.replace("\\", "/").split("/")
+        if posixpath.isabs(path) or os.path.isabs(path) or ".." in parts or ":" in parts[0][1:2]:
+            raise InputError(
+                f"the labels have the path {path[:80]!r}, which leads out of their folder. Remove the row."
+            )
+    return labels.paths
+
+
+def photo_file(labels: Labels, path: str) -> Path:
+    """The absolute file of a photo."""
+    return Path(os.path.abspath(os.path.join(labels.root, path)))
+
+
+def parents_of(labels: Labels) -> Mapping[str, str]:
+    """{child: parent} of the class hierarchy in `meta["hierarchy"]`; empty where there is none. InputError if it is damaged."""
+    hierarchy = labels.meta.get("hierarchy")
+    parents = hierarchy.get("parents", {}) if isinstance(hierarchy, dict) else {}
+    texts = isinstance(parents, dict) and all(isinstance(name, str) for pair in parents.items() for name in pair)
+    if not texts:
+        raise InputError("the hierarchy of the labels is not {child: parent} of class names. Make the labels again.")
+    return parents
+
+
+def lineage(name: str, parents: Mapping[str, str]) -> list[str]:
+    """A class after its parents, the topmost first. InputError if the hierarchy has a cycle.
+
+    >>> lineage("dog", {"dog": "mammal", "mammal": "animal"})
+    ['animal', 'mammal', 'dog']
+    """
+    line = [name]
+    while line[-1] in parents:
+        if parents[line[-1]] in line:
+            raise InputError(f"the hierarchy of the labels has a cycle at {name!r}. Make the labels again.")
+        line.append(parents[line[-1]])
+    return line[::-1]
