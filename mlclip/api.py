@@ -126,10 +126,10 @@ def train(
 
     `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
     labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR", "coco:FILE" or another form of
-    `read_boxes`, for `local_views` "boxes" and "around". `truth` adds mAPs to the report of every epoch and changes nothing else. `resume` continues after the last finished
-    epoch of a stopped training. `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the
-    main one reads the labels, `truth` and `boxes` for all; every rank reads the photos. A job that torchrun restarts continues
-    as with `resume`, unless `overwrite` is set. Raises InputError.
+    `read_boxes`, for `local_views` "boxes" and "around". `truth` adds mAPs to the report of every epoch and changes nothing
+    else. `resume` continues after the last finished epoch of a stopped training. `settings` are fields of TrainConfig, such as
+    `arch="mobilenet_v2"`. With several ranks, the main one reads the labels, `truth` and `boxes` for all; every rank reads
+    the photos. A job that torchrun restarts continues as with `resume`, unless `overwrite` is set. Raises InputError.
     """
     from .training.loop import train as train_student
 

@@ -221,7 +221,7 @@ def _unquoted(text: str) -> str:
 def _from_lines(text: str, source: str, yaml: bool) -> ClassFile:
     lines, notes = [], []
     for line in text.splitlines():
-        line = clean_name(line.replace("\u2028", " "))
+        line = clean_name(line)
         short = _COMMENT.sub("", line)
         if short and not short.startswith("#"):
             lines.append(short)
@@ -229,6 +229,10 @@ def _from_lines(text: str, source: str, yaml: bool) -> ClassFile:
                 notes = [f"text after ' # ' is a comment (first: {short})"]
     groups = [_members(match[1]) for line in lines if (match := _GROUP.fullmatch(line))]
     lines = [line for line in lines if not _GROUP.fullmatch(line)]
+    if yaml and not (_all(_BULLET, lines) or _all(_MARKED, lines)):
+        raise InputError(
+            f"{source} has no `names:` with the names of the classes, and is not a list of names. Add `names:`."
+        )
     for rule in (_without_bullets, _without_quotes, _without_numbers, _without_ids):
         lines, note = rule(lines, source)
         notes += [note] * bool(note)

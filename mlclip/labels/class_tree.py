@@ -66,14 +66,22 @@ def ancestors(name: str, parents: Mapping[str, str]) -> list[str]:
     return found
 
 
+MOST_LEVELS = 100  # of a path in a class file
+
+
 def add_path(parents: dict[str, str], path: Sequence[str], source: str) -> None:
     """Add `animal > pet > dog` to child -> parent. InputError for a second parent or a circle."""
+    if len(path) > MOST_LEVELS:
+        raise InputError(f"{source} has a line with {len(path)} levels ({path[0]} > ...). Use {MOST_LEVELS} at most.")
     for above, name in pairwise(path):
         if parents.get(name, above) != above:
             raise InputError(
                 f"{source} puts {name!r} below {parents[name]!r} and below {above!r}. A class has one parent; remove one line."
             )
-        if name == above or name in ancestors(above, parents):
+        higher = ancestors(above, parents)
+        if len(higher) > MOST_LEVELS:
+            raise InputError(f"{source} puts {name!r} below {len(higher)} others. Use {MOST_LEVELS} levels at most.")
+        if name == above or name in higher:
             raise InputError(f"{source} puts {name!r} below itself ({' > '.join(path)}). Remove one of the lines.")
         parents[name] = above
 

@@ -52,9 +52,9 @@ def pseudolabel(
     a lower score than its children; it is stored in `meta["hierarchy"]` with the exclusive groups, for the student.
 
     The names of `contrast`, in the same forms, compete in the softmax and are then dropped: they are for photos that may show
-    none of the classes. Photos that cannot be read get no row; `meta["skipped"]` lists them with the reasons. A class counts as present from its score in `meta["thresholds"]` on.
-    With several ranks, the main one computes the labels, and all return them. Raises InputError for a single class, or if no
-    photo can be read.
+    none of the classes. Photos that cannot be read get no row; `meta["skipped"]` lists them with the reasons. A class counts
+    as present from its score in `meta["thresholds"]` on. With several ranks, the main one computes the labels, and all return
+    them. Raises InputError for a single class, or if no photo can be read.
     """
     config, distributed = config or PseudolabelConfig(), distributed or Distributed()
     classes, contrast = as_prompts(classes), as_prompts(contrast) if contrast else {}

@@ -28,16 +28,16 @@ class _Coco(NamedTuple):
     tally: Tally
 
 
-def read_coco(file: str | Path) -> Labels:
+def read_coco(file: str | Path, split: str | None = None) -> Labels:
     """True labels of COCO from an `instances_*.json` file: categories by id (80 in COCO), images in the order of the file.
 
-    `file` may be a folder that holds one such file, itself or in `annotations/`. Ids may have gaps. An image has a class if it
+    `file` may be a folder that holds one such file, itself or in `annotations/`, or one with `split` in its name. Ids may have gaps. An image has a class if it
     has any instance of it; crowds count too, as usual. Outlines are not read. An image without annotations has no class,
     except in LVIS: there, images list their negative categories, and the others are NaN. Paths are `file_name`. `root` is the
     folder of the photos beside the file or beside `annotations/`, if it exists.
     Raises InputError if the file is missing, damaged, or has another structure.
     """
-    found = _coco(file)
+    found = _coco(file, split)
     classes = list(dict.fromkeys(found.names.values()))
     position = {name: c for c, name in enumerate(classes)}
     row, column = {id: r for r, id in enumerate(found.images)}, {id: position[name] for id, name in found.names.items()}
@@ -57,9 +57,9 @@ def read_coco(file: str | Path) -> Labels:
     return labels_of(list(found.images.values()), classes, scores, found.file, _root(found), found.tally.notes())
 
 
-def read_coco_boxes(file: str | Path) -> Boxes:
+def read_coco_boxes(file: str | Path, split: str | None = None) -> Boxes:
     """{path: [(class, box_xyxy)]} of the images of `read_coco`, without crowds: their boxes contain many objects."""
-    found = _coco(file)
+    found = _coco(file, split)
     boxes: dict = {path: [] for path in found.images.values()}
     for image, category, box in found.instances:
         corners = area_box((box[0], box[1], box[0] + box[2], box[1] + box[3])) if box else None
@@ -76,8 +76,8 @@ def coco_files(folder: Path) -> list[Path]:
     return [file for name in names for file in sorted(folder.glob(name))]
 
 
-def _coco(file: str | Path) -> _Coco:
-    file, tally = _one_file(Path(file)), Tally()
+def _coco(file: str | Path, split: str | None) -> _Coco:
+    file, tally = _one_file(Path(file), split), Tally()
     content = read_json(file, LARGEST_FILE)
     if isinstance(content, list):
         raise InputError(f"{file} is a list, such as COCO's results of a detector, not annotations. {REMEDY}")
@@ -100,10 +100,10 @@ def _coco(file: str | Path) -> _Coco:
     return _Coco(file, images, names, instances, negatives, tally)
 
 
-def _one_file(file: Path) -> Path:
+def _one_file(file: Path, split: str | None) -> Path:
     if not os.path.isdir(file):
-        return file
-    found = coco_files(file)
+        return Path(f"{file}:{split}") if split else file  # a colon in the name of a file that is not there
+    found = [each for each in coco_files(file) if not split or split in str(each.relative_to(file))]
     if len(found) != 1:
         raise InputError(
             f"{file} contains {len(found)} COCO files ({shorten([str(each) for each in found]) or 'none'}). {REMEDY}"
@@ -119,12 +119,14 @@ def _pairs(instances: list, negatives: dict) -> Iterator[tuple[Id, Id]]:
 def _names(categories: list[dict[str, Any]], tally: Tally) -> dict[Id, str]:
     """{category id: name}, sorted by id. Several ids may have one name."""
     names: dict[Id, str] = {}
+    taken: set[str] = set()
     for item in sorted(categories, key=lambda item: item["id"]):
         _check(item["id"] not in names and isinstance(item["id"], int | str), "two categories with one id", item["id"])
         _check(isinstance(item["name"], str) and bool(item["name"].strip()), "a category without a name", item["id"])
-        if item["name"] in names.values():
+        if item["name"] in taken:
             tally.add("category", "with the name of another one: taken as the same class", item["name"])
         names[item["id"]] = item["name"]
+        taken.add(item["name"])
     return names
 
 

@@ -16,12 +16,13 @@ SPLITS = ("train", "val", "valid", "validation", "test")
 def read_image_folder(folder: str | Path, split: str | None = None) -> Labels:
     """True labels of a tree such as DIR/cat/1.jpg: each photo has the class of its folder, and no other.
 
-    The folders may lie in train, val and test; `split` takes one of these. Photos in deeper folders belong to the folder of the
+    The folders may lie in train, val and test; `split` takes one of these. A folder `train` that holds photos itself is a
+    class of this name. Photos in deeper folders belong to the folder of the
     class. Classes are sorted by name; a folder without photos is a class without photos. Paths are relative to `root`, the
     folder of the class folders, or DIR itself if all splits are read. Raises InputError.
     """
     home, tally = checked_folder(folder), Tally()
-    splits = [name for name in _folders(home) if name.lower() in SPLITS]
+    splits = _splits(home)
     if split:
         if split not in _folders(home):
             raise InputError(f"{home} has no folder {split!r}. Its folders are: {', '.join(_folders(home)) or 'none'}.")
@@ -44,15 +45,20 @@ def read_image_folder(folder: str | Path, split: str | None = None) -> Labels:
 
 def is_image_folder(folder: Path) -> bool:
     """Whether there are two folders or more with photos, and no photo beside them."""
-    inside = _folders(folder)
-    homes = [folder / name for name in inside if name.lower() in SPLITS] if inside else []
-    homes = homes if homes and len(homes) == len(inside) else [folder]
-    return all(_is_tree(home) for home in homes)
+    splits = _splits(folder)
+    homes = [folder / name for name in splits] if splits and splits == _folders(folder) else [folder]
+    return all(map(_is_tree, homes))
 
 
 def _is_tree(home: Path) -> bool:
     with_photos = [name for name in _folders(home) if any(map(is_photo, os.listdir(home / name)))]
     return len(with_photos) > 1 and not any(map(is_photo, os.listdir(home)))
+
+
+def _splits(home: Path) -> list[str]:
+    """The folders that are named as splits and hold no photo themselves."""
+    named = [name for name in _folders(home) if name.lower() in SPLITS]
+    return [name for name in named if not any(map(is_photo, os.listdir(home / name)))]
 
 
 def _folders(home: Path) -> list[str]:

@@ -56,7 +56,7 @@ class Tally:
 
     def add(self, noun: str, what: str, name: str) -> None:
         self._counts[noun, what] = self._counts.get((noun, what), 0) + 1
-        self._first.setdefault((noun, what), name)
+        self._first.setdefault((noun, what), name[:100] if name.isprintable() else repr(name[:100]))
 
     def say(self, sentence: str) -> None:
         self._sentences.append(sentence)
