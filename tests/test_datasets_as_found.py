@@ -154,6 +154,13 @@ def test_a_coco_file_or_folder_is_recognised_without_its_prefix(tmp_path):
         assert f"read as coco:{place}" in notes(read_truth(str(place)))
 
 
+def test_a_split_chooses_one_of_several_coco_files(tmp_path):
+    file = coco(tmp_path)
+    write(file.with_name("instances_train.json"), "{}")
+    refused(f"coco:{tmp_path}", "2 COCO files", "instances_val.json")
+    assert len(read_truth(f"coco:{tmp_path}:val")) == 2
+
+
 def test_images_that_list_their_negative_categories_are_unknown_elsewhere(tmp_path):
     images = [
         {"id": 7, "file_name": "a.jpg", "neg_category_ids": [4]},
@@ -254,6 +261,12 @@ def test_an_image_folder_with_splits(tmp_path):
     assert read_truth(f"imagefolder:{tmp_path}:val").paths == ["cat/3.jpg", "dog/4.jpg"]
     (tmp_path / "other").mkdir()
     refused(f"imagefolder:{tmp_path}", "splits", f"imagefolder:{tmp_path}:train")
+
+
+def test_a_folder_of_photos_of_trains_is_a_class(tmp_path):
+    for path in ("car/1.jpg", "train/2.jpg"):
+        write(tmp_path / path, b"")
+    assert positives(read_truth(str(tmp_path))) == {"car/1.jpg": {"car"}, "train/2.jpg": {"train"}}
 
 
 # -- LabelMe

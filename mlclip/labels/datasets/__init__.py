@@ -13,7 +13,6 @@ from typing import Any
 
 from ...config import InputError
 from ..class_names import CLASS_PRESETS as CLASS_PRESETS
-from ..class_names import shorten
 from ..table import SUFFIXES, Labels, read_labels
 from .coco import coco_files as coco_files
 from .coco import read_coco as read_coco
@@ -40,7 +39,7 @@ from .yolo import read_yolo_boxes as read_yolo_boxes
 # By prefix: the reader, and whether it takes a split.
 TRUTH: dict[str, tuple[Callable[..., Labels], bool]] = {
     "voc": (read_voc, True),
-    "coco": (read_coco, False),
+    "coco": (read_coco, True),
     "nuswide": (read_nuswide, True),
     "openimages": (read_open_images, True),
     "imagefolder": (read_image_folder, True),
@@ -49,7 +48,7 @@ TRUTH: dict[str, tuple[Callable[..., Labels], bool]] = {
 }
 BOXES: dict[str, tuple[Callable[..., Boxes], bool]] = {
     "voc": (read_voc_boxes, True),
-    "coco": (read_coco_boxes, False),
+    "coco": (read_coco_boxes, True),
     "openimages": (read_open_images_boxes, True),
     "labelme": (read_labelme_boxes, False),
     "yolo": (read_yolo_boxes, True),
@@ -67,10 +66,10 @@ _LOOKS_LIKE: dict[str, Callable[[Path], bool]] = {
 def read_truth(spec: str) -> Labels:
     """True labels by a short name, or from a table.
 
-    `voc:DIR`, `nuswide:DIR`, `openimages:DIR`, `imagefolder:DIR` and `yolo:DIR` may be followed by a split, as in `voc:DIR:val`;
-    `coco:FILE`, `labelme:DIR` and `openimages:FILE.csv` have none. A DIR, a .json or a .csv without a prefix is taken for
-    what it looks like, if it can only be one of these; `meta["notes"]` says which. Other files are tables for `read_labels`.
-    Raises InputError for another name, or if the files are missing or damaged.
+    `voc:DIR`, `nuswide:DIR`, `openimages:DIR`, `imagefolder:DIR`, `yolo:DIR` and `coco:DIR` may be followed by a split, as in
+    `voc:DIR:val`; `coco:FILE`, `labelme:DIR` and `openimages:FILE.csv` have none. A DIR, a .json or a .csv without a prefix is
+    taken for what it looks like, if it can only be one of these; `meta["notes"]` says which. Other files are tables for
+    `read_labels`. Raises InputError for another name, or if the files are missing or damaged.
     """
     found = _read(str(spec), TRUTH)
     return _read_table(str(spec)) if found is None else found
@@ -142,13 +141,8 @@ def _read_table(spec: str) -> Labels:
 
 
 def _forms(readers: dict[str, tuple[Callable, bool]]) -> str:
-    return shorten(
-        [
-            f"{kind}:{'FILE' if kind == 'coco' else 'DIR'}" + "[:split]" * splits
-            for kind, (_, splits) in readers.items()
-        ],
-        9,
-    )
+    forms = {kind: f"{kind}:DIR" + "[:split]" * splits for kind, (_, splits) in readers.items()}
+    return ", ".join("coco:FILE" if kind == "coco" else form for kind, form in forms.items())
 
 
 def _split_off(text: str) -> tuple[str, str | None]:

@@ -31,10 +31,10 @@ class _Coco(NamedTuple):
 def read_coco(file: str | Path, split: str | None = None) -> Labels:
     """True labels of COCO from an `instances_*.json` file: categories by id (80 in COCO), images in the order of the file.
 
-    `file` may be a folder that holds one such file, itself or in `annotations/`, or one with `split` in its name. Ids may have gaps. An image has a class if it
-    has any instance of it; crowds count too, as usual. Outlines are not read. An image without annotations has no class,
-    except in LVIS: there, images list their negative categories, and the others are NaN. Paths are `file_name`. `root` is the
-    folder of the photos beside the file or beside `annotations/`, if it exists.
+    `file` may be a folder that holds one such file, itself or in `annotations/`, or one with `split` in its name.
+    Ids may have gaps. An image has a class if it has any instance of it; crowds count too, as usual. Outlines are not read.
+    An image without annotations has no class, except in LVIS: there, images list their negative categories, and the others
+    are NaN. Paths are `file_name`. `root` is the folder of the photos beside the file or beside `annotations/`, if it exists.
     Raises InputError if the file is missing, damaged, or has another structure.
     """
     found = _coco(file, split)
