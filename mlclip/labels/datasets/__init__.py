@@ -89,17 +89,27 @@ def read_boxes(spec: str) -> Boxes:
 def _read(spec: str, readers: dict[str, tuple[Callable[..., Any], bool]]) -> Any:
     """What the reader of the prefix, or of the kind that a path looks like, returns; None if it is neither."""
     kind, colon, rest = spec.partition(":")
-    if colon and kind.lower() in readers:
-        reader, has_splits = readers[kind.lower()]
-        return reader(*_split_off(rest)) if has_splits else reader(rest)
-    place, split = _split_off(spec)
+    try:
+        if colon and kind.lower() in readers:
+            return _call(*readers[kind.lower()], rest, kind)
+        return _read_unnamed(spec, readers)
+    except OSError as error:  # a folder without permission, a broken disk
+        raise InputError(f"{spec} cannot be read ({error.strerror}). Check the path and its permissions.") from error
+
+
+def _call(reader: Callable[..., Any], splits_known: bool, place: str, kind: str) -> Any:
+    folder, split = _split_off(place)
+    if split and not splits_known:
+        raise InputError(f"{place} is not a folder, and {kind} has no splits. Give {kind}:DIR.")
+    return reader(folder, split) if splits_known else reader(folder)
+
+
+def _read_unnamed(spec: str, readers: dict[str, tuple[Callable[..., Any], bool]]) -> Any:
+    place, _ = _split_off(spec)
     kind = _kind_of(place, readers)
     if kind is None:
         return None
-    reader, has_splits = readers[kind]
-    if split and not has_splits:
-        raise InputError(f"{spec}: {kind} has no splits. Give {kind}:{place}.")
-    found = reader(place, split) if has_splits else reader(place)
+    found = _call(*readers[kind], spec, kind)
     notes = found.notes if isinstance(found, Boxes) else found.meta["notes"]
     notes.insert(0, f"{place} looks like {kind} and is read as {kind}:{place}")
     return found

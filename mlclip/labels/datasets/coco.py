@@ -164,4 +164,6 @@ def _root(found: _Coco) -> str:
     home, first = found.file.parent, next(iter(found.images.values()))
     named = home.parent / found.file.stem.removeprefix("instances_")
     places = [named, home.parent / "images", home, home / "images", home.parent, home.parent / "images" / named.name]
-    return str(next((place for place in places if os.path.exists(place / first)), named if named.is_dir() else "."))
+    return str(
+        next((place for place in places if os.path.exists(place / first)), named if os.path.isdir(named) else ".")
+    )

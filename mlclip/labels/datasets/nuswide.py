@@ -57,7 +57,7 @@ def _inside(folder: Path, *names: str) -> Path:
 
 
 def _concepts(folders: Iterable[Path]) -> list[str]:
-    file = next((file for folder in folders if (file := _inside(folder, "Concepts81.txt")).is_file()), None)
+    file = next((file for folder in folders if os.path.isfile(file := _inside(folder, "Concepts81.txt"))), None)
     if file is None:
         return list(CLASS_PRESETS["nuswide"])
     names = read_lines(file)

@@ -99,6 +99,7 @@ def _header(table: Path) -> list[str]:
 def _tables(source: str | Path, split: str | None) -> tuple[list[Path], Path, Tally]:
     source, tally = Path(source), Tally()
     if not os.path.isdir(source):
+        next(_rows(source), None)  # refuses a file that is missing or no table
         return [source], source.parent, tally
     found = [table for table in sorted(source.glob("*.csv")) if {"ImageID", "LabelName"} <= set(_header(table))]
     chosen = [table for table in found if not split or split.lower() in table.stem.lower()]

@@ -72,7 +72,7 @@ class Tally:
 def read_data(file: Path, most: int = LARGEST_FILE) -> bytes:
     """The bytes of a regular file. InputError if it cannot be read or has more than `most` bytes."""
     try:
-        if not file.is_file() and file.exists():
+        if os.path.exists(file) and not os.path.isfile(file):
             raise InputError(f"{file} is not a file. Check the path or unpack the data set again.")
         if file.stat().st_size > most:
             raise InputError(f"{file} is too large ({file.stat().st_size:,} bytes, over {most:,}). Remove it.")

@@ -104,14 +104,14 @@ def _homes(folder: Path) -> list[Path]:
     with_folders = [
         home
         for home in (folder, *inside)
-        if (home / "Annotations").is_dir() or any((home / "ImageSets" / "Main").glob("*_*.txt"))
+        if os.path.isdir(home / "Annotations") or any((home / "ImageSets" / "Main").glob("*_*.txt"))
     ]
     return with_folders or [folder] * any(folder.glob("*.xml"))
 
 
 def _home(folder: str | Path) -> Path:
     folder = Path(folder)
-    homes = [] if "\0" in str(folder) else _homes(folder)
+    homes = _homes(folder) if os.path.isdir(folder) else []
     if not homes:
         raise InputError(f"{folder} contains no VOC data set (no Annotations folder). Give VOCdevkit or its VOC2012.")
     if len(homes) > 1 and homes[0] != folder:
@@ -122,7 +122,7 @@ def _home(folder: str | Path) -> Path:
 
 
 def _annotation_folder(home: Path) -> Path:
-    return home if not (home / "Annotations").is_dir() and any(home.glob("*.xml")) else home / "Annotations"
+    return home if not os.path.isdir(home / "Annotations") and any(home.glob("*.xml")) else home / "Annotations"
 
 
 def _photo_folder(home: Path) -> Path:
@@ -159,7 +159,7 @@ def _ids(home: Path, split: str | None) -> list[str]:
             raise InputError(f"{folder} contains no .xml file. Unpack VOC's annotations there.")
         return ids
     lists = _split_lists(home, split)
-    found = next((file for file in lists if file.is_file()), None)
+    found = next((file for file in lists if os.path.isfile(file)), None)
     if found is None:
         listed = _class_lists(home, split)
         if listed:
@@ -202,13 +202,13 @@ def _class_lists(home: Path, split: str | None) -> dict[str, dict[str, float]]:
 def _photos(home: Path, split: str | None, tally: Tally) -> Iterator[_Photo]:
     """The photos of the split with their annotations; photos that are not in JPEGImages are counted."""
     folder = _photo_folder(home)
-    names = sorted(filter(is_photo, os.listdir(folder))) if folder.is_dir() else []
+    names = sorted(filter(is_photo, os.listdir(folder))) if os.path.isdir(folder) else []
     present = {without_photo_suffix(name): name for name in names}
     ids = _ids(home, split)
     extra = [] if split else sorted(present.keys() - set(ids))
     for id in [*ids, *extra]:
         file = _annotation_folder(home) / f"{id}.xml"
-        data = read_data(file, MAX_XML) if file.is_file() else None
+        data = read_data(file, MAX_XML) if os.path.isfile(file) else None
         tree = None if data is None else _parse(data, file)
         named = "" if tree is None else (tree.findtext("filename") or "").strip()
         path = named if without_photo_suffix(named) == id and "\\" not in named else f"{id}.jpg"

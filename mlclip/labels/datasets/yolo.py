@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -86,7 +87,9 @@ def is_yolo(folder: Path) -> bool:
     if not _name_file(folder):
         return False
     texts = (path for path in files_under(folder, _is_objects))
-    return any("labels" in path.split("/")[:-1] or (folder / path).with_suffix(".jpg").exists() for path in texts)
+    return any(
+        "labels" in path.split("/")[:-1] or os.path.exists((folder / path).with_suffix(".jpg")) for path in texts
+    )
 
 
 def _name_file(home: Path) -> Path | None:
@@ -95,13 +98,13 @@ def _name_file(home: Path) -> Path | None:
         if file.stat().st_size < MAX_TEXT and yaml_names(read_text(file, MAX_TEXT), str(file)) is not None:
             return file
     places = (place / name for place in (home, home / "labels") for name in NAME_FILES)
-    return next((file for file in places if file.is_file()), None)
+    return next((file for file in places if os.path.isfile(file)), None)
 
 
 def _names(folder: str | Path) -> tuple[Path, dict[int, str]]:
     """The data set's folder, and {number: name}."""
     folder = Path(folder)
-    given = folder if folder.suffix.lower() in (".yaml", ".yml") and folder.is_file() else None
+    given = folder if folder.suffix.lower() in (".yaml", ".yml") and os.path.isfile(folder) else None
     home = folder.parent if given else checked_folder(folder)
     file = given or _name_file(home)
     if file is None:
