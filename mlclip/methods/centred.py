@@ -107,7 +107,9 @@ def fit_mixture(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -
     of the others. EM starts from the split of all log-odds with the least variance within the parts. It uses at most MAX_PHOTOS
     photos, evenly spaced.
     """
-    z = logits[:: math.ceil(len(logits) / MAX_PHOTOS)].double().T.contiguous()  # (C, N): sums over photos read memory in order
+    z = (
+        logits[:: math.ceil(len(logits) / MAX_PHOTOS)].double().T.contiguous()
+    )  # (C, N): sums over photos read memory in order
     photos, kappa = z.shape[1], prior_photos
     square, total, total_square = z.square(), z.sum(1), z.square().sum(1)
     upper = (z > _least_variance_split(z.flatten())).double()  # (C, N) probability of the upper component
