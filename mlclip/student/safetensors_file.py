@@ -1,8 +1,8 @@
 """A student as a `.safetensors` file, to hand over: the weights, and JSON texts in the header that say what they are.
 
-The texts are: "format", "version", "arch", "size", "classes", "thresholds", "calibration", "teacher" (which CLIP made the labels,
-with its licence), "labels" (how), "training" (its settings), and "measured", numbers of the training. Only what is recorded is
-there. Names of photos and folders of the machine that trained are left out.
+The texts are: "format", "version", "arch", "size", "classes", "thresholds", "calibration", "hierarchy" of the classes, "teacher"
+(which CLIP made the labels, with its licence), "labels" (how), "training" (its settings), and "measured", numbers of the
+training. Only what is recorded is there. Names of photos and folders of the machine that trained are left out.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ def facts_of(meta: Mapping[str, Any]) -> dict[str, Any]:
     plain = _plain(meta)
     labels = plain.pop("labels_meta", None) or {}
     calibration, measured = plain.pop("calibration", None), plain.pop("measured", {})
-    teacher = labels.pop("clip", None)
+    teacher, hierarchy = labels.pop("clip", None), plain.pop("hierarchy", None)
     return {
         "calibration": calibration,
         "teacher": teacher,
         "labels": labels,
         "training": plain,
         "measured": measured,
+        **({"hierarchy": hierarchy} if hierarchy else {}),
     }
 
 
@@ -80,8 +81,10 @@ def _meta_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     training = facts["training"] if isinstance(facts["training"], dict) else {}
     labels = facts["labels"] if isinstance(facts["labels"], dict) else {}
     teacher = {"clip": facts["teacher"]} if facts["teacher"] else {}
+    hierarchy = {"hierarchy": facts["hierarchy"]} if facts.get("hierarchy") else {}
     return {
         **training,
+        **hierarchy,
         "labels_meta": labels | teacher,
         "calibration": facts["calibration"],
         "measured": facts["measured"],
@@ -124,7 +127,7 @@ def load_safetensors(path: str | Path) -> dict[str, Any]:
     content = {name: facts[name] for name in FIELDS if name in facts}
     content |= {"weights": weights, "thresholds": torch.tensor(thresholds, dtype=torch.float32)}
     content["meta"] = _meta_of(
-        {name: facts.get(name) for name in ("calibration", "teacher", "labels", "training", "measured")}
+        {name: facts.get(name) for name in ("calibration", "teacher", "labels", "training", "measured", "hierarchy")}
     )
     SCHEMAS["model"].check(content, str(path), f"Create the file again with `{MADE_BY}`.")
     return content

@@ -9,9 +9,9 @@ from typing import Any
 from ...config import InputError
 from ...files import atomic
 from ...schema import is_number
+from ..datasets.source import photo_path, read_json, table_of
 from ..table import Labels
 from .chosen import checked_paths, chosen, parents_of
-from .source import photo_path, read_json, table_of
 
 
 def write_coco(labels: Labels, file: Path) -> list[Path]:

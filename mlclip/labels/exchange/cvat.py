@@ -9,9 +9,9 @@ from xml.etree.ElementTree import Element
 
 from ...config import InputError
 from ...files import atomic, beside
+from ..datasets.source import photo_path, read_data, table_of
 from ..table import Labels
 from .chosen import checked_paths, chosen
-from .source import photo_path, read_data, table_of
 from .xml_file import LARGEST_XML, XmlError, add, parse_xml, save_xml
 
 LABELS = ".labels.json"  # ending of the name of the file with the task's labels

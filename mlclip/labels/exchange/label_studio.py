@@ -17,9 +17,9 @@ from ... import __version__
 from ...config import InputError
 from ...files import atomic, beside
 from ...schema import is_dict_of, is_number, is_text
+from ..datasets.source import photo_path, read_json, table_of
 from ..table import Labels
 from .chosen import checked_paths, chosen, short
-from .source import photo_path, read_json, table_of
 from .xml_file import add, save_xml
 
 CONFIG = ".config.xml"  # ending of the configuration's name

@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 from ...config import InputError
 from ...files import atomic
 from ...images import SUFFIXES
+from ..datasets.source import photo_path, read_data, table_of
 from ..table import Labels
 from .chosen import checked_paths, chosen, lineage, parents_of
-from .source import photo_path, read_data, table_of
 from .xml_file import XmlError, check_texts, parse_xml, xml_text
 from .xmp_packet import DC, LIGHTROOM, MLCLIP, PHOTOSHOP, Packet
 
