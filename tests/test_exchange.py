@@ -33,7 +33,11 @@ def labels(tmp_path) -> Labels:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6), (number, 0, 0)).save(root / path)
     scores = torch.tensor([[0.91234567, 0.2, 0.7], [0.3, NAN, 0.61], [0.05, 0.1, 0.2], [1.0, 0.5, 0.0]])
-    meta = {"thresholds": [0.4, 0.5, 0.6], "method": "centred", "clip": {"name": "RN50"}}
+    meta = {
+        "thresholds": [0.4, 0.5, 0.6],
+        "method": "centred",
+        "clip": {"name": "RN50", "sha256": "ab", "logit_scale": 100.0},
+    }
     return Labels(PATHS, CLASSES, scores, root=str(root), meta=meta)
 
 
@@ -90,7 +94,7 @@ def test_a_csv_holds_scores_or_0_and_1_or_a_line_per_photo_and_class(labels, tmp
     with open(export(labels, "csv", tmp_path / "c", csv_form="long"), encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 3 - 1  # no line for the unknown cell
-    assert rows[0] == {"path": "trip/1.jpg", "class": "cat", "score": "0.9123457", "label": "1"}
+    assert rows[0] == {"path": "trip/1.jpg", "class": "cat", "score": "0.9123456", "label": "1"}
 
 
 def test_ultralytics_gets_the_numbers_of_the_classes_and_links_or_copies(labels, tmp_path):

@@ -101,8 +101,6 @@ def test_with_a_hierarchy_all_keywords_are_in_the_hierarchical_list(tmp_path):
     assert keywords(tmp_path / "a.jpg.xmp", field) == ["holiday", "cat"]
     write(table(tmp_path, [0.9, 0.1]), None)
     assert keywords(tmp_path / "a.jpg.xmp", field) == []
-    with pytest.raises(InputError, match="cycle"):
-        write(table(tmp_path, [0.9, 0.1], hierarchy={"parents": {"dog": "cat", "cat": "dog"}}), None)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +137,11 @@ def test_short_names_are_read_back_with_the_photo_s_suffix_and_may_not_collide(t
     assert (tmp_path / "out" / "x" / "a.xmp").is_file()
     assert read_truth(f"xmp:{tmp_path / 'out'}").paths == ["x/a.JPG"]
     with pytest.raises(InputError, match=r"would share the sidecar a\.xmp"):
-        write(table(tmp_path, [0.9], [0.9], paths=["a.jpg", "a.png"], classes=["cat"]), tmp_path, sidecar_name="stem")
+        write(
+            table(tmp_path, [0.9], [0.9], paths=["a.jpg", "a.png"], classes=["cat"]),
+            tmp_path / "out",
+            sidecar_name="stem",
+        )
     with pytest.raises(InputError, match="which is a photo"):
         write(table(tmp_path, [0.9], paths=["a.xmp"], classes=["cat"]), None, sidecar_name="stem")
 

@@ -25,7 +25,7 @@ from ..schema import SCHEMAS, is_list_of, is_number
 FORMAT, VERSION = "mlclip.model", 1
 SUFFIX = ".safetensors"
 MADE_BY = "mlclip export -o model.safetensors"
-INSTALL = 'pip install "mlclip[safetensors]"'
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64"}
 FIELDS = ("arch", "size", "classes", "thresholds", "clip", "grids")  # of a model.pt, as they are
 PRIVATE = ("root", "skipped")  # of `meta`: names of folders and photos
 
@@ -51,7 +51,8 @@ def facts_of(meta: Mapping[str, Any]) -> dict[str, Any]:
     {'calibration': None, 'teacher': {'name': 'RN50'}, 'labels': {'method': 'cdul'}, 'training': {'settings': {'lr': 0.1}}, 'measured': {}}
     """
     plain = _plain(meta)
-    labels = plain.pop("labels_meta", None) or {}
+    labels = plain.pop("labels_meta", None)
+    labels = labels if isinstance(labels, dict) else {}
     calibration, measured = plain.pop("calibration", None), plain.pop("measured", {})
     teacher, hierarchy = labels.pop("clip", None), plain.pop("hierarchy", None)
     return {
@@ -92,18 +93,21 @@ def _meta_of(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_safetensors(content: Mapping[str, Any], path: str | Path) -> None:
-    """Write the content of a `model.pt` as .safetensors, atomically. InputError without the extra."""
-    try:
-        from safetensors.torch import save_file
-    except ImportError as error:
-        raise InputError(f"safetensors is not installed. A {SUFFIX} file needs it: {INSTALL}") from error
+    """Write the content of a `model.pt` as .safetensors, atomically. The same content gives the same bytes."""
     fields = {name: content[name] for name in FIELDS if name in content}
     fields |= {"thresholds": content["thresholds"].tolist(), **facts_of(content["meta"])}
     texts = {name: json.dumps(value) for name, value in fields.items()}
-    with atomic(path) as temporary:
-        # A clone: safetensors refuses tensors that share memory.
-        weights = {name: weight.clone() for name, weight in content["weights"].items()}
-        save_file(weights, temporary, metadata={"format": FORMAT, "version": str(VERSION), **texts})
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "version": str(VERSION), **texts}}
+    end = 0
+    for name, weight in content["weights"].items():
+        start, end = end, end + weight.numel() * weight.element_size()
+        header[name] = {"dtype": DTYPES[weight.dtype], "shape": list(weight.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of 8 bytes
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for weight in content["weights"].values():
+            file.write(weight.contiguous().numpy().tobytes())
 
 
 def load_safetensors(path: str | Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from ...config import InputError
@@ -44,27 +44,3 @@ def checked_paths(labels: Labels) -> list[str]:
 def photo_file(labels: Labels, path: str) -> Path:
     """The absolute file of a photo."""
     return Path(os.path.abspath(os.path.join(labels.root, path)))
-
-
-def parents_of(labels: Labels) -> Mapping[str, str]:
-    """{child: parent} of the class hierarchy in `meta["hierarchy"]`; empty where there is none. InputError if it is damaged."""
-    hierarchy = labels.meta.get("hierarchy")
-    parents = hierarchy.get("parents", {}) if isinstance(hierarchy, dict) else {}
-    texts = isinstance(parents, dict) and all(isinstance(name, str) for pair in parents.items() for name in pair)
-    if not texts:
-        raise InputError("the hierarchy of the labels is not {child: parent} of class names. Make the labels again.")
-    return parents
-
-
-def lineage(name: str, parents: Mapping[str, str]) -> list[str]:
-    """A class after its parents, the topmost first. InputError if the hierarchy has a cycle.
-
-    >>> lineage("dog", {"dog": "mammal", "mammal": "animal"})
-    ['animal', 'mammal', 'dog']
-    """
-    line = [name]
-    while line[-1] in parents:
-        if parents[line[-1]] in line:
-            raise InputError(f"the hierarchy of the labels has a cycle at {name!r}. Make the labels again.")
-        line.append(parents[line[-1]])
-    return line[::-1]

@@ -9,9 +9,10 @@ from typing import Any
 from ...config import InputError
 from ...files import atomic
 from ...schema import is_number
+from ..class_tree import ClassTree
 from ..datasets.source import photo_path, read_json, table_of
 from ..table import Labels
-from .chosen import checked_paths, chosen, parents_of
+from .chosen import checked_paths, chosen
 
 
 def write_coco(labels: Labels, file: Path) -> list[Path]:
@@ -19,7 +20,7 @@ def write_coco(labels: Labels, file: Path) -> list[Path]:
 
     `file_name` is the path. `supercategory` is the parent of a class. Returns the file.
     """
-    parents = parents_of(labels)
+    parents = ClassTree.of(labels.meta).parents
     ids = {name: number for number, name in enumerate(labels.classes, start=1)}
     images = [{"id": number, "file_name": path} for number, path in enumerate(checked_paths(labels), start=1)]
     categories = [{"id": id, "name": name, "supercategory": parents.get(name, "")} for name, id in ids.items()]

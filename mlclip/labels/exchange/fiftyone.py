@@ -19,12 +19,12 @@ from ..datasets.source import photo_path, read_json, table_of
 from ..table import Labels
 from .chosen import checked_paths, chosen, photo_file
 
-LABELS, DATA = "labels.json", "data.json"
+LABELS, DATA, PHOTOS = "labels.json", "data.json", "data"
 Marks = dict[str, float]
 
 
 def write_fiftyone(labels: Labels, folder: Path) -> list[Path]:
-    """Write `labels.json` and `data.json` in `folder`: the classes that reach their thresholds, with confidences.
+    """Write `labels.json`, `data.json` and an empty `data` in `folder`: the classes that reach their thresholds, with confidences.
 
     The keys of the labels are the absolute files of the photos. Returns both files.
     """
@@ -33,6 +33,7 @@ def write_fiftyone(labels: Labels, folder: Path) -> list[Path]:
         files[path]: [{"label": name, "confidence": score} for name, score in names.items()]
         for path, names in chosen(labels)
     }
+    (folder / PHOTOS).mkdir(parents=True, exist_ok=True)  # FiftyOne wants the folder, even where it is empty
     for name, content in ((DATA, files), (LABELS, {"classes": labels.classes, "labels": entries})):
         with atomic(folder / name) as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -71,10 +72,10 @@ def _marks(target: Any, classes: list[str], file: Path, *, truth: bool) -> Marks
         label, score = (item.get("label"), item.get("confidence")) if isinstance(item, dict) else (item, None)
         if type(label) is int and 0 <= label < len(classes):
             label = classes[label]
-        score = 1.0 if score is None or truth else score
+        score = 1.0 if score is None else score
         if not is_text(label) or not label or not is_number(score) or not 0 <= score <= 1:
             raise InputError(f"{file}: {str(item)[:60]!r} is not a class with a confidence. Export it again.")
-        marks[label] = max(marks.get(label, 0.0), float(score))
+        marks[label] = max(marks.get(label, 0.0), 1.0 if truth else float(score))
     return marks
 
 
@@ -87,8 +88,8 @@ def _paths(folder: Path, keys: list[str]) -> tuple[Path, dict[str, str]]:
             return _common_root(named, keys), {key: photo_path(named[key]) for key in keys}
         root = os.path.commonpath([os.path.dirname(key) for key in keys]) if keys else "."
         return Path(root), {key: photo_path(os.path.relpath(key, root)) for key in keys}
-    known = {os.path.splitext(path)[0]: path for path in manifest or _photos(folder / "data")}
-    return folder / "data", {key: photo_path(known.get(key, key)) for key in keys}
+    known = {os.path.splitext(path)[0]: path for path in manifest or _photos(folder / PHOTOS)}
+    return folder / PHOTOS, {key: photo_path(known.get(key, key)) for key in keys}
 
 
 def _common_root(named: Mapping[str, str], keys: list[str]) -> Path:

@@ -77,11 +77,11 @@ def check_texts(texts: Iterable[str], what: str | Path) -> None:
 
 
 def save_xml(root: Element, path: Path) -> None:
-    """Write an indented XML file in UTF-8."""
+    """Write an indented XML file in UTF-8, without a declaration: Label Studio refuses one with an encoding."""
     ElementTree.indent(root)
     text = xml_text(root, path)
     with atomic(path) as temporary:
-        temporary.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n', encoding="utf-8", newline="\n")
+        temporary.write_text(f"{text}\n", encoding="utf-8", newline="\n")
 
 
 def add(parent: Element, tag: str, text: str | None = None, **attributes: str) -> Element:

@@ -14,9 +14,10 @@ from xml.etree import ElementTree
 from ...config import InputError
 from ...files import atomic
 from ...images import SUFFIXES
+from ..class_tree import ClassTree, ancestors
 from ..datasets.source import photo_path, read_data, table_of
 from ..table import Labels
-from .chosen import checked_paths, chosen, lineage, parents_of
+from .chosen import checked_paths, chosen
 from .xml_file import XmlError, check_texts, parse_xml, xml_text
 from .xmp_packet import DC, LIGHTROOM, MLCLIP, PHOTOSHOP, Packet
 
@@ -35,8 +36,8 @@ def write_xmp(labels: Labels, folder: Path | None, sidecar_name: str) -> tuple[i
     and (path, reason) of those that cannot be read, which stay as they are. InputError if the folder holds the photos, or if two
     photos would share a sidecar.
     """
-    root, parents = Path(os.path.abspath(labels.root)), parents_of(labels)
-    keywords = {name: SEPARATOR.join(lineage(name, parents)) for name in labels.classes}
+    root, parents = Path(os.path.abspath(labels.root)), ClassTree.of(labels.meta).parents
+    keywords = {name: SEPARATOR.join([*reversed(ancestors(name, parents)), name]) for name in labels.classes}
     check_texts(keywords.values(), "XMP")
     if folder is not None and os.path.realpath(folder) == os.path.realpath(root):
         raise InputError(f"{folder} is the folder of the photos. Pass `beside_photos=True` to write there.")

@@ -34,8 +34,9 @@ def write_yolo(labels: Labels, folder: Path, *, copy_photos: bool) -> list[Path]
         if stem in stems:
             raise InputError(f"{stems[stem]} and {path} would have the same file of labels. Rename one of them.")
         stems[stem] = path
-        if not photo_file(labels, path).is_file():
-            raise InputError(f"{photo_file(labels, path)} not found. Pass the folder of the photos as `root`.")
+    missing = next((file for path in labels.paths if not (file := photo_file(labels, path)).is_file()), None)
+    if missing:
+        raise InputError(f"{missing} not found. Pass the folder of the photos as `root`.")
     for stem, (path, names) in zip(stems, chosen(labels), strict=True):
         _place(photo_file(labels, path), folder / "images" / SPLIT / path, copy=copy_photos)
         target = folder / "labels" / SPLIT / f"{stem}.txt"
