@@ -140,7 +140,7 @@ def test_an_ordinary_user_in_a_read_only_folder_gets_one_line_and_nothing_change
         os.seteuid(NOBODY)
         status = _status(["predict", "photos", "--model", "model.pt", "--workers", "0", "--format", "csv"])
         out, err = capfd.readouterr()
-        assert status == 3 and "00.jpg" in err and "Permission denied" in err and "00.jpg" not in out
+        assert status == 3 and "00.jpg: no permission" in err and "00.jpg" not in out
     finally:
         os.seteuid(0)
     assert sorted(os.listdir(folder)) == sorted(OLD) and (folder / "old.pt").read_text() == "earlier"
@@ -212,7 +212,8 @@ def test_labels_with_paths_out_of_their_folder_read_no_photo(inputs, capfd, monk
         line = refused(arguments, capfd)
         assert path in line and "--root" in line
     assert not Path("report.html").exists() and not Path("new.pt").exists()
-    assert _status(["report", "--labels", f"bad{suffix}", "--root", str(inputs)]) == (1 if path.startswith("..") else 0)
+    inside = _status(["report", "--labels", f"bad{suffix}", "--root", str(inputs)]) == 0
+    assert inside == os.path.isabs(path)  # an absolute path may lie in the folder of the photos
 
 
 def test_photos_of_several_folders_are_below_the_folder_that_all_have_in_common(

@@ -26,19 +26,25 @@ def lost_machines_noticed() -> Iterator[None]:
 
     This is for connections that other libraries open. Systems without a list of open files (Windows) are left as they are.
     """
-    before = _descriptors()
+    before = _open_files()
     yield
-    for descriptor in _descriptors() - before:
-        with suppress(OSError):  # it is not a socket, or is already closed
+    for descriptor, _ in _open_files() - before:
+        with suppress(OSError):  # it is not a socket
             _keep_alive(descriptor)
 
 
-def _descriptors() -> set[int]:
-    """The numbers of this process's open files."""
+def _open_files() -> set[tuple[int, int]]:
+    """This process's open files: their numbers, which the system uses again, and their inodes."""
+    numbers: list[int] = []
     for folder in ("/proc/self/fd", "/dev/fd"):
-        with suppress(OSError):
-            return {int(name) for name in os.listdir(folder)}
-    return set()
+        if not numbers:
+            with suppress(OSError):
+                numbers = [int(name) for name in os.listdir(folder)]
+    found = set()
+    for number in numbers:
+        with suppress(OSError):  # the list itself, which is closed by now
+            found.add((number, os.fstat(number).st_ino))
+    return found
 
 
 def _keep_alive(descriptor: int) -> None:
