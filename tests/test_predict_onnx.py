@@ -264,6 +264,12 @@ def test_a_model_that_names_other_files_or_huge_tensors_is_not_opened(
     assert "model.onnx is not a readable ONNX file" in line and words in line
 
 
+def test_metadata_that_are_not_text_are_refused(model):
+    model.write_bytes(model.read_bytes().replace(b'"green"', b'"gr\xff\xffn"'))
+    with pytest.raises(InputError, match=r"model\.onnx is damaged: its metadata are not text"):
+        load_onnx(model)
+
+
 def test_endlessly_many_or_endlessly_long_fields_are_refused(tmp_path, monkeypatch):
     from mlclip.student import onnx_check
 

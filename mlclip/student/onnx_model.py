@@ -94,7 +94,10 @@ def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
         raise InputError(
             f"{path} is not a readable ONNX file ({_reason(error)}). Create it again with `{MADE_BY}`."
         ) from error
-    return _checked(path, session)
+    try:
+        return _checked(path, session)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: its metadata are not text. Create it again with `{MADE_BY}`.") from error
 
 
 def _providers(device: str, available: list[str]) -> list[str]:
