@@ -7,7 +7,7 @@ photo; x1 and y1 are exclusive.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,19 +15,27 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 
-from ..config import InputError
+from ..config import InputError, TableOptions
+from ..progress import SILENT, Progress
 from .class_names import CLASS_PRESETS as CLASS_PRESETS
 from .class_names import decode_text, shorten
-from .table import SUFFIXES, Labels, read_labels
+from .table import READ_SUFFIXES, Labels, read_labels
 
 Boxes = dict[str, list[tuple[str, tuple[float, float, float, float]]]]
 MAX_XML = 4_000_000  # bytes; the files of VOC have fewer than 10,000
 
 
-def read_truth(spec: str) -> Labels:
+def read_truth(
+    spec: str,
+    options: TableOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    known_classes: Collection[str] = (),
+) -> Labels:
     """True labels by a short name: `voc:DIR`, `voc:DIR:val`, `coco:FILE`, `nuswide:DIR`, `nuswide:DIR:test`, or FILE.csv.
 
-    Raises InputError for another name, or if the files are missing or damaged.
+    `options`, `progress` and `known_classes` as for `read_labels`; they matter for a table. Raises InputError for another name,
+    or if the files are missing or damaged.
     """
     kind, colon, rest = str(spec).partition(":")
     if colon and kind == "coco":
@@ -35,12 +43,12 @@ def read_truth(spec: str) -> Labels:
     if colon and kind in ("voc", "nuswide"):
         folder, split = (rest, None) if Path(rest).is_dir() else _split_off(rest)
         return (read_voc if kind == "voc" else read_nuswide)(folder, split)
-    if Path(spec).suffix.lower() in SUFFIXES:
+    if Path(spec).suffix.lower() in READ_SUFFIXES:
         if not Path(spec).is_file():
             raise InputError(
                 f"{spec} not found. A table of true labels has a path column, and 1, 0 or an empty cell for each class."
             )
-        return read_labels(spec)
+        return read_labels(spec, options, progress=progress, known_classes=known_classes)
     raise InputError(
         f"{spec!r} is not a source of true labels. Give voc:DIR, voc:DIR:val, coco:FILE, nuswide:DIR or a .csv file."
     )
