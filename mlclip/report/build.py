@@ -18,7 +18,8 @@ from ..config import InputError
 from ..images import Unreadable, open_image
 from ..images.names import photo_file
 from ..labels.diagnosis import diagnose
-from ..labels.metrics import match_tables, mean_average_precision
+from ..labels.matching import match_tables
+from ..labels.metrics import mean_average_precision
 from ..labels.table import Labels
 from . import html as page
 from .calibration import calibration_section
