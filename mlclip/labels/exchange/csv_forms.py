@@ -6,9 +6,8 @@ import csv
 import io
 from pathlib import Path
 
-from ...config import InputError
-from ...files import atomic
 from ..table import Labels
+from ..text_files import save_text
 from ..text_formats import write_csv as write_wide
 
 LONG_HEADER = ("path", "class", "score", "label")
@@ -41,9 +40,4 @@ def _write_long(labels: Labels, file: Path) -> None:
     for path, scores, marks in tables:
         cells = zip(labels.classes, scores, marks, strict=True)
         writer.writerows([path, name, f"{score:.7g}", int(mark)] for name, score, mark in cells if score == score)
-    try:
-        data = text.getvalue().encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
-        raise InputError(f"{file} cannot store a file name that is not valid text. Rename the photo.") from error
-    with atomic(file) as temporary:
-        temporary.write_bytes(data)
+    save_text(text.getvalue(), file)
