@@ -94,7 +94,7 @@ def read_truth(
     another name, or if the files are missing or damaged.
     """
     found = _read(str(spec), TRUTH)
-    return _read_table(str(spec)) if found is None else found
+    return _read_table(str(spec), options, progress, known_classes) if found is None else found
 
 
 def read_boxes(spec: str) -> Boxes:
@@ -174,7 +174,9 @@ def _read_table(spec: str, options: TableOptions | None, progress: Progress, kno
 
 def _forms(readers: dict[str, tuple[Callable, bool]]) -> str:
     forms = {kind: f"{kind}:DIR" + "[:split]" * splits for kind, (_, splits) in readers.items()}
-    return ", ".join("coco:FILE" if kind == "coco" else form for kind, form in forms.items())
+    return ", ".join(
+        f"{kind}:FILE" if kind in ("coco", "label-studio", "cvat") else form for kind, form in forms.items()
+    )
 
 
 def _split_off(text: str) -> tuple[str, str | None]:
