@@ -109,11 +109,17 @@ def test_ultralytics_gets_the_numbers_of_the_classes_and_links_or_copies(labels,
     assert list(map(json.loads, names)) == CLASSES
 
 
-def test_photos_that_would_share_a_file_of_labels_or_do_not_exist_are_refused(labels, tmp_path):
-    with pytest.raises(InputError, match=r"a\.jpg and a\.png would have the same file"):
-        export(Labels(["a.jpg", "a.png"], ["cat"], torch.ones(2, 1)), "yolo-cls", tmp_path)
-    with pytest.raises(InputError, match=r"not found\. Pass the folder of the photos as `root`"):
-        export(set_aside(labels, root=str(tmp_path / "elsewhere")), "yolo-cls", tmp_path)
+def test_photos_that_would_share_a_file_of_labels_are_refused_and_those_that_do_not_exist_are_skipped(labels, tmp_path):
+    (Path(labels.root) / "2.png").touch()
+    twins = set_aside(labels.aligned(PATHS[:3], CLASSES), paths=["2.jpg", "2.png", "3.jpg"])
+    with pytest.raises(InputError, match=r"2\.jpg and 2\.png would have the same file"):
+        export(twins, "yolo-cls", tmp_path)
+    (Path(labels.root) / "3.jpg").unlink()
+    for tool in ("yolo-cls", "fiftyone"):
+        written = export_labels(labels, tmp_path / tool, ExportConfig(tool))
+        assert (written.photos, written.skipped) == (3, [("3.jpg", "the photo does not exist")])
+        with pytest.raises(InputError, match=r"Pass the folder of the photos as `root`"):
+            export(set_aside(labels, root=str(tmp_path / "elsewhere")), tool, tmp_path)
 
 
 # The structure that the tools want

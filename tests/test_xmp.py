@@ -38,6 +38,10 @@ FOREIGN = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 def table(root: Path, *rows: float, paths=("a.jpg",), classes=("cat", "dog"), **meta) -> Labels:
+    """A table, and empty files as its photos."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
     return Labels(list(paths), list(classes), torch.tensor(rows), root=str(root), meta=meta)
 
 
@@ -150,10 +154,12 @@ def test_a_damaged_sidecar_stays_as_it_is_and_is_listed(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg.xmp").write_text("<not xml")
-    labels = table(tmp_path / "photos", [0.9], [0.9], paths=["a.jpg", "b.jpg"], classes=["cat"])
+    labels = table(tmp_path / "photos", [0.9], [0.9], [0.9], paths=["a.jpg", "b.jpg", "c.jpg"], classes=["cat"])
+    (tmp_path / "photos" / "c.jpg").unlink()
     write_labels(labels, "labels.pt")
     assert _status(["export", "--to", "xmp", "--beside-photos"]) == 3
     err = capfd.readouterr().err
     assert "photos: 1 photos; next" in err and "a.jpg.xmp: is damaged" in err
+    assert "c.jpg: the photo does not exist" in err and not (tmp_path / "photos" / "c.jpg.xmp").exists()
     assert (tmp_path / "photos" / "a.jpg.xmp").read_text() == "<not xml"
     assert keywords(tmp_path / "photos" / "b.jpg.xmp") == ["cat"]

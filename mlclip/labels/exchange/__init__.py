@@ -13,6 +13,7 @@ from pathlib import Path
 from ...config import ExportConfig, InputError
 from ...files import beside, check_output
 from ..table import Labels
+from .chosen import with_photos
 from .coco import read_coco_scores, write_coco
 from .csv_forms import write_csv
 from .cvat import LABELS, read_cvat, write_cvat
@@ -55,19 +56,22 @@ def export_labels(labels: Labels, output: str | Path, config: ExportConfig, *, o
     """Write the table for another tool. `config.to` says which; `labels.thresholds` say which classes a photo has.
 
     `output` is a file, or a folder for fiftyone, yolo-cls and xmp; with `config.beside_photos` it is not used. Files are replaced only
-    with `overwrite`; sidecars of xmp are always merged. InputError if something cannot be written.
+    with `overwrite`; sidecars of xmp are always merged. fiftyone, yolo-cls and sidecars beside the photos skip photos that do not
+    exist. InputError if something cannot be written.
     """
-    path = Path(output)
+    path, missing = Path(output), []
     if not len(labels):
         raise InputError("the labels have no photos, so there is nothing to write.")
+    if config.to in _FOLDERS or config.beside_photos:
+        labels, missing = with_photos(labels)
     if config.to == "xmp":
         folder = None if config.beside_photos else path
         written, skipped = write_xmp(labels, folder, config.sidecar_name)
-        return Written([str(labels.root if folder is None else folder)], written, skipped)
+        return Written([str(labels.root if folder is None else folder)], written, missing + skipped)
     if config.to in _FOLDERS:
         _check_folder(path, overwrite=overwrite)
         _FOLDERS[config.to](labels, path, config)
-        return Written([str(path)], len(labels), [])
+        return Written([str(path)], len(labels), missing)
     for file in (path, beside(path, _SECOND[config.to]) if config.to in _SECOND else path):
         check_output(file, overwrite=overwrite)
     return Written(list(map(str, _FILES[config.to](labels, path, config))), len(labels), [])

@@ -44,3 +44,13 @@ def checked_paths(labels: Labels) -> list[str]:
 def photo_file(labels: Labels, path: str) -> Path:
     """The absolute file of a photo."""
     return Path(os.path.abspath(os.path.join(labels.root, path)))
+
+
+def with_photos(labels: Labels) -> tuple[Labels, list[tuple[str, str]]]:
+    """The rows whose photos exist, and (path, reason) of the others. InputError if there is none."""
+    here = [path for path in checked_paths(labels) if photo_file(labels, path).is_file()]
+    if not here:
+        raise InputError(f"no photo of the labels is in {labels.root}. Pass the folder of the photos as `root`.")
+    known = set(here)
+    skipped = [(path, "the photo does not exist") for path in labels.paths if path not in known]
+    return labels.aligned(here, labels.classes), skipped

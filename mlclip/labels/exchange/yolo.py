@@ -25,7 +25,7 @@ def write_yolo(labels: Labels, folder: Path, *, copy_photos: bool) -> list[Path]
     """Write the data set to `folder`, which should be new. Returns `data.yaml`.
 
     A text file holds the numbers of the classes that reach their thresholds, one per line; it is empty for a photo without a class.
-    InputError if a photo does not exist, or if two photos have the same name without their suffix.
+    InputError if two photos have the same name without their suffix.
     """
     number = {name: c for c, name in enumerate(labels.classes)}
     stems: dict[str, str] = {}
@@ -34,9 +34,6 @@ def write_yolo(labels: Labels, folder: Path, *, copy_photos: bool) -> list[Path]
         if stem in stems:
             raise InputError(f"{stems[stem]} and {path} would have the same file of labels. Rename one of them.")
         stems[stem] = path
-    missing = next((file for path in labels.paths if not (file := photo_file(labels, path)).is_file()), None)
-    if missing:
-        raise InputError(f"{missing} not found. Pass the folder of the photos as `root`.")
     for stem, (path, names) in zip(stems, chosen(labels), strict=True):
         _place(photo_file(labels, path), folder / "images" / SPLIT / path, copy=copy_photos)
         target = folder / "labels" / SPLIT / f"{stem}.txt"
