@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,8 @@ from PIL import Image
 from mlclip.cli import _status
 from mlclip.config import ExportConfig, InputError, OptionError
 from mlclip.labels.datasets import read_truth
-from mlclip.labels.exchange import READERS, export_labels, read_scores
+from mlclip.labels.exchange import READERS, export_labels, label_studio, read_scores
+from mlclip.labels.exchange import chosen as chosen_module
 from mlclip.labels.table import Labels, read_labels, write_labels
 
 PATHS = ["trip/1.jpg", "trip/a b&c%20#é.png", "2.jpg", "3.jpg"]
@@ -56,6 +58,12 @@ def chosen(labels: Labels) -> torch.Tensor:
 
 def set_aside(labels: Labels, **changes) -> Labels:
     return Labels(**{**vars(labels), **changes})
+
+
+@pytest.mark.parametrize("module", [chosen_module, label_studio])
+def test_the_examples_in_the_docstrings_hold(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
 
 
 # Round trips

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import struct
 
@@ -11,6 +12,7 @@ import torch
 import mlclip
 from mlclip.cli import _status
 from mlclip.config import InputError
+from mlclip.student import card, safetensors_file
 from mlclip.student.card import model_card
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.hand_over import hand_over
@@ -76,6 +78,12 @@ def with_texts(file, **changes):
     return file
 
 
+@pytest.mark.parametrize("module", [card, safetensors_file])
+def test_the_examples_in_the_docstrings_hold(module):
+    result = doctest.testmod(module)
+    assert result.attempted and not result.failed
+
+
 def test_the_scores_are_equal_to_the_last_bit(model, handed, photos):
     options = {"device": "cpu", "num_workers": 0, "progress": mlclip.SILENT}
     first, second = (mlclip.predict(photos, file, **options) for file in (model, handed))
@@ -108,7 +116,7 @@ def test_the_file_says_what_is_recorded_and_no_name_of_a_photo_or_folder(handed)
     assert json.loads(texts["measured"]) == {"epoch": 2, "loss": 3.5, "mAP_report_only": 0.75}
     assert json.loads(texts["training"])["settings"]["epochs"] == 3
     assert "secret" not in str(texts)
-    card = handed.with_suffix(".md").read_text()
+    text = handed.with_suffix(".md").read_text()
     for line in (
         "- licence: mit",
         "- epochs: 3",
@@ -116,14 +124,14 @@ def test_the_file_says_what_is_recorded_and_no_name_of_a_photo_or_folder(handed)
         "- mAP\\_report\\_only: 0.75",
         "| big \\| \\*dog\\* | 0.123 |",
     ):
-        assert line in card, line
-    assert "secret" not in card
+        assert line in text, line
+    assert "secret" not in text
 
 
 def test_a_card_invents_nothing_about_a_model_of_which_nothing_is_recorded():
     model = Classifier("mobilenet_v3_small", ["cat"], 64)
-    card = model_card(Checkpoint(model, torch.tensor([0.5]), {}), "m.safetensors")
-    assert card.count("Not recorded.") == 5
+    text = model_card(Checkpoint(model, torch.tensor([0.5]), {}), "m.safetensors")
+    assert text.count("Not recorded.") == 5
     hostile = {
         "labels_meta": {"clip": 3, "settings": [{}], "method": {"a": {}}},
         "calibration": [],
