@@ -24,8 +24,9 @@ from .messages import printable
     "--truth",
     required=True,
     help="The true labels: voc:DIR[:split], coco:FILE, openimages:DIR[:split], imagefolder:DIR[:split], labelme:DIR, "
-    "yolo:DIR[:split], nuswide:DIR[:split], a folder that looks like one of these, or a table such as FILE.csv, with a column "
-    "`path` and one column per class (1, 0, or empty for unknown). Tables of other programs are read, too.",
+    "yolo:DIR[:split], nuswide:DIR[:split], label-studio:FILE, cvat:FILE, fiftyone:DIR, xmp:DIR, a folder that looks like a data "
+    "set, or a table such as FILE.csv, with a column `path` and one column per class (1, 0, or empty for unknown). Tables of "
+    "other programs are read, too.",
 )
 @click.option("--only", help="Evaluate only these classes: a FILE, a preset, or names separated by commas.")
 @click.option(
