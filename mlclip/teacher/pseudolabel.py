@@ -19,6 +19,9 @@ from ..labels.table import Labels
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, Progress
 from .embed import embed_images
+from .embed_kinds import embed_kinds
+from .embedding_store import Store
+from .label_by_kinds import label_by_kinds
 from .label_from_store import label_by_ccd, label_by_cdul, label_by_centring
 from .scoring import Teacher, class_embeddings
 from .view_batches import ViewBatches
@@ -45,7 +48,8 @@ def pseudolabel(
 
     CDUL compares the whole photo and its snippets with the class names, aggregates and fuses. CCD compares the whole photo
     at a larger size and debiases; the biases are in `meta["bias"]`. Centring takes the cosines of views of several sizes and
-    first subtracts the level of each class; the levels are in `meta["levels"]`, a list for each grid.
+    first subtracts the level of each class; the levels are in `meta["levels"]`, a list for each grid. Dense labels do the same
+    for the cells of CLIP's feature map, too, and average; `meta["kinds"]` has the agreements and levels of each kind of views.
 
     `classes` are names, or a mapping of label names to prompt names. The names of `contrast`, in the same forms, compete in
     the softmax and are then dropped: they are for photos that may show none of the classes. Photos that cannot be read get no
@@ -58,20 +62,29 @@ def pseudolabel(
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
     text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)  # (C + contrast, D)
-    grids = {"cdul": (1, config.snippets), "ccd": (1,), "centred": config.grids}[config.method]
-    opened, unreadable = embed_images(
-        found.photos, teacher, root=found.root, grids=grids, size=size, store=store, batch_size=batch_size, num_workers=num_workers,
-        distributed=distributed, progress=progress,
-    )  # fmt: skip
+    grids = {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids)
+    running = {"root": found.root, "grids": grids, "store": store, "batch_size": batch_size, "num_workers": num_workers,
+               "distributed": distributed, "progress": progress}  # fmt: skip
+    cells: dict[str, Store] = {}
+    if config.method == "dense":
+        more = {"kinds": config.kinds, "attention": config.attention}
+        opened, cells, unreadable = embed_kinds(found.photos, teacher, **more, **running)
+    else:
+        opened, unreadable = embed_images(found.photos, teacher, size=size, **running)
     skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
 
     def label() -> Labels:
-        photos = [photo for photo in found.photos if photo in opened]
+        photos = [photo for photo in found.photos if all(photo in store for store in (opened, *cells.values()))]
         if not photos:
             raise _none_readable(found, skipped)
         logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
         views = ViewBatches(opened, photos, teacher.device)
-        scores, summary = LABEL_BY[config.method](views, text.to(teacher.device), len(classes), logit_scale, config)
+        asked = (text.to(teacher.device), len(classes), logit_scale, config)
+        if config.method == "dense":
+            kinds = {kind: ViewBatches(store, photos, teacher.device) for kind, store in cells.items()}
+            scores, summary = label_by_kinds(views, kinds, *asked)
+        else:
+            scores, summary = LABEL_BY[config.method](views, *asked)
         if not scores.isfinite().all():
             raise InputError(
                 f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
