@@ -17,6 +17,9 @@ from .label_from_store import Centred, centre, centred_labels, levels_of_grids
 from .view_batches import Views
 
 
+COVARIANCE_CELLS = 200_000  # with more cells, the covariance is estimated from about this many
+
+
 class Opinion(NamedTuple):
     """What one kind of views says."""
 
@@ -64,11 +67,12 @@ def gaussian_scores(
     In each photo with a confident label (`taught`, (N, K)), the cell with the highest log-odds shows the class; all other cells
     are background. The Gaussians have one covariance, see `profiles.fit_profiles`.
     """
+    every = max(1, len(cells) * sum(cells.sizes) // COVARIANCE_CELLS)
     levels, sums = own.levels.to(text.device), None
     for rows, embeddings in cells:  # (n,), (n, M, D)
         logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, M, K)
         weights = profiles.sure_views(logits, taught[rows].to(text.device))
-        part = profiles.statistics(embeddings.cpu(), weights.cpu())  # float64, which MPS lacks
+        part = profiles.statistics(embeddings.cpu(), weights.cpu(), every)  # float64, which MPS lacks
         sums = part if sums is None else profiles.added(sums, part)
     fitted = profiles.Profiles(*(part.to(text.device) for part in profiles.fit_profiles(sums)))
     scores = torch.empty(len(cells), len(text))

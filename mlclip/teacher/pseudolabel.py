@@ -89,6 +89,7 @@ def pseudolabel(
             raise InputError(
                 f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
             )
+        _report_agreements(summary, progress)
         _report_unestimated(summary, list(classes), progress)
         _check_sharpness(summary["mean_top1"], len(text), config, progress)
         meta = _meta(config, _clip_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
@@ -143,6 +144,13 @@ def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
             f"`view_size` is {size}: this CLIP needs a multiple of {teacher.stride} pixels, such as {near}."
         )
     return size
+
+
+def _report_agreements(summary: dict, progress: Progress) -> None:
+    kinds = summary.get("kinds", {})
+    told = ", ".join(f"{kind} {' and '.join(f'{a:.2f}' for a in facts['agreements'])}" for kind, facts in kinds.items())
+    if told:
+        progress.log(f"agreement of each kind of views with the centred labels, own and second opinion: {told}")
 
 
 def _report_unestimated(summary: dict, classes: list[str], progress: Progress) -> None:
