@@ -85,7 +85,7 @@ def labels_of_world(out: Path, seed: int, teacher: Teacher) -> dict[str, tuple[f
     asked = (class_embeddings(teacher, KINDS, TEMPLATES["paper-cdul"]), len(KINDS), teacher.logit_scale)
     made = {"centred": label_by_centring(views, *asked, PseudolabelConfig("centred"))[0]}
     for name, changed in ROWS.items():
-        made[name] = label_by_kinds(views, kinds, *asked, PseudolabelConfig("dense", **changed))[0]
+        made[name] = label_by_kinds(kinds, views, *asked, PseudolabelConfig("dense", **changed))[0]
     return {name: (mean_ap(labels, truth), macro_f1(labels, truth)) for name, labels in made.items()}
 
 

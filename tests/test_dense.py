@@ -158,7 +158,7 @@ def toy(photos=300, cells=16, classes=6, seed=0):
 
 def dense_labels(text, views, **cells):
     config = PseudolabelConfig("dense", kinds=("views", *cells))
-    return label_by_kinds(MemoryViews(views), {k: MemoryViews(v) for k, v in cells.items()}, text, 6, 30.0, config)
+    return label_by_kinds({k: MemoryViews(v) for k, v in cells.items()}, MemoryViews(views), text, 6, 30.0, config)
 
 
 def agreement_with(truth, labels):
@@ -188,7 +188,7 @@ def test_labels_do_not_depend_on_the_batches_of_the_cells():
 
     config = PseudolabelConfig("dense", kinds=("views", "2"))
     one, several = (
-        label_by_kinds(kind(cells[:, :5]), {"2": kind(cells)}, text, 6, 30.0, config)[0]
+        label_by_kinds({"2": kind(cells)}, kind(cells[:, :5]), text, 6, 30.0, config)[0]
         for kind in (MemoryViews, Portions)
     )
     assert torch.allclose(one, several, atol=1e-4)
