@@ -11,6 +11,7 @@ The form of dense labels was fixed on worlds 0 to 2. True labels are used only t
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -99,21 +100,32 @@ def labels(args: argparse.Namespace) -> None:
 
 
 def students(args: argparse.Namespace) -> None:
-    rows: dict[str, list[tuple[float, float]]] = {}
+    """Results are appended to OUT/students.jsonl. A student that is already in the file is not trained again."""
+    file = args.out / "students.jsonl"
+    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for seed in args.seeds:
-        world = demo_scenes(args.out, seed)
-        tables = {"true": world / "truth_train.csv"}
-        for name, settings in LABELLINGS.items():
-            tables[name] = args.out / "labels.pt"
-            table = api.pseudolabel([world / "train"], clip="tiny", overwrite=True, num_workers=0, **settings)
-            rows.setdefault(name, []).append(
-                (_map(table, world / "truth_train.csv"), student(table, world, seed, args.out))
-            )
-        rows.setdefault("true", []).append((100.0, student(read_labels(tables["true"]), world, seed, args.out)))
+        for name in (*LABELLINGS, "true"):
+            if not any(result["labels"] == name and result["seed"] == seed for result in done):
+                done.append({"labels": name, "seed": seed, **labelled_student(name, seed, args.out)})
+                with file.open("a") as lines:
+                    lines.write(json.dumps(done[-1]) + "\n")
     print("| labels | labels, mAP | student, mAP by seed | mean |\n|---|---|---|---|")
-    for name, values in rows.items():
-        own, learned = zip(*values, strict=True)
+    for name in (*LABELLINGS, "true"):
+        results = [result for result in done if result["labels"] == name and result["seed"] in args.seeds]
+        own, learned = ([result[key] for result in results] for key in ("own", "student"))
         print(f"| {name} | {np.mean(own):.1f} | {' '.join(f'{x:.1f}' for x in learned)} | {np.mean(learned):.1f} |")
+
+
+def labelled_student(name: str, seed: int, out: Path) -> dict[str, float]:
+    """mAP in percent of the labels of the training scenes, and of their student on the test scenes."""
+    world = demo_scenes(out, seed)
+    if name == "true":
+        table = read_labels(world / "truth_train.csv")
+    else:
+        running = {"clip": "tiny", "store": out / f"store-train-{seed}", "num_workers": 0}
+        table = api.pseudolabel([world / "train"], **running, **LABELLINGS[name])
+    own = _map(table, world / "truth_train.csv")
+    return {"own": own, "student": student(table, world, seed, out)}
 
 
 def student(table, world: Path, seed: int, out: Path) -> float:
