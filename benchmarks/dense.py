@@ -2,7 +2,7 @@
 
     python benchmarks/dense.py labels --seeds 3 4 5      # labels of the 500 test scenes of each world
     python benchmarks/dense.py students --seeds 0 1 2    # students of the 1,200 training scenes, as in `mlclip demo`
-    python benchmarks/dense.py cost                      # seconds of encoding the 14 views with and without their cells
+    python benchmarks/dense.py cost                      # encoding the 14 views with and without their cells
 
 Cells are computed and stored by the package's own functions, so the labels are those of `mlclip pseudolabel --method dense`.
 The form of dense labels was fixed on worlds 0 to 2. True labels are used only to report, and to train the students named "true".
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from demo_scenes import demo_scenes
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mlclip import api
 from mlclip.clip import load_clip
@@ -140,8 +141,11 @@ def _map(table, truth: Path) -> float:
 
 
 def cost(args: argparse.Namespace) -> None:
-    """Random weights, the 14 views of 4 photos, alternately with and without cells; medians of the repetitions."""
-    print("| image encoder | 14 views of a photo, s | with cells, s | ratio |\n|---|---|---|---|")
+    """Random weights, the 14 views of a photo, alternately with and without cells: CPU time (medians) and operations."""
+    print(
+        "| image encoder | 14 views of a photo, CPU s | with cells, CPU s | ratio of times | of operations |\n|"
+        + "---|" * 5
+    )
     text = {"context": 77, "vocab": 400, "width": 64, "layers": 1}
     towers = {
         "RN50": (ModifiedResNet(224, 64, (3, 4, 6, 3), 1024), 1024),
@@ -152,20 +156,28 @@ def cost(args: argparse.Namespace) -> None:
             nn.init.normal_(parameter, std=0.02)
         teacher = Teacher(CLIP(visual, 224, text, channels, "quick_gelu").eval())
         pixels = torch.randint(0, 255, (14, 3, 224, 224), dtype=torch.uint8)
-        for attention in ("",) if name == "RN50" else ATTENTIONS:
-            plain, dense = [], []
-            for _ in range(args.repeat):
-                plain.append(_seconds(teacher.embed_views, pixels))
-                dense.append(_seconds(embed_views_and_cells, teacher, pixels, attention or "key"))
-            ratio = statistics.median(b / a for a, b in zip(plain, dense, strict=True))
+        for attention in ("value",) if name == "RN50" else ATTENTIONS:
+            runs = ((teacher.embed_views, pixels), (embed_views_and_cells, teacher, pixels, attention))
+            plain, dense = zip(*([_seconds(*run) for run in runs] for _ in range(args.repeat)), strict=True)
             medians = [statistics.median(times) for times in (plain, dense)]
-            print(f"| {name} {attention} | {medians[0]:.2f} | {medians[1]:.2f} | {ratio:.2f} |")
+            ratio = statistics.median(b / a for a, b in zip(plain, dense, strict=True))
+            operations = _operations(*runs[1]) / _operations(*runs[0])
+            print(f"| {name}, {attention} | {medians[0]:.2f} | {medians[1]:.2f} | {ratio:.3f} | {operations:.3f} |")
 
 
 def _seconds(run: Callable, *args) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     run(*args)
-    return time.perf_counter() - started
+    return time.process_time() - started
+
+
+def _operations(run: Callable, *args) -> int:
+    """Multiplications and additions of convolutions and matrix products."""
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused operation is not counted
+    with FlopCounterMode(display=False) as counter:
+        run(*args)
+    torch.backends.mha.set_fastpath_enabled(True)
+    return counter.get_total_flops()
 
 
 def main() -> None:

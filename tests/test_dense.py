@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import doctest
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mlclip.clip import load_clip
+from mlclip.clip import encoders, load_clip
+from mlclip.clip.model import CLIP
 from mlclip.config import OptionError, PseudolabelConfig
 from mlclip.images import find_images, loader, open_image, view_pixels
 from mlclip.methods import dense
@@ -113,6 +115,19 @@ def test_other_names_need_no_second_pass_and_the_cache_lists_the_cells(photos, t
     encoded["cells"].clear()
     label(photos, teacher, classes={"dark": "dark", "bright": "bright"})
     assert not encoded["cells"] and not encoded["plain"]
+
+
+def test_a_transformer_s_cells_have_a_store_for_each_attention(photos):
+    visual = encoders.VisionTransformer(4, 16, (64, 2, 128), 32, "quick_gelu")
+    for parameter in visual.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    clip = CLIP(visual, 64, {"context": 77, "vocab": 49408, "width": 64, "layers": 1}, 32, "quick_gelu").eval()
+    torch.nn.init.normal_(clip.token_embedding.weight)
+    torch.nn.init.eye_(clip.text_projection)
+    for attention in ("key", "query"):
+        labels = label(photos, Teacher(clip), replace(DENSE, attention=attention))
+        assert labels.scores.shape == (12, 3) and set(labels.meta["kinds"]) == {"views", "cells", "2"}
+    assert [info.kind for info in list_stores()] == ["embeddings"] + 4 * ["cells"]
 
 
 def test_a_run_that_was_interrupted_continues_and_an_unreadable_photo_is_skipped(
