@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from mlclip.clip import encoders, load_clip
 from mlclip.clip.model import CLIP
-from mlclip.config import OptionError, PseudolabelConfig
+from mlclip.config import InputError, OptionError, PseudolabelConfig
 from mlclip.images import find_images, loader, open_image, view_pixels
 from mlclip.methods import dense
 from mlclip.teacher import embed_kinds
@@ -128,6 +128,11 @@ def test_a_transformer_s_cells_have_a_store_for_each_attention(photos):
         labels = label(photos, Teacher(clip), replace(DENSE, attention=attention))
         assert labels.scores.shape == (12, 3) and set(labels.meta["kinds"]) == {"views", "cells", "2"}
     assert [info.kind for info in list_stores()] == ["embeddings"] + 4 * ["cells"]
+
+
+def test_kinds_that_are_the_same_cells_for_a_clip_are_refused(photos, teacher):
+    with pytest.raises(InputError, match="`kinds` 2 and 2.1 are the same cells for this CLIP: the photo at 128 pixels"):
+        label(photos, teacher, PseudolabelConfig("dense", kinds=("2", "2.1")))
 
 
 def test_a_run_that_was_interrupted_continues_and_an_unreadable_photo_is_skipped(
