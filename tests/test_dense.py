@@ -131,7 +131,9 @@ def test_a_transformer_s_cells_have_a_store_for_each_attention(photos):
 
 
 def test_kinds_that_are_the_same_cells_for_a_clip_are_refused(photos, teacher):
-    with pytest.raises(InputError, match="`kinds` 2 and 2.1 are the same cells for this CLIP: the photo at 128 pixels"):
+    with pytest.raises(
+        InputError, match=r"`kinds` 2 and 2\.1 are the same cells for this CLIP: the photo at 128 pixels"
+    ):
         label(photos, teacher, PseudolabelConfig("dense", kinds=("2", "2.1")))
 
 

@@ -26,7 +26,7 @@ from .embedding_store import Store
 from .label_by_kinds import label_by_kinds
 from .label_from_store import label_by_ccd, label_by_cdul, label_by_centring
 from .scoring import Teacher, class_embeddings
-from .view_batches import ViewBatches
+from .view_batches import MEMORY_LIMIT, ViewBatches
 
 LABEL_BY = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": label_by_centring}
 FLAT_MARGIN = 0.02  # a mean top-1 probability this close to 1/C means that the temperature is wrong
@@ -75,7 +75,8 @@ def pseudolabel(
         if not photos:
             raise _none_readable(found, skipped)
         logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
-        views, *kinds = (ViewBatches(store, photos, teacher.device) for store in (opened, *cells.values()))
+        limit = MEMORY_LIMIT // (1 + len(cells))
+        views, *kinds = (ViewBatches(store, photos, teacher.device, limit) for store in (opened, *cells.values()))
         label_by = LABEL_BY.get(config.method) or partial(label_by_kinds, dict(zip(cells, kinds, strict=True)))
         scores, summary = label_by(views, text.to(teacher.device), len(classes), logit_scale, config)
         if not scores.isfinite().all():
