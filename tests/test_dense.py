@@ -78,6 +78,11 @@ def test_pooled_cells_are_the_mean_directions_of_what_they_cover():
     assert torch.allclose(dense.pool_cells(cells, 7), F.normalize(cells, dim=-1).flatten(1, 2), atol=1e-6)
 
 
+def test_an_average_of_certain_labels_is_not_above_1():
+    agreements = torch.rand(100, 5, generator=torch.Generator().manual_seed(0)).tolist()
+    assert all(float(dense.average_labels([torch.ones(3, 2)] * 5, part).max()) <= 1 for part in agreements)
+
+
 def test_one_pass_fills_all_stores_and_decodes_each_photo_once(photos, teacher, encoded, monkeypatch):
     opened, read = [], loader.read_parts
     monkeypatch.setattr(loader, "read_parts", lambda file, parts: opened.append(file) or read(file, parts))

@@ -62,7 +62,7 @@ def average_labels(labels: Sequence[Tensor], agreements: Sequence[float]) -> Ten
     tensor([[0.8000]])
     """
     weights = torch.tensor([max(agreed, 1e-6) ** 2 for agreed in agreements])
-    return torch.einsum("k,knc->nc", weights / weights.sum(), torch.stack(list(labels)))
+    return torch.einsum("k,knc->nc", weights / weights.sum(), torch.stack(list(labels))).clamp(0, 1)  # rounding
 
 
 def side_of_kind(kind: str, side: int, stride: int) -> int:
