@@ -332,6 +332,7 @@ SCHEMAS: dict[str, Schema] = {
         _resume_mismatch,
     ),
     "embeddings": _SHARD,
+    "cells": _SHARD,
     "features": _SHARD,
     "update": Schema(
         {

@@ -62,6 +62,15 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is not a list of whole numbers such as 1,2,3", param, ctx)
 
 
+class Words(click.ParamType):
+    """Words separated by commas, as a tuple."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+
+
 def settings(config: type) -> Callable:
     """One option for every field of a settings dataclass, in the order of the fields."""
     hints = get_type_hints(config)
@@ -78,7 +87,8 @@ def _setting(setting: Field, hint: Any, **more: Any) -> Callable:
     elif hint is bool:
         name = f"{name}/--no-{name.removeprefix('--')}"
     elif get_origin(hint) is tuple:
-        more["type"], default = Numbers(), ",".join(map(str, default))
+        more["type"] = Words() if get_args(hint)[0] is str else Numbers()
+        default = ",".join(map(str, default))
     else:
         more["type"] = get_args(hint)[0] if get_args(hint) else hint  # `int` of `int | None`
     if told["methods"]:

@@ -79,12 +79,16 @@ class VisionTransformer(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.zeros(width, embed_dim))
 
-    def forward(self, pixels: Tensor) -> Tensor:  # (N, 3, H, W)
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """The input of the first block: pixels (N, 3, H, W) -> (N, 1 + h·w, E), the class token first."""
         x = self.conv1(pixels)  # (N, E, h, w)
         positions = resize_positions(self.positional_embedding, tuple(x.shape[2:]))
         x = x.flatten(2).transpose(1, 2)  # (N, h·w, E)
         x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1)  # (N, 1 + h·w, E)
-        x = self.transformer(self.ln_pre(x + positions))
+        return self.ln_pre(x + positions)
+
+    def forward(self, pixels: Tensor) -> Tensor:  # (N, 3, H, W)
+        x = self.transformer(self.tokens(pixels))
         return self.ln_post(x[:, 0]) @ self.proj  # (N, D)
 
 
@@ -124,14 +128,22 @@ class AttentionPool(nn.Module):
         self.c_proj = nn.Linear(width, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, E, h, w)
+        tokens = self.tokens(x)
+        return self.pool(tokens, self.v_proj(tokens))  # (N, D)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """The feature map (N, E, h, w) as tokens (N, 1 + h·w, E) with their positions, the mean of all cells first."""
         positions = resize_positions(self.positional_embedding, tuple(x.shape[2:]))
         x = x.flatten(2).transpose(1, 2)  # (N, h·w, E)
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions  # (N, 1 + h·w, E)
+        return torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions  # (N, 1 + h·w, E)
+
+    def pool(self, tokens: Tensor, values: Tensor) -> Tensor:
+        """Tokens and their values (N, 1 + h·w, E) -> pooled embeddings (N, D)."""
 
         def split(t: Tensor) -> Tensor:
             return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, 64)
 
-        query, key, value = split(self.q_proj(x[:, :1])), split(self.k_proj(x)), split(self.v_proj(x))
+        query, key, value = split(self.q_proj(tokens[:, :1])), split(self.k_proj(tokens)), split(values)
         pooled = F.scaled_dot_product_attention(query, key, value)  # (N, heads, 1, 64)
         return self.c_proj(pooled.transpose(1, 2).flatten(1))  # (N, D)
 
@@ -158,10 +170,14 @@ class ModifiedResNet(nn.Module):
             self.add_module(f"layer{number}", stage)
         self.attnpool = AttentionPool(resolution // 32, inputs, embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, 3, H, W)
+    def forward(self, pixels: Tensor) -> Tensor:  # (N, 3, H, W)
+        return self.attnpool(self.feature_map(pixels))  # (N, D)
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Pixels (N, 3, H, W) -> the last feature map (N, E, H/32, W/32)."""
         for number in (1, 2, 3):
             x = F.relu(self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x)), inplace=True)
         x = self.avgpool(x)  # (N, E, H/4, W/4)
         for number in (1, 2, 3, 4):
             x = self.get_submodule(f"layer{number}")(x)
-        return self.attnpool(x)  # (N, D)
+        return x

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from .decode import Unreadable, open_image
 from .find import Photo
 from .guard import safe_num_workers, warn_once
-from .views import REDUCING_GAP, Box, crop_size, read_views, view_array
+from .views import REDUCING_GAP, Box, crop_size, read_parts, read_views, view_array
 
 Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # the return value of `collate`
 
@@ -52,6 +52,30 @@ class PhotoViews(Dataset):
         if several:
             self.several[index] = 1
         return index, torch.from_numpy(views)
+
+
+class PhotoParts(Dataset):
+    """Item i is (i, a list of uint8 (V, 3, S, S)), or (i, reason) if the photo cannot be read.
+
+    The list has one element for each (size, grids) of `parts`; see `view_array`. The photo is decoded once for all of them.
+    `several` is as in PhotoViews.
+    """
+
+    def __init__(self, photos: Sequence[Photo], parts: Sequence[tuple[int, Sequence[int]]]):
+        self.photos, self.parts = photos, list(parts)
+        self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[int, list[Tensor] | str]:
+        try:
+            parts, several = read_parts(self.photos[index].file, self.parts)
+        except Unreadable as error:
+            return index, str(error)
+        if several:
+            self.several[index] = 1
+        return index, [torch.from_numpy(views) for views in parts]
 
 
 class PhotoCrops(Dataset):
@@ -93,6 +117,16 @@ def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
     unreadable = [(index, reason) for index, reason in items if isinstance(reason, str)]
     indices = torch.tensor([index for index, _ in readable], dtype=torch.int64)
     return indices, torch.stack([views for _, views in readable]) if readable else None, unreadable
+
+
+def collate_parts(
+    items: Sequence[tuple[int, list[Tensor] | str]],
+) -> tuple[Tensor, list[Tensor], list[tuple[int, str]]]:
+    """Items of PhotoParts -> one batch: as `collate`, with uint8 (n, V, 3, S, S) for each part. The list is empty if n = 0."""
+    readable = [(index, parts) for index, parts in items if not isinstance(parts, str)]
+    unreadable = [(index, reason) for index, reason in items if isinstance(reason, str)]
+    indices = torch.tensor([index for index, _ in readable], dtype=torch.int64)
+    return indices, [torch.stack(views) for views in zip(*(parts for _, parts in readable), strict=True)], unreadable
 
 
 def photo_batches(

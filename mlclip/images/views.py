@@ -58,6 +58,16 @@ def read_views(file: str, size: int, grids: Sequence[int] = (1,)) -> tuple[np.nd
     return view_array(image, size, grids), image.info[SEVERAL]
 
 
+def read_parts(file: str, parts: Sequence[tuple[int, Sequence[int]]]) -> tuple[list[np.ndarray], bool]:
+    """Several sets of views of the photo in `file`, decoded once: (size, grids) of each -> uint8 (V, 3, S, S) of each.
+
+    Also whether the file has more frames or pages than the one used. Raises Unreadable.
+    """
+    needed = max(size * max(grids) for size, grids in parts)
+    image = open_image(file, smallest=(needed, needed))
+    return [view_array(image, size, grids) for size, grids in parts], image.info[SEVERAL]
+
+
 def crop_size(width: int, height: int, longest: int, stride: int) -> tuple[int, int]:
     """CCD 2: a crop's (width, height) in pixels when its longer side is resized to `longest`. Both are multiples of `stride`.
 

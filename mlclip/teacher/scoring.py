@@ -50,9 +50,12 @@ class Teacher:
     @torch.inference_mode()
     def embed_views(self, pixels: Tensor) -> Tensor:
         """uint8 views (N, 3, H, W) -> L2-normalised embeddings (N, D), float32, on the teacher's device."""
+        return F.normalize(self.clip.encode_image(self.normalised(pixels)).float(), dim=-1)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """uint8 views (N, 3, H, W) -> the image encoder's input, float32, on the teacher's device."""
         x = (pixels.to(self.device, non_blocking=True).float() / 255 - self._mean) / self._std
-        embeddings = self.clip.encode_image(x.to(memory_format=torch.channels_last))
-        return F.normalize(embeddings.float(), dim=-1)
+        return x.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

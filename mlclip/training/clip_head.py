@@ -97,7 +97,7 @@ def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
     made, settings, method = meta.get("clip") or {}, meta.get("settings") or {}, meta.get("method")
     size = made.get("view_size") if made.get("sha256") == teacher.sha256 else None
     try:
-        if method == "centred":
+        if method in ("centred", "dense"):
             grids = PseudolabelConfig(grids=tuple(settings["grids"])).grids
         else:
             known = {

@@ -68,7 +68,7 @@ class DebiasedCropScorer(CropScorer):
 
 @dataclass(frozen=True)
 class CentredCropScorer(CropScorer):
-    """For centred labels: the crops are views of one more grid.
+    """For centred and dense labels: the crops are views of one more grid.
 
     `levels` (C + contrast,) are the class levels; `slope` and `offset` (C,) come from the mixture that made the labels.
     """
@@ -129,7 +129,7 @@ def crop_scorer_for(
 def _scorer_of(meta: dict, made: dict, teacher: Teacher, classes: int) -> DebiasedCropScorer | CentredCropScorer:
     text = class_embeddings(teacher, [*meta["prompts"], *meta.get("contrast", [])], meta["templates"])
     settings, scale = meta.get("settings", {}), made["logit_scale"]
-    if meta.get("method") == "centred" and "heaps" in meta:
+    if meta.get("method") in ("centred", "dense") and "heaps" in meta:
         levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
         slope, offset = torch.tensor(meta["heaps"])
         size = made.get("view_size") or teacher.input_size
