@@ -23,7 +23,8 @@ from .console import Console
 )
 @click.option(
     "--clip",
-    help="The teacher: a name from `mlclip models`, or a weight FILE.  [default: ViT-B/32 on a CPU, RN50x64 on a GPU]",
+    help="The teacher: a name from `mlclip models`, a weight FILE, a folder DIR of open_clip or Hugging Face, or "
+    "open_clip:NAME/TAG.  [default: ViT-B/32 on a CPU, RN50x64 on a GPU]",
 )
 @click.option(
     "-o",
@@ -43,9 +44,14 @@ from .console import Console
 @click.option(
     "--clip-activation",
     type=click.Choice(["quick_gelu", "gelu"]),
-    default="quick_gelu",
-    show_default=True,
-    help="The activation that the weights were trained with: quick_gelu for OpenAI's, gelu for most of LAION's.",
+    help="For a weight FILE: the activation that it was trained with, quick_gelu for OpenAI's, gelu for most of LAION's.  "
+    "[default: what the json in DIR says; quick_gelu for a FILE]",
+)
+@click.option(
+    "--clip-pixels",
+    metavar="TEXT",
+    help="For a weight FILE: how its images were normalised, openai, half, or MEAN/STD such as "
+    '"0.48,0.46,0.41/0.27,0.26,0.28".  [default: what the json in DIR says; openai for a FILE]',
 )
 @click.option(
     "--precision",

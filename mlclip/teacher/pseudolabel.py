@@ -19,6 +19,7 @@ from ..labels.table import Labels
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, Progress
 from .embed import embed_images
+from .facts import teacher_facts
 from .label_from_store import label_by_ccd, label_by_cdul, label_by_centring
 from .scoring import Teacher, class_embeddings
 from .view_batches import ViewBatches
@@ -78,7 +79,7 @@ def pseudolabel(
             )
         _report_unestimated(summary, list(classes), progress)
         _check_sharpness(summary["mean_top1"], len(text), config, progress)
-        meta = _meta(config, _clip_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
+        meta = _meta(config, teacher_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
         return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
 
     return distributed.on_main(label)
@@ -110,13 +111,6 @@ def _meta(
         "skipped": [[skip.path, skip.reason] for skip in skipped],
         "thresholds": thresholds_of_labels(scores, config.method),
     }
-
-
-def _clip_facts(teacher: Teacher, logit_scale: float, view_size: int) -> dict:
-    """Which CLIP made the labels, and with which settings. A label update needs the same."""
-    facts = {"name": teacher.name, "sha256": teacher.sha256, "activation": teacher.clip.activation}
-    facts["precision"] = teacher.precision
-    return facts | {"logit_scale": logit_scale, "view_size": view_size}
 
 
 def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
