@@ -35,6 +35,7 @@ from .progress import Progress
 
 if TYPE_CHECKING:
     from .student.checkpoint import Checkpoint
+    from .teacher.check import TeacherCheck
     from .teacher.scoring import Teacher
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found
@@ -239,6 +240,36 @@ def _predict_onnx(
         found, model, batch_size=batch_size, num_workers=_workers(num_workers), progress=progress or LineProgress()
     )
     return Labels(table.paths, table.classes, table.scores, table.root, table.meta)
+
+
+def check_clip(
+    clip: str,
+    *,
+    clip_activation: str | None = None,
+    clip_pixels: str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[Teacher, TeacherCheck]:
+    """Load a teacher without the network and let it name one drawn picture of each kind, as `mlclip models --check` does.
+
+    Returns the teacher and what it said. Raises InputError if it cannot be loaded, or if its embeddings are not finite.
+    """
+    import numpy as np
+    import torch
+
+    from .clip import load_clip
+    from .demo import KINDS, draw_single
+    from .images import view_pixels
+    from .teacher.check import check_teacher
+    from .teacher.scoring import Teacher
+
+    model = load_clip(
+        clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress or LineProgress()
+    )
+    teacher = Teacher(model, choose_device(device))
+    rng = np.random.default_rng(0)
+    drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
+    return teacher, check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)
 
 
 @dataclass(frozen=True)

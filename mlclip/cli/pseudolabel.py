@@ -41,18 +41,7 @@ from .console import Console
     help="A prompt with {} for the class name, or a set of prompts: paper-cdul, paper-ccd or ensemble. Can be repeated.  "
     "[default: the prompts of the method's paper]",
 )
-@click.option(
-    "--clip-activation",
-    type=click.Choice(["quick_gelu", "gelu"]),
-    help="For a weight FILE: the activation that it was trained with, quick_gelu for OpenAI's, gelu for most of LAION's.  "
-    "[default: what the json in DIR says; quick_gelu for a FILE]",
-)
-@click.option(
-    "--clip-pixels",
-    metavar="TEXT",
-    help="For a weight FILE: how its images were normalised, openai, half, or MEAN/STD such as "
-    '"0.48,0.46,0.41/0.27,0.26,0.28".  [default: what the json in DIR says; openai for a FILE]',
-)
+@options.weight_facts
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),

@@ -21,7 +21,6 @@ TAG_LICENCES = {
     "dfndr": "apple-amlr",
     "dfn": "apple-amlr",
     "metaclip": "cc-by-nc-4.0",
-    "worldwide": "cc-by-nc-4.0",
     "webli": "apache-2.0",
     "merged2b": "mit",
     "meta": "apache-2.0",

@@ -140,7 +140,7 @@ def _check_tag(open_clip: ModuleType, name: str, tag: str) -> None:
     if name not in known:
         raise InputError(f"open_clip knows no model {name!r}. `open_clip.list_models()` lists {len(known)} names.")
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
+    if tag.lower().replace("-", "_") not in tags:
         raise InputError(
             f"open_clip has no weights {tag!r} of {name}. Write {BUILT_IN}{name}/TAG with one of {', '.join(tags) or '(none)'}."
         )
