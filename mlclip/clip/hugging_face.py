@@ -134,7 +134,7 @@ def _pixels(folder: Path) -> Pixels | None:
         return None
     top = read_json(file)
     cfg = top.section("image_processor") if "image_processor" in top.content else top
-    if not cfg.yes_or_no("do_rescale", True) or abs(cfg.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
+    if not cfg.yes_or_no("do_rescale", True) or abs(cfg.number("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise cfg.wrong("rescale_factor", cfg.get("rescale_factor"), "1/255")
     interpolation = cfg.choice("resample", 3, RESAMPLE)
     size = cfg.get("size", 224)

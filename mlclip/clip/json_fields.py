@@ -12,7 +12,7 @@ from ..files import parse_json
 from .pixels import Pixels
 
 LARGEST_JSON = 16 << 20  # bytes; the index of a sharded model has less than 1 MiB
-LARGEST_SIZE = 1 << 16  # of any width, length or image side
+LARGEST_SIZE = 1 << 24  # of any width, length, image side or vocabulary
 GET_FOLDER_AGAIN = "Download the folder again, or pass another one."
 
 
@@ -43,6 +43,10 @@ class Section:
         if value is None:
             return None
         return self._checked(key, value, type(value) is int and 1 <= value <= LARGEST_SIZE, "a whole number, 1 or more")
+
+    def number(self, key: str, default: float) -> float:
+        value = self.get(key, default)
+        return self._checked(key, value, type(value) in (int, float) and math.isfinite(value), "a number")
 
     def yes_or_no(self, key: str, default: bool = False) -> bool:
         value = self.get(key, default)
