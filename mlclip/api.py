@@ -31,7 +31,7 @@ from .labels.metrics import Match, match_tables, matched_cells, mean_average_pre
 from .labels.table import Labels, read_labels, write_labels
 from .line_progress import LineProgress
 from .methods.calibration import expected_calibration_error
-from .progress import Progress
+from .progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from .student.checkpoint import Checkpoint
@@ -349,7 +349,8 @@ def _teacher(
     if clip is None:
         clip = default_clip(distributed.device)
         progress.log(f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`")
-    model = load_clip(clip, activation=activation, pixels=pixels, offline=offline, progress=progress)
+    told = progress if distributed.is_main else SILENT  # one warning, not one per rank
+    model = load_clip(clip, activation=activation, pixels=pixels, offline=offline, progress=told)
     return Teacher(model, distributed.device, precision)
 
 
@@ -372,7 +373,8 @@ def _update_teacher(
         raise InputError(f'`arch="{CLIP_HEAD}"`: the labels do not say which CLIP made them. Pass one as `clip`.')
     if not (clip or made):
         return None
-    model = load_clip(clip or made["name"], **_as_made(made, clip), offline=offline, progress=progress)
+    told = progress if distributed.is_main else SILENT
+    model = load_clip(clip or made["name"], **_as_made(made, clip), offline=offline, progress=told)
     made = made or {}
     precision = made.get("precision", "fp32")
     on_cpu = distributed.device.type == "cpu"

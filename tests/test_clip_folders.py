@@ -419,6 +419,18 @@ def test_a_model_of_open_clip_is_a_teacher_with_its_own_tokenizer_pixels_and_sig
     assert "".join(capfd.readouterr()) == ""
 
 
+def test_weights_by_tag_take_the_tag_s_activation_pixels_and_licence(open_clip, reference, tmp_path, monkeypatch):
+    torch.save(reference.state_dict(), tmp_path / "x.pt")
+    tag = {"file": str(tmp_path / "x.pt"), "quick_gelu": True, **SQUASHED, "resize_mode": "longest"}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "small", {"laion2b_x": tag})
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small", MODEL)
+    clip = load_clip("open_clip:small/laion2b_x")
+    assert clip.pixels == Pixels((0.5,) * 3, (0.5,) * 3, "bilinear", "longest") and clip.licence == "mit"
+    ours = load_clip(write_open_clip(tmp_path / "same", reference, {}, quick_gelu=True))
+    assert_close(clip.encode_image(pictures(32, 32)), ours.encode_image(pictures(32, 32)))
+    assert_close(clip.encode_text(clip.tokenize(TEXTS)), ours.encode_text(tokenize(TEXTS)))
+
+
 def test_a_text_that_the_foreign_tokenizer_would_cut_and_another_size_are_refused(sigmoid):
     teacher = Teacher(load_clip(sigmoid[0]))
     teacher.embed_texts(["a " * 14])  # 16 tokens with start and end

@@ -96,6 +96,7 @@ def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offlin
 
 def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, progress: Progress) -> CLIP:
     state, facts, sha256 = read_folder(folder)
+    refuse_foreign_tensors(state, folder)
     if activation and activation != facts.activation:
         progress.log(
             f"warning: the json in {folder} says {facts.activation}; {activation} is used, as `clip_activation` says"
