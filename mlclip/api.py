@@ -128,11 +128,11 @@ def train(
     """Train a student on labels and their photos, as `mlclip train` does, and write it to `output`.
 
     `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
-    labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR" or "coco:FILE", for `local_views` "boxes" and
-    "around". `truth` adds mAPs to the report of every epoch and changes nothing else. `resume` continues after the last finished
-    epoch of a stopped training. `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the
-    main one reads the labels, `truth` and `boxes` for all; every rank reads the photos. A job that torchrun restarts continues
-    as with `resume`, unless `overwrite` is set. Raises InputError.
+    labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR", "coco:FILE" or another form of
+    `read_boxes`, for `local_views` "boxes" and "around". `truth` adds mAPs to the report of every epoch and changes nothing
+    else. `resume` continues after the last finished epoch of a stopped training. `settings` are fields of TrainConfig, such as
+    `arch="mobilenet_v2"`. With several ranks, the main one reads the labels, `truth` and `boxes` for all; every rank reads
+    the photos. A job that torchrun restarts continues as with `resume`, unless `overwrite` is set. Raises InputError.
     """
     from .training.loop import train as train_student
 
@@ -152,6 +152,8 @@ def train(
                 _boxes(config, boxes),
             )
         )
+        for note in [*(known.meta.get("notes") or [] if known else []), *(annotated.notes if annotated else [])]:
+            progress.log(note)
         if root:
             table = replace(table, root=os.fspath(root))
         with distributed.together():
@@ -286,8 +288,8 @@ class Evaluation:
 def evaluate(labels: Labels | str | Path, truth: Labels | str | Path, *, only: Classes | None = None) -> Evaluation:
     """Average precision of each class, their mean, and the calibration error, as `mlclip evaluate` computes them.
 
-    `truth`: a table or its file, "voc:DIR", "coco:FILE" or "nuswide:DIR". `only` limits the classes. Raises InputError where
-    no photo or no class is in both tables, or where no class has a positive photo.
+    `truth`: a table or its file, or a form of `read_truth` such as "voc:DIR" or "coco:FILE". `only` limits the classes.
+    Raises InputError where no photo or no class is in both tables, or where no class has a positive photo.
     """
     scores = labels if isinstance(labels, Labels) else read_labels(labels)
     known = _truth(truth)

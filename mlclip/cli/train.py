@@ -40,7 +40,8 @@ from .console import Console
     "--boxes",
     cls=options.MethodOption,
     methods=("ccd",),
-    help="For --local-views boxes or around: the annotated boxes, voc:DIR[:split] or coco:FILE.",
+    help="For --local-views boxes or around: the annotated boxes: voc:DIR[:split], coco:FILE, openimages:DIR[:split], "
+    "labelme:DIR or yolo:DIR[:split].",
 )
 @click.option(
     "--clip",

@@ -6,7 +6,7 @@ Letters: N photos, M of them with true labels, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,16 +50,17 @@ def undo_calibration(checkpoint: Checkpoint) -> Checkpoint:
     """The model as its training left it, without an earlier calibration by true labels.
 
     So labels of one calibration are not counted again in the next, and the same labels twice give the same model. The model
-    inside `checkpoint` is changed in place and is also in the result.
+    inside `checkpoint` is changed in place and is also in the result. Its predictions are the network's own, without the hierarchy
+    and groups of the classes: these are what a calibration is fitted to.
     """
     calibration = checkpoint.meta.get("calibration") or {}
     if calibration.get("source") != SOURCE:
-        return checkpoint
+        return replace(checkpoint, consistent=False)
     before = calibration["before"]
     checkpoint.model.scale.copy_(torch.tensor(before["scale"]))
     checkpoint.model.offset.copy_(torch.tensor(before["offset"]))
     meta = {**checkpoint.meta, "calibration": before["calibration"]}
-    return Checkpoint(checkpoint.model, torch.tensor(before["thresholds"]), meta)
+    return Checkpoint(checkpoint.model, torch.tensor(before["thresholds"]), meta, consistent=False)
 
 
 def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> CalibrationResult:

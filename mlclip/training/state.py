@@ -247,7 +247,9 @@ def _check_same_training(identity: dict, distributed: Distributed) -> None:
 
 def model_meta(identity: dict, labels: Labels, skipped: dict[str, str]) -> dict:
     """The `meta` of a trained model. `skipped`: path -> reason."""
-    return {**identity, "root": labels.root, "labels_meta": labels.meta, "skipped": sorted(map(list, skipped.items()))}
+    hierarchy = {name: labels.meta[name] for name in ("hierarchy",) if name in labels.meta}
+    facts = {"root": labels.root, "labels_meta": labels.meta, "skipped": sorted(map(list, skipped.items()))}
+    return {**identity, **hierarchy, **facts}
 
 
 def fingerprint(labels: Labels) -> str:
