@@ -392,7 +392,7 @@ def sigmoid(open_clip, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = open_clip.create_model(f"local-dir:{made}", load_weights=False).eval()
-    model.logit_bias.fill_(-16.5)
+    model.logit_bias.data.fill_(-16.5)
     torch.save(model.state_dict(), made / "open_clip_pytorch_model.bin")
     return f"local-dir:{made}", model
 
