@@ -11,7 +11,7 @@ from . import options
 from .console import Console
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.option("--labels", default=LABELS_FILE, show_default=True, help="The table to show: .pt, .csv, .json or .jsonl.")
 @click.option("--truth", help="True labels to compare with, as for `mlclip evaluate`.")
 @click.option(
@@ -21,8 +21,10 @@ from .console import Console
 @click.option("--limit", type=click.IntRange(0), default=60, show_default=True, help="Number of photos in the gallery.")
 @click.option("-o", "--output", default="report.html", show_default=True, help="Where the page is written.")
 @options.overwrite
+@options.partial
 @options.quiet
-def report(labels, truth, root, threshold_file, limit, output, overwrite, quiet):
+@options.tables
+def report(labels, truth, root, threshold_file, limit, output, overwrite, partial, tables, quiet):
     """Write an HTML page about labels.
 
     The page is self-contained. It shows the classes, the scores, and a gallery of photos.
@@ -38,25 +40,28 @@ def report(labels, truth, root, threshold_file, limit, output, overwrite, quiet)
     """
     from dataclasses import replace
 
+    from .. import api
     from ..files import atomic, check_output
-    from ..labels.datasets import read_truth
-    from ..labels.metrics import match_tables
+    from ..labels.matching import match_tables, refuse_small_match
     from ..labels.table import read_labels
     from ..report.build import render_report
 
     check_output(output, overwrite=overwrite)
-    progress, table = Console(quiet=quiet), read_labels(labels)
+    progress = Console(quiet=quiet)
+    table = read_labels(labels, tables.for_scores if truth else tables, progress=progress)
     if root:
         table = replace(table, root=root)
     if threshold_file:
         defaults = table.thresholds.tolist()
         table.meta["thresholds"] = options.thresholds_of(threshold_file, table.classes, defaults)
-    known = read_truth(truth) if truth else None
+    known = api.read_known(truth, table.classes, tables, progress) if truth else None
+    match = match_tables(table, known) if truth else None
+    if match:
+        refuse_small_match(match, labels, truth, partial=partial)
     page = render_report(table, truth=known, title=Path(labels).name, limit=limit)
     with atomic(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    if known is not None:
-        for line in match_tables(table, known).summary(labels, truth):
-            progress.log(line)
+    for line in match.summary(labels, truth) if match else ():
+        progress.log(line)
     progress.log(f"{output}: open it in a browser")
     return 0
