@@ -53,7 +53,7 @@ class OpenClipModel(nn.Module):
         self.visual.stride = self.input_resolution
         self.name = self.sha256 = self.licence = ""
         bias = getattr(model, "logit_bias", None)
-        self.logit_bias = None if bias is None else float(bias)
+        self.logit_bias = None if bias is None else float(bias.detach())
 
     @property
     def visual(self) -> nn.Module:
