@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .clip.pixels import pixels_of
 from .config import CLIP_HEAD, LARGEST_SIZE, InputError
 
 SMALLEST_SIZE = 32  # pixels, side of a student's input
@@ -156,18 +157,31 @@ def _is_clip(value: Any) -> bool:
     kinds = {"name": is_text, "sha256": is_text, "logit_scale": is_number}
     if not isinstance(value, dict):
         return value is None
-    return all(test(value.get(name)) for name, test in kinds.items()) and is_whole(value.get("view_size") or 0)
+    facts = all(test(value.get(name)) for name, test in kinds.items()) and is_whole(value.get("view_size") or 0)
+    return facts and _are_pixels(value.get("pixels")) and is_text(value.get("licence", ""))
 
 
 def _is_needed_clip(value: Any) -> bool:
     """Whether the value says which CLIP a head on its embeddings needs."""
-    known = {"activation": ("quick_gelu", "gelu"), "precision": ("fp32", "bf16", "fp16")}
+    known = {"activation": ("quick_gelu", "gelu", "own"), "precision": ("fp32", "bf16", "fp16")}
+    texts = {name: item for name, item in value.items() if name != "pixels"} if isinstance(value, dict) else None
     return (
-        is_dict_of(is_text, is_text)(value)
-        and value.keys() == {"name", "sha256", *known}
-        and all(value[name] in choices for name, choices in known.items())
-        and value["name"].isprintable()
+        is_dict_of(is_text, is_text)(texts)
+        and texts.keys() == {"name", "sha256", *known}
+        and all(texts[name] in choices for name, choices in known.items())
+        and texts["name"].isprintable()
+        and _are_pixels(value.get("pixels"))
     )
+
+
+def _are_pixels(value: Any) -> bool:
+    """Whether the value is None, or how a CLIP's input is resized and normalised."""
+    if not isinstance(value, dict):
+        return value is None
+    try:
+        return value.keys() <= pixels_of(value).as_plain().keys()
+    except InputError:
+        return False
 
 
 def _is_hierarchy(value: Any) -> bool:

@@ -48,7 +48,7 @@ from .console import Console
     "--clip",
     cls=options.MethodOption,
     methods=("ccd", "probe"),
-    help="For ccd, and for --arch clip-head: the CLIP that made the labels, a name or a FILE.  "
+    help="For ccd, and for --arch clip-head: the CLIP that made the labels, as for `mlclip pseudolabel`.  "
     "[default: as recorded in the labels]",
 )
 @click.option(

@@ -97,7 +97,8 @@ def _skipped(labels: Labels) -> list[tuple[str, str]]:
 def _origin(labels: Labels) -> str:
     clip = labels.meta.get("clip")
     teacher = clip.get("name") if isinstance(clip, dict) else clip
-    parts = {"method": labels.meta.get("method"), "CLIP": teacher, "photos in": labels.root}
+    licence = clip.get("licence") if isinstance(clip, dict) else None
+    parts = {"method": labels.meta.get("method"), "CLIP": teacher, "its licence": licence, "photos in": labels.root}
     return " · ".join(f"{name} {page.text(value)}" for name, value in parts.items() if value)
 
 

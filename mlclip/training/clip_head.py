@@ -25,6 +25,7 @@ from ..student.clip_head import ClipHead, clip_of
 from ..student.consistency import fitted_thresholds
 from ..teacher.embed import embed_images
 from ..teacher.embedding_store import Store
+from ..teacher.facts import check_same_teacher
 from ..teacher.scoring import Teacher
 from ..teacher.view_batches import ViewBatches
 from .probe import FittedHead, report_fit
@@ -83,11 +84,8 @@ def _checked(labels: Labels, teacher: Teacher | None, other_teacher: bool) -> Te
     made = labels.meta.get("clip")
     if teacher is None:
         raise InputError('`arch="clip-head"` needs the CLIP that made the labels as `teacher`.')
-    if made and made["sha256"] != teacher.sha256 and not other_teacher:
-        raise InputError(
-            f"CLIP {teacher.name} did not make these labels; {made['name']} (sha256 {made['sha256'][:12]}...) did. "
-            "Use that one, or pass `other_teacher=True`."
-        )
+    if made and not other_teacher:
+        check_same_teacher(made, teacher)
     return teacher
 
 
