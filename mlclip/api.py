@@ -26,6 +26,7 @@ from .files import check_output, locked
 from .images import Found, find_images
 from .labels.class_choice import Classes, find_classes, find_contrast, templates_for
 from .labels.class_names import as_prompts, check_class_count
+from .labels.corrections import Corrections, correct, read_corrections
 from .labels.datasets import read_boxes, read_truth
 from .labels.metrics import Match, match_tables, matched_cells, mean_average_precision
 from .labels.table import Labels, read_labels, write_labels
@@ -111,6 +112,7 @@ def train(
     clip: str | None = None,
     other_teacher: bool = False,
     boxes: str | None = None,
+    corrections: Corrections | str | Path | None = None,
     truth: Labels | str | Path | None = None,
     save_labels: str | Path | None = None,
     resume: bool = False,
@@ -124,12 +126,14 @@ def train(
 ) -> Checkpoint:
     """Train a student on labels and their photos, as `mlclip train` does, and write it to `output`.
 
-    `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
-    labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR" or "coco:FILE", for `local_views` "boxes" and
-    "around". `truth` adds mAPs to the report of every epoch and changes nothing else. `resume` continues after the last finished
-    epoch of a stopped training. `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the
-    main one reads the labels, `truth` and `boxes` for all; every rank reads the photos. A job that torchrun restarts continues
-    as with `resume`, unless `overwrite` is set. Raises InputError.
+    `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where
+    the labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR" or "coco:FILE", for `local_views`
+    "boxes" and "around". `corrections`: a file of lines `path,class,value`, or {path: {class: 1 or 0}}; these labels do not
+    change, count `correction_weight` times and, with method "probe", calibrate scores and thresholds. `truth` adds mAPs to the
+    report of every epoch and changes nothing else. `resume` continues after the last finished epoch of a stopped training.
+    `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the main one reads the labels,
+    `truth` and `boxes` for all; every rank reads the photos. A job that torchrun restarts continues as with `resume`, unless
+    `overwrite` is set. Raises InputError.
     """
     from .training.loop import train as train_student
 
@@ -144,7 +148,7 @@ def train(
     with distributed.session(), ExitStack() as locks:
         table, known, annotated = distributed.on_main(
             lambda: (
-                labels if isinstance(labels, Labels) else read_labels(labels),
+                _corrected(labels if isinstance(labels, Labels) else read_labels(labels), corrections, progress),
                 _truth(truth) if truth is not None else None,
                 _boxes(config, boxes),
             )
@@ -285,6 +289,16 @@ def _workers(num_workers: int | None) -> int:
 
 def _truth(truth: Labels | str | Path) -> Labels:
     return truth if isinstance(truth, Labels) else read_truth(os.fspath(truth))
+
+
+def _corrected(labels: Labels, corrections: Corrections | str | Path | None, progress: Progress) -> Labels:
+    if corrections is None:
+        return labels
+    given = isinstance(corrections, dict)
+    found = correct(labels, corrections if given else read_corrections(corrections))
+    for line in found.summary("corrections" if given else os.fspath(corrections)):
+        progress.log(line)
+    return found.labels
 
 
 def _same_file(first: str | Path, second: str | Path) -> bool:

@@ -41,7 +41,7 @@ def write_csv(path: Path, paths: Sequence[str], classes: Sequence[str], rows: Ro
 
 def read_csv(path: Path) -> Table:
     """A table from `write_csv` or from a spreadsheet. The `path` column can be at any position."""
-    header, body = _csv_lines(path)
+    header, body = csv_lines(path)
     if header.count("path") != 1:
         raise InputError(
             f"{path}, line 1: the table needs exactly one column `path`. Write path,class,class,... with commas."
@@ -148,7 +148,7 @@ def _json_thresholds(path: Path) -> dict[str, float]:
 
 
 def _csv_thresholds(path: Path) -> dict[str, float]:
-    header, body = _csv_lines(path)
+    header, body = csv_lines(path)
     if header != ["class", "threshold"]:
         raise InputError(
             f"{path}, line 1: the line is not `class,threshold`. Write it, then one class and its threshold per line."
@@ -181,7 +181,7 @@ def _csv_text(rows: Iterable[Sequence[str]]) -> str:
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
-def _csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The names in the first line, and the other lines that are not empty, each with its line number."""
     reader = csv.reader(io.StringIO(_load_text(path), newline=""), strict=True)
     try:
