@@ -9,6 +9,7 @@ import base64
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import torch
@@ -65,8 +66,7 @@ def write_page(
         "corrections": _known_marks(shown, row, column),
     }
     facts = [_counted(len(labels), len(shown), pictures.failed, labels.root)]
-    body = page.source("page.html").replace("TITLE", page.text(title), 1)
-    body = body.replace("REPORT", "\n".join([*facts, *sections]), 1)
+    body = Template(page.source("page.html")).substitute(title=page.text(title), report="\n".join([*facts, *sections]))
     images = "data:" if pictures.folder is None else "'self' file: data:"
     with atomic(output) as temporary:
         temporary.write_text(page.working_document(title, [body], data, images=images), encoding="utf-8")
