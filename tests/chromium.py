@@ -12,7 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-PROGRAM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+PROGRAM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 PATIENCE = 60  # seconds for one answer
 KEYS = {"Escape": 27, "ArrowRight": 39, "ArrowLeft": 37, "ArrowDown": 40, "ArrowUp": 38, "Enter": 13}
 
@@ -21,7 +23,7 @@ class Chromium:
     """One page in a browser of its own. `events` are all messages that were no answers."""
 
     def __init__(self, width: int = 1280, height: int = 900, dark: bool = False):
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # its helpers may still write
         self.downloads = Path(self.folder.name) / "downloads"
         self.events: list[dict] = []
         self._number, self._buffer = 0, b""
@@ -58,12 +60,7 @@ class Chromium:
             self._process.wait()
             os.close(self._read)
             os.close(self._write)
-            for _ in range(20):  # its helpers may still write for a moment
-                try:
-                    self.folder.cleanup()
-                    return
-                except OSError:
-                    time.sleep(0.2)
+            self.folder.cleanup()
 
     def send(self, method: str, **parameters: object) -> dict:
         """Call a method and return its result."""
@@ -98,6 +95,7 @@ class Chromium:
 
     def open(self, file: Path) -> None:
         """Load a page and wait until its script has run."""
+        self.run("document.documentElement.dataset.ready = ''")
         self.send("Page.navigate", url=Path(file).absolute().as_uri())
         self.wait("document.documentElement.dataset.ready === 'yes'")
 
@@ -118,7 +116,8 @@ class Chromium:
         """Press and release keys, one after the other."""
         for key in keys:
             code = {"key": key, "windowsVirtualKeyCode": KEYS.get(key, ord(key[0].upper()))}
-            self.send("Input.dispatchKeyEvent", type="keyDown", **code, **({} if key in KEYS else {"text": key}))
+            text = {"text": "\r" if key == "Enter" else key} if key == "Enter" or key not in KEYS else {}
+            self.send("Input.dispatchKeyEvent", type="keyDown", **code, **text)
             self.send("Input.dispatchKeyEvent", type="keyUp", **code)
 
     def downloaded(self, name: str) -> bytes:
@@ -136,7 +135,11 @@ class Chromium:
     @property
     def requests(self) -> list[str]:
         """The addresses of everything that was requested."""
-        sent = (event["params"]["request"]["url"] for event in self.events if event.get("method") == "Network.requestWillBeSent")
+        sent = (
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event.get("method") == "Network.requestWillBeSent"
+        )
         return list(sent)
 
     @property

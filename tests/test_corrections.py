@@ -43,7 +43,9 @@ def write(path, text):
 
 
 def test_a_file_of_corrections_is_read_with_quotes_and_repeated_lines(tmp_path):
-    file = write(tmp_path / "c.csv", 'path,class,value\n"a,b.jpg",red,1\nc.jpg, red ,0\npath,class,value\nc.jpg,red,0\n')
+    file = write(
+        tmp_path / "c.csv", 'path,class,value\n"a,b.jpg",red,1\nc.jpg, red ,0\npath,class,value\nc.jpg,red,0\n'
+    )
     assert read_corrections(file) == {"a,b.jpg": {"red": 1}, "c.jpg": {"red": 0}}
 
 
@@ -93,7 +95,9 @@ def test_a_correction_counts_as_often_as_its_weight_says():
 @pytest.mark.parametrize("method", ["cdul", "consistent", "fixed"])
 def test_a_training_never_changes_a_corrected_label(labels, method, tmp_path):
     corrected = correct(labels, {"00.jpg": {"red": 0}, "01.jpg": {"red": 1}}).labels
-    config = TrainConfig(method=method, epochs=2, batch_size=4, lr=1e-2, **SMALL, **({"warmup": 1} if method != "fixed" else {}))
+    config = TrainConfig(
+        method=method, epochs=2, batch_size=4, lr=1e-2, **SMALL, **({"warmup": 1} if method != "fixed" else {})
+    )
     save = {"save_labels": tmp_path / "new.pt"} if method == "cdul" else {}
     model = train(corrected, tmp_path / "model.pt", config=config, num_workers=0, device="cpu", **save)
     assert model.meta["labels_meta"]["corrections"]["00.jpg"] == {"red": 0}

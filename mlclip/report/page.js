@@ -205,6 +205,7 @@
     else view = found;
     focus = 0;
     cards.clear();
+    chipOrder.clear();
     $("window").replaceChildren();
     $("count").textContent = view.length === N ? `${N.toLocaleString("en")} photos` : `${view.length.toLocaleString("en")} of ${N.toLocaleString("en")} photos`;
     $("empty").hidden = view.length > 0;
@@ -239,12 +240,18 @@
     });
   }
 
+  const chipOrder = new Map(); // photo -> its classes, which keep their places while labels are marked
+
   function chipsOf(photo) {
+    if (!chipOrder.has(photo)) chipOrder.set(photo, orderedClasses(photo));
+    return chipOrder.get(photo);
+  }
+  function orderedClasses(photo) {
     const base = photo * C, asks = question(photo), rest = everyClass.filter((c) => c !== asks);
     const matters = (c) => labelled(base + c) || predicted(base + c) || marks.has(base + c);
     rest.sort((a, b) => Number(matters(b)) - Number(matters(a)) || scores[base + b] - scores[base + a] || a - b);
     const count = Math.max(rest.filter(matters).length, Math.min(MIN_CHIPS, rest.length));
-    return [[asks, ...rest.slice(0, Math.min(count, CHIPS - 1))].filter((c) => c < C), Math.max(0, count - CHIPS + 1)];
+    return { columns: [asks, ...rest.slice(0, Math.min(count, CHIPS - 1))].filter((c) => c < C), more: Math.max(0, count - CHIPS + 1) };
   }
 
   function cardOf(photo) {
@@ -264,7 +271,7 @@
   }
 
   function fill(card, photo) {
-    const [columns, more] = chipsOf(photo), list = card.querySelector(".chips");
+    const { columns, more } = chipsOf(photo), list = card.querySelector(".chips");
     list.replaceChildren(...columns.map((c, at) => chip(photo, c, at)));
     if (more) list.lastChild.title = `${more} more classes`;
     if (truth) {
@@ -326,14 +333,14 @@
   }
   function answer(value) {
     if (!view.length) return;
-    const photo = view[focus], column = question(photo);
+    const photo = view[focus], column = chipsOf(photo).columns[0];
     mark(photo * C + column, value);
     say(`${shown(data.classes[column])}: ${value ? "yes" : "no"}`);
     moveTo(focus + 1);
   }
   function digit(number) {
     if (!view.length) return;
-    const photo = view[focus], column = chipsOf(photo)[0][number - 1];
+    const photo = view[focus], column = chipsOf(photo).columns[number - 1];
     if (column === undefined) return;
     const cell = photo * C + column, now = marks.get(cell), first = labelled(cell) ? 0 : 1; // the first press contradicts the label
     mark(cell, now === undefined ? first : now === first ? 1 - first : undefined);
@@ -341,6 +348,8 @@
   function addClass(name) {
     const column = data.classes.findIndex((other) => shown(other) === name);
     if (column < 0) return say(`There is no class ${name}`);
+    const { columns } = chipsOf(view[focus]);
+    if (!columns.includes(column)) columns.splice(Math.min(columns.length, CHIPS - 1), 1, column);
     mark(view[focus] * C + column, 1);
     say(`${name}: yes`);
     return true;

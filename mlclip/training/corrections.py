@@ -27,10 +27,9 @@ def calibrate_by_corrections(
     if not corrections_of(labels):
         return checkpoint
     table = Labels([photo.path for photo in photos], labels.classes, held_out)
-    readable = [path for path, known in zip(table.paths, ~held_out.isnan().any(1), strict=True) if known]
-    known = known_corrections(labels)
-    kept = [path for path in known.paths if path in set(readable)]
-    known = known.aligned(kept, known.classes)
+    readable = [path for path, bad in zip(table.paths, held_out.isnan().any(1).tolist(), strict=True) if not bad]
+    known, usable = known_corrections(labels), set(readable)
+    known = known.aligned([path for path in known.paths if path in usable], known.classes)
     missing = _missing(checkpoint, table, known)
     if missing:
         progress.log(f"scores are not calibrated: {missing}")
