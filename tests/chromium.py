@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -31,13 +32,14 @@ class Chromium:
         self._read, to_write = os.pipe()
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
         options += ["--remote-debugging-pipe", f"--user-data-dir={self.folder.name}/profile", "--hide-scrollbars"]
-        script = f'exec "$@" 3<&{to_read} 4>&{to_write}'
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (to_read, to_write)]  # 3 and 4 may be in use
+        script = f'exec "$@" 3<&{high[0]} 4>&{high[1]}'
         self._process = subprocess.Popen(
-            ["sh", "-c", script, "sh", PROGRAM, *options, "about:blank"], pass_fds=(to_read, to_write),
+            ["bash", "-c", script, "bash", PROGRAM, *options, "about:blank"], pass_fds=high,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        os.close(to_read)
-        os.close(to_write)
+        for end in (to_read, to_write, *high):
+            os.close(end)
         self.session = None
         target = next(t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self.session = self.send("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
@@ -97,7 +99,7 @@ class Chromium:
         """Load a page and wait until its script has run."""
         self.run("document.documentElement.dataset.ready = ''")
         self.send("Page.navigate", url=Path(file).absolute().as_uri())
-        self.wait("document.documentElement.dataset.ready === 'yes'")
+        self.wait("document.documentElement?.dataset.ready === 'yes'")
 
     def run(self, expression: str) -> object:
         """The value of a JavaScript expression."""

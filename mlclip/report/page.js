@@ -7,7 +7,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const N = data.paths.length, C = data.classes.length;
   const SCALE = data.scale, UNKNOWN = -1;
-  const CHIPS = 6, MIN_CHIPS = 3, CARD_WIDTH = 230, GAP = 14, ROW_HEIGHT = 372;
+  const CHIPS = 5, MIN_CHIPS = 4, CARD_WIDTH = 236, GAP = 14, ROW_HEIGHT = 372;
   const BINS = 25, MOST_IN_MATRIX = 60;
   const STORE = "mlclip-marks-" + data.key;
 
@@ -475,7 +475,7 @@
   function showClasses() {
     together = together || both();
     const head = el("tr"), table = el("table", "classes");
-    ["class", "photos", "doubtful", "marked right", "marked wrong"].forEach((name, at) => head.append(el("th", at ? "number" : "", name)));
+    ["class", "photos", "doubtful", "right", "wrong"].forEach((name, at) => head.append(el("th", at ? "number" : "", name)));
     table.append(head);
     everyClass.forEach((c) => {
       const found = counts(c), row = el("tr"), cell = el("td"), open = el("button", "link", shown(data.classes[c]));
