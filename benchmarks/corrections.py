@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import averaging
 import numpy as np
 import torch
 import voc12
@@ -56,10 +57,21 @@ def make_world(name: str, args: argparse.Namespace, seed: int) -> World:
         student = {"arch": "mobilenet_v2", "size": 160, "init": str(data / "mobilenet_v2_imagenet.pth")}
         truth = truth.aligned(truth.paths, voc12.EVALUATED)
         return World(tables["centred"], tables["truth"], data / "photos" / "test", truth, student)
-    tables, folder = averaging.make_labels(args.out.absolute(), seed), demo_scenes(args.out.absolute(), seed)
+    folder = demo_scenes(args.out.absolute(), seed)
     truth = read_labels(folder / "truth_test.csv")
     student = {"arch": "clip-resnet", "size": 96, "init": "clip"}
-    return World(tables["centred"], tables["true"], folder / "test", truth, student)
+    return World(
+        demo_labels(folder, args.out, seed), read_labels(folder / "truth_train.csv"), folder / "test", truth, student
+    )
+
+
+def demo_labels(folder: Path, out: Path, seed: int) -> Labels:
+    """The labels of the drawn training scenes, made once by the ordinary command."""
+    file = out / f"centred-{seed}.labels.pt"
+    if not file.exists():
+        command = [sys.executable, "-m", "mlclip", "pseudolabel", folder / "train", "--clip", "tiny", "-o", file]
+        subprocess.run([*command, "--workers", "0", "--quiet"], check=True)
+    return read_labels(file)
 
 
 def chosen_cells(choice: str, world: World, base: Checkpoint, seed: int) -> list[tuple[str, str]]:
