@@ -10,6 +10,7 @@ import click
 from ..config import LABELS_FILE
 from . import options
 from .console import Console, table
+from .messages import printable
 
 
 @click.command()
@@ -61,7 +62,12 @@ def review(labels, predictions, model, root, corrections, count, form, quiet, **
     rows = [[q.path, q.name, f"{q.score:.3f}", q.reason] for q in questions(known, scores, count)]
     header = ["path", "class", "score", "reason"]
     if form == "csv":
-        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
+        shown = printable if sys.stdout.isatty() else str  # a file keeps the exact paths
+        csv.writer(sys.stdout, lineterminator="\n").writerows(
+            [header, *([shown(cell) for cell in row] for row in rows)]
+        )
+        sys.stdout.flush()
     else:
         click.echo(table(header, rows, right=[2]))
     return options.report_skipped(scores.meta.get("skipped", []), None) if model else 0
