@@ -110,8 +110,9 @@ def test_thumbnails_in_a_folder_are_shown_and_nothing_overflows_on_a_phone(label
     assert sorted(file.name for file in made.folder.iterdir()) == sorted(f"{n}.jpg" for n in range(12))
     with Chromium(width=390, height=800) as browser:
         browser.open(tmp_path / "my page.html")
-        browser.wait("[...document.images].length && [...document.images].every((image) => image.complete)")
-        assert browser.run("[...document.images].every((image) => image.naturalWidth > 0)")
+        pictures = "[...document.querySelectorAll('#window img')]"
+        browser.wait(f"{pictures}.length && {pictures}.every((image) => image.complete)")
+        assert browser.run(f"{pictures}.every((image) => image.naturalWidth > 0)")
         for tab in ("photos", "classes", "report"):
             browser.run(f"document.getElementById('tab-{tab}').click()")
             assert browser.run("document.documentElement.scrollWidth") <= 390, tab
