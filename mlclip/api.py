@@ -129,7 +129,7 @@ def train(
     `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where
     the labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR" or "coco:FILE", for `local_views`
     "boxes" and "around". `corrections`: a file of lines `path,class,value`, or {path: {class: 1 or 0}}; these labels do not
-    change, count `correction_weight` times and, with method "probe", calibrate scores and thresholds. `truth` adds mAPs to the
+    change, count `correction_weight` times. `truth` adds mAPs to the
     report of every epoch and changes nothing else. `resume` continues after the last finished epoch of a stopped training.
     `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the main one reads the labels,
     `truth` and `boxes` for all; every rank reads the photos. A job that torchrun restarts continues as with `resume`, unless

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -20,12 +19,7 @@ from mlclip.labels.review import questions, wrong_labels
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.methods.linear_head import fit_head
 from mlclip.progress import SILENT
-from mlclip.student.calibrate import FEWEST
-from mlclip.student.checkpoint import Checkpoint
-from mlclip.student.model import Classifier
-from mlclip.training.corrections import calibrate_by_corrections
 from mlclip.training.loop import train
-from mlclip.training.state import labelled_photos
 
 CLASSES = ["red", "green", "blue"]
 SMALL = {"arch": "resnet18", "init": "none", "size": 64}
@@ -116,33 +110,6 @@ def test_a_larger_weight_brings_the_probe_closer_to_the_correction(labels, tmp_p
         )  # fmt: skip
         scores.append(float(api.predict([labels.root], model, num_workers=0, progress=SILENT).scores[0, 0]))
     assert scores[1] < scores[0]
-
-
-class Lines(list):
-    log = list.append
-
-
-def calibrated(labels, wrong: int, right: int) -> tuple[Checkpoint, list[str]]:
-    """A model with high scores for the class "red" after corrections that deny `wrong` of them and confirm `right`."""
-    count = wrong + right
-    paths = [f"{n}.jpg" for n in range(60)]
-    held_out = torch.full((60, 3), 0.3)
-    held_out[:, 0] = torch.linspace(0.6, 0.9, 60)
-    table = Labels(paths, CLASSES, held_out)
-    answers = {paths[n * 60 // count]: {"red": int(n >= wrong)} for n in range(count)}
-    photos = [replace(labelled_photos(labels)[0][0][1], path=path) for path in paths]
-    model = Checkpoint(Classifier("resnet18", CLASSES, 64).eval(), torch.full((3,), 0.5))
-    lines = Lines()
-    return calibrate_by_corrections(model, correct(table, answers).labels, photos, held_out, lines), lines
-
-
-def test_enough_corrections_of_both_kinds_calibrate_and_one_sided_ones_do_not(labels):
-    model, _ = calibrated(labels, wrong=12, right=12)
-    assert model.model.offset[0] < 0 and model.meta["calibration"]["source"] == "true labels"
-    assert model.model.offset[1] == 0 and model.thresholds[1] == 0.5  # a class without corrections
-    for wrong, right in ((30, 0), (30, FEWEST - 1), (5, 5)):
-        model, lines = calibrated(labels, wrong, right)
-        assert model.model.offset[0] == 0 and "not calibrated" in lines[0]
 
 
 def test_labels_near_the_threshold_and_labels_that_a_model_contradicts_are_asked_first():

@@ -132,9 +132,3 @@ def corrected_cells(labels: Labels, paths: Sequence[str]) -> Tensor:
             if name in column:
                 values[row, column[name]] = value
     return values
-
-
-def known_corrections(labels: Labels) -> Labels:
-    """The corrections as a table of true labels: a row for each corrected photo, NaN where nothing was corrected."""
-    paths = [path for path in labels.paths if path in corrections_of(labels)]
-    return Labels(paths, labels.classes, corrected_cells(labels, paths), labels.root)

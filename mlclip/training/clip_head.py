@@ -27,7 +27,6 @@ from ..teacher.embed import embed_images
 from ..teacher.embedding_store import Store
 from ..teacher.scoring import Teacher
 from ..teacher.view_batches import ViewBatches
-from .corrections import calibrate_by_corrections
 from .probe import FittedHead, report_fit
 from .state import corrected_photos, identity_of, label_weights, model_meta, training_photos
 
@@ -49,7 +48,7 @@ def train_clip_head(
     """Fit a head on the embeddings of `teacher`, the CLIP that made the labels; `other_teacher` allows another one.
 
     Photos that the store in the cache does not have are encoded. The thresholds come from held-out predictions, which the head
-    has not been fitted to, and corrections calibrate with them. `model.log.csv` beside `output` lists the penalties that were
+    has not been fitted to. `model.log.csv` beside `output` lists the penalties that were
     tried. `truth` only adds mAPs of labels and held-out predictions to it. InputError if the CLIP is missing or another one, or
     if fewer than 2 photos can be read.
     """
@@ -79,8 +78,7 @@ def train_clip_head(
     report_fit(fitted, photos, scores, labels.classes, truth, output, distributed, progress)
     meta = model_meta(identity_of(labels, config), labels, skipped | {skip.path: skip.reason for skip in unreadable})
     thresholds = match_expected_positives(fitted.held_out.sigmoid(), scores)
-    checkpoint = Checkpoint(model.to(distributed.device).eval(), thresholds, meta)
-    return calibrate_by_corrections(checkpoint, labels, photos, fitted.held_out.sigmoid(), progress)
+    return Checkpoint(model.to(distributed.device).eval(), thresholds, meta)
 
 
 def _checked(labels: Labels, teacher: Teacher | None, other_teacher: bool) -> Teacher:

@@ -26,7 +26,6 @@ from ..progress import Progress
 from ..student.checkpoint import Checkpoint
 from ..student.features import photo_features
 from ..student.model import Classifier
-from .corrections import calibrate_by_corrections
 from .epoch_log import REPORT_ONLY, write_rows
 from .state import (
     TrainingState,
@@ -63,7 +62,7 @@ def train_probe(
 ) -> Checkpoint:
     """Fit the head of a new student to the labels; its trunk does not change. Every rank returns the same student.
 
-    The thresholds come from held-out predictions, which the head has not been fitted to, and corrections calibrate with them.
+    The thresholds come from held-out predictions, which the head has not been fitted to.
     `model.log.csv` beside `output` lists the penalties that were tried. `truth` only adds mAPs of labels and held-out
     predictions to it. A stopped probe continues from the features in the cache.
     """
@@ -77,8 +76,7 @@ def train_probe(
     report_fit(fitted, photos, scores, labels.classes, truth, output, distributed, progress)
     meta = model_meta(identity_of(labels, config), labels, skipped | unreadable)
     thresholds = match_expected_positives(fitted.held_out.sigmoid(), scores)
-    checkpoint = Checkpoint(model.eval(), thresholds, meta)
-    return calibrate_by_corrections(checkpoint, labels, photos, fitted.held_out.sigmoid(), progress)
+    return Checkpoint(model.eval(), thresholds, meta)
 
 
 def start_from_probe(state: TrainingState, root: str, num_workers: int, progress: Progress) -> None:
