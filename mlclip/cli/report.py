@@ -11,7 +11,7 @@ from . import options
 from .console import Console
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.option("--labels", default=LABELS_FILE, show_default=True, help="The table to show: .pt, .csv, .json or .jsonl.")
 @click.option("--truth", help="True labels to compare with, as for `mlclip evaluate`.")
 @click.option(
@@ -46,8 +46,10 @@ from .console import Console
 )
 @click.option("-o", "--output", default="report.html", show_default=True, help="Where the page is written.")
 @options.overwrite
+@options.partial
 @options.quiet
-def report(labels, truth, root, threshold_file, predictions, output, overwrite, quiet, **page):
+@options.tables
+def report(labels, truth, root, threshold_file, predictions, output, overwrite, partial, tables, quiet, **page):
     """Write an HTML page about labels, to look at them and to correct them.
 
     The page shows the photos with their labels and scores, a view of each class, and a report. Press ? in it for the keys.
@@ -65,27 +67,30 @@ def report(labels, truth, root, threshold_file, predictions, output, overwrite, 
     """
     from dataclasses import replace
 
+    from .. import api
     from ..files import check_output
-    from ..labels.datasets import read_truth
-    from ..labels.metrics import match_tables
+    from ..labels.matching import match_tables, refuse_small_match
     from ..labels.table import read_labels
     from ..report.work_page import write_page
 
     check_output(output, overwrite=overwrite)
-    progress, table = Console(quiet=quiet), read_labels(labels)
+    progress = Console(quiet=quiet)
+    table = read_labels(labels, tables.for_scores if truth else tables, progress=progress)
     if root:
         table = replace(table, root=root)
     if threshold_file:
         defaults = table.thresholds.tolist()
         table.meta["thresholds"] = options.thresholds_of(threshold_file, table.classes, defaults)
-    known = read_truth(truth) if truth else None
-    scores = read_labels(predictions) if predictions else None
+    known = api.read_known(truth, table.classes, tables, progress) if truth else None
+    match = match_tables(table, known) if truth else None
+    if match:
+        refuse_small_match(match, labels, truth, partial=partial)
+    scores = read_labels(predictions, tables.for_scores, progress=progress) if predictions else None
     made = write_page(
         table, output, predictions=scores, truth=known, title=Path(labels).name, progress=progress, **page
     )
-    if known is not None:
-        for line in match_tables(table, known).summary(labels, truth):
-            progress.log(line)
+    for line in match.summary(labels, truth) if match else ():
+        progress.log(line)
     if made.failed:
         progress.log(f"warning: {made.failed} photos could not be opened in {table.root}; `root` is their folder")
     if made.folder:

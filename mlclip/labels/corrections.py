@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import InputError
+from ..config import InputError, TableOptions
 from .class_names import shorten
+from .csv_lines import read_sheet
 from .table import Labels
-from .text_formats import csv_lines
 
 HEADER = ["path", "class", "value"]
 
@@ -52,12 +52,12 @@ def read_corrections(path: str | Path) -> Corrections:
         raise InputError(
             f"{path} not found. The page of `mlclip report` writes corrections, or write path,class,value."
         )
-    header, body = csv_lines(path)
-    if header != HEADER:
+    sheet = read_sheet(path, TableOptions(), lambda rule: None)
+    if sheet.header != HEADER:
         raise InputError(f"{path}, line 1: the line is not `path,class,value`. Write it, then one correction per line.")
     found: Corrections = {}
     lines: dict[tuple[str, str], int] = {}
-    for line, cells in body:
+    for line, cells in zip(sheet.lines, sheet.rows, strict=True):
         if cells == HEADER:  # of an appended file
             continue
         photo, name, value = _correction(cells, path, line)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .corrections import corrected_cells
-from .metrics import match_tables
+from .matching import match_tables
 from .table import Labels
 
 ALIKE = 0.1  # two photos whose beliefs differ by less in every class may be near duplicates

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..files import atomic
 from ..labels.corrections import corrections_of
-from ..labels.metrics import match_tables
+from ..labels.matching import match_tables
 from ..labels.review import belief, matched_belief, questions, wrong_labels
 from ..labels.table import Labels
 from ..progress import SILENT, Progress

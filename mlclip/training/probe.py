@@ -21,9 +21,9 @@ from ..images import Photo
 from ..labels.metrics import mean_average_precision
 from ..labels.table import Labels
 from ..methods.linear_head import FOLDS, choose_l2, fit_head
-from ..methods.thresholds import match_expected_positives
 from ..progress import Progress
 from ..student.checkpoint import Checkpoint
+from ..student.consistency import fitted_thresholds
 from ..student.features import photo_features
 from ..student.model import Classifier
 from .epoch_log import REPORT_ONLY, write_rows
@@ -75,7 +75,7 @@ def train_probe(
     _set_head(model, fitted)
     report_fit(fitted, photos, scores, labels.classes, truth, output, distributed, progress)
     meta = model_meta(identity_of(labels, config), labels, skipped | unreadable)
-    thresholds = match_expected_positives(fitted.held_out.sigmoid(), scores)
+    thresholds = fitted_thresholds(fitted.held_out.sigmoid(), scores, labels.classes, meta)
     return Checkpoint(model.eval(), thresholds, meta)
 
 
