@@ -35,6 +35,7 @@ from .files import check_output, locked
 from .images import Found, find_images
 from .labels.class_choice import Classes, find_classes, find_contrast, templates_for
 from .labels.class_names import as_prompts, check_class_count
+from .labels.corrections import Corrections, correct, read_corrections
 from .labels.datasets import read_boxes, read_truth
 from .labels.matching import Match, match_tables, refuse_small_match
 from .labels.metrics import matched_cells, mean_average_precision, truth_for
@@ -124,6 +125,7 @@ def train(
     clip: str | None = None,
     other_teacher: bool = False,
     boxes: str | None = None,
+    corrections: Corrections | str | Path | None = None,
     truth: Labels | str | Path | None = None,
     partial: bool = False,
     tables: TableOptions | None = None,
@@ -141,8 +143,9 @@ def train(
 
     `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
     labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR", "coco:FILE" or another form of
-    `read_boxes`, for `local_views` "boxes" and "around". `truth` adds mAPs to the report of every epoch and changes nothing
-    else; `partial` accepts one of which less than half matches. `tables` says how a .csv of another program is read; its
+    `read_boxes`, for `local_views` "boxes" and "around". `corrections`: a file of lines `path,class,value`, or {path: {class: 1 or 0}};
+    these labels do not change and count `correction_weight` times. `truth` adds mAPs to the report of every epoch and changes
+    nothing else; `partial` accepts one of which less than half matches. `tables` says how a .csv of another program is read; its
     `split` chooses rows of the labels. `resume` continues after the last finished epoch of a stopped training. `settings` are
     fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the main one reads the labels, `truth` and
     `boxes` for all; every rank reads the photos. A job that torchrun restarts continues as with `resume`, unless `overwrite`
@@ -161,7 +164,7 @@ def train(
     with distributed.session(), ExitStack() as locks:
         table, known, annotated = distributed.on_main(
             lambda: (
-                *_labels_and_truth(labels, truth, tables or TableOptions(), partial, progress),
+                *_labels_and_truth(labels, truth, tables or TableOptions(), partial, progress, corrections),
                 _boxes(config, boxes),
             )
         )
@@ -344,9 +347,11 @@ def _labels_and_truth(
     tables: TableOptions,
     partial: bool,
     progress: Progress,
+    corrections: Corrections | str | Path | None,
 ) -> tuple[Labels, Labels | None]:
-    """The labels, and the true labels of their photos with the same names; a line about what matched."""
+    """The corrected labels, and the true labels of their photos with the same names; a line about what matched."""
     table = labels if isinstance(labels, Labels) else read_labels(labels, tables, progress=progress)
+    table = _corrected(table, corrections, progress)
     if truth is None:
         return table, None
     known = read_known(truth, table.classes, replace(tables, split=None), progress)
@@ -374,6 +379,16 @@ def _config(config: type, settings: dict[str, Any]) -> Any:
 
 def _workers(num_workers: int | None) -> int:
     return min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+
+
+def _corrected(labels: Labels, corrections: Corrections | str | Path | None, progress: Progress) -> Labels:
+    if corrections is None:
+        return labels
+    given = isinstance(corrections, dict)
+    found = correct(labels, corrections if given else read_corrections(corrections))
+    for line in found.summary("corrections" if given else os.fspath(corrections)):
+        progress.log(line)
+    return found.labels
 
 
 def _same_file(first: str | Path, second: str | Path) -> bool:

@@ -209,6 +209,10 @@ def _are_grids(value: Any) -> bool:
     return whole and 0 < len(value) == len(set(value))
 
 
+def _are_corrections(value: Any) -> bool:
+    return is_dict_of(is_text, is_dict_of(is_text, lambda cell: is_whole(cell, 0, 1)))(value)
+
+
 NAMES = Rule(lambda v: is_list_of(is_text)(v) and all(v) and len(set(v)) == len(v), "a list of different names")
 TABLE = Rule(is_table, "a float32 table of numbers from 0 to 1, or NaN")
 WEIGHTS = Rule(_are_weights, "a dict of named tensors")
@@ -226,6 +230,7 @@ _META = {
     "meta.prompts": _TEXTS,
     "meta.contrast": _TEXTS,
     "meta.templates": _TEXTS,
+    "meta.corrections": Rule(_are_corrections, "the corrections: path -> class -> 1 or 0", optional=True),
 }
 
 
