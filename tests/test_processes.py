@@ -131,6 +131,7 @@ def label_and_train() -> None:
 def label_and_train_twice() -> None:
     label_and_train()
     label_photos(output="centred.pt", method="centred")
+    label_photos(output="dense.pt", method="dense")
     train_student("probe.pt", "probe")
 
 
@@ -145,11 +146,13 @@ def test_machines_without_a_common_folder_make_the_labels_and_the_model_of_one(r
     monkeypatch.chdir(machines)
     enter_machine(machines, 9)
     task()
-    for name in ("labels.pt", "updated.json", *(["centred.pt"] if ranks == 2 else [])):
+    for name in ("labels.pt", "updated.json", *(["centred.pt", "dense.pt"] if ranks == 2 else [])):
         one, several = read_labels(name), read_labels(results / name)
         assert one.paths == several.paths and len(one) == 11
         assert one.meta["skipped"] == several.meta["skipped"]
-        assert torch.allclose(one.scores, several.scores, atol=5e-3 if name == "centred.pt" else 2e-3), name
+        assert torch.allclose(one.scores, several.scores, atol=5e-3 if name in ("centred.pt", "dense.pt") else 2e-3), (
+            name
+        )
     assert [path for path, _ in read_labels(results / "labels.pt").meta["skipped"]] == ["05.jpg"]
     for name in ("model.pt", *(["probe.pt"] if ranks == 2 else [])):
         one, several = (load_checkpoint(folder / name).model.state_dict() for folder in (Path(), results))

@@ -62,6 +62,15 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is not a list of whole numbers such as 1,2,3", param, ctx)
 
 
+class Words(click.ParamType):
+    """Words separated by commas, as a tuple."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+
+
 def settings(config: type) -> Callable:
     """One option for every field of a settings dataclass, in the order of the fields."""
     hints = get_type_hints(config)
@@ -78,7 +87,8 @@ def _setting(setting: Field, hint: Any, **more: Any) -> Callable:
     elif hint is bool:
         name = f"{name}/--no-{name.removeprefix('--')}"
     elif get_origin(hint) is tuple:
-        more["type"], default = Numbers(), ",".join(map(str, default))
+        more["type"] = Words() if get_args(hint)[0] is str else Numbers()
+        default = ",".join(map(str, default))
     else:
         more["type"] = get_args(hint)[0] if get_args(hint) else hint  # `int` of `int | None`
     if told["methods"]:
@@ -111,6 +121,20 @@ num_workers = click.option(
     help="Dataloader workers that decode photos; 0 decodes in the main process.",
 )
 running = combine(device, num_workers, quiet)
+weight_facts = combine(
+    click.option(
+        "--clip-activation",
+        type=click.Choice(["quick_gelu", "gelu"]),
+        help="For a weight FILE: the activation that it was trained with, quick_gelu for OpenAI's, gelu for most of LAION's.  "
+        "[default: what the json in DIR says; quick_gelu for a FILE]",
+    ),
+    click.option(
+        "--clip-pixels",
+        metavar="TEXT",
+        help="For a weight FILE: how its images were normalised, openai, half, or MEAN/STD such as "
+        '"0.48,0.46,0.41/0.27,0.26,0.28".  [default: what the json in DIR says; openai for a FILE]',
+    ),
+)
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(1),
