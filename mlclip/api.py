@@ -299,6 +299,7 @@ class Evaluation:
     without_positives: list[str]
     calibration_error: float  # expected calibration error over all known cells
     match: Match  # which photos and classes both tables have
+    truth: Labels  # the true labels
 
 
 def evaluate(
@@ -331,7 +332,7 @@ def evaluate(
         raise InputError("no class has a positive photo among those that both tables have; nothing can be evaluated")
     error = expected_calibration_error(*matched_cells(scores, known, match))
     empty = [name for name in per_class if name not in judged]
-    return Evaluation(mean, judged, empty, error, match)
+    return Evaluation(mean, judged, empty, error, match, known)
 
 
 def read_known(truth: Labels | str | Path, classes: Sequence[str], tables: TableOptions, progress: Progress) -> Labels:
