@@ -5,6 +5,7 @@ Letters: N photos, V views per photo (the whole photo first), C classes, D the j
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -94,6 +95,8 @@ def pseudolabel(
         meta = _meta(config, teacher_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
         if classes.tree:
             meta["hierarchy"] = classes.tree.plain()
+        if store:
+            meta["store"] = os.path.abspath(store)
         return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
 
     return distributed.on_main(label)
