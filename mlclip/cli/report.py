@@ -20,9 +20,12 @@ from .console import Console
 @options.threshold_file
 @click.option("--limit", type=click.IntRange(0), default=60, show_default=True, help="Number of photos in the gallery.")
 @click.option("-o", "--output", default="report.html", show_default=True, help="Where the page is written.")
+@click.option(
+    "--where", is_flag=True, help="Run CLIP again on a few photos, and show where in them it sees their labels."
+)
 @options.overwrite
 @options.quiet
-def report(labels, truth, root, threshold_file, limit, output, overwrite, quiet):
+def report(labels, truth, root, threshold_file, limit, output, where, overwrite, quiet):
     """Write an HTML page about labels.
 
     The page is self-contained. It shows the classes, the scores, and a gallery of photos.
@@ -51,6 +54,12 @@ def report(labels, truth, root, threshold_file, limit, output, overwrite, quiet)
     if threshold_file:
         defaults = table.thresholds.tolist()
         table.meta["thresholds"] = options.thresholds_of(threshold_file, table.classes, defaults)
+    if where:
+        from ..distributed import choose_device
+        from ..teacher.where import maps_of_labels, teacher_of
+
+        teacher = teacher_of(table, choose_device("auto"), progress=progress)
+        table.meta["where"] = maps_of_labels(table, teacher, num_workers=0, progress=progress)
     known = read_truth(truth) if truth else None
     page = render_report(table, truth=known, title=Path(labels).name, limit=limit)
     with atomic(output) as temporary:
