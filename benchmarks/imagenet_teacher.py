@@ -131,19 +131,20 @@ def files_of(out: Path, part: str, kind: str) -> list[Path]:
 def encode(args: argparse.Namespace) -> None:
     """Write the half-precision views and pooled cells of every photo, CHUNK photos a file."""
     network, started = fuse(load_teacher(args.data).features).to(memory_format=torch.channels_last), time.monotonic()
-    for kinds in (("norm", "views", "cells", "1"), ("2",), ("1.5",), ("3",)):
-        for part in ("train", "test"):
-            paths = [args.data / "photos" / part / path for path in read_labels(args.data / f"truth_{part}.csv").paths]
-            for first in range(0, len(paths), CHUNK):
-                files = [args.out / f"{part}-{kind}-{first:04d}.pt" for kind in kinds]
-                if all(file.exists() for file in files):
-                    continue
-                if time.monotonic() - started > 60 * args.minutes:
-                    raise SystemExit("the time is over. Run again to continue.")
-                of_photos = [encode_photo(network, str(path), kinds) for path in paths[first : first + CHUNK]]
-                for file, vectors in zip(files, zip(*of_photos, strict=True), strict=True):
-                    save_plain(torch.cat(vectors).half(), file)
-            print(f"{part}, {' '.join(kinds)}: {time.monotonic() - started:.0f} s", flush=True)
+    jobs = [(part, kinds) for part in ("train", "test") for kinds in (("norm", "views", "cells", "1"), ("2",))]
+    jobs += [(part, (size,)) for size in ("1.5", "3") for part in ("train", "test")]
+    for part, kinds in jobs:
+        paths = [args.data / "photos" / part / path for path in read_labels(args.data / f"truth_{part}.csv").paths]
+        for first in range(0, len(paths), CHUNK):
+            files = [args.out / f"{part}-{kind}-{first:04d}.pt" for kind in kinds]
+            if all(file.exists() for file in files):
+                continue
+            if time.monotonic() - started > 60 * args.minutes:
+                raise SystemExit("the time is over. Run again to continue.")
+            of_photos = [encode_photo(network, str(path), kinds) for path in paths[first : first + CHUNK]]
+            for file, vectors in zip(files, zip(*of_photos, strict=True), strict=True):
+                save_plain(torch.cat(vectors).half(), file)
+        print(f"{part}, {' '.join(kinds)}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 def encode_photo(network: nn.Module, photo: str, kinds: Sequence[str]) -> list[Tensor]:

@@ -138,6 +138,11 @@ class PseudolabelConfig:
         methods=_DENSE,
         choices=("identity", "query", "key"),
     )
+    compound: bool = _setting(
+        False,
+        'Also encode a prompt such as "cat and dog" for every pair of names, and give a class what its pairs have in common. '
+        "For up to 400 names; it costs nothing per photo.",
+    )
     temperature: float | None = _setting(
         None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights"
     )

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from mlclip.cli import main
+from mlclip.cli.report import report
 from mlclip.clip import load_clip
 from mlclip.config import InputError
 from mlclip.demo import KINDS, draw_single
@@ -50,8 +50,8 @@ def test_the_report_shows_the_maps_if_asked(labels, tmp_path):
     file, page = tmp_path / "labels.pt", tmp_path / "report.html"
     write_labels(labels, file)
     for options, shown in ((["--where"], True), (["--overwrite"], False)):
-        done = CliRunner().invoke(main, ["report", "--labels", str(file), "-o", str(page), *options])
-        assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(report, ["--labels", str(file), "-o", str(page), *options])
+        assert done.exit_code == 0, (done.output, done.exception)
         assert ("Where CLIP sees the labels" in page.read_text()) == shown
 
 

@@ -61,7 +61,8 @@ def pseudolabel(
     classes, contrast = as_prompts(classes), as_prompts(contrast) if contrast else {}
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
-    text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)  # (C + contrast, D)
+    names = [*classes.values(), *contrast.values()]
+    text = class_embeddings(teacher, names, templates, compound=config.compound)  # (C + contrast, D)
     grids = {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids)
     running = {"root": found.root, "grids": grids, "store": store, "batch_size": batch_size, "num_workers": num_workers,
                "distributed": distributed, "progress": progress}  # fmt: skip

@@ -21,7 +21,7 @@ from ..methods import centred
 from ..methods.dense import side_of_kind
 from ..progress import SILENT, Progress
 from .cells import embed_views_and_cells
-from .scoring import Teacher, class_embeddings
+from .scoring import Teacher, embeddings_of
 
 KIND = "2"  # the cells are those of the whole photo at this multiple of CLIP's input size
 LEVEL_PHOTOS = 200  # the level of a class is its mean cosine over the cells of at most this many photos
@@ -82,7 +82,7 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
     meta, reached = labels.meta, (labels.scores >= labels.thresholds)  # (N, C)
     if not meta.get("prompts") or not meta.get("templates"):
         raise InputError("the labels do not say which prompts made them. Make them with `mlclip pseudolabel`.")
-    text = class_embeddings(teacher, [*meta["prompts"], *meta.get("contrast", [])], meta["templates"])
+    text = embeddings_of(meta, teacher)
     rows = reached.any(1).nonzero().flatten().tolist()
     shown = min(SHOWN_PHOTOS, len(rows))
     rows = [rows[i * len(rows) // shown] for i in range(shown)]
