@@ -2,7 +2,7 @@
 
     python benchmarks/dense.py labels --seeds 3 4 5      # labels of the 500 test scenes of each world
     python benchmarks/dense.py students --seeds 0 1 2    # students of the 1,200 training scenes, as in `mlclip demo`
-    python benchmarks/dense.py cost                      # seconds of encoding the 14 views with and without their cells
+    python benchmarks/dense.py cost                      # encoding the 14 views with and without their cells
 
 Cells are computed and stored by the package's own functions, so the labels are those of `mlclip pseudolabel --method dense`.
 The form of dense labels was fixed on worlds 0 to 2. True labels are used only to report, and to train the students named "true".
@@ -11,6 +11,7 @@ The form of dense labels was fixed on worlds 0 to 2. True labels are used only t
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from demo_scenes import demo_scenes
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mlclip import api
 from mlclip.clip import load_clip
@@ -85,7 +87,7 @@ def labels_of_world(out: Path, seed: int, teacher: Teacher) -> dict[str, tuple[f
     asked = (class_embeddings(teacher, KINDS, TEMPLATES["paper-cdul"]), len(KINDS), teacher.logit_scale)
     made = {"centred": label_by_centring(views, *asked, PseudolabelConfig("centred"))[0]}
     for name, changed in ROWS.items():
-        made[name] = label_by_kinds(views, kinds, *asked, PseudolabelConfig("dense", **changed))[0]
+        made[name] = label_by_kinds(kinds, views, *asked, PseudolabelConfig("dense", **changed))[0]
     return {name: (mean_ap(labels, truth), macro_f1(labels, truth)) for name, labels in made.items()}
 
 
@@ -99,21 +101,32 @@ def labels(args: argparse.Namespace) -> None:
 
 
 def students(args: argparse.Namespace) -> None:
-    rows: dict[str, list[tuple[float, float]]] = {}
+    """Results are appended to OUT/students.jsonl. A student that is already in the file is not trained again."""
+    file = args.out / "students.jsonl"
+    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for seed in args.seeds:
-        world = demo_scenes(args.out, seed)
-        tables = {"true": world / "truth_train.csv"}
-        for name, settings in LABELLINGS.items():
-            tables[name] = args.out / "labels.pt"
-            table = api.pseudolabel([world / "train"], clip="tiny", overwrite=True, num_workers=0, **settings)
-            rows.setdefault(name, []).append(
-                (_map(table, world / "truth_train.csv"), student(table, world, seed, args.out))
-            )
-        rows.setdefault("true", []).append((100.0, student(read_labels(tables["true"]), world, seed, args.out)))
+        for name in (*LABELLINGS, "true"):
+            if not any(result["labels"] == name and result["seed"] == seed for result in done):
+                done.append({"labels": name, "seed": seed, **labelled_student(name, seed, args.out)})
+                with file.open("a") as lines:
+                    lines.write(json.dumps(done[-1]) + "\n")
     print("| labels | labels, mAP | student, mAP by seed | mean |\n|---|---|---|---|")
-    for name, values in rows.items():
-        own, learned = zip(*values, strict=True)
+    for name in (*LABELLINGS, "true"):
+        results = [result for result in done if result["labels"] == name and result["seed"] in args.seeds]
+        own, learned = ([result[key] for result in results] for key in ("own", "student"))
         print(f"| {name} | {np.mean(own):.1f} | {' '.join(f'{x:.1f}' for x in learned)} | {np.mean(learned):.1f} |")
+
+
+def labelled_student(name: str, seed: int, out: Path) -> dict[str, float]:
+    """mAP in percent of the labels of the training scenes, and of their student on the test scenes."""
+    world = demo_scenes(out, seed)
+    if name == "true":
+        table = read_labels(world / "truth_train.csv")
+    else:
+        running = {"clip": "tiny", "store": out / f"store-train-{seed}", "num_workers": 0}
+        table = api.pseudolabel([world / "train"], **running, **LABELLINGS[name])
+    own = _map(table, world / "truth_train.csv")
+    return {"own": own, "student": student(table, world, seed, out)}
 
 
 def student(table, world: Path, seed: int, out: Path) -> float:
@@ -128,8 +141,11 @@ def _map(table, truth: Path) -> float:
 
 
 def cost(args: argparse.Namespace) -> None:
-    """Random weights, the 14 views of 4 photos, alternately with and without cells; medians of the repetitions."""
-    print("| image encoder | 14 views of a photo, s | with cells, s | ratio |\n|---|---|---|---|")
+    """Random weights, the 14 views of a photo, alternately with and without cells: CPU time (medians) and operations."""
+    print(
+        "| image encoder | 14 views of a photo, CPU s | with cells, CPU s | ratio of times | of operations |\n|"
+        + "---|" * 5
+    )
     text = {"context": 77, "vocab": 400, "width": 64, "layers": 1}
     towers = {
         "RN50": (ModifiedResNet(224, 64, (3, 4, 6, 3), 1024), 1024),
@@ -140,20 +156,28 @@ def cost(args: argparse.Namespace) -> None:
             nn.init.normal_(parameter, std=0.02)
         teacher = Teacher(CLIP(visual, 224, text, channels, "quick_gelu").eval())
         pixels = torch.randint(0, 255, (14, 3, 224, 224), dtype=torch.uint8)
-        for attention in ("",) if name == "RN50" else ATTENTIONS:
-            plain, dense = [], []
-            for _ in range(args.repeat):
-                plain.append(_seconds(teacher.embed_views, pixels))
-                dense.append(_seconds(embed_views_and_cells, teacher, pixels, attention or "key"))
-            ratio = statistics.median(b / a for a, b in zip(plain, dense, strict=True))
+        for attention in ("value",) if name == "RN50" else ATTENTIONS:
+            runs = ((teacher.embed_views, pixels), (embed_views_and_cells, teacher, pixels, attention))
+            plain, dense = zip(*([_seconds(*run) for run in runs] for _ in range(args.repeat)), strict=True)
             medians = [statistics.median(times) for times in (plain, dense)]
-            print(f"| {name} {attention} | {medians[0]:.2f} | {medians[1]:.2f} | {ratio:.2f} |")
+            ratio = statistics.median(b / a for a, b in zip(plain, dense, strict=True))
+            operations = _operations(*runs[1]) / _operations(*runs[0])
+            print(f"| {name}, {attention} | {medians[0]:.2f} | {medians[1]:.2f} | {ratio:.3f} | {operations:.3f} |")
 
 
 def _seconds(run: Callable, *args) -> float:
-    started = time.perf_counter()
+    started = time.process_time()
     run(*args)
-    return time.perf_counter() - started
+    return time.process_time() - started
+
+
+def _operations(run: Callable, *args) -> int:
+    """Multiplications and additions of convolutions and matrix products."""
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused operation is not counted
+    with FlopCounterMode(display=False) as counter:
+        run(*args)
+    torch.backends.mha.set_fastpath_enabled(True)
+    return counter.get_total_flops()
 
 
 def main() -> None:

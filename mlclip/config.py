@@ -122,7 +122,8 @@ class PseudolabelConfig:
     )
     profiles: bool = _setting(
         True,
-        "Also compare each view with the profile of each class, learned from the views that clearly show it.",
+        "Also compare each view with the profile of each class, learned from the views that clearly show it. With dense: each "
+        "cell, too.",
         methods=_CENTRED,
     )
     kinds: tuple[str, ...] = _setting(

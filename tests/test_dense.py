@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import doctest
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mlclip.clip import load_clip
-from mlclip.config import OptionError, PseudolabelConfig
+from mlclip.clip import encoders, load_clip
+from mlclip.clip.model import CLIP
+from mlclip.config import InputError, OptionError, PseudolabelConfig
 from mlclip.images import find_images, loader, open_image, view_pixels
 from mlclip.methods import dense
 from mlclip.teacher import embed_kinds
@@ -76,6 +78,11 @@ def test_pooled_cells_are_the_mean_directions_of_what_they_cover():
     assert torch.allclose(dense.pool_cells(cells, 7), F.normalize(cells, dim=-1).flatten(1, 2), atol=1e-6)
 
 
+def test_an_average_of_certain_labels_is_not_above_1():
+    agreements = torch.rand(100, 5, generator=torch.Generator().manual_seed(0)).tolist()
+    assert all(float(dense.average_labels([torch.ones(3, 2)] * 5, part).max()) <= 1 for part in agreements)
+
+
 def test_one_pass_fills_all_stores_and_decodes_each_photo_once(photos, teacher, encoded, monkeypatch):
     opened, read = [], loader.read_parts
     monkeypatch.setattr(loader, "read_parts", lambda file, parts: opened.append(file) or read(file, parts))
@@ -113,6 +120,26 @@ def test_other_names_need_no_second_pass_and_the_cache_lists_the_cells(photos, t
     encoded["cells"].clear()
     label(photos, teacher, classes={"dark": "dark", "bright": "bright"})
     assert not encoded["cells"] and not encoded["plain"]
+
+
+def test_a_transformer_s_cells_have_a_store_for_each_attention(photos):
+    visual = encoders.VisionTransformer(4, 16, (64, 2, 128), 32, "quick_gelu")
+    for parameter in visual.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    clip = CLIP(visual, 64, {"context": 77, "vocab": 49408, "width": 64, "layers": 1}, 32, "quick_gelu").eval()
+    torch.nn.init.normal_(clip.token_embedding.weight)
+    torch.nn.init.eye_(clip.text_projection)
+    for attention in ("key", "query"):
+        labels = label(photos, Teacher(clip), replace(DENSE, attention=attention))
+        assert labels.scores.shape == (12, 3) and set(labels.meta["kinds"]) == {"views", "cells", "2"}
+    assert [info.kind for info in list_stores()] == ["embeddings"] + 4 * ["cells"]
+
+
+def test_kinds_that_are_the_same_cells_for_a_clip_are_refused(photos, teacher):
+    with pytest.raises(
+        InputError, match=r"`kinds` 2 and 2\.1 are the same cells for this CLIP: the photo at 128 pixels"
+    ):
+        label(photos, teacher, PseudolabelConfig("dense", kinds=("2", "2.1")))
 
 
 def test_a_run_that_was_interrupted_continues_and_an_unreadable_photo_is_skipped(
@@ -158,7 +185,7 @@ def toy(photos=300, cells=16, classes=6, seed=0):
 
 def dense_labels(text, views, **cells):
     config = PseudolabelConfig("dense", kinds=("views", *cells))
-    return label_by_kinds(MemoryViews(views), {k: MemoryViews(v) for k, v in cells.items()}, text, 6, 30.0, config)
+    return label_by_kinds({k: MemoryViews(v) for k, v in cells.items()}, MemoryViews(views), text, 6, 30.0, config)
 
 
 def agreement_with(truth, labels):
@@ -188,7 +215,7 @@ def test_labels_do_not_depend_on_the_batches_of_the_cells():
 
     config = PseudolabelConfig("dense", kinds=("views", "2"))
     one, several = (
-        label_by_kinds(kind(cells[:, :5]), {"2": kind(cells)}, text, 6, 30.0, config)[0]
+        label_by_kinds({"2": kind(cells)}, kind(cells[:, :5]), text, 6, 30.0, config)[0]
         for kind in (MemoryViews, Portions)
     )
     assert torch.allclose(one, several, atol=1e-4)

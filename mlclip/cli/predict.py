@@ -52,12 +52,14 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @click.option("--overwrite", is_flag=True, help="Write to --heatmaps DIR even if it is not empty.")
 @options.batch_size
 @options.running
+@options.offline
 def predict(images, model, form, threshold, threshold_file, topk, heatmaps, overwrite, quiet, **running):
     """Print which classes photos show.
 
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", or @list.txt (one path per line).
 
-    Only the student runs; CLIP is not needed. The result goes to stdout, messages go to stderr.
+    Only the student runs; CLIP is not needed, except for a model of `mlclip train --arch clip-head`. The result goes to stdout,
+    messages go to stderr.
 
     An .onnx model runs in onnxruntime, on the CPU or with --device cuda. torch is not needed.
     """

@@ -44,7 +44,6 @@ def embed_with_cells(visual: nn.Module, pixels: Tensor, attention: str = "key") 
     The embeddings are those of `visual(pixels)`. Neither is L2-normalised. `attention`, one of ATTENTIONS, is the second run of
     a transformer's last block; a ResNet does not use it. InputError for an image encoder of another kind.
     """
-    grid = tuple(side // getattr(visual, "stride", 1) for side in pixels.shape[2:])
     if isinstance(visual, ModifiedResNet):
         embeddings, cells = _resnet(visual, pixels)
     elif isinstance(visual, VisionTransformer):
@@ -54,7 +53,8 @@ def embed_with_cells(visual: nn.Module, pixels: Tensor, attention: str = "key") 
             f"the cells of this CLIP's image encoder ({type(visual).__name__}) are not known. Use another CLIP, or "
             '`method="centred"`.'
         )
-    return embeddings, cells.unflatten(1, grid)  # (N, h, w, D)
+    height, width = (side // visual.stride for side in pixels.shape[2:])
+    return embeddings, cells.unflatten(1, (height, width))  # (N, h, w, D)
 
 
 def _resnet(visual: ModifiedResNet, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..clip.encoders import ModifiedResNet
 from ..clip.model import IMAGE_MEAN, IMAGE_STD
-from ..config import InputError
+from ..config import CLIP_HEAD, InputError
 from .backbones import build_trunk
 
 ARCHS = (
@@ -40,7 +40,7 @@ _HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this s
 def _trunk(arch: str, *, initialise: bool = True) -> nn.Sequential:
     """torchvision's `arch` up to its last feature map, with the parameter names of torchvision's files."""
     if arch not in ARCHS:
-        raise InputError(f'`arch="{arch}"` is not known. Use one of {", ".join([*ARCHS, CLIP_ARCH])}.')
+        raise InputError(f'`arch="{arch}"` is not known. Use one of {", ".join([*ARCHS, CLIP_ARCH, CLIP_HEAD])}.')
     return build_trunk(arch, initialise=initialise)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..config import InputError
 from ..distributed import Distributed
 from ..images import Photo, PhotoParts, Skip, collate_parts, photo_batches
 from ..methods.dense import VIEWS, pool_cells
@@ -50,6 +51,7 @@ def embed_kinds(
     distributed = distributed or Distributed()
     names = [kind for kind in kinds if kind != VIEWS]
     keys = [store_key(teacher, grids), *(cell_key(kind, teacher, grids, attention) for kind in names)]
+    _refuse_equal(names, keys[1:])
     folders = [Path(store) if store else default_store(keys[0], root)]
     folders += [_beside(folders[0], key) if store else default_store(key, root) for key in keys[1:]]
 
@@ -60,6 +62,16 @@ def embed_kinds(
     return stores[0], dict(zip(names, stores[1:], strict=True)), skipped
 
 
+def _refuse_equal(kinds: Sequence[str], keys: Sequence[CellKey]) -> None:
+    """InputError for two kinds that are the same cells, because sides are rounded to whole strides."""
+    for kind, key in zip(kinds, keys, strict=True):
+        first = kinds[keys.index(key)]
+        if first != kind:
+            raise InputError(
+                f"`kinds` {first} and {kind} are the same cells for this CLIP: the photo at {key.input_size} pixels. Leave out one."
+            )
+
+
 def _beside(folder: Path, key: CellKey) -> Path:
     """The subfolder of a store of views that holds the cells of one kind."""
     return folder / f"cells-{hashlib.sha256(json.dumps(key.as_plain()).encode()).hexdigest()[:20]}"
@@ -67,7 +79,7 @@ def _beside(folder: Path, key: CellKey) -> Path:
 
 @dataclass
 class _Part:
-    """Views of one size and set of grids, and the stores that get their embeddings or cells."""
+    """Views of one size and set of grids, and the stores that get their embeddings or cells; at most one store of cells."""
 
     size: int  # pixels
     grids: tuple[int, ...]
@@ -84,13 +96,15 @@ class _Part:
 
 
 def _parts(missing: Missing, rank: int) -> list[_Part]:
-    parts: dict[tuple[int, tuple[int, ...]], _Part] = {}
+    parts: list[_Part] = []
     for store, photos in missing:
         if photos:
             size, grids = store.key.input_size, store.key.grids
-            part = parts.setdefault((size, grids), _Part(size, grids))
+            joined = [part for part in parts if (part.size, part.grids) == (size, grids) and part.cells is None]
+            parts += [] if joined else [_Part(size, grids)]
+            part = joined[0] if joined else parts[-1]
             part.writers.append((ShardWriter(store, rank), {photo.path: photo for photo in photos}))
-    return list(parts.values())
+    return parts
 
 
 def _encode(
@@ -107,7 +121,7 @@ def _encode(
     if not photos:
         return []
     progress = progress if distributed.is_main else SILENT
-    _report_size([store for store, _ in missing], teacher, len(photos), progress)
+    _report_size(missing, teacher, progress)
     skipped: list[Skip] = []
     dataset = PhotoParts(photos, [(part.size, part.grids) for part in parts])
     at_once = max(1, batch_size * teacher.input_size**2 // sum(part.pixels() for part in parts))
@@ -152,8 +166,10 @@ def _vectors(views: Tensor, key: CellKey | None, teacher: Teacher) -> tuple[Tens
     return embeddings.half().cpu(), pool_cells(cells, key.side).half().cpu()
 
 
-def _report_size(stores: Sequence[Store], teacher: Teacher, photos: int, progress: Progress) -> None:
-    each = sum(store.key.bytes_per_photo(teacher.clip.embed_dim) for store in stores if store.key.kind == "cells")
-    progress.log(
-        f"the cells need {each / 1000:.0f} kB per photo on disk, {each * photos / 1e6:.0f} MB for {photos} photos"
-    )
+def _report_size(missing: Missing, teacher: Teacher, progress: Progress) -> None:
+    """Say how much space the missing cells will need."""
+    lacking = [(store.key.bytes_per_photo(teacher.clip.embed_dim), len(photos)) for store, photos in missing
+               if store.key.kind == "cells" and photos]  # fmt: skip
+    if lacking:
+        each, total = sum(size for size, _ in lacking), sum(size * count for size, count in lacking)
+        progress.log(f"the cells need {each / 1000:.0f} kB per photo on disk, {total / 1e6:.0f} MB in total")

@@ -16,7 +16,6 @@ from ..methods import centred, dense, profiles
 from .label_from_store import Centred, centre, centred_labels, levels_of_grids
 from .view_batches import Views
 
-
 COVARIANCE_CELLS = 200_000  # with more cells, the covariance is estimated from about this many
 
 
@@ -28,11 +27,11 @@ class Opinion(NamedTuple):
 
 
 def label_by_kinds(
-    views: Views, cells: Mapping[str, Views], text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    cells: Mapping[str, Views], views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
     """Dense labels (N, C) and their summary.
 
-    `views` are the views of centred labels; `cells` the cells of each other kind in `config.kinds`, in any order. The summary
+    `cells` are those of each kind in `config.kinds` but "views", in any order. `views` are the views of centred labels. The summary
     is that of the centred labels, and `kinds`: per kind its agreement, that of its second opinion, and the levels of its cells.
     """
     scale = logit_scale * config.rank_scale

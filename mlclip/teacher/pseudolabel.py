@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +26,7 @@ from .embedding_store import Store
 from .label_by_kinds import label_by_kinds
 from .label_from_store import label_by_ccd, label_by_cdul, label_by_centring
 from .scoring import Teacher, class_embeddings
-from .view_batches import ViewBatches
+from .view_batches import MEMORY_LIMIT, ViewBatches
 
 LABEL_BY = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": label_by_centring}
 FLAT_MARGIN = 0.02  # a mean top-1 probability this close to 1/C means that the temperature is wrong
@@ -63,15 +65,10 @@ def pseudolabel(
     size = _view_size(config, teacher)
     names = [*classes.values(), *contrast.values()]
     text = class_embeddings(teacher, names, templates, compound=config.compound)  # (C + contrast, D)
-    grids = {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids)
-    running = {"root": found.root, "grids": grids, "store": store, "batch_size": batch_size, "num_workers": num_workers,
-               "distributed": distributed, "progress": progress}  # fmt: skip
-    cells: dict[str, Store] = {}
-    if config.method == "dense":
-        more = {"kinds": config.kinds, "attention": config.attention}
-        opened, cells, unreadable = embed_kinds(found.photos, teacher, **more, **running)
-    else:
-        opened, unreadable = embed_images(found.photos, teacher, size=size, **running)
+    opened, cells, unreadable = _embedded(
+        found, teacher, config, size, store=store, batch_size=batch_size, num_workers=num_workers, distributed=distributed,
+        progress=progress,
+    )  # fmt: skip
     skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
 
     def label() -> Labels:
@@ -79,13 +76,10 @@ def pseudolabel(
         if not photos:
             raise _none_readable(found, skipped)
         logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
-        views = ViewBatches(opened, photos, teacher.device)
-        asked = (text.to(teacher.device), len(classes), logit_scale, config)
-        if config.method == "dense":
-            kinds = {kind: ViewBatches(store, photos, teacher.device) for kind, store in cells.items()}
-            scores, summary = label_by_kinds(views, kinds, *asked)
-        else:
-            scores, summary = LABEL_BY[config.method](views, *asked)
+        limit = MEMORY_LIMIT // (1 + len(cells))
+        views, *kinds = (ViewBatches(store, photos, teacher.device, limit) for store in (opened, *cells.values()))
+        label_by = LABEL_BY.get(config.method) or partial(label_by_kinds, dict(zip(cells, kinds, strict=True)))
+        scores, summary = label_by(views, text.to(teacher.device), len(classes), logit_scale, config)
         if not scores.isfinite().all():
             raise InputError(
                 f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
@@ -97,6 +91,20 @@ def pseudolabel(
         return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
 
     return distributed.on_main(label)
+
+
+def _embedded(
+    found: Found, teacher: Teacher, config: PseudolabelConfig, size: int, **running: Any
+) -> tuple[Store, dict[str, Store], list[Skip]]:
+    """The store of the views, the stores of the cells of dense labels, and the photos that cannot be read."""
+    grids = {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids)
+    if config.method == "dense":
+        kinds, attention = config.kinds, config.attention
+        return embed_kinds(
+            found.photos, teacher, root=found.root, grids=grids, kinds=kinds, attention=attention, **running
+        )
+    opened, unreadable = embed_images(found.photos, teacher, root=found.root, grids=grids, size=size, **running)
+    return opened, {}, unreadable
 
 
 def _none_readable(found: Found, skipped: Sequence[Skip]) -> InputError:
