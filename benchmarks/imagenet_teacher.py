@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -124,27 +125,29 @@ def text_vectors(head: nn.Linear) -> Tensor:
 
 
 def files_of(out: Path, part: str, kind: str) -> list[Path]:
-    return sorted(out.glob(f"{part}-{kind}-*.pt"))
+    """The files of one kind, as far as all of the first kinds are there, too."""
+    files = sorted(out.glob(f"{part}-{kind}-*.pt"))
+    return [file for file in files if (out / file.name.replace(f"-{kind}-", "-2-")).exists()]
 
 
 @torch.inference_mode()
 def encode(args: argparse.Namespace) -> None:
     """Write the half-precision views and pooled cells of every photo, CHUNK photos a file."""
     network, started = fuse(load_teacher(args.data).features).to(memory_format=torch.channels_last), time.monotonic()
-    jobs = [(part, kinds) for part in ("train", "test") for kinds in (("norm", "views", "cells", "1"), ("2",))]
-    jobs += [(part, (size,)) for size in ("1.5", "3") for part in ("train", "test")]
-    for part, kinds in jobs:
-        paths = [args.data / "photos" / part / path for path in read_labels(args.data / f"truth_{part}.csv").paths]
-        for first in range(0, len(paths), CHUNK):
-            files = [args.out / f"{part}-{kind}-{first:04d}.pt" for kind in kinds]
-            if all(file.exists() for file in files):
-                continue
-            if time.monotonic() - started > 60 * args.minutes:
-                raise SystemExit("the time is over. Run again to continue.")
-            of_photos = [encode_photo(network, str(path), kinds) for path in paths[first : first + CHUNK]]
-            for file, vectors in zip(files, zip(*of_photos, strict=True), strict=True):
-                save_plain(torch.cat(vectors).half(), file)
-        print(f"{part}, {' '.join(kinds)}: {time.monotonic() - started:.0f} s", flush=True)
+    first_kinds = (("norm", "views", "cells", "1"), ("2",))  # of the default of `--kinds`
+    for several in (first_kinds, (("1.5",),), (("3",),)):
+        for part in ("train", "test"):
+            paths = [args.data / "photos" / part / path for path in read_labels(args.data / f"truth_{part}.csv").paths]
+            for first, kinds in ((first, kinds) for first in range(0, len(paths), CHUNK) for kinds in several):
+                files = [args.out / f"{part}-{kind}-{first:04d}.pt" for kind in kinds]
+                if all(file.exists() for file in files):
+                    continue
+                if time.monotonic() - started > 60 * args.minutes:
+                    raise SystemExit("the time is over. Run again to continue.")
+                of_photos = [encode_photo(network, str(path), kinds) for path in paths[first : first + CHUNK]]
+                for file, vectors in zip(files, zip(*of_photos, strict=True), strict=True):
+                    save_plain(torch.cat(vectors).half(), file)
+            print(f"{part}, {' '.join(sum(several, ()))}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 def encode_photo(network: nn.Module, photo: str, kinds: Sequence[str]) -> list[Tensor]:
@@ -178,6 +181,13 @@ def views_of(out: Path, part: str, kind: str) -> StoredViews:
     return StoredViews(files_of(out, part, kind), (1,), (side * side,))
 
 
+def available(out: Path) -> list[str]:
+    """The kinds of cells that were encoded for all photos."""
+    return [
+        k for k in KINDS if all(len(files_of(out, p, k)) == len(files_of(out, p, "views")) for p in ("train", "test"))
+    ]
+
+
 def opinions_of(out: Path, part: str, text: Tensor, scale: float) -> dict[tuple[str, str], tuple[Tensor, float]]:
     """Labels (N, C) and agreement of every opinion, each computed once, as `label_by_kinds` does. Also reference labels."""
     config, classes = PseudolabelConfig("dense"), len(text)
@@ -187,7 +197,7 @@ def opinions_of(out: Path, part: str, text: Tensor, scale: float) -> dict[tuple[
     found["centred, no profiles", ""] = (today.labels, 0.0)
     found["softmax of the whole photo", ""] = (
         torch.cat([class_scores(vectors[:, 0], text, scale) for _, vectors in views]), 0.0)  # fmt: skip
-    for kind in KINDS:
+    for kind in available(out):
         cells = views_of(out, part, kind)
         own = centre(cells, text, flat, config.prior_photos)
         scores = gaussian_scores(cells, text, own, taught, flat, config.rank_scale)
@@ -209,7 +219,7 @@ def quality(labels: Tensor, truth: Tensor) -> tuple[float, float]:
     predicted, positive = labels >= 0.5, truth == 1
     f1 = 2 * (predicted & positive).sum(0) / (predicted.sum(0) + positive.sum(0)).clamp(min=1)
     aps = [average_precision(labels[:, c], truth[:, c]) for c in range(len(SHOWN))]
-    return 100 * sum(aps) / len(aps), 100 * float(f1.mean())
+    return 100 * float(np.nanmean(aps)), 100 * float(f1.mean())
 
 
 @torch.inference_mode()
@@ -221,7 +231,9 @@ def labels(args: argparse.Namespace) -> None:
     columns: dict[str, list[str]] = {}
     for part in ("train", "test"):
         truth = read_labels(args.data / f"truth_{part}.csv")
-        truth = truth.aligned(truth.paths, SHOWN).scores
+        photos = len(views_of(args.out, part, "views"))
+        print(f"{part}: {photos} of {len(truth)} photos", flush=True)
+        truth = truth.aligned(truth.paths[:photos], SHOWN).scores
         found = opinions_of(args.out, part, text_vectors(head), scale)
         for kind, opinion in found:
             if kind in KINDS:
@@ -230,7 +242,7 @@ def labels(args: argparse.Namespace) -> None:
             ("softmax of the whole photo", None),
             ("centred, no profiles", None),
             ("centred", None),
-            *ROWS.items(),
+            *((name, row) for name, row in ROWS.items() if {*row["kinds"]} <= {"views", *available(args.out)}),
         ):
             made = combined(found, **which) if which else found.get((name, ""), found["views", "own"])[0]
             columns.setdefault(name, []).append("{:.1f} | {:.1f}".format(*quality(made, truth)))
