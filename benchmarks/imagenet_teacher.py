@@ -213,13 +213,13 @@ def combined(found: dict, kinds: Sequence[str], opinions: Sequence[str] = BOTH, 
 
 
 def quality(labels: Tensor, truth: Tensor) -> tuple[float, float]:
-    """mAP and macro-F1 at ½, in percent, over the classes of SHOWN."""
+    """mAP and macro-F1 at ½, in percent, over the classes of SHOWN that some photo has."""
     columns = [list(KINDS_OF).index(name) for name in SHOWN]
     labels = labels[:, columns]
     predicted, positive = labels >= 0.5, truth == 1
     f1 = 2 * (predicted & positive).sum(0) / (predicted.sum(0) + positive.sum(0)).clamp(min=1)
     aps = [average_precision(labels[:, c], truth[:, c]) for c in range(len(SHOWN))]
-    return 100 * float(np.nanmean(aps)), 100 * float(f1.mean())
+    return 100 * float(np.nanmean(aps)), 100 * float(f1[positive.any(0)].mean())
 
 
 @torch.inference_mode()
