@@ -31,7 +31,7 @@ def labels(tmp_path_factory):
             scene.paste(draw_single(kind, np.random.default_rng(number), 64), place)
             scores[number, KINDS.index(kind)] = 0.9 if number < 2 else 0.1
         scene.save(folder / f"{number}.png")
-    clip = {"name": "tiny", "activation": "quick_gelu"}
+    clip = {"name": "tiny", "activation": "quick_gelu", "sha256": "", "logit_scale": 17.9}
     meta = {"prompts": list(KINDS), "templates": ["a photo of a {}"], "clip": clip}
     return Labels(["0.png", "1.png", "2.png"], list(KINDS), scores, str(folder), meta)
 
