@@ -20,14 +20,24 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, InputError, OptionError, PseudolabelConfig, TrainConfig
+from .config import (
+    CLIP_HEAD,
+    LABELS_FILE,
+    MODEL_FILE,
+    InputError,
+    OptionError,
+    PseudolabelConfig,
+    TableOptions,
+    TrainConfig,
+)
 from .distributed import Distributed, choose_device, restarted, start_distributed
 from .files import check_output, locked
 from .images import Found, find_images
 from .labels.class_choice import Classes, find_classes, find_contrast, templates_for
 from .labels.class_names import as_prompts, check_class_count
 from .labels.datasets import read_boxes, read_truth
-from .labels.metrics import Match, match_tables, matched_cells, mean_average_precision
+from .labels.matching import Match, match_tables, refuse_small_match
+from .labels.metrics import matched_cells, mean_average_precision, truth_for
 from .labels.table import Labels, read_labels, write_labels
 from .line_progress import LineProgress
 from .methods.calibration import expected_calibration_error
@@ -112,6 +122,8 @@ def train(
     other_teacher: bool = False,
     boxes: str | None = None,
     truth: Labels | str | Path | None = None,
+    partial: bool = False,
+    tables: TableOptions | None = None,
     save_labels: str | Path | None = None,
     resume: bool = False,
     offline: bool = False,
@@ -125,11 +137,13 @@ def train(
     """Train a student on labels and their photos, as `mlclip train` does, and write it to `output`.
 
     `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
-    labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR" or "coco:FILE", for `local_views` "boxes" and
-    "around". `truth` adds mAPs to the report of every epoch and changes nothing else. `resume` continues after the last finished
-    epoch of a stopped training. `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the
-    main one reads the labels, `truth` and `boxes` for all; every rank reads the photos. A job that torchrun restarts continues
-    as with `resume`, unless `overwrite` is set. Raises InputError.
+    labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR", "coco:FILE" or another form of
+    `read_boxes`, for `local_views` "boxes" and "around". `truth` adds mAPs to the report of every epoch and changes nothing
+    else; `partial` accepts one of which less than half matches. `tables` says how a .csv of another program is read; its
+    `split` chooses rows of the labels. `resume` continues after the last finished epoch of a stopped training. `settings` are
+    fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the main one reads the labels, `truth` and
+    `boxes` for all; every rank reads the photos. A job that torchrun restarts continues as with `resume`, unless `overwrite`
+    is set. Raises InputError.
     """
     from .training.loop import train as train_student
 
@@ -144,11 +158,12 @@ def train(
     with distributed.session(), ExitStack() as locks:
         table, known, annotated = distributed.on_main(
             lambda: (
-                labels if isinstance(labels, Labels) else read_labels(labels),
-                _truth(truth) if truth is not None else None,
+                *_labels_and_truth(labels, truth, tables or TableOptions(), partial, progress),
                 _boxes(config, boxes),
             )
         )
+        for note in annotated.notes if annotated else []:
+            progress.log(note)
         if root:
             table = replace(table, root=os.fspath(root))
         with distributed.together():
@@ -250,23 +265,68 @@ class Evaluation:
     match: Match  # which photos and classes both tables have
 
 
-def evaluate(labels: Labels | str | Path, truth: Labels | str | Path, *, only: Classes | None = None) -> Evaluation:
+def evaluate(
+    labels: Labels | str | Path,
+    truth: Labels | str | Path,
+    *,
+    only: Classes | None = None,
+    partial: bool = False,
+    tables: TableOptions | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
     """Average precision of each class, their mean, and the calibration error, as `mlclip evaluate` computes them.
 
-    `truth`: a table or its file, "voc:DIR", "coco:FILE" or "nuswide:DIR". `only` limits the classes. Raises InputError where
-    no photo or no class is in both tables, or where no class has a positive photo.
+    `truth`: a table or its file, or a form of `read_truth` such as "voc:DIR" or "coco:FILE". `only` limits the classes. `tables`
+    says how a .csv of another program is read; its `split` and `empty_cells` are for the truth. Raises InputError where no photo
+    or no class is in both tables, where fewer than half of those of the smaller table are (unless `partial`), or where no class
+    has a positive photo.
     """
-    scores = labels if isinstance(labels, Labels) else read_labels(labels)
-    known = _truth(truth)
+    tables, progress = tables or TableOptions(), progress or LineProgress()
+    scores = labels if isinstance(labels, Labels) else read_labels(labels, tables.for_scores, progress=progress)
+    known = read_known(truth, scores.classes, tables, progress)
     if only is not None:
         known = known.aligned(known.paths, _chosen(only, known.classes))
-    mean, per_class = mean_average_precision(scores, known)
+    match = match_tables(scores, known)
+    first, second = _name_of(labels, "the predictions"), _name_of(truth, "the truth")
+    refuse_small_match(match, first, second, partial=partial)
+    mean, per_class = mean_average_precision(scores, known, match)
     judged = {name: value for name, value in per_class.items() if value == value}  # without NaN
     if not judged:
         raise InputError("no class has a positive photo among those that both tables have; nothing can be evaluated")
-    error = expected_calibration_error(*matched_cells(scores, known))
+    error = expected_calibration_error(*matched_cells(scores, known, match))
     empty = [name for name in per_class if name not in judged]
-    return Evaluation(mean, judged, empty, error, match_tables(scores, known))
+    return Evaluation(mean, judged, empty, error, match)
+
+
+def read_known(truth: Labels | str | Path, classes: Sequence[str], tables: TableOptions, progress: Progress) -> Labels:
+    """The true labels, from where `truth` says. `classes` are those of the scores; they help to read a column of names."""
+    if isinstance(truth, Labels):
+        return truth
+    return read_truth(os.fspath(truth), tables, progress=progress, known_classes=classes)
+
+
+def _labels_and_truth(
+    labels: Labels | str | Path,
+    truth: Labels | str | Path | None,
+    tables: TableOptions,
+    partial: bool,
+    progress: Progress,
+) -> tuple[Labels, Labels | None]:
+    """The labels, and the true labels of their photos with the same names; a line about what matched."""
+    table = labels if isinstance(labels, Labels) else read_labels(labels, tables, progress=progress)
+    if truth is None:
+        return table, None
+    known = read_known(truth, table.classes, replace(tables, split=None), progress)
+    match = match_tables(table, known)
+    first, second = _name_of(labels, "the labels"), _name_of(truth, "the truth")
+    refuse_small_match(match, first, second, partial=partial)
+    for line in match.summary(first, second):
+        progress.log(line)
+    return table, truth_for(table, known, match)
+
+
+def _name_of(table: Labels | str | Path, words: str) -> str:
+    return words if isinstance(table, Labels) else os.fspath(table)
 
 
 def _config(config: type, settings: dict[str, Any]) -> Any:
@@ -281,10 +341,6 @@ def _config(config: type, settings: dict[str, Any]) -> Any:
 
 def _workers(num_workers: int | None) -> int:
     return min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-
-
-def _truth(truth: Labels | str | Path) -> Labels:
-    return truth if isinstance(truth, Labels) else read_truth(os.fspath(truth))
 
 
 def _same_file(first: str | Path, second: str | Path) -> bool:

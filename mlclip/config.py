@@ -6,8 +6,9 @@ builds its options from these fields.
 
 from __future__ import annotations
 
+import codecs
 import math
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`
@@ -370,3 +371,70 @@ class TrainConfig:
     def two_views(self) -> bool:
         """Whether the student is CCD's: boosted class maps, and a strong view that must agree with the weak one."""
         return self.method in _TWO_VIEWS
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a .csv of another program is read, where its own content allows two readings. None: the table decides."""
+
+    READINGS = ("absent", "unknown")
+    SEPARATORS = ("comma", "semicolon", "tab", "pipe")
+    LABEL_SEPARATORS = ("comma", "semicolon", "pipe", "space", "none")
+
+    path_column: str | None = _setting(
+        None, "The column with the photos.", if_none="path, filename, image and the like"
+    )
+    label_column: str | None = _setting(
+        None, "The column with the names of each photo's classes.", if_none="labels, tags, class and the like"
+    )
+    label_separator: str | None = _setting(
+        None,
+        "What is between the names in one cell of that column; none: a cell is one name.",
+        choices=LABEL_SEPARATORS,
+        if_none="what the cells show",
+    )
+    split: str | None = _setting(
+        None, "Read only the rows with this value in a column, as VALUE or COLUMN=VALUE.", if_none="all rows"
+    )
+    minus_one: str | None = _setting(
+        None,
+        "What -1 means. absent: 0 is then unknown, as in VOC's lists. unknown: 0 is then absent.",
+        choices=READINGS,
+        if_none="absent where the table also has 0, and less often",
+    )
+    empty_cells: str | None = _setting(
+        None,
+        "What an empty cell means.",
+        choices=READINGS,
+        if_none="unknown; absent in a column of names and in a table of x marks",
+    )
+    ignore_columns: str | None = _setting(
+        None, "Columns that are not classes, separated by commas.", if_none="columns of other text, row numbers, boxes"
+    )
+    keep_columns: str | None = _setting(
+        None, "Columns that are classes though their names suggest something else, separated by commas."
+    )
+    separator: str | None = _setting(
+        None, "What is between the columns.", choices=SEPARATORS, if_none="what the first lines show"
+    )
+    encoding: str | None = _setting(
+        None, "Encoding of the text, such as cp1252 for older Excel files.", if_none="UTF-8, or UTF-16"
+    )
+
+    @property
+    def for_scores(self) -> TableOptions:
+        """The same for a table of scores beside true labels: `split` and `empty_cells` are about the true labels."""
+        return replace(self, split=None, empty_cells=None)
+
+    def __post_init__(self):
+        for setting in fields(self):
+            value, choices = getattr(self, setting.name), setting.metadata.get("choices")
+            _require(
+                choices is None or value in (None, *choices), setting.name, value, f"one of {', '.join(choices or ())}"
+            )
+        if self.encoding is not None:
+            try:
+                known = codecs.lookup(self.encoding)._is_text_encoding
+            except (LookupError, ValueError):
+                known = False
+            _require(known, "encoding", self.encoding, "the name of a text encoding, such as utf-8 or cp1252")

@@ -170,6 +170,26 @@ def _is_needed_clip(value: Any) -> bool:
     )
 
 
+def _is_hierarchy(value: Any) -> bool:
+    """Whether the value has the parents of classes without a circle, and groups of classes."""
+    if not isinstance(value, dict) or value.keys() != {"parents", "groups"}:
+        return False
+    parents, ended = value["parents"], set()
+    if not is_dict_of(is_text, is_text)(parents) or not is_list_of(is_list_of(is_text))(value["groups"]):
+        return False
+    if len(names := [name for group in value["groups"] for name in group]) != len(set(names)):
+        return False
+    for name in parents:
+        path = set()
+        while name in parents and name not in ended:
+            if name in path:
+                return False
+            path.add(name)
+            name = parents[name]
+        ended |= path
+    return True
+
+
 def _are_grids(value: Any) -> bool:
     whole = is_list_of(lambda n: is_whole(n, 1, 16))(value)
     return whole and 0 < len(value) == len(set(value))
@@ -180,11 +200,15 @@ TABLE = Rule(is_table, "a float32 table of numbers from 0 to 1, or NaN")
 WEIGHTS = Rule(_are_weights, "a dict of named tensors")
 DICT = Rule(_is_dict, "a dict")
 _TEXTS = Rule(is_list_of(is_text), "a list of text", optional=True)
+_HIERARCHY = Rule(
+    _is_hierarchy, "the parents of classes, without a circle, and groups of different classes", optional=True
+)
 
 # The known parts of a labels file's `meta`. Other parts are only shown, as text.
 _META = {
     "meta.clip": Rule(_is_clip, "a dict with the CLIP's name, sha256 and logit_scale", optional=True),
     "meta.settings": Rule(_is_dict, "a dict", optional=True),
+    "meta.hierarchy": _HIERARCHY,
     "meta.prompts": _TEXTS,
     "meta.contrast": _TEXTS,
     "meta.templates": _TEXTS,
@@ -269,6 +293,7 @@ SCHEMAS: dict[str, Schema] = {
             "thresholds": Rule(_is_thresholds, "a tensor with a number from 0 to 1 for each class"),
             "weights": WEIGHTS,
             "meta": DICT,
+            "meta.hierarchy": _HIERARCHY,
             "meta.calibration": Rule(_is_calibration, "the facts of a calibration", optional=True),
             "clip": Rule(_is_needed_clip, "the name, sha256, activation and precision of a CLIP", optional=True),
             "grids": Rule(_are_grids, "a list of different numbers from 1 to 16", optional=True),

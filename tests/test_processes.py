@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import torch
 from mlclip import api
 from mlclip.config import InputError, OptionError
 from mlclip.distributed import Distributed, rank_device, start_distributed, status_for_launcher
+from mlclip.distributed.keepalive import lost_machines_noticed
 from mlclip.files import locked
 from mlclip.images import Skip, find_images
 from mlclip.labels.table import Labels, read_labels, write_labels
@@ -269,6 +271,21 @@ def test_a_job_whose_rank_is_killed_continues_when_torchrun_restarts_it(machines
     enter_machine(machines, 2)
     label_photos()
     assert torch.allclose(read_labels("labels.pt").scores, read_labels(results / "labels.pt").scores, atol=2e-3)
+
+
+def test_connections_to_other_machines_notice_that_a_machine_is_gone():
+    def idle_seconds(connection) -> int:
+        return connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) and connection.getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_KEEPIDLE
+        )
+
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as older:
+        with lost_machines_noticed():
+            newer = socket.create_connection(server.getsockname())
+            pair = socket.socketpair()  # not TCP: left alone
+        with newer, pair[0], pair[1]:
+            assert (idle_seconds(newer), idle_seconds(older)) == (60, 0)
+            newer.send(b"x")  # it is still open
 
 
 def test_a_photo_that_no_rank_has_is_an_error(photos, tmp_path):

@@ -63,4 +63,8 @@ def export(model, output, variant, photos, overwrite, quiet):
     found = find_images(photos) if photos else None
     difference = export_onnx(checkpoint, output, variant=variant, photos=found)
     progress.log(f"{output}: {difference}")
+    if "hierarchy" in checkpoint.meta:
+        progress.log(
+            f"warning: {output} does not know the hierarchy and groups of the classes; its scores and thresholds can contradict them"
+        )
     return 0

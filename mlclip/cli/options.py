@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
+from ..config import TableOptions
 from .messages import printable
 
 SKIPPED = 3  # exit status: done, but some inputs were skipped and are listed
@@ -21,15 +23,17 @@ OPTION_NAMES = {"disagreement": "--lambda"}  # where an option does not have the
 
 
 class Command(click.Command):
-    """A command whose help lists the options that only some methods use in a section at the end."""
+    """A command whose help lists the options that only some methods use, or that are about tables, in sections at the end."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        common, special = [], []
+        common, special, table = [], [], []
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record and isinstance(param, click.Option):
-                (special if isinstance(param, MethodOption) else common).append(record)
-        for title, records in (("Options", common), ("Options for some methods, named in [brackets]", special)):
+                kinds = {MethodOption: special, TableOption: table}
+                kinds.get(type(param), common).append(record)
+        titles = ("Options", "Options for some methods, named in [brackets]", "Options for a .csv of another program")
+        for title, records in zip(titles, (common, special, table), strict=True):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
@@ -40,6 +44,10 @@ class MethodOption(click.Option):
 
     def __init__(self, *args: Any, methods: Sequence[str], help: str, **more: Any):
         super().__init__(*args, help=f"[{', '.join(methods)}] {help}", **more)
+
+
+class TableOption(click.Option):
+    """An option that says how a .csv of another program is read."""
 
 
 class Numbers(click.ParamType):
@@ -69,11 +77,11 @@ def settings(config: type) -> Callable:
     return combine(*(_setting(setting, hints[setting.name]) for setting in fields(config)))
 
 
-def _setting(setting: Field, hint: Any) -> Callable:
+def _setting(setting: Field, hint: Any, **more: Any) -> Callable:
     """The option of one field: name, type and default come from the field, the help from its metadata."""
     told, default = setting.metadata, setting.default
     name = OPTION_NAMES.get(setting.name, "--" + setting.name.replace("_", "-"))
-    more: dict[str, Any] = {"help": told["help"], "show_default": told.get("if_none", True)}
+    more |= {"help": told["help"], "show_default": told.get("if_none", True)}
     if "choices" in told:
         more["type"] = click.Choice(told["choices"])
     elif hint is bool:
@@ -120,6 +128,25 @@ batch_size = click.option(
     show_default=True,
     help="Images per forward pass; use fewer if memory runs out.",
 )
+partial = click.option(
+    "--partial",
+    is_flag=True,
+    help="Accept true labels of which fewer than half of the photos or classes match (of the smaller table).",
+)
+
+
+def tables(command: Callable) -> Callable:
+    """The fields of TableOptions as options; the command gets one argument, `tables`."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **settings: Any) -> Any:
+        chosen = {setting.name: settings.pop(setting.name) for setting in fields(TableOptions)}
+        return command(*args, tables=TableOptions(**chosen), **settings)
+
+    hints = get_type_hints(TableOptions)
+    return combine(*(_setting(f, hints[f.name], cls=TableOption) for f in fields(TableOptions)))(run)
+
+
 threshold_file = click.option(
     "--threshold-file",
     metavar="FILE",

@@ -88,13 +88,14 @@ def _torch_student(file, device):
     """The model of a `model.pt`, its classes and thresholds, and the function that predicts photos."""
     from .. import api
     from ..student.checkpoint import load_checkpoint
+    from ..student.consistency import thresholds_of
 
     checkpoint = load_checkpoint(file)
 
     def run(images, progress, **running):
         return api.predict(images, checkpoint, progress=progress, **running)
 
-    return checkpoint, checkpoint.model.classes, checkpoint.thresholds.tolist(), run
+    return checkpoint, checkpoint.model.classes, thresholds_of(checkpoint).tolist(), run
 
 
 def _onnx_student(file, device):

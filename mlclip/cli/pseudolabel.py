@@ -13,8 +13,9 @@ from .console import Console
 @options.images
 @click.option(
     "--classes",
-    help='The classes: a FILE (one name per line, or `label = prompt name`), a preset (voc, coco, nuswide), or "cat,dog=a '
-    'small dog".  [default: classes.txt in or next to the folder of the photos, else coco]',
+    help="The classes: a FILE (one name per line, or `label = prompt name`, or `animal > dog` for a class below another; also "
+    'JSON, or YAML with `names:`), a preset (voc, coco, nuswide), or "cat,dog=a small dog".  '
+    "[default: classes.txt in or next to the folder of the photos, else coco]",
 )
 @click.option(
     "--contrast",

@@ -11,7 +11,7 @@ from . import options
 from .console import Console
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.option("--labels", default=LABELS_FILE, show_default=True, help="The table to show: .pt, .csv, .json or .jsonl.")
 @click.option("--truth", help="True labels to compare with, as for `mlclip evaluate`.")
 @click.option(
@@ -24,8 +24,10 @@ from .console import Console
     "--where", is_flag=True, help="Run CLIP again on a few photos, and show where in them it sees their labels."
 )
 @options.overwrite
+@options.partial
 @options.quiet
-def report(labels, truth, root, threshold_file, limit, output, where, overwrite, quiet):
+@options.tables
+def report(labels, truth, root, threshold_file, limit, output, where, overwrite, partial, tables, quiet):
     """Write an HTML page about labels.
 
     The page is self-contained. It shows the classes, the scores, and a gallery of photos.
@@ -41,14 +43,15 @@ def report(labels, truth, root, threshold_file, limit, output, where, overwrite,
     """
     from dataclasses import replace
 
+    from .. import api
     from ..files import atomic, check_output
-    from ..labels.datasets import read_truth
-    from ..labels.metrics import match_tables
+    from ..labels.matching import match_tables, refuse_small_match
     from ..labels.table import read_labels
     from ..report.build import render_report
 
     check_output(output, overwrite=overwrite)
-    progress, table = Console(quiet=quiet), read_labels(labels)
+    progress = Console(quiet=quiet)
+    table = read_labels(labels, tables.for_scores if truth else tables, progress=progress)
     if root:
         table = replace(table, root=root)
     if threshold_file:
@@ -60,12 +63,14 @@ def report(labels, truth, root, threshold_file, limit, output, where, overwrite,
 
         teacher = teacher_of(table, choose_device("auto"), progress=progress)
         table.meta["where"] = maps_of_labels(table, teacher, num_workers=0, progress=progress)
-    known = read_truth(truth) if truth else None
+    known = api.read_known(truth, table.classes, tables, progress) if truth else None
+    match = match_tables(table, known) if truth else None
+    if match:
+        refuse_small_match(match, labels, truth, partial=partial)
     page = render_report(table, truth=known, title=Path(labels).name, limit=limit)
     with atomic(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    if known is not None:
-        for line in match_tables(table, known).summary(labels, truth):
-            progress.log(line)
+    for line in match.summary(labels, truth) if match else ():
+        progress.log(line)
     progress.log(f"{output}: open it in a browser")
     return 0

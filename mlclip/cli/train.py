@@ -27,6 +27,7 @@ from .console import Console
     "--truth",
     help="True labels, as for `mlclip evaluate`: report the mAP of every epoch. They do not influence the training.",
 )
+@options.partial
 @options.running
 @options.offline
 @click.option(
@@ -40,7 +41,8 @@ from .console import Console
     "--boxes",
     cls=options.MethodOption,
     methods=("ccd",),
-    help="For --local-views boxes or around: the annotated boxes, voc:DIR[:split] or coco:FILE.",
+    help="For --local-views boxes or around: the annotated boxes: voc:DIR[:split], coco:FILE, openimages:DIR[:split], "
+    "labelme:DIR or yolo:DIR[:split].",
 )
 @click.option(
     "--clip",
@@ -56,6 +58,7 @@ from .console import Console
     methods=("ccd", "probe"),
     help="Allow a different CLIP than the one that made the labels.",
 )
+@options.tables
 def train(labels, output, save_labels, device, quiet, **settings):
     """Train a small network on labels and their photos.
 

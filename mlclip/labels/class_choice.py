@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from .class_names import TEMPLATES, as_prompts, parse_classes, shorten, without_classes
+from .class_names import TEMPLATES, ClassList, as_prompts, parse_classes, shorten, without_classes
 
 FEW_NAMES = 15  # with fewer names, photos that show none of them are often taken for one; see docs/results.md
 DEFAULT_PRESET = "coco"  # used when no class names are given and no classes.txt is found
@@ -15,26 +15,27 @@ Classes = str | os.PathLike | Sequence[str] | Mapping[str, str]
 Log = Callable[[str], None]
 
 
-def find_classes(classes: Classes | None, root: str, log: Log) -> dict[str, str]:
+def find_classes(classes: Classes | None, root: str, log: Log) -> ClassList:
     """The classes to label, label -> prompt name.
 
     None looks for classes.txt in the photos' folder `root`, in its parent folder, and in the current folder, then takes
-    the preset DEFAULT_PRESET; `log` is told which. Raises InputError for names that cannot be used.
+    the preset DEFAULT_PRESET; `log` is told which, and how a class file was read. Raises InputError for names that cannot be
+    used.
     """
     if classes is not None:
-        return as_prompts(classes)
+        return _told(as_prompts(classes), log)
     for folder in (root, os.path.dirname(root), os.getcwd()):
         file = os.path.join(folder, CLASS_FILE)
         if os.path.isfile(file):
             log(f"class names from {os.path.relpath(file)}")
-            return parse_classes(file)
+            return _told(parse_classes(file), log)
     log(f"no `classes` given and no {CLASS_FILE} found: using the {DEFAULT_PRESET} preset with 80 names")
     return parse_classes(DEFAULT_PRESET)
 
 
 def find_contrast(contrast: Classes | None, classes: Mapping[str, str], log: Log) -> dict[str, str]:
     """The contrast names, label -> prompt name, without those that are classes. With few classes and no contrast, `log` gets advice."""
-    asked = as_prompts(contrast) if contrast else {}
+    asked = _told(as_prompts(contrast), log) if contrast else {}
     kept = without_classes(asked, classes)
     if len(kept) < len(asked):
         log(
@@ -45,6 +46,12 @@ def find_contrast(contrast: Classes | None, classes: Mapping[str, str], log: Log
             f"only {len(classes)} class names: if many photos show none of them, name what else they show with `contrast`"
         )
     return kept
+
+
+def _told(classes: ClassList, log: Log) -> ClassList:
+    for note in classes.notes:
+        log(note)
+    return classes
 
 
 def templates_for(templates: str | Sequence[str], method: str) -> list[str]:

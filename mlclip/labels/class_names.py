@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ..config import InputError
+from .class_files import clean_name, read_class_text
+from .class_tree import ClassTree, add_path, checked_groups
 
 MAX_CLASS_FILE = 4_000_000  # bytes; a larger file is not a list of names
 
@@ -47,6 +51,14 @@ TEMPLATES: dict[str, list[str]] = {
 }
 
 
+class ClassList(dict[str, str]):
+    """{label: prompt name} in order, the `tree` of the classes, and `notes`: sentences about how a class file was read."""
+
+    def __init__(self, classes: Mapping[str, str], tree: ClassTree | None = None, notes: Iterable[str] = ()):
+        super().__init__(classes)
+        self.tree, self.notes = tree or ClassTree(), list(notes)
+
+
 def decode_text(data: bytes, errors: str = "strict") -> str:
     """Decode a text file: UTF-8, or UTF-16 if it begins with a UTF-16 byte-order mark. The mark is removed.
 
@@ -64,22 +76,30 @@ def shorten(names: Collection[str], most: int = 8) -> str:
     return f"{text}, ... ({len(names)} in total)" if len(names) > most else text
 
 
-def parse_classes(spec: str | os.PathLike) -> dict[str, str]:
-    """The classes in a user's text, as {label: prompt name}, in order.
+def parse_classes(spec: str | os.PathLike) -> ClassList:
+    r"""The classes in a user's text, as {label: prompt name}, in order.
 
-    `spec` is a preset ("voc", "coco", "nuswide"), a text file with one class per line, or a list such as
-    "cat,dog=a small dog". Write "label = prompt name" where the two differ. A file with the name of a preset can be given as
-    "./voc". In a file, blank lines and lines that begin with "#" are ignored.
-    Raises InputError for no class, a blank name, a duplicate (upper and lower case are the same), or a binary file.
+    `spec` is a preset ("voc", "coco", "nuswide"), a class file, or a list such as "cat,dog=a small dog". Write "label = prompt
+    name" where the two differ, and "animal > dog" for a class below another one; `\=` and `\>` are the characters themselves. A
+    file with the name of a preset can be given as "./voc".
+
+    A class file has one class per line, or is what other tools write (see `class_files`). Blank lines and lines that
+    begin with "#" are ignored. A line "exclusive: day, night" names classes of which a photo has at most one.
+    Raises InputError for no class, a blank name, a duplicate (upper and lower case are the same, and so are composed and
+    decomposed letters), or a binary file.
 
     >>> parse_classes("cat, dog = a small dog")
     {'cat': 'cat', 'dog': 'a small dog'}
+    >>> parse_classes("animal > dog, animal > cat").tree.parents
+    {'dog': 'animal', 'cat': 'animal'}
     """
     text = os.fspath(spec)
     if text in CLASS_PRESETS:
-        return dict(CLASS_PRESETS[text])
+        return ClassList(CLASS_PRESETS[text])
     if os.path.isfile(text):
-        return _named(_lines_of(text), source=text)
+        found = read_class_text(_text_of(text), text)
+        notes = [f"{os.path.basename(text)}: {note}" for note in found.notes]
+        return _named(found.entries, text, found.groups, notes)
     if "," not in text and "=" not in text and _looks_like_path(text):
         raise InputError(
             f"{text!r} is not a class file. Give an existing file, a preset ({', '.join(CLASS_PRESETS)}), or a list 'cat,dog'."
@@ -87,10 +107,11 @@ def parse_classes(spec: str | os.PathLike) -> dict[str, str]:
     return _named(text.split(","), source=f"the class list {shorten([text[:60]])!r}")
 
 
-def as_prompts(classes: Mapping[str, str] | Sequence[str] | str | os.PathLike) -> dict[str, str]:
+def as_prompts(classes: Mapping[str, str] | Sequence[str] | str | os.PathLike) -> ClassList:
     """Classes in any form as {label: prompt name}: a dict of that kind, a list of names, or what `parse_classes` takes.
 
-    A list item is "label" or "label = prompt name". Raises InputError for the same mistakes as `parse_classes`.
+    A list item is "label" or "label = prompt name", with "animal > dog" as label where wanted; the labels of a dict are taken
+    as they are. Raises InputError for the same mistakes as `parse_classes`.
 
     >>> as_prompts(["cat", "dog = a small dog"])
     {'cat': 'cat', 'dog': 'a small dog'}
@@ -102,7 +123,9 @@ def as_prompts(classes: Mapping[str, str] | Sequence[str] | str | os.PathLike) -
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise InputError(f"{source} contains {wrong[0]!r}, which is not text. Write every class name as text.")
-    return _checked(classes.items(), source) if mapping else _named(names, source)
+    if isinstance(classes, ClassList):
+        return ClassList(_checked(classes.items(), source), classes.tree, classes.notes)
+    return ClassList(_checked(classes.items(), source)) if mapping else _named(names, source)
 
 
 def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) -> None:
@@ -137,11 +160,11 @@ def fill_template(template: str, name: str) -> str:
 
 def _looks_like_path(text: str) -> bool:
     return any(mark in text for mark in ("/", "\\")) or text.lower().endswith(
-        (".txt", ".csv", ".tsv", ".names", ".list")
+        (".txt", ".csv", ".tsv", ".names", ".list", ".json", ".yaml", ".yml")
     )
 
 
-def _lines_of(path: str) -> list[str]:
+def _text_of(path: str) -> str:
     remedy = "Give a UTF-8 text file with one class name per line."
     try:
         if os.path.getsize(path) > MAX_CLASS_FILE:
@@ -154,21 +177,43 @@ def _lines_of(path: str) -> list[str]:
         raise InputError(f"{path} is not UTF-8 text. {remedy}") from error
     if any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
         raise InputError(f"{path} is a binary file. {remedy}")
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    return text
 
 
-def _named(entries: Iterable[str], source: str) -> dict[str, str]:
-    """Entries `label` or `label = prompt name` -> {label: prompt name}, checked."""
-    pairs = []
+def _named(
+    entries: Iterable[str], source: str, groups: Iterable[Sequence[str]] = (), notes: Iterable[str] = ()
+) -> ClassList:
+    """Entries `label` or `label = prompt name` -> {label: prompt name}, checked. A parent without an entry is put before its child."""
+    labels: dict[str, str] = {}
+    own, parents = set(), {}
     for entry in entries:
-        label, equals, prompt = (part.strip() for part in entry.partition("="))
-        if not label or (equals and not prompt):
-            raise InputError(
-                f"{source} has a blank class name ({entry.strip()!r}). Write `label` or `label = prompt name`."
-            )
-        pairs.append((label, prompt or label))
-    return _checked(pairs, source)
+        path, prompt = _path_and_prompt(entry, source)
+        add_path(parents, path, source)
+        for above in path[:-1]:
+            labels.setdefault(above, above)
+        label = path[-1]
+        if label in own:
+            raise InputError(f"{source} names the class {label!r} twice. Remove one.")
+        own.add(label)
+        labels[label] = prompt or label
+    classes = _checked(labels.items(), source)
+    return ClassList(classes, ClassTree(parents, checked_groups(groups, classes, parents, source)), notes)
+
+
+def _path_and_prompt(entry: str, source: str) -> tuple[list[str], str]:
+    r"""`animal > dog = a small dog` -> ["animal", "dog"], "a small dog"; without a prompt name it is "". `\=` and `\>` are literal."""
+    text, *prompts = re.split(r"(?<!\\)=", entry, maxsplit=1)
+    path = [_literal(name) for name in re.split(r"(?<!\\)>", text)]
+    prompt = _literal(prompts[0]) if prompts else ""
+    if not all(path) or (prompts and not prompt):
+        raise InputError(
+            f"{source} has a blank class name ({entry.strip()!r}). Write `label` or `label = prompt name`."
+        )
+    return path, prompt
+
+
+def _literal(text: str) -> str:
+    return re.sub(r"\\([\\=>])", r"\1", clean_name(text))
 
 
 def _checked(pairs: Iterable[tuple[str, str]], source: str) -> dict[str, str]:
@@ -197,8 +242,8 @@ def _refuse_duplicates(names: list[str], source: str, kind: str) -> None:
 
 
 def _key(name: str) -> str:
-    """The name in lower case with single spaces: equal for two spellings of the same name."""
-    return " ".join(name.casefold().split())
+    """The name in lower case with single spaces, composed letters: equal for two spellings of the same name."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 # The classes of public data sets: label -> prompt name, in the order of the data set.

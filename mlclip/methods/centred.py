@@ -107,22 +107,28 @@ def fit_mixture(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -
     of the others. EM starts from the split of all log-odds with the least variance within the parts. It uses at most MAX_PHOTOS
     photos, evenly spaced.
     """
-    z = logits[:: math.ceil(len(logits) / MAX_PHOTOS)].double()
-    photos, kappa = len(z), prior_photos
-    upper = (z > _least_variance_split(z.flatten())).double()  # (N, C) probability of the upper component
+    z = (
+        logits[:: math.ceil(len(logits) / MAX_PHOTOS)].double().T.contiguous()
+    )  # (C, N): sums over photos read memory in order
+    photos, kappa = z.shape[1], prior_photos
+    square, total, total_square = z.square(), z.sum(1), z.square().sum(1)
+    upper = (z > _least_variance_split(z.flatten())).double()  # (C, N) probability of the upper component
     for _ in range(rounds):
-        lower, count = 1 - upper, upper.sum(0)  # count (C,)
-        all_upper = (upper * z).sum() / upper.sum().clamp(min=TINY)
-        all_lower = (lower * z).sum() / lower.sum().clamp(min=TINY)
-        high = ((upper * z).sum(0) + kappa * all_upper) / (count + kappa)  # (C,)
-        low = ((lower * z).sum(0) + kappa * all_lower) / (photos - count + kappa)  # (C,)
-        share = (count + kappa * upper.mean()) / (photos + kappa)  # (C,)
-        spread = (upper * (z - high).square() + lower * (z - low).square()).sum(0)  # (C,)
+        count = upper.sum(1)  # (C,) and Σ z, Σ z² of the upper component; those of the lower one are the rest
+        above, above_square = torch.linalg.vecdot(upper, z), torch.linalg.vecdot(upper, square)
+        below, below_square = total - above, total_square - above_square
+        all_upper = above.sum() / count.sum().clamp(min=TINY)
+        all_lower = below.sum() / (z.numel() - count.sum()).clamp(min=TINY)
+        high = (above + kappa * all_upper) / (count + kappa)  # (C,)
+        low = (below + kappa * all_lower) / (photos - count + kappa)  # (C,)
+        share = (count + kappa * count.sum() / z.numel()) / (photos + kappa)  # (C,)
+        spread = above_square - 2 * high * above + high.square() * count  # Σ (z − mean)² of both components
+        spread = spread + below_square - 2 * low * below + low.square() * (photos - count)
         variance = ((spread + kappa * spread.sum() / z.numel()) / (photos + kappa)).clamp(min=MIN_VARIANCE)
         slope = (high - low).clamp(min=0) / variance
         offset = torch.logit(share, eps=MARGIN) - slope * (high + low) / 2
-        before, upper = upper, (slope * z + offset).sigmoid()
-        if (upper - before).abs().max() < TOLERANCE:
+        before, upper = upper, torch.addcmul(offset[:, None], slope[:, None], z).sigmoid_()
+        if before.sub_(upper).abs_().max() < TOLERANCE:
             break
     return slope.to(logits.dtype), offset.to(logits.dtype)
 

@@ -9,7 +9,6 @@ import base64
 import io
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from PIL import ImageOps
@@ -17,8 +16,10 @@ from torch import Tensor
 
 from ..config import InputError
 from ..images import Unreadable, open_image
+from ..images.names import photo_file
 from ..labels.diagnosis import diagnose
-from ..labels.metrics import match_tables, mean_average_precision
+from ..labels.matching import match_tables
+from ..labels.metrics import mean_average_precision
 from ..labels.table import Labels
 from . import html as page
 from .calibration import calibration_section
@@ -68,7 +69,7 @@ class _Thumbnails:
     """Thumbnails as data URIs; `failed` is the number of photos that could not be opened."""
 
     def __init__(self, root: str):
-        self.root = Path(root)
+        self.root = root
         self._failed: set[str] = set()
 
     @property
@@ -79,7 +80,7 @@ class _Thumbnails:
         """An <img> of the centre of a photo, `size` = (width, height) pixels; a grey field if it cannot be opened."""
         hint = page.text(hint)
         try:
-            image = ImageOps.fit(open_image(self.root / path, smallest=size), size)
+            image = ImageOps.fit(open_image(photo_file(self.root, path), smallest=size), size)
         except (Unreadable, ValueError):  # ValueError: not a valid file name
             self._failed.add(path)
             return f'<span class="none" title="{hint}">no photo</span>'

@@ -6,14 +6,14 @@ Letters: N photos, M of them with true labels, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..config import InputError
 from ..labels.class_names import shorten
-from ..labels.metrics import match_tables
+from ..labels.matching import match_classes, match_tables
 from ..labels.table import Labels
 from ..methods.calibration import expected_calibration_error, fit_calibration, logits_of
 from ..methods.thresholds import best_expected_f1, f1_of_classes
@@ -50,16 +50,17 @@ def undo_calibration(checkpoint: Checkpoint) -> Checkpoint:
     """The model as its training left it, without an earlier calibration by true labels.
 
     So labels of one calibration are not counted again in the next, and the same labels twice give the same model. The model
-    inside `checkpoint` is changed in place and is also in the result.
+    inside `checkpoint` is changed in place and is also in the result. Its predictions are the network's own, without the hierarchy
+    and groups of the classes: these are what a calibration is fitted to.
     """
     calibration = checkpoint.meta.get("calibration") or {}
     if calibration.get("source") != SOURCE:
-        return checkpoint
+        return replace(checkpoint, consistent=False)
     before = calibration["before"]
     checkpoint.model.scale.copy_(torch.tensor(before["scale"]))
     checkpoint.model.offset.copy_(torch.tensor(before["offset"]))
     meta = {**checkpoint.meta, "calibration": before["calibration"]}
-    return Checkpoint(checkpoint.model, torch.tensor(before["thresholds"]), meta)
+    return Checkpoint(checkpoint.model, torch.tensor(before["thresholds"]), meta, consistent=False)
 
 
 def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> CalibrationResult:
@@ -100,8 +101,7 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> Calib
 
 def check_truth(classes: Sequence[str], truth: Labels) -> None:
     """The checks that need no photo: InputError if no class is shared, or if a value is not 1, 0 or unknown."""
-    known = set(classes)
-    shared = [name for name in truth.classes if name in known]
+    shared = [truth.classes[column] for _, column in match_classes(classes, truth.classes)[0]]
     if not shared:
         raise InputError(
             f"the truth has no class of the model. The truth has {shorten(truth.classes)}; the model has {shorten(classes)}."
@@ -122,9 +122,8 @@ def _align_truth(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tu
     check_truth(checkpoint.model.classes, truth)
     match, names = match_tables(predicted, truth), checkpoint.model.classes
     rows, truth_rows = torch.tensor(match.rows).T
-    columns = [truth.classes.index(name) for name in match.classes]
     true = torch.full((len(rows), len(names)), torch.nan)
-    true[:, [names.index(name) for name in match.classes]] = truth.scores[truth_rows][:, columns]
+    true[:, [names.index(name) for name in match.classes]] = truth.scores[truth_rows][:, [j for _, j in match.columns]]
     labelled = ~true.isnan().all(1)
     if not labelled.any():
         raise InputError(

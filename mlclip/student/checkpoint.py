@@ -24,11 +24,15 @@ MADE_BY = "mlclip train --labels labels.pt"
 
 @dataclass
 class Checkpoint:
-    """A student with its `thresholds` (C,) in [0, 1], and `meta`: how it was made."""
+    """A student with its `thresholds` (C,) in [0, 1], and `meta`: how it was made.
+
+    If `consistent`, predictions agree with the hierarchy and groups in `meta["hierarchy"]`; else they are the network's own.
+    """
 
     model: Classifier | ClipHead
     thresholds: Tensor
     meta: dict[str, Any] = field(default_factory=dict)
+    consistent: bool = True
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:

@@ -24,6 +24,7 @@ from ..labels.table import Labels
 from ..progress import SILENT, Progress
 from .checkpoint import Checkpoint
 from .clip_head import ClipHead, score_views
+from .consistency import make_consistent, thresholds_of
 from .model import Classifier
 
 CPU_SLICE = 16  # photos per forward pass on a CPU; the feature maps of more leave its cache
@@ -163,7 +164,8 @@ def predict(
 ) -> Labels:
     """Scores in [0, 1] of every class for the photos that `find_images` found.
 
-    Photos that cannot be read have no row; `meta["skipped"]` lists them. `meta["thresholds"]` are the model's, per class.
+    Photos that cannot be read have no row; `meta["skipped"]` lists them. `meta["thresholds"]` are the model's, per class. If the
+    classes of the model have a hierarchy or exclusive groups, scores and thresholds agree with them (see `methods.hierarchy`).
     `device`: None uses a GPU where there is one. Raises InputError if no photo can be read.
     """
     model = checkpoint.model
@@ -173,5 +175,8 @@ def predict(
     readable, skipped = separate_unreadable(found, unreadable)
     if not scores[readable].isfinite().all():
         raise InputError("the scores of the model are not finite. Train it again.")
-    meta = {"thresholds": checkpoint.thresholds.tolist(), "skipped": [[s.path, s.reason] for s in skipped]}
+    meta = {"thresholds": thresholds_of(checkpoint).tolist(), "skipped": [[s.path, s.reason] for s in skipped]}
+    if "hierarchy" in checkpoint.meta and checkpoint.consistent:
+        scores = make_consistent(scores, model.classes, checkpoint.meta)
+        meta["hierarchy"] = checkpoint.meta["hierarchy"]
     return Labels([found.photos[i].path for i in readable], model.classes, scores[readable], root=found.root, meta=meta)

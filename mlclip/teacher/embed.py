@@ -17,6 +17,7 @@ from .scoring import Teacher
 from .shared_store import fill_store
 
 SHARD_PHOTOS = 1024  # a shard is written when it holds this many photos ...
+SHARD_VECTORS = 16_384  # ... or this many embeddings, so that a shard of cells stays small ...
 SHARD_SECONDS = 60.0  # ... or after this time, so that a kill loses little work
 
 
@@ -113,7 +114,12 @@ class ShardWriter:
     def add(self, photos: list[Photo], embeddings: Tensor) -> None:  # (n, V, D)
         self.photos += photos
         self.parts.append(embeddings)
-        if len(self.photos) >= SHARD_PHOTOS or time.monotonic() - self.since > SHARD_SECONDS:
+        vectors = len(self.photos) * embeddings.shape[1]
+        if (
+            len(self.photos) >= SHARD_PHOTOS
+            or vectors >= SHARD_VECTORS
+            or time.monotonic() - self.since > SHARD_SECONDS
+        ):
             self.flush()
 
     def flush(self) -> None:

@@ -18,6 +18,7 @@ from ..distributed import Distributed
 from ..images import Found, Skip
 from ..labels.class_names import as_prompts, check_class_count, shorten
 from ..labels.table import Labels
+from ..methods.hierarchy import raise_parents
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, Progress
 from .embed import embed_images
@@ -53,11 +54,13 @@ def pseudolabel(
     first subtracts the level of each class; the levels are in `meta["levels"]`, a list for each grid. Dense labels do the same
     for the cells of CLIP's feature map, too, and average; `meta["kinds"]` has the agreements and levels of each kind of views.
 
-    `classes` are names, or a mapping of label names to prompt names. The names of `contrast`, in the same forms, compete in
-    the softmax and are then dropped: they are for photos that may show none of the classes. Photos that cannot be read get no
-    row; `meta["skipped"]` lists them with the reasons. A class counts as present from its score in `meta["thresholds"]` on.
-    With several ranks, the main one computes the labels, and all return them. Raises InputError for a single class, or if no
-    photo can be read.
+    `classes` are names, or a mapping of label names to prompt names. If they have a hierarchy (see `parse_classes`), no parent gets
+    a lower score than its children; it is stored in `meta["hierarchy"]` with the exclusive groups, for the student.
+
+    The names of `contrast`, in the same forms, compete in the softmax and are then dropped: they are for photos that may show
+    none of the classes. Photos that cannot be read get no row; `meta["skipped"]` lists them with the reasons. A class counts
+    as present from its score in `meta["thresholds"]` on. With several ranks, the main one computes the labels, and all return
+    them. Raises InputError for a single class, or if no photo can be read.
     """
     config, distributed = config or PseudolabelConfig(), distributed or Distributed()
     classes, contrast = as_prompts(classes), as_prompts(contrast) if contrast else {}
@@ -84,10 +87,13 @@ def pseudolabel(
             raise InputError(
                 f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
             )
+        scores = raise_parents(scores, classes.tree.parent_columns(list(classes)))
         _report_agreements(summary, progress)
         _report_unestimated(summary, list(classes), progress)
         _check_sharpness(summary["mean_top1"], len(text), config, progress)
         meta = _meta(config, _clip_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
+        if classes.tree:
+            meta["hierarchy"] = classes.tree.plain()
         return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
 
     return distributed.on_main(label)

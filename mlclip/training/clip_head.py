@@ -19,10 +19,10 @@ from ..images import Photo
 from ..labels.table import Labels
 from ..methods.linear_head import FOLDS
 from ..methods.pooled_head import choose_pooled_l2, fit_pooled_head
-from ..methods.thresholds import match_expected_positives
 from ..progress import Progress
 from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ClipHead, clip_of
+from ..student.consistency import fitted_thresholds
 from ..teacher.embed import embed_images
 from ..teacher.embedding_store import Store
 from ..teacher.scoring import Teacher
@@ -75,7 +75,7 @@ def train_clip_head(
     progress.log(f"prediction with this model will run {model.cost()}")
     report_fit(fitted, photos, scores, labels.classes, truth, output, distributed, progress)
     meta = model_meta(identity_of(labels, config), labels, skipped | {skip.path: skip.reason for skip in unreadable})
-    thresholds = match_expected_positives(fitted.held_out.sigmoid(), scores)
+    thresholds = fitted_thresholds(fitted.held_out.sigmoid(), scores, labels.classes, meta)
     return Checkpoint(model.to(distributed.device).eval(), thresholds, meta)
 
 

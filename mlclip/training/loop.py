@@ -15,9 +15,9 @@ from ..config import CLIP_HEAD, InputError, OptionError, TrainConfig
 from ..distributed import Distributed, choose_device
 from ..files import beside, check_output
 from ..labels.table import Labels, write_labels
-from ..methods.thresholds import match_expected_positives
 from ..progress import SILENT, Progress
 from ..student.checkpoint import Checkpoint, save_checkpoint
+from ..student.consistency import fitted_thresholds
 from ..teacher.scoring import Teacher
 from .clip_head import train_clip_head
 from .crop_labels import crop_scorer_for
@@ -195,7 +195,7 @@ def _finished(state: TrainingState, labels: Labels, scores: Tensor, progress: Pr
             "(`stopping=False` does not stop)"
         )
     meta = model_meta(state.identity, labels, state.skipped)
-    return Checkpoint(state.student.eval(), match_expected_positives(scores, state.targets), meta)
+    return Checkpoint(state.student.eval(), fitted_thresholds(scores, state.targets, labels.classes, meta), meta)
 
 
 def _remove_parts(update_folder: Path) -> None:

@@ -21,9 +21,9 @@ from ..images import Photo
 from ..labels.metrics import mean_average_precision
 from ..labels.table import Labels
 from ..methods.linear_head import FOLDS, choose_l2, fit_head
-from ..methods.thresholds import match_expected_positives
 from ..progress import Progress
 from ..student.checkpoint import Checkpoint
+from ..student.consistency import fitted_thresholds
 from ..student.features import photo_features
 from ..student.model import Classifier
 from .epoch_log import REPORT_ONLY, write_rows
@@ -64,7 +64,8 @@ def train_probe(
     _set_head(model, fitted)
     report_fit(fitted, photos, scores, labels.classes, truth, output, distributed, progress)
     meta = model_meta(identity_of(labels, config), labels, skipped | unreadable)
-    return Checkpoint(model.eval(), match_expected_positives(fitted.held_out.sigmoid(), scores), meta)
+    thresholds = fitted_thresholds(fitted.held_out.sigmoid(), scores, labels.classes, meta)
+    return Checkpoint(model.eval(), thresholds, meta)
 
 
 def start_from_probe(state: TrainingState, root: str, num_workers: int, progress: Progress) -> None:

@@ -20,6 +20,7 @@ from ..config import InputError, TrainConfig
 from ..distributed import Distributed
 from ..files import beside, load_plain, save_plain
 from ..images import Photo
+from ..images.names import photo_file
 from ..labels.table import Labels
 from ..methods.cdul import latent_of
 from ..progress import Progress
@@ -207,10 +208,13 @@ def _optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
-    """(row of labels, photo) for every row whose file exists, and path -> reason for the other rows."""
+    """(row of labels, photo) for every row whose file exists, and path -> reason for the other rows.
+
+    InputError if a path leads out of the folder `labels.root`.
+    """
     found, missing = [], {}
     for row, path in enumerate(labels.paths):
-        file = os.path.join(labels.root, path)
+        file = photo_file(labels.root, path)
         try:
             stat = os.stat(file)
             found.append((row, Photo(path, file, stat.st_size, stat.st_mtime_ns)))
@@ -247,7 +251,9 @@ def _check_same_training(identity: dict, distributed: Distributed) -> None:
 
 def model_meta(identity: dict, labels: Labels, skipped: dict[str, str]) -> dict:
     """The `meta` of a trained model. `skipped`: path -> reason."""
-    return {**identity, "root": labels.root, "labels_meta": labels.meta, "skipped": sorted(map(list, skipped.items()))}
+    hierarchy = {name: labels.meta[name] for name in ("hierarchy",) if name in labels.meta}
+    facts = {"root": labels.root, "labels_meta": labels.meta, "skipped": sorted(map(list, skipped.items()))}
+    return {**identity, **hierarchy, **facts}
 
 
 def fingerprint(labels: Labels) -> str:
