@@ -41,7 +41,7 @@ def voc(tmp_path):
 
 
 def test_every_method_gets_a_row_beside_the_published_numbers(papers, voc, tmp_path):
-    student = {"arch": "resnet18", "init": "none", "size": 64, "epochs": 2, "batch_size": 8}
+    student = {"arch": "resnet18", "init": "none", "size": 64, "epochs": 1, "batch_size": 8}
     lines = papers.run("voc07", voc, "tiny", tmp_path / "out", **student)
     assert "8 photos on the disk of 8 in the list; the complete list has 5,011" in lines[1]
     assert "5 photos on the disk of 6 in the list; the complete list has 4,952; 4 show a class" in lines[2]
