@@ -35,16 +35,18 @@ from .files import check_output, locked
 from .images import Found, find_images
 from .labels.class_choice import Classes, find_classes, find_contrast, templates_for
 from .labels.class_names import as_prompts, check_class_count
+from .labels.corrections import Corrections, correct, read_corrections
 from .labels.datasets import read_boxes, read_truth
 from .labels.matching import Match, match_tables, refuse_small_match
 from .labels.metrics import matched_cells, mean_average_precision, truth_for
 from .labels.table import Labels, read_labels, write_labels
 from .line_progress import LineProgress
 from .methods.calibration import expected_calibration_error
-from .progress import Progress
+from .progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from .student.checkpoint import Checkpoint
+    from .teacher.check import TeacherCheck
     from .teacher.scoring import Teacher
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found
@@ -56,7 +58,8 @@ def pseudolabel(
     *,
     output: str | Path | None = None,
     clip: str | None = None,
-    clip_activation: str = "quick_gelu",
+    clip_activation: str | None = None,
+    clip_pixels: str | None = None,
     precision: str = "auto",
     contrast: Classes | None = None,
     templates: str | Sequence[str] = (),
@@ -77,8 +80,9 @@ def pseudolabel(
     "cat,dog=a small dog". None looks for classes.txt beside the photos, else takes the preset "coco".
     `precision` of CLIP's image encoder: "auto", "fp32", "bf16" or "fp16"; auto takes the fastest that is safe.
     `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: the teacher, a name
-    from `available_models()` or a weight file; None takes the default of the device. `settings` are fields of
-    PseudolabelConfig, such as `method="cdul"`. Raises InputError.
+    from `available_models()`, a weight file, a folder, or a name of open_clip, see `load_clip`; None takes the default of the
+    device. `clip_activation` and `clip_pixels` say how a weight file was trained, where nothing else does. `settings` are
+    fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
     """
     from .teacher.pseudolabel import pseudolabel as label_photos
 
@@ -93,7 +97,7 @@ def pseudolabel(
             names = find_classes(classes, found.root, progress.log)
             others = find_contrast(contrast, names, progress.log)
             check_class_count(names, others)
-            teacher = _teacher(clip, clip_activation, precision, offline, distributed, progress)
+            teacher = _teacher(clip, clip_activation, clip_pixels, precision, offline, distributed, progress)
         labels = label_photos(
             found,
             names,
@@ -121,6 +125,7 @@ def train(
     clip: str | None = None,
     other_teacher: bool = False,
     boxes: str | None = None,
+    corrections: Corrections | str | Path | None = None,
     truth: Labels | str | Path | None = None,
     partial: bool = False,
     tables: TableOptions | None = None,
@@ -138,8 +143,9 @@ def train(
 
     `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
     labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR", "coco:FILE" or another form of
-    `read_boxes`, for `local_views` "boxes" and "around". `truth` adds mAPs to the report of every epoch and changes nothing
-    else; `partial` accepts one of which less than half matches. `tables` says how a .csv of another program is read; its
+    `read_boxes`, for `local_views` "boxes" and "around". `corrections`: a file of lines `path,class,value`, or {path: {class: 1 or 0}};
+    these labels do not change and count `correction_weight` times. `truth` adds mAPs to the report of every epoch and changes
+    nothing else; `partial` accepts one of which less than half matches. `tables` says how a .csv of another program is read; its
     `split` chooses rows of the labels. `resume` continues after the last finished epoch of a stopped training. `settings` are
     fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the main one reads the labels, `truth` and
     `boxes` for all; every rank reads the photos. A job that torchrun restarts continues as with `resume`, unless `overwrite`
@@ -158,7 +164,7 @@ def train(
     with distributed.session(), ExitStack() as locks:
         table, known, annotated = distributed.on_main(
             lambda: (
-                *_labels_and_truth(labels, truth, tables or TableOptions(), partial, progress),
+                *_labels_and_truth(labels, truth, tables or TableOptions(), partial, progress, corrections),
                 _boxes(config, boxes),
             )
         )
@@ -254,6 +260,36 @@ def _predict_onnx(
     return Labels(table.paths, table.classes, table.scores, table.root, table.meta)
 
 
+def check_clip(
+    clip: str,
+    *,
+    clip_activation: str | None = None,
+    clip_pixels: str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[Teacher, TeacherCheck]:
+    """Load a teacher without the network and let it name one drawn picture of each kind, as `mlclip models --check` does.
+
+    Returns the teacher and what it said. Raises InputError if it cannot be loaded, or if its embeddings are not finite.
+    """
+    import numpy as np
+    import torch
+
+    from .clip import load_clip
+    from .demo import KINDS, draw_single
+    from .images import view_pixels
+    from .teacher.check import check_teacher
+    from .teacher.scoring import Teacher
+
+    model = load_clip(
+        clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress or LineProgress()
+    )
+    teacher = Teacher(model, choose_device(device))
+    rng = np.random.default_rng(0)
+    drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
+    return teacher, check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """How good scores are by true labels; all numbers in [0, 1]."""
@@ -311,9 +347,11 @@ def _labels_and_truth(
     tables: TableOptions,
     partial: bool,
     progress: Progress,
+    corrections: Corrections | str | Path | None,
 ) -> tuple[Labels, Labels | None]:
-    """The labels, and the true labels of their photos with the same names; a line about what matched."""
+    """The corrected labels, and the true labels of their photos with the same names; a line about what matched."""
     table = labels if isinstance(labels, Labels) else read_labels(labels, tables, progress=progress)
+    table = _corrected(table, corrections, progress)
     if truth is None:
         return table, None
     known = read_known(truth, table.classes, replace(tables, split=None), progress)
@@ -343,6 +381,16 @@ def _workers(num_workers: int | None) -> int:
     return min(8, os.cpu_count() or 1) if num_workers is None else num_workers
 
 
+def _corrected(labels: Labels, corrections: Corrections | str | Path | None, progress: Progress) -> Labels:
+    if corrections is None:
+        return labels
+    given = isinstance(corrections, dict)
+    found = correct(labels, corrections if given else read_corrections(corrections))
+    for line in found.summary("corrections" if given else os.fspath(corrections)):
+        progress.log(line)
+    return found.labels
+
+
 def _same_file(first: str | Path, second: str | Path) -> bool:
     return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
 
@@ -358,7 +406,13 @@ def _chosen(only: Classes, classes: list[str]) -> list[str]:
 
 
 def _teacher(
-    clip: str | None, activation: str, precision: str, offline: bool, distributed: Distributed, progress: Progress
+    clip: str | None,
+    activation: str | None,
+    pixels: str | None,
+    precision: str,
+    offline: bool,
+    distributed: Distributed,
+    progress: Progress,
 ) -> Teacher:
     from .clip import load_clip
     from .teacher.scoring import Teacher, default_clip
@@ -366,7 +420,8 @@ def _teacher(
     if clip is None:
         clip = default_clip(distributed.device)
         progress.log(f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`")
-    model = load_clip(clip, activation=activation, offline=offline, progress=progress)
+    told = progress if distributed.is_main else SILENT  # one warning, not one per rank
+    model = load_clip(clip, activation=activation, pixels=pixels, offline=offline, progress=told)
     return Teacher(model, distributed.device, precision)
 
 
@@ -389,13 +444,23 @@ def _update_teacher(
         raise InputError(f'`arch="{CLIP_HEAD}"`: the labels do not say which CLIP made them. Pass one as `clip`.')
     if not (clip or made):
         return None
+    told = progress if distributed.is_main else SILENT
+    model = load_clip(clip or made["name"], **_as_made(made, clip), offline=offline, progress=told)
     made = made or {}
-    activation, precision = made.get("activation", "quick_gelu"), made.get("precision", "fp32")
-    model = load_clip(clip or made["name"], activation=activation, offline=offline, progress=progress)
+    precision = made.get("precision", "fp32")
     on_cpu = distributed.device.type == "cpu"
     if head:  # the labels' own precision, so that their store can be used
         return Teacher(model, distributed.device, "auto" if not made or (on_cpu and precision == "fp16") else precision)
     return Teacher(model, distributed.device, precision if on_cpu else "auto")
+
+
+def _as_made(made: dict | None, clip: str | None) -> dict[str, Any]:
+    """The activation and pixels that the labels were made with, for `load_clip`. Another CLIP than theirs has its own."""
+    from .clip.pixels import pixels_of
+
+    if not made or (clip and clip != made["name"] and not Path(clip).is_file()):
+        return {}
+    return {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
 
 
 def _boxes(config: TrainConfig, boxes: str | None) -> Any:

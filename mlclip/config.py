@@ -277,6 +277,10 @@ class TrainConfig:
         if_none=f"{AVERAGED['fixed']:g}, or {AVERAGED['cdul']:g} with cdul and ccd, as in the papers",
         unused_by=_PROBE,
     )
+    correction_weight: float = _setting(
+        4.0,  # a label that is wrong with probability e carries about (1 − 2e)² of the information of a certain one; e = ¼
+        "A corrected label counts as much as this many others, see --corrections.",
+    )
     seed: int = _setting(0, "Seed of every random choice.")
     precision: str = _setting(
         "auto",
@@ -330,6 +334,7 @@ class TrainConfig:
         _require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"from 0 to {LARGEST_SEED}")
         if self.method != "probe":
             self._require_schedule()
+        _require(self.correction_weight > 0, "correction_weight", self.correction_weight, "above 0")
         _require(self.warmup >= 0, "warmup", self.warmup, "0 or more")
         _require(self.label_rate >= 0, "label_rate", self.label_rate, "0 (labels do not change) or more")
         _require(self.sigma > 0, "sigma", self.sigma, "above 0")

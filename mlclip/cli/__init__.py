@@ -20,6 +20,7 @@ from .models import models
 from .predict import predict
 from .pseudolabel import pseudolabel
 from .report import report
+from .review import review
 from .train import train
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -55,7 +56,7 @@ def cli():
     """
 
 
-for command in (pseudolabel, train, predict, evaluate, calibrate, report, export, models, cache, demo):
+for command in (pseudolabel, train, predict, evaluate, calibrate, report, review, export, models, cache, demo):
     cli.add_command(command)
 
 

@@ -121,6 +121,20 @@ num_workers = click.option(
     help="Dataloader workers that decode photos; 0 decodes in the main process.",
 )
 running = combine(device, num_workers, quiet)
+weight_facts = combine(
+    click.option(
+        "--clip-activation",
+        type=click.Choice(["quick_gelu", "gelu"]),
+        help="For a weight FILE: the activation that it was trained with, quick_gelu for OpenAI's, gelu for most of LAION's.  "
+        "[default: what the json in DIR says; quick_gelu for a FILE]",
+    ),
+    click.option(
+        "--clip-pixels",
+        metavar="TEXT",
+        help="For a weight FILE: how its images were normalised, openai, half, or MEAN/STD such as "
+        '"0.48,0.46,0.41/0.27,0.26,0.28".  [default: what the json in DIR says; openai for a FILE]',
+    ),
+)
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(1),

@@ -21,6 +21,12 @@ from .console import Console
 )
 @click.option("-o", "--output", default=MODEL_FILE, show_default=True, help="Where the model is written.")
 @options.settings(TrainConfig)
+@click.option(
+    "--corrections",
+    metavar="FILE",
+    help="Labels that a person corrected, lines `path,class,value`, as the page of `mlclip report` writes them. They do not "
+    "change, and count --correction-weight times.",
+)
 @click.option("--resume", is_flag=True, help="Continue after the last finished epoch of an interrupted training.")
 @options.overwrite
 @click.option(
@@ -48,7 +54,7 @@ from .console import Console
     "--clip",
     cls=options.MethodOption,
     methods=("ccd", "probe"),
-    help="For ccd, and for --arch clip-head: the CLIP that made the labels, a name or a FILE.  "
+    help="For ccd, and for --arch clip-head: the CLIP that made the labels, as for `mlclip pseudolabel`.  "
     "[default: as recorded in the labels]",
 )
 @click.option(

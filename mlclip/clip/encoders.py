@@ -7,6 +7,8 @@ Letters: N images or texts, H W pixels or grid cells, L tokens, E width of the r
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,25 +59,38 @@ class Transformer(nn.Module):
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize position embeddings (1 + n·n, E) bilinearly to (1 + h·w, E). The first one (class or mean token) stays."""
-    side = round((len(positions) - 1) ** 0.5)
+    """Resize position embeddings (1 + n·n, E) bilinearly to (1 + h·w, E). The first one (class or mean token) stays.
+
+    Positions without such a token, (n·n, E), become (h·w, E).
+    """
+    side = math.isqrt(len(positions))
+    first = len(positions) - side**2  # 1, or 0
     if grid == (side, side):
         return positions
-    cells = positions[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, E, n, n)
+    cells = positions[first:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, E, n, n)
     cells = F.interpolate(cells.float(), size=grid, mode="bilinear", align_corners=False).to(positions.dtype)
-    return torch.cat([positions[:1], cells.flatten(2)[0].T])  # (1 + h·w, E)
+    return torch.cat([positions[:first], cells.flatten(2)[0].T])  # (1 + h·w, E)
 
 
 class VisionTransformer(nn.Module):
-    def __init__(self, side: int, patch: int, size: tuple[int, int, int], embed_dim: int, activation: str):
+    def __init__(
+        self,
+        side: int,
+        patch: int,
+        size: tuple[int, int, int],
+        embed_dim: int,
+        activation: str,
+        head_width: int | None = None,
+    ):
         super().__init__()
         width, layers, hidden = size
+        head_width = head_width or WIDE_HEADS.get(width, HEAD_WIDTH)
         self.stride = patch  # pixels
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, layers, hidden, WIDE_HEADS.get(width, HEAD_WIDTH), activation)
+        self.transformer = Transformer(width, layers, hidden, head_width, activation)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.zeros(width, embed_dim))
 
@@ -118,9 +133,9 @@ class Bottleneck(nn.Module):
 class AttentionPool(nn.Module):
     """Attention pooling: the mean of all cells is the query, the cells are keys and values."""
 
-    def __init__(self, side: int, width: int, embed_dim: int):
+    def __init__(self, side: int, width: int, embed_dim: int, head_width: int | None = None):
         super().__init__()
-        self.heads = width // HEAD_WIDTH
+        self.heads = width // (head_width or HEAD_WIDTH)
         self.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, width))
         self.k_proj = nn.Linear(width, width)
         self.q_proj = nn.Linear(width, width)
@@ -151,7 +166,14 @@ class AttentionPool(nn.Module):
 class ModifiedResNet(nn.Module):
     """CLIP's ResNet: a stem of three convolutions, average pools instead of strides, and attention pooling at the end."""
 
-    def __init__(self, resolution: int, width: int, layers: tuple[int, int, int, int], embed_dim: int):
+    def __init__(
+        self,
+        resolution: int,
+        width: int,
+        layers: tuple[int, int, int, int],
+        embed_dim: int,
+        head_width: int | None = None,
+    ):
         super().__init__()
         self.stride = 32  # pixels
         half = width // 2
@@ -168,7 +190,7 @@ class ModifiedResNet(nn.Module):
                 stage.append(Bottleneck(inputs, planes, stride))
                 inputs = 4 * planes
             self.add_module(f"layer{number}", stage)
-        self.attnpool = AttentionPool(resolution // 32, inputs, embed_dim)
+        self.attnpool = AttentionPool(resolution // 32, inputs, embed_dim, head_width)
 
     def forward(self, pixels: Tensor) -> Tensor:  # (N, 3, H, W)
         return self.attnpool(self.feature_map(pixels))  # (N, D)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from .decode import Unreadable, open_image
 from .find import Photo
 from .guard import safe_num_workers, warn_once
-from .views import REDUCING_GAP, Box, crop_size, read_parts, read_views, view_array
+from .views import REDUCING_GAP, RESAMPLING, Box, crop_size, read_parts, read_views, view_array
 
 Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # the return value of `collate`
 
@@ -37,8 +37,8 @@ class PhotoViews(Dataset):
     `several` (N,) is in shared memory. It is 1 for photos read so far, by any worker, that have more than one frame or page.
     """
 
-    def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,)):
-        self.photos, self.size, self.grids = photos, size, tuple(grids)
+    def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,), interpolation: str = "bicubic"):
+        self.photos, self.size, self.grids, self.interpolation = photos, size, tuple(grids), interpolation
         self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class PhotoViews(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            views, several = read_views(self.photos[index].file, self.size, self.grids)
+            views, several = read_views(self.photos[index].file, self.size, self.grids, self.interpolation)
         except Unreadable as error:
             return index, str(error)
         if several:
@@ -61,8 +61,10 @@ class PhotoParts(Dataset):
     `several` is as in PhotoViews.
     """
 
-    def __init__(self, photos: Sequence[Photo], parts: Sequence[tuple[int, Sequence[int]]]):
-        self.photos, self.parts = photos, list(parts)
+    def __init__(
+        self, photos: Sequence[Photo], parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
+    ):
+        self.photos, self.parts, self.interpolation = photos, list(parts), interpolation
         self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
@@ -70,7 +72,7 @@ class PhotoParts(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, list[Tensor] | str]:
         try:
-            parts, several = read_parts(self.photos[index].file, self.parts)
+            parts, several = read_parts(self.photos[index].file, self.parts, self.interpolation)
         except Unreadable as error:
             return index, str(error)
         if several:
@@ -85,8 +87,16 @@ class PhotoCrops(Dataset):
     resized with its aspect ratio: its longer side to `longest` pixels, its shorter side to a multiple of `stride` pixels.
     """
 
-    def __init__(self, photos: Sequence[Photo], boxes: Sequence[Sequence[Box]], longest: int, stride: int):
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        boxes: Sequence[Sequence[Box]],
+        longest: int,
+        stride: int,
+        interpolation: str = "bicubic",
+    ):
         self.photos, self.boxes, self.longest, self.stride = photos, boxes, longest, stride
+        self.interpolation = interpolation
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -103,7 +113,7 @@ class PhotoCrops(Dataset):
         x1, y1 = (math.ceil(fraction * side) for fraction, side in zip(box[2:], image.size, strict=True))
         crop = image.crop((x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)))
         size = crop_size(*crop.size, self.longest, self.stride)
-        pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP))
+        pixels = np.asarray(crop.resize(size, RESAMPLING[self.interpolation], reducing_gap=REDUCING_GAP))
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 

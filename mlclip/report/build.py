@@ -1,4 +1,4 @@
-"""`Labels` -> one HTML page. The page loads nothing else and has no script; all text in it is escaped.
+"""`Labels` -> one HTML page without a script. The page loads nothing else; all text in it is escaped.
 
 Letters: N photos, C classes.
 """
@@ -44,9 +44,25 @@ def render_report(labels: Labels, *, truth: Labels | None = None, title: str | N
     `labels.meta` is listed too; its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. The text can be
     encoded in UTF-8. Raises InputError if `truth` shares no photo or no class with the labels, or if `meta` is damaged.
     """
-    thresholds, thumbnails = labels.thresholds, _Thumbnails(labels.root)
+    thumbnails = _Thumbnails(labels.root)
+    *parts, about = _sections(labels, truth, limit, thumbnails)
+    parts += [_gallery(labels, truth, labels.thresholds, limit, thumbnails), about]
+    title = title or "Labels"
+    failed = thumbnails.failed
+    lost = f"{failed} of these photos could not be opened in {page.text(labels.root)}." if failed else ""
+    head = f"<h1>{page.text(title)}</h1><p>{_origin(labels)}</p><p>{lost}</p>"
+    return page.document(title, [head, *parts])
+
+
+def report_sections(labels: Labels, *, truth: Labels | None = None, limit: int = SHOWN_UPDATES) -> list[str]:
+    """The sections of `render_report` without the gallery. `limit`: photos with a drawn label update."""
+    return [f"<p>{_origin(labels)}</p>", *_sections(labels, truth, limit, _Thumbnails(labels.root))]
+
+
+def _sections(labels: Labels, truth: Labels | None, limit: int, thumbnails: _Thumbnails) -> list[str]:
+    thresholds = labels.thresholds
     quality = None if truth is None else mean_average_precision(labels, truth)
-    parts = [
+    return [
         _facts(labels, thresholds, quality),
         _advice(labels),
         _charts(labels),
@@ -55,14 +71,8 @@ def render_report(labels: Labels, *, truth: Labels | None = None, title: str | N
         bias_section(labels),
         update_section(labels, min(limit, SHOWN_UPDATES)),
         where_section(labels),
-        _gallery(labels, truth, thresholds, limit, thumbnails),
         _about(labels),
     ]
-    title = title or "Labels"
-    failed = thumbnails.failed
-    lost = f"{failed} of these photos could not be opened in {page.text(labels.root)}." if failed else ""
-    head = f"<h1>{page.text(title)}</h1><p>{_origin(labels)}</p><p>{lost}</p>"
-    return page.document(title, [head, *parts])
 
 
 class _Thumbnails:
@@ -99,7 +109,8 @@ def _skipped(labels: Labels) -> list[tuple[str, str]]:
 def _origin(labels: Labels) -> str:
     clip = labels.meta.get("clip")
     teacher = clip.get("name") if isinstance(clip, dict) else clip
-    parts = {"method": labels.meta.get("method"), "CLIP": teacher, "photos in": labels.root}
+    licence = clip.get("licence") if isinstance(clip, dict) else None
+    parts = {"method": labels.meta.get("method"), "CLIP": teacher, "its licence": licence, "photos in": labels.root}
     return " · ".join(f"{name} {page.text(value)}" for name, value in parts.items() if value)
 
 
@@ -210,7 +221,7 @@ def _true_labels(truth: Labels, row: int) -> str:
 
 def _about(labels: Labels) -> str:
     """The content of `meta` and the skipped photos, each in a folded table."""
-    shown_elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update", "where")
+    shown_elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update", "where", "corrections")
     settings = {name: value for name, value in labels.meta.items() if name not in shown_elsewhere}
     parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
     folded = []

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..clip.cells import embed_with_cells
+from ..clip.pixels import OPENAI, Pixels
 from ..methods.dense import CELLS, side_of_kind
 from .scoring import Teacher
 
@@ -40,10 +41,14 @@ class CellKey:
     side: int  # s: a view has s × s cells
     attention: str  # of the second run of a transformer's last block, see `clip/cells.py`
     precision: str  # of the image encoder
+    pixels: Pixels = OPENAI  # how the views are resized and normalised
 
     def as_plain(self) -> dict:
-        """The key as JSON holds it."""
-        return asdict(self) | {"grids": list(self.grids)}
+        """The key as JSON holds it. OpenAI's pixels are left out, as in the key of the views."""
+        content = asdict(self) | {"grids": list(self.grids), "pixels": self.pixels.for_embeddings()}
+        if self.pixels.same_as(OPENAI):
+            del content["pixels"]
+        return content
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -61,7 +66,8 @@ def cell_key(kind: str, teacher: Teacher, grids: Sequence[int], attention: str) 
     size = teacher.input_size if of_views else side_of_kind(kind, teacher.input_size, teacher.stride)
     side = min(VIEW_SIDE if of_views else PHOTO_SIDE, size // teacher.stride)
     grids = tuple(grids) if of_views else (1,)
-    return CellKey(teacher.sha256, teacher.clip.activation, size, grids, side, attention, teacher.precision)
+    facts = (teacher.sha256, teacher.clip.activation, size, grids, side, attention, teacher.precision)
+    return CellKey(*facts, teacher.pixels)
 
 
 @torch.inference_mode()

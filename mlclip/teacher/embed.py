@@ -24,7 +24,7 @@ SHARD_SECONDS = 60.0  # ... or after this time, so that a kill loses little work
 def store_key(teacher: Teacher, grids: Sequence[int], size: int | None = None) -> StoreKey:
     """The key of a store for this teacher and these views. `size` in pixels; None means CLIP's input size."""
     size = size or teacher.input_size
-    return StoreKey(teacher.sha256, teacher.clip.activation, size, tuple(grids), teacher.precision)
+    return StoreKey(teacher.sha256, teacher.clip.activation, size, tuple(grids), teacher.precision, teacher.pixels)
 
 
 def embed_images(
@@ -73,7 +73,7 @@ def _encode(
     already_done = photos - len(missing) if distributed.world_size == 1 else 0  # unknown with several ranks
     skipped: list[Skip] = []
     shard = ShardWriter(store, distributed.rank)
-    dataset = PhotoViews(missing, store.key.input_size, store.key.grids)
+    dataset = PhotoViews(missing, store.key.input_size, store.key.grids, teacher.pixels.interpolation)
     batches = photo_batches(dataset, batch_size=max(1, batch_size // store.key.views), num_workers=num_workers)
     total = already_done + len(missing)
     with (progress if distributed.is_main else SILENT).bar(

@@ -123,7 +123,7 @@ def _encode(
     progress = progress if distributed.is_main else SILENT
     _report_size(missing, teacher, progress)
     skipped: list[Skip] = []
-    dataset = PhotoParts(photos, [(part.size, part.grids) for part in parts])
+    dataset = PhotoParts(photos, [(part.size, part.grids) for part in parts], teacher.pixels.interpolation)
     at_once = max(1, batch_size * teacher.input_size**2 // sum(part.pixels() for part in parts))
     batches = photo_batches(dataset, batch_size=at_once, num_workers=num_workers, collate_fn=collate_parts)
     with progress.bar("encoding photos", len(photos), "photos") as bar:

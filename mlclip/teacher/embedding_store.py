@@ -25,6 +25,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from ..clip.pixels import OPENAI, Pixels
 from ..config import InputError
 from ..files import atomic, cache_folder, load_plain, locked, parse_json, refuse_nul, save_plain
 from ..images import Photo
@@ -65,10 +66,13 @@ class StoreKey:
     input_size: int  # pixels; each view is resized to this square
     grids: tuple[int, ...]
     precision: str = "fp32"  # of the image encoder
+    pixels: Pixels = OPENAI  # how the views are resized and normalised
 
     def as_plain(self) -> dict:
-        """The key as JSON holds it. fp32 is left out, so that stores from before there was a precision stay valid."""
-        content = asdict(self) | {"grids": list(self.grids)}
+        """The key as JSON holds it. fp32 and OpenAI's pixels are left out, so that older stores stay valid."""
+        content = asdict(self) | {"grids": list(self.grids), "pixels": self.pixels.for_embeddings()}
+        if self.pixels.same_as(OPENAI):
+            del content["pixels"]
         if self.precision == "fp32":
             del content["precision"]
         return content

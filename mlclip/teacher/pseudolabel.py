@@ -24,6 +24,7 @@ from ..progress import SILENT, Progress
 from .embed import embed_images
 from .embed_kinds import embed_kinds
 from .embedding_store import Store
+from .facts import teacher_facts
 from .label_by_kinds import label_by_kinds
 from .label_from_store import label_by_ccd, label_by_cdul, label_by_centring
 from .scoring import Teacher, class_embeddings
@@ -91,7 +92,7 @@ def pseudolabel(
         _report_agreements(summary, progress)
         _report_unestimated(summary, list(classes), progress)
         _check_sharpness(summary["mean_top1"], len(text), config, progress)
-        meta = _meta(config, _clip_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
+        meta = _meta(config, teacher_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
         if classes.tree:
             meta["hierarchy"] = classes.tree.plain()
         return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
@@ -139,13 +140,6 @@ def _meta(
         "skipped": [[skip.path, skip.reason] for skip in skipped],
         "thresholds": thresholds_of_labels(scores, config.method),
     }
-
-
-def _clip_facts(teacher: Teacher, logit_scale: float, view_size: int) -> dict:
-    """Which CLIP made the labels, and with which settings. A label update needs the same."""
-    facts = {"name": teacher.name, "sha256": teacher.sha256, "activation": teacher.clip.activation}
-    facts["precision"] = teacher.precision
-    return facts | {"logit_scale": logit_scale, "view_size": view_size}
 
 
 def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:

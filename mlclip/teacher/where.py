@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..clip import load_clip
+from ..clip.pixels import pixels_of
 from ..config import InputError, PseudolabelConfig
 from ..images import Photo, PhotoViews, photo_batches
 from ..images.overlay import as_bytes
@@ -39,10 +40,9 @@ class CellMaps:
     scale: float  # of the softmax within a cell
     levels: Tensor
 
-    @property
-    def size(self) -> int:
-        """The side in pixels of the square photos."""
-        return map_side(self.teacher)
+    def views(self, photos: Sequence[Photo]) -> PhotoViews:
+        """The photos as this needs them."""
+        return square_photos(photos, self.teacher)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 photos (n, 3, S, S) -> the log-odds of each name in each cell, (n, K, h, w), float32 on the CPU."""
@@ -50,9 +50,10 @@ class CellMaps:
         return logits.permute(0, 3, 1, 2)  # (n, K, h, w)
 
 
-def map_side(teacher: Teacher) -> int:
-    """The side in pixels of the photos for class maps: twice CLIP's input size."""
-    return side_of_kind(KIND, teacher.input_size, teacher.stride)
+def square_photos(photos: Sequence[Photo], teacher: Teacher) -> PhotoViews:
+    """The photos for class maps: whole, each side twice CLIP's input size."""
+    side = side_of_kind(KIND, teacher.input_size, teacher.stride)
+    return PhotoViews(photos, side, interpolation=teacher.pixels.interpolation)
 
 
 def _cosines(teacher: Teacher, text: Tensor, pixels: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def cell_levels(photos: Sequence[Photo], teacher: Teacher, text: Tensor, num_wor
     """The level (K,) of each name: its mean cosine over the cells of at most LEVEL_PHOTOS of the photos, evenly spaced."""
     sample = photos[:: max(1, -(-len(photos) // LEVEL_PHOTOS))]
     total, count = torch.zeros(len(text)), 0
-    batches = photo_batches(PhotoViews(sample, map_side(teacher)), batch_size=BATCH, num_workers=num_workers)
+    batches = photo_batches(square_photos(sample, teacher), batch_size=BATCH, num_workers=num_workers)
     for _, pixels, _ in batches:
         if pixels is not None:
             cosines = _cosines(teacher, text, pixels[:, 0]).flatten(0, 2)  # (n·h·w, K)
@@ -91,7 +92,7 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
     maps = CellMaps(teacher, text, scale, cell_levels(photos, teacher, text, num_workers))
     found: dict[str, dict] = {"classes": {}, "maps": {}}
     with progress.bar("class maps of CLIP", len(photos), "photos") as bar:
-        batches = photo_batches(PhotoViews(photos, maps.size), batch_size=BATCH, num_workers=num_workers)
+        batches = photo_batches(maps.views(photos), batch_size=BATCH, num_workers=num_workers)
         for indices, pixels, unreadable in batches:
             bar.update(len(indices) + len(unreadable))
             for index, drawn in zip(indices.tolist(), maps(pixels[:, 0]) if pixels is not None else (), strict=True):
@@ -106,7 +107,8 @@ def teacher_of(labels: Labels, device: torch.device, *, progress: Progress = SIL
     made = labels.meta.get("clip")
     if not isinstance(made, dict) or "name" not in made:
         raise InputError("the labels do not say which CLIP made them. Make them with `mlclip pseudolabel`.")
-    return Teacher(load_clip(made["name"], activation=made.get("activation"), progress=progress), device)
+    settings = {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
+    return Teacher(load_clip(made["name"], **settings, progress=progress), device)
 
 
 def _highest(scores: Tensor, reached: Tensor) -> list[int]:

@@ -24,6 +24,7 @@ from ..images import Box, Photo, PhotoCrops, photo_batches
 from ..labels.table import Labels
 from ..methods import ccd, centred
 from ..progress import SILENT, Progress
+from ..teacher.facts import check_same_teacher
 from ..teacher.scoring import Teacher, class_scores, embeddings_of
 
 SHARD_PHOTOS = 256  # photos per file of an unfinished update
@@ -111,11 +112,8 @@ def crop_scorer_for(
         raise InputError(
             'the label update needs the CLIP that made the labels as `teacher`. Without it, train with `local_views="none"`.'
         )
-    if teacher.sha256 != made["sha256"] and not other_teacher:
-        raise InputError(
-            f"CLIP {teacher.name} did not make these labels; {made['name']} (sha256 {made['sha256'][:12]}...) did. "
-            "Use that one, or pass `other_teacher=True`."
-        )
+    if not other_teacher:
+        check_same_teacher(made, teacher)
     try:
         return _scorer_of(meta, made, teacher, len(labels.classes))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -227,7 +225,8 @@ def _score_crops(scorer: CropScorer, photos: list[Photo], boxes: list[list[Box]]
         for (index, _), scores in zip(crops, scorer.score(embeddings), strict=True):
             combined[index] = scorer.combine(combined[index], scores)
 
-    dataset = PhotoCrops(photos, boxes, scorer.longest, scorer.teacher.stride)
+    teacher = scorer.teacher
+    dataset = PhotoCrops(photos, boxes, scorer.longest, teacher.stride, teacher.pixels.interpolation)
     for items in photo_batches(dataset, batch_size=16, num_workers=num_workers, collate_fn=list):
         for index, crops in items:
             for pixels in () if isinstance(crops, str) else crops:

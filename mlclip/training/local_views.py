@@ -63,19 +63,13 @@ def choose_local_views(
     as the photo has), and annotated boxes with the margin of the maps ("around").
     """
     above = [(row > threshold).nonzero().flatten().tolist() for row in scores]  # NaN is never above
+    more = (photos, above, num_workers, distributed, progress)
     if config.local_views == "cam":
         model.eval()
-        return _views_from_maps(
-            partial(class_maps, model, device=distributed.device),
-            model.size,
-            photos,
-            above,
-            num_workers,
-            distributed,
-            progress,
-        )
+        maps_of = partial(class_maps, model, device=distributed.device)
+        return _views_from_maps(maps_of, partial(PhotoViews, size=model.size), *more)
     if config.local_views == "cells":
-        return _views_from_maps(cells, cells.size, photos, above, num_workers, distributed, progress)
+        return _views_from_maps(cells, cells.views, *more)
     boxes = distributed.on_main(lambda: _other_boxes(photos, above, config, annotated))
     return LocalViews(boxes, [[] for _ in photos])
 
@@ -97,14 +91,14 @@ def _other_boxes(
 @torch.inference_mode()
 def _views_from_maps(
     maps_of: MapsOf,
-    size: int,
+    views_of: Callable[[Sequence[Photo]], PhotoViews],
     photos: Sequence[Photo],
     above: list[list[int]],
     num_workers: int,
     distributed: Distributed,
     progress: Progress,
 ) -> LocalViews:
-    """The box of each class in `above`, from its map of the photo at `size` pixels.
+    """The box of each class in `above`, from its map of the photo as `views_of` resizes it.
 
     The ranks share the photos, and every rank gets all views.
     """
@@ -112,7 +106,7 @@ def _views_from_maps(
     reported = set(pictured_rows(len(photos)))
     found: dict[int, list[Box]] = {}
     maps: dict[int, Tensor] = {}
-    batches = photo_batches(PhotoViews([photos[row] for row in rows], size), batch_size=32, num_workers=num_workers)
+    batches = photo_batches(views_of([photos[row] for row in rows]), batch_size=32, num_workers=num_workers)
     with progress.bar("  local views", len(rows), "photos") as bar:
         for indices, pixels, unreadable in batches:
             bar.update(len(indices) + len(unreadable))

@@ -76,10 +76,15 @@ def read_truth(
     `voc:DIR`, `nuswide:DIR`, `openimages:DIR`, `imagefolder:DIR`, `yolo:DIR` and `coco:DIR` may be followed by a split, as in
     `voc:DIR:val`; `coco:FILE`, `labelme:DIR` and `openimages:FILE.csv` have none. A DIR, a .json or a .csv without a prefix is
     taken for what it looks like, if it can only be one of these; `meta["notes"]` says which. Other files are tables for
-    `read_labels`. Raises InputError for another name, or if the files are missing or damaged.
+    `read_labels`, which gets `options` and `known_classes`. `progress` gets a line about everything unusual. Raises InputError
+    for another name, or if the files are missing or damaged.
     """
     found = _read(str(spec), TRUTH)
-    return _read_table(str(spec)) if found is None else found
+    if found is None:
+        return _read_table(str(spec), options, progress, known_classes)
+    for note in found.meta["notes"]:
+        progress.log(note)
+    return found
 
 
 def read_boxes(spec: str) -> Boxes:
