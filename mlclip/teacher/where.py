@@ -5,7 +5,6 @@ Letters: N photos, n photos of one batch, K names, h w cells of a photo, D the j
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from ..clip import load_clip
 from ..clip.pixels import pixels_of
 from ..config import InputError, PseudolabelConfig
 from ..images import Photo, PhotoViews, photo_batches
+from ..images.names import photo_file
 from ..images.overlay import as_bytes
 from ..labels.table import Labels
 from ..methods import centred
@@ -87,7 +87,7 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
     rows = reached.any(1).nonzero().flatten().tolist()
     shown = min(SHOWN_PHOTOS, len(rows))
     rows = [rows[i * len(rows) // shown] for i in range(shown)]
-    photos = [Photo(path, os.path.join(labels.root, path), 0, 0) for path in (labels.paths[row] for row in rows)]
+    photos = [Photo(path, photo_file(labels.root, path), 0, 0) for path in (labels.paths[row] for row in rows)]
     scale = teacher.logit_scale * PseudolabelConfig().rank_scale
     maps = CellMaps(teacher, text, scale, cell_levels(photos, teacher, text, num_workers))
     found: dict[str, dict] = {"classes": {}, "maps": {}}
