@@ -69,7 +69,7 @@ def choose_local_views(
         maps_of = partial(class_maps, model, device=distributed.device)
         return _views_from_maps(maps_of, partial(PhotoViews, size=model.size), *more)
     if config.local_views == "cells":
-        return _views_from_maps(cells, cells.views, *more)
+        return _views_from_maps(cells, cells.views, *more, least_margin=1.0)
     boxes = distributed.on_main(lambda: _other_boxes(photos, above, config, annotated))
     return LocalViews(boxes, [[] for _ in photos])
 
@@ -97,8 +97,9 @@ def _views_from_maps(
     num_workers: int,
     distributed: Distributed,
     progress: Progress,
+    least_margin: float = 0.0,
 ) -> LocalViews:
-    """The box of each class in `above`, from its map of the photo as `views_of` resizes it.
+    """The box of each class in `above`, from its map of the photo as `views_of` resizes it; `least_margin` is in cells.
 
     The ranks share the photos, and every rank gets all views.
     """
@@ -116,7 +117,7 @@ def _views_from_maps(
             for index, cams in zip(indices.tolist(), batch, strict=True):  # cams (C, h, w)
                 row = rows[index]
                 cams = cams[above[row]]  # (K, h, w)
-                found[row] = [_box_of(cam) for cam in cams]
+                found[row] = [_box_of(cam, least_margin) for cam in cams]
                 if row in reported:
                     maps[row] = as_bytes(cams)
     views = LocalViews([[] for _ in photos], [[] for _ in photos])
@@ -127,10 +128,11 @@ def _views_from_maps(
     return views
 
 
-def _box_of(cam: Tensor) -> Box:
-    """The box of one class map (h, w), as shares of the photo's sides."""
+def _box_of(cam: Tensor, least_margin: float) -> Box:
+    """The box of one class map (h, w), as shares of the photo's sides. Its margin is at least so many cells."""
+    margin = max(CAM_MARGIN, least_margin * CAM_SIDE / min(cam.shape))
     large = F.interpolate(cam[None, None], size=(CAM_SIDE, CAM_SIDE), mode="bilinear", align_corners=False)[0, 0]
-    return tuple(side / CAM_SIDE for side in ccd.cam_box(large, margin=CAM_MARGIN))
+    return tuple(side / CAM_SIDE for side in ccd.cam_box(large, margin=margin))
 
 
 def _grid_cells(count: int, rng: np.random.Generator) -> list[Box]:
