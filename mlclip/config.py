@@ -140,6 +140,11 @@ class PseudolabelConfig:
         methods=_DENSE,
         choices=("identity", "query", "key"),
     )
+    compound: bool = _setting(
+        False,
+        'Also encode a prompt such as "cat and dog" for every pair of names, and give a class what its pairs have in common. '
+        "For up to 400 names; it costs nothing per photo.",
+    )
     temperature: float | None = _setting(
         None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights"
     )
@@ -267,7 +272,7 @@ class TrainConfig:
     """How the student learns. What is None takes the value of the preset, by default the papers' for VOC."""
 
     METHODS = ("fixed", "probe", "consistent", "cdul", "ccd")
-    LOCAL_VIEWS = ("cam", "grid", "random", "boxes", "around", "none")
+    LOCAL_VIEWS = ("cam", "cells", "grid", "random", "boxes", "around", "none")
     ANNOTATED_VIEWS = ("boxes", "around")
     PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -352,8 +357,8 @@ class TrainConfig:
     )
     local_views: str = _setting(
         "cam",
-        "Where CLIP looks again: where the student sees a class (cam), on a grid, at random places, in annotated boxes, "
-        "around them (boxes with a margin), or none: no label update.",
+        "Where CLIP looks again: where the student sees a class (cam), where the cells of CLIP's own feature map show it (cells), "
+        "on a grid, at random places, in annotated boxes, around them (boxes with a margin), or none: no label update.",
         methods=_CCD,
         choices=LOCAL_VIEWS,
     )

@@ -68,7 +68,8 @@ def pseudolabel(
     classes, contrast = as_prompts(classes), as_prompts(contrast) if contrast else {}
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
-    text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)  # (C + contrast, D)
+    names = [*classes.values(), *contrast.values()]
+    text = class_embeddings(teacher, names, templates, compound=config.compound)  # (C + contrast, D)
     opened, cells, unreadable = _embedded(
         found, teacher, config, size, store=store, batch_size=batch_size, num_workers=num_workers, distributed=distributed,
         progress=progress,
