@@ -98,6 +98,8 @@ def pseudolabel(
             others = find_contrast(contrast, names, progress.log)
             check_class_count(names, others)
             teacher = _teacher(clip, clip_activation, clip_pixels, precision, offline, distributed, progress)
+            if settings.get("method") is None and teacher.is_resnet:
+                config = replace(config, method="dense")
         labels = label_photos(
             found,
             names,

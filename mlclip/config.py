@@ -81,12 +81,13 @@ class PseudolabelConfig:
     METHODS = ("cdul", "ccd", "centred", "dense")
     PARTS = ("final", "global", "aggregate")
 
-    method: str = _setting(
-        "centred",
+    method: str | None = _setting(
+        None,
         "centred: views of several sizes; the mean level of each class is subtracted first. cdul: the whole photo and its "
         "snippets (crops on a grid), fused. ccd: the whole photo at a larger size, debiased. dense: as centred, and also every "
         "cell of CLIP's feature maps.",
         choices=METHODS,
+        if_none="dense for a CLIP with a ResNet, else centred",
     )
     part: str = _setting(
         "final", "The final labels, or one of the two parts they combine.", methods=_CDUL, choices=PARTS
@@ -150,6 +151,9 @@ class PseudolabelConfig:
     )
 
     def __post_init__(self):
+        if self.method is None:
+            dense = any(s.metadata["methods"] == _DENSE and getattr(self, s.name) != s.default for s in fields(self))
+            object.__setattr__(self, "method", "dense" if dense else "centred")
         _require_choices(self)
         _require(1 <= self.snippets <= 16, "snippets", self.snippets, "from 1 to 16")
         _require(0 <= self.zeta <= 1, "zeta", self.zeta, "from 0 (always the maximum) to 1")

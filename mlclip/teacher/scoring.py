@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..clip.encoders import ModifiedResNet
 from ..clip.model import CLIP
 from ..clip.pixels import OPENAI
 from ..config import InputError
@@ -43,6 +44,11 @@ class Teacher:
         self.licence, self.logit_bias = getattr(clip, "licence", ""), getattr(clip, "logit_bias", None)
         self._mean = torch.tensor(self.pixels.mean, device=self.device).view(3, 1, 1)
         self._std = torch.tensor(self.pixels.std, device=self.device).view(3, 1, 1)
+
+    @property
+    def is_resnet(self) -> bool:
+        """Whether the image encoder is one of CLIP's ResNets; then the cells of its feature map are known to help."""
+        return isinstance(self.clip.visual, ModifiedResNet)
 
     @property
     def stride(self) -> int:
