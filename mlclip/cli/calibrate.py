@@ -7,7 +7,7 @@ import math
 import click
 
 from ..config import MODEL_FILE
-from . import options
+from . import completion, options
 from .console import Console
 
 OUTPUT = "calibrated.pt"
@@ -15,9 +15,16 @@ OUTPUT = "calibrated.pt"
 
 @click.command()
 @options.images
-@click.option("--model", default=MODEL_FILE, show_default=True, help="The model that `mlclip train` wrote.")
+@click.option(
+    "--model",
+    default=MODEL_FILE,
+    show_default=True,
+    shell_complete=completion.files,
+    help="The model that `mlclip train` wrote.",
+)
 @click.option(
     "--truth",
+    shell_complete=completion.files,
     required=True,
     help="True labels of some of the IMAGES: a table such as FILE.csv, or another form of `mlclip evaluate`.",
 )

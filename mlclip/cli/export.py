@@ -5,12 +5,18 @@ from __future__ import annotations
 import click
 
 from ..config import MODEL_FILE
-from . import options
+from . import completion, options
 from .console import Console
 
 
 @click.command()
-@click.option("--model", default=MODEL_FILE, show_default=True, help="The model that `mlclip train` wrote.")
+@click.option(
+    "--model",
+    default=MODEL_FILE,
+    show_default=True,
+    shell_complete=completion.files,
+    help="The model that `mlclip train` wrote.",
+)
 @click.option(
     "-o",
     "--output",

@@ -7,12 +7,18 @@ from pathlib import Path
 import click
 
 from ..config import LABELS_FILE
-from . import options
+from . import completion, options
 from .console import Console
 
 
 @click.command()
-@click.option("--labels", default=LABELS_FILE, show_default=True, help="The table to show: .pt, .csv, .json or .jsonl.")
+@click.option(
+    "--labels",
+    default=LABELS_FILE,
+    show_default=True,
+    shell_complete=completion.files,
+    help="The table to show: .pt, .csv, .json or .jsonl.",
+)
 @click.option("--truth", help="True labels to compare with, as for `mlclip evaluate`.")
 @click.option(
     "--root", metavar="DIR", help="The folder of the photos, if the photos have moved or the labels are a .csv."

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..config import InputError
 from ..files import parse_json
 from ..progress import SILENT, Progress
+from ..spelling import did_you_mean
 from .archive import MOST_AXES, named_tensors, read_archive
 from .fetch import download, hash_file
 from .model import CLIP, build_clip
@@ -40,6 +41,7 @@ def load_clip(
     Raises InputError for an unknown name, and for a file that is damaged, is not a CLIP, or holds NaN or infinite numbers.
     """
     path, name, sha256 = _locate(name_or_path, offline, progress)
+    progress.detail(f"reading the weights of CLIP {name} from {path}")
     state = read_state_dict(path)
     try:
         model = build_clip(state, activation or "quick_gelu")
@@ -59,8 +61,9 @@ def _locate(name_or_path: str | Path, offline: bool, progress: Progress) -> tupl
     if name == TINY and not path.is_file():
         raise InputError(f"{path} is missing, so the CLIP `tiny` cannot be loaded. Install mlclip again.")
     if not path.is_file():
+        hint = did_you_mean(str(name_or_path), available_models())
         raise InputError(
-            f"{name_or_path} is neither a file nor a known CLIP. Known names: {', '.join(available_models())}."
+            f"{name_or_path} is neither a file nor a known CLIP.{hint} Known names: {', '.join(available_models())}."
         )
     try:
         return path, name or str(path), hash_file(path)

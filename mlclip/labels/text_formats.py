@@ -18,6 +18,7 @@ from typing import Any
 
 from ..config import InputError
 from ..files import atomic, parse_json
+from ..spelling import did_you_mean
 from .class_names import decode_text, shorten
 
 LARGEST_TEXT = 2 << 30  # bytes of a text file; reading it takes up to 25 times as much memory
@@ -130,7 +131,10 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
     found = _json_thresholds(path) if path.suffix.lower() == ".json" else _csv_thresholds(path)
     unknown = [name for name in found if name not in classes]
     if unknown:
-        raise InputError(f"{path} names unknown classes: {shorten(unknown)}. The classes are {shorten(classes, 20)}.")
+        hint = did_you_mean(unknown[0], classes)
+        raise InputError(
+            f"{path} names unknown classes: {shorten(unknown)}.{hint} The classes are {shorten(classes, 20)}."
+        )
     return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
 
 
