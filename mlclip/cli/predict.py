@@ -58,7 +58,8 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 def predict(images, model, form, threshold, threshold_file, topk, heatmaps, overwrite, quiet, **running):
     """Print which classes photos show.
 
-    IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", or @list.txt (one path per line).
+    IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
+    @table.csv:COLUMN (also .tsv and .parquet), or .tar shards, whose photos are read in place.
 
     Only the student runs; CLIP is not needed, except for a model of `mlclip train --arch clip-head`. The result goes to stdout,
     messages go to stderr.

@@ -77,7 +77,8 @@ from .console import Console
 def pseudolabel(images, output, device, quiet, print_config, **settings):
     """Label photos with CLIP.
 
-    IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", or @list.txt (one path per line).
+    IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
+    @table.csv:COLUMN (also .tsv and .parquet), or .tar shards, whose photos are read in place.
 
     CLIP sees each photo whole and in parts, and compares every view with the class names. The result is one table of
     scores, in labels.pt.

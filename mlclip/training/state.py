@@ -20,6 +20,7 @@ from ..config import InputError, TrainConfig
 from ..distributed import Distributed
 from ..files import beside, load_plain, save_plain
 from ..images import Photo
+from ..images.shards import locate
 from ..labels.table import Labels
 from ..methods.cdul import latent_of
 from ..progress import Progress
@@ -212,8 +213,8 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
     for row, path in enumerate(labels.paths):
         file = os.path.join(labels.root, path)
         try:
-            stat = os.stat(file)
-            found.append((row, Photo(path, file, stat.st_size, stat.st_mtime_ns)))
+            place = locate(file)
+            found.append((row, Photo(path, file, place.size, place.mtime_ns)))
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             missing[path] = getattr(error, "strerror", None) or "not a valid path"
     if not found:
