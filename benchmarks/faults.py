@@ -28,9 +28,11 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, features
 
@@ -39,12 +41,13 @@ from mlclip.config import InputError, TrainConfig
 from mlclip.files import load_plain, save_plain
 from mlclip.images import Unreadable, open_image
 from mlclip.images.list_file import read_paths
-from mlclip.labels.class_names import fill_template, parse_classes
-from mlclip.labels.datasets import read_coco
+from mlclip.labels.class_names import CLASS_PRESETS, fill_template, parse_classes
+from mlclip.labels.datasets import read_boxes, read_truth
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.labels.text_formats import read_thresholds, write_thresholds
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import Classifier
+from mlclip.student.onnx_model import load_onnx
 from mlclip.teacher.embedding_store import MANIFEST, Store, StoreKey
 from mlclip.training.state import identity_of, start_training
 
@@ -55,6 +58,7 @@ ADDRESS_SPACE = 8 << 30  # bytes above what the process has at the start; a safe
 SLOW = 10.0  # seconds for one file
 FAILURES_SHOWN = 3
 CLASSES = ["cat", "dog", "bird"]
+HAS_ONNX = bool(find_spec("onnx") and find_spec("onnxruntime"))
 KEY = StoreKey("0" * 64, "quick_gelu", 64, (1, 2))
 
 
@@ -185,6 +189,69 @@ def _coco(path: Path) -> None:
     path.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": boxes}))
 
 
+def _read_coco(path: Path) -> None:
+    read_truth(f"coco:{path}")
+    read_boxes(f"coco:{path}")
+
+
+VOC_XML = """<annotation><filename>p0.jpg</filename><size><width>9</width><height>9</height><depth>3</depth></size>
+<object><name>cat</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>8</xmax><ymax>9</ymax></bndbox></object>
+<object><name>dog</name><difficult>1</difficult></object></annotation>
+"""
+
+
+def _read_voc(path: Path) -> None:
+    folder = path.parent / "VOC2012" / "Annotations"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "p0.xml").write_bytes(path.read_bytes())
+    for read in (read_truth, read_boxes):
+        read(f"voc:{path.parent / 'VOC2012'}")
+
+
+def _nuswide(path: Path, changed: str = "") -> None:
+    """The 83 files of a NUS-WIDE of three photos below the folder of `path`; `path` is a copy of the one named `changed`."""
+    for part in ("Groundtruth/AllLabels", "ImageList"):
+        (path.parent / part).mkdir(parents=True, exist_ok=True)
+    (path.parent / "ImageList" / "Imagelist.txt").write_text("a\\1.jpg\na\\2.jpg\nb\\1.jpg\n")
+    for concept in CLASS_PRESETS["nuswide"]:
+        (path.parent / "Groundtruth" / "AllLabels" / f"Labels_{concept}.txt").write_text("0\n1\n0\n")
+    path.write_bytes((path.parent / changed).read_bytes())
+
+
+def _nuswide_reader(changed: str) -> Reader:
+    def read(path: Path) -> None:
+        (path.parent / changed).write_bytes(path.read_bytes())
+        read_truth(f"nuswide:{path.parent}")
+
+    return Reader(lambda path: _nuswide(path, changed), read)
+
+
+def _onnx(path: Path) -> None:
+    """A network that is not trained, with the operations of a real one."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    weights = np.random.default_rng(0).normal(size=(3, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["floats", "w"], ["maps"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("GlobalAveragePool", ["maps"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["scores"]),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 3, 32, 32])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])
+    graph = helper.make_graph(nodes, "student", [pixels], [scores], [numpy_helper.from_array(weights, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    entries = {"format": "mlclip.onnx", "version": "1", "classes": json.dumps(CLASSES)}
+    for key, value in (entries | {"thresholds": "[0.5, 0.5, 0.5]", "size": "32"}).items():
+        model.metadata_props.add(key=key, value=value)
+    save(model, str(path))
+
+
+def _read_onnx(path: Path) -> None:
+    load_onnx(path).scores(np.zeros((2, 3, 32, 32), np.uint8))
+
+
 def _template(path: Path) -> None:
     path.write_text("a photo of a {}.")
 
@@ -229,7 +296,11 @@ READERS: dict[str, Reader] = {
     "classes.txt": Reader(_unlabelled("cat\ndog = a small dog\n# comment\nbird\n"), parse_classes),
     "template.txt": Reader(_template, lambda path: fill_template(path.read_text(errors="replace"), "cat")),
     "list.txt": Reader(_unlabelled("a.jpg\nb/c.jpg\n"), lambda path: read_paths(str(path))),
-    "coco.json": Reader(_coco, read_coco),
+    "coco.json": Reader(_coco, _read_coco),
+    "voc.xml": Reader(_unlabelled(VOC_XML), _read_voc),
+    "nuswide-list.txt": _nuswide_reader("ImageList/Imagelist.txt"),
+    "nuswide-labels.txt": _nuswide_reader("Groundtruth/AllLabels/Labels_animal.txt"),
+    **({"model.onnx": Reader(_onnx, _read_onnx)} if HAS_ONNX else {}),
     "photo.jpg": _picture("JPEG"),
     "progressive.jpg": _picture("JPEG", progressive=True),
     "photo.png": _picture("PNG"),

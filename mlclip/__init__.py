@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .clip import load_clip as load_clip
     from .config import InputError as InputError
     from .config import PseudolabelConfig as PseudolabelConfig
+    from .config import TableOptions as TableOptions
     from .config import TrainConfig as TrainConfig
     from .images import find_images as find_images
     from .labels.datasets import read_truth as read_truth
@@ -52,6 +53,7 @@ _MODULE_OF = {
     "load_clip": "clip",
     "InputError": "config",
     "PseudolabelConfig": "config",
+    "TableOptions": "config",
     "TrainConfig": "config",
     "find_images": "images",
     "read_truth": "labels.datasets",

@@ -19,22 +19,34 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, InputError, OptionError, PseudolabelConfig, TrainConfig
+from .config import (
+    CLIP_HEAD,
+    LABELS_FILE,
+    MODEL_FILE,
+    InputError,
+    OptionError,
+    PseudolabelConfig,
+    TableOptions,
+    TrainConfig,
+)
 from .distributed import Distributed, choose_device, restarted, start_distributed
 from .files import cache_folder, check_output, locked
 from .images import Found, find_images
 from .labels.class_choice import Classes, find_classes, find_contrast, templates_for
 from .labels.class_names import CLASS_PRESETS, as_prompts, check_class_count
+from .labels.corrections import Corrections, correct, read_corrections
 from .labels.datasets import read_boxes, read_truth
-from .labels.metrics import Match, match_tables, matched_cells, mean_average_precision
+from .labels.matching import Match, match_tables, refuse_small_match
+from .labels.metrics import matched_cells, mean_average_precision, truth_for
 from .labels.table import Labels, read_labels, write_labels
 from .line_progress import LineProgress
 from .methods.calibration import expected_calibration_error
-from .progress import Progress
+from .progress import SILENT, Progress
 from .spelling import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from .student.checkpoint import Checkpoint
+    from .teacher.check import TeacherCheck
     from .teacher.scoring import Teacher
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found
@@ -46,7 +58,8 @@ def pseudolabel(
     *,
     output: str | Path | None = None,
     clip: str | None = None,
-    clip_activation: str = "quick_gelu",
+    clip_activation: str | None = None,
+    clip_pixels: str | None = None,
     precision: str = "auto",
     contrast: Classes | None = None,
     templates: str | Sequence[str] = (),
@@ -67,8 +80,9 @@ def pseudolabel(
     "cat,dog=a small dog". None looks for classes.txt beside the photos, else takes the preset "coco".
     `precision` of CLIP's image encoder: "auto", "fp32", "bf16" or "fp16"; auto takes the fastest that is safe.
     `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: the teacher, a name
-    from `available_models()` or a weight file; None takes the default of the device. `settings` are fields of
-    PseudolabelConfig, such as `method="cdul"`. Raises InputError.
+    from `available_models()`, a weight file, a folder, or a name of open_clip, see `load_clip`; None takes the default of the
+    device. `clip_activation` and `clip_pixels` say how a weight file was trained, where nothing else does. `settings` are
+    fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
     """
     from .teacher.pseudolabel import pseudolabel as label_photos
 
@@ -85,7 +99,7 @@ def pseudolabel(
             others = find_contrast(contrast, names, progress.log)
             check_class_count(names, others)
             progress.detail(f"cache: {cache_folder()}")
-            teacher = _teacher(clip, clip_activation, precision, offline, distributed, progress)
+            teacher = _teacher(clip, clip_activation, clip_pixels, precision, offline, distributed, progress)
         labels = label_photos(
             found,
             names,
@@ -113,7 +127,10 @@ def train(
     clip: str | None = None,
     other_teacher: bool = False,
     boxes: str | None = None,
+    corrections: Corrections | str | Path | None = None,
     truth: Labels | str | Path | None = None,
+    partial: bool = False,
+    tables: TableOptions | None = None,
     save_labels: str | Path | None = None,
     resume: bool = False,
     offline: bool = False,
@@ -128,10 +145,13 @@ def train(
 
     `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
     labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR", "coco:FILE" or another form of
-    `read_boxes`, for `local_views` "boxes" and "around". `truth` adds mAPs to the report of every epoch and changes nothing
-    else. `resume` continues after the last finished epoch of a stopped training. `settings` are fields of TrainConfig, such as
-    `arch="mobilenet_v2"`. With several ranks, the main one reads the labels, `truth` and `boxes` for all; every rank reads
-    the photos. A job that torchrun restarts continues as with `resume`, unless `overwrite` is set. Raises InputError.
+    `read_boxes`, for `local_views` "boxes" and "around". `corrections`: a file of lines `path,class,value`, or {path: {class: 1 or 0}};
+    these labels do not change and count `correction_weight` times. `truth` adds mAPs to the report of every epoch and changes
+    nothing else; `partial` accepts one of which less than half matches. `tables` says how a .csv of another program is read; its
+    `split` chooses rows of the labels. `resume` continues after the last finished epoch of a stopped training. `settings` are
+    fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the main one reads the labels, `truth` and
+    `boxes` for all; every rank reads the photos. A job that torchrun restarts continues as with `resume`, unless `overwrite`
+    is set. Raises InputError.
     """
     from .training.loop import train as train_student
 
@@ -144,12 +164,11 @@ def train(
     with distributed.session(), ExitStack() as locks:
         table, known, annotated = distributed.on_main(
             lambda: (
-                labels if isinstance(labels, Labels) else read_labels(labels),
-                _truth(truth) if truth is not None else None,
+                *_labels_and_truth(labels, truth, tables or TableOptions(), partial, progress, corrections),
                 _boxes(config, boxes),
             )
         )
-        for note in [*(known.meta.get("notes") or [] if known else []), *(annotated.notes if annotated else [])]:
+        for note in annotated.notes if annotated else []:
             progress.log(note)
         if root:
             table = replace(table, root=os.fspath(root))
@@ -246,6 +265,36 @@ def _predict_onnx(
     return Labels(table.paths, table.classes, table.scores, table.root, table.meta)
 
 
+def check_clip(
+    clip: str,
+    *,
+    clip_activation: str | None = None,
+    clip_pixels: str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> tuple[Teacher, TeacherCheck]:
+    """Load a teacher without the network and let it name one drawn picture of each kind, as `mlclip models --check` does.
+
+    Returns the teacher and what it said. Raises InputError if it cannot be loaded, or if its embeddings are not finite.
+    """
+    import numpy as np
+    import torch
+
+    from .clip import load_clip
+    from .demo import KINDS, draw_single
+    from .images import view_pixels
+    from .teacher.check import check_teacher
+    from .teacher.scoring import Teacher
+
+    model = load_clip(
+        clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress or LineProgress()
+    )
+    teacher = Teacher(model, choose_device(device))
+    rng = np.random.default_rng(0)
+    drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
+    return teacher, check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """How good scores are by true labels; all numbers in [0, 1]."""
@@ -257,23 +306,70 @@ class Evaluation:
     match: Match  # which photos and classes both tables have
 
 
-def evaluate(labels: Labels | str | Path, truth: Labels | str | Path, *, only: Classes | None = None) -> Evaluation:
+def evaluate(
+    labels: Labels | str | Path,
+    truth: Labels | str | Path,
+    *,
+    only: Classes | None = None,
+    partial: bool = False,
+    tables: TableOptions | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
     """Average precision of each class, their mean, and the calibration error, as `mlclip evaluate` computes them.
 
-    `truth`: a table or its file, or a form of `read_truth` such as "voc:DIR" or "coco:FILE". `only` limits the classes.
-    Raises InputError where no photo or no class is in both tables, or where no class has a positive photo.
+    `truth`: a table or its file, or a form of `read_truth` such as "voc:DIR" or "coco:FILE". `only` limits the classes. `tables`
+    says how a .csv of another program is read; its `split` and `empty_cells` are for the truth. Raises InputError where no photo
+    or no class is in both tables, where fewer than half of those of the smaller table are (unless `partial`), or where no class
+    has a positive photo.
     """
-    scores = labels if isinstance(labels, Labels) else read_labels(labels)
-    known = _truth(truth)
+    tables, progress = tables or TableOptions(), progress or LineProgress()
+    scores = labels if isinstance(labels, Labels) else read_labels(labels, tables.for_scores, progress=progress)
+    known = read_known(truth, scores.classes, tables, progress)
     if only is not None:
         known = known.aligned(known.paths, _chosen(only, known.classes))
-    mean, per_class = mean_average_precision(scores, known)
+    match = match_tables(scores, known)
+    first, second = _name_of(labels, "the predictions"), _name_of(truth, "the truth")
+    refuse_small_match(match, first, second, partial=partial)
+    mean, per_class = mean_average_precision(scores, known, match)
     judged = {name: value for name, value in per_class.items() if value == value}  # without NaN
     if not judged:
         raise InputError("no class has a positive photo among those that both tables have; nothing can be evaluated")
-    error = expected_calibration_error(*matched_cells(scores, known))
+    error = expected_calibration_error(*matched_cells(scores, known, match))
     empty = [name for name in per_class if name not in judged]
-    return Evaluation(mean, judged, empty, error, match_tables(scores, known))
+    return Evaluation(mean, judged, empty, error, match)
+
+
+def read_known(truth: Labels | str | Path, classes: Sequence[str], tables: TableOptions, progress: Progress) -> Labels:
+    """The true labels, from where `truth` says. `classes` are those of the scores; they help to read a column of names."""
+    if isinstance(truth, Labels):
+        return truth
+    return read_truth(os.fspath(truth), tables, progress=progress, known_classes=classes)
+
+
+def _labels_and_truth(
+    labels: Labels | str | Path,
+    truth: Labels | str | Path | None,
+    tables: TableOptions,
+    partial: bool,
+    progress: Progress,
+    corrections: Corrections | str | Path | None,
+) -> tuple[Labels, Labels | None]:
+    """The corrected labels, and the true labels of their photos with the same names; a line about what matched."""
+    table = labels if isinstance(labels, Labels) else read_labels(labels, tables, progress=progress)
+    table = _corrected(table, corrections, progress)
+    if truth is None:
+        return table, None
+    known = read_known(truth, table.classes, replace(tables, split=None), progress)
+    match = match_tables(table, known)
+    first, second = _name_of(labels, "the labels"), _name_of(truth, "the truth")
+    refuse_small_match(match, first, second, partial=partial)
+    for line in match.summary(first, second):
+        progress.log(line)
+    return table, truth_for(table, known, match)
+
+
+def _name_of(table: Labels | str | Path, words: str) -> str:
+    return words if isinstance(table, Labels) else os.fspath(table)
 
 
 def train_config(settings: dict[str, Any], device_type: str) -> TrainConfig:
@@ -304,8 +400,14 @@ def _workers(num_workers: int | None) -> int:
     return min(8, os.cpu_count() or 1) if num_workers is None else num_workers
 
 
-def _truth(truth: Labels | str | Path) -> Labels:
-    return truth if isinstance(truth, Labels) else read_truth(os.fspath(truth))
+def _corrected(labels: Labels, corrections: Corrections | str | Path | None, progress: Progress) -> Labels:
+    if corrections is None:
+        return labels
+    given = isinstance(corrections, dict)
+    found = correct(labels, corrections if given else read_corrections(corrections))
+    for line in found.summary("corrections" if given else os.fspath(corrections)):
+        progress.log(line)
+    return found.labels
 
 
 def _same_file(first: str | Path, second: str | Path) -> bool:
@@ -324,7 +426,13 @@ def _chosen(only: Classes, classes: list[str]) -> list[str]:
 
 
 def _teacher(
-    clip: str | None, activation: str, precision: str, offline: bool, distributed: Distributed, progress: Progress
+    clip: str | None,
+    activation: str | None,
+    pixels: str | None,
+    precision: str,
+    offline: bool,
+    distributed: Distributed,
+    progress: Progress,
 ) -> Teacher:
     from .clip import load_clip
     from .teacher.scoring import Teacher, default_clip
@@ -332,7 +440,8 @@ def _teacher(
     if clip is None:
         clip = default_clip(distributed.device)
         progress.log(f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`")
-    model = load_clip(clip, activation=activation, offline=offline, progress=progress)
+    told = progress if distributed.is_main else SILENT  # one warning, not one per rank
+    model = load_clip(clip, activation=activation, pixels=pixels, offline=offline, progress=told)
     return Teacher(model, distributed.device, precision)
 
 
@@ -355,13 +464,23 @@ def _update_teacher(
         raise InputError(f'`arch="{CLIP_HEAD}"`: the labels do not say which CLIP made them. Pass one as `clip`.')
     if not (clip or made):
         return None
+    told = progress if distributed.is_main else SILENT
+    model = load_clip(clip or made["name"], **_as_made(made, clip), offline=offline, progress=told)
     made = made or {}
-    activation, precision = made.get("activation", "quick_gelu"), made.get("precision", "fp32")
-    model = load_clip(clip or made["name"], activation=activation, offline=offline, progress=progress)
+    precision = made.get("precision", "fp32")
     on_cpu = distributed.device.type == "cpu"
     if head:  # the labels' own precision, so that their store can be used
         return Teacher(model, distributed.device, "auto" if not made or (on_cpu and precision == "fp16") else precision)
     return Teacher(model, distributed.device, precision if on_cpu else "auto")
+
+
+def _as_made(made: dict | None, clip: str | None) -> dict[str, Any]:
+    """The activation and pixels that the labels were made with, for `load_clip`. Another CLIP than theirs has its own."""
+    from .clip.pixels import pixels_of
+
+    if not made or (clip and clip != made["name"] and not Path(clip).is_file()):
+        return {}
+    return {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
 
 
 def _boxes(config: TrainConfig, boxes: str | None) -> Any:

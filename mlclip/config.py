@@ -6,8 +6,9 @@ builds its options from these fields.
 
 from __future__ import annotations
 
+import codecs
 import math
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`
@@ -27,6 +28,8 @@ CLIP_ARCH = "clip-resnet"  # the image ResNet of a CLIP; widths and depths come 
 CLIP_HEAD = "clip-head"  # the `arch` that is a head on CLIP's embeddings
 LARGEST_SIZE = 4096  # pixels, side of the student's input
 LARGEST_SEED = 2**32 - 1
+NAMED_KINDS = ("views", "cells")  # of views, for dense labels; any other kind is a number
+LARGEST_KIND = 8  # the largest multiple of CLIP's input size
 
 
 class InputError(Exception):
@@ -86,20 +89,21 @@ def _refuse_unused(config: Any) -> None:
             )
 
 
-_CDUL, _CCD, _CENTRED = ("cdul",), ("ccd",), ("centred",)  # methods of labelling
+_CDUL, _CCD, _CENTRED, _DENSE = ("cdul",), ("ccd",), ("centred", "dense"), ("dense",)  # methods of labelling
 
 
 @dataclass(frozen=True)
 class PseudolabelConfig:
     """How view embeddings become pseudo labels. The defaults of a paper's method are the paper's."""
 
-    METHODS = ("cdul", "ccd", "centred")
+    METHODS = ("cdul", "ccd", "centred", "dense")
     PARTS = ("final", "global", "aggregate")
 
     method: str = _setting(
         "centred",
         "centred: views of several sizes; the mean level of each class is subtracted first. cdul: the whole photo and its "
-        "snippets (crops on a grid), fused. ccd: the whole photo at a larger size, debiased.",
+        "snippets (crops on a grid), fused. ccd: the whole photo at a larger size, debiased. dense: as centred, and also every "
+        "cell of CLIP's feature maps.",
         choices=METHODS,
     )
     part: str = _setting(
@@ -137,8 +141,22 @@ class PseudolabelConfig:
     )
     profiles: bool = _setting(
         True,
-        "Also compare each view with the profile of each class, learned from the views that clearly show it.",
+        "Also compare each view with the profile of each class, learned from the views that clearly show it. With dense: each "
+        "cell, too.",
         methods=_CENTRED,
+    )
+    kinds: tuple[str, ...] = _setting(
+        ("views", "cells", "2"),
+        "What is averaged: views (the centred labels), cells (those of the same views, without a further pass), and numbers: the "
+        "cells of the whole photo at that multiple of CLIP's input size, each with a further pass.",
+        methods=_DENSE,
+    )
+    attention: str = _setting(
+        "key",
+        "With a transformer: which patches its last block mixes for the cells. identity: none. query, key: those with similar "
+        "queries or keys.",
+        methods=_DENSE,
+        choices=("identity", "query", "key"),
     )
     temperature: float | None = _setting(
         None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights"
@@ -158,9 +176,28 @@ class PseudolabelConfig:
         wanted = "different numbers from 1 to 16, such as 1,2,3"
         _require(bool(self.grids) and in_range and len(set(self.grids)) == len(self.grids), "grids", text, wanted)
         object.__setattr__(self, "grids", tuple(sorted(self.grids)))
+        self._require_kinds()
         _require(0 <= self.floor < 1, "floor", self.floor, "0 or more, and below 1")
         _require_finite(self)
         _refuse_unused(self)
+
+    def _require_kinds(self) -> None:
+        object.__setattr__(self, "kinds", tuple(map(str, self.kinds)))
+        different = {kind if kind in NAMED_KINDS else _number(kind) for kind in self.kinds}
+        holds = bool(self.kinds) and len(different) == len(self.kinds)
+        holds = holds and all(kind in NAMED_KINDS or 0.5 <= kind <= LARGEST_KIND for kind in different)
+        wanted = (
+            f"different ones of {', '.join(NAMED_KINDS)} and numbers from 0.5 to {LARGEST_KIND}, such as views,cells,2"
+        )
+        _require(holds, "kinds", ",".join(map(str, self.kinds)), wanted)
+
+
+def _number(text: str) -> float:
+    """The number in a text; NaN if there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 # What the student is and how long it learns, where the user does not say. "paper": the papers' values for VOC. "laptop": a student
@@ -255,6 +292,10 @@ class TrainConfig:
         if_none=f"{AVERAGED['fixed']:g}, or {AVERAGED['cdul']:g} with cdul and ccd, as in the papers",
         unused_by=_PROBE,
     )
+    correction_weight: float = _setting(
+        4.0,  # a label that is wrong with probability e carries about (1 − 2e)² of the information of a certain one; e = ¼
+        "A corrected label counts as much as this many others, see --corrections.",
+    )
     seed: int = _setting(0, "Seed of every random choice.")
     precision: str = _setting(
         "auto",
@@ -308,6 +349,7 @@ class TrainConfig:
         _require(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"from 0 to {LARGEST_SEED}")
         if self.method != "probe":
             self._require_schedule()
+        _require(self.correction_weight > 0, "correction_weight", self.correction_weight, "above 0")
         _require(self.warmup >= 0, "warmup", self.warmup, "0 or more")
         _require(self.label_rate >= 0, "label_rate", self.label_rate, "0 (labels do not change) or more")
         _require(self.sigma > 0, "sigma", self.sigma, "above 0")
@@ -349,3 +391,70 @@ class TrainConfig:
     def two_views(self) -> bool:
         """Whether the student is CCD's: boosted class maps, and a strong view that must agree with the weak one."""
         return self.method in _TWO_VIEWS
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a .csv of another program is read, where its own content allows two readings. None: the table decides."""
+
+    READINGS = ("absent", "unknown")
+    SEPARATORS = ("comma", "semicolon", "tab", "pipe")
+    LABEL_SEPARATORS = ("comma", "semicolon", "pipe", "space", "none")
+
+    path_column: str | None = _setting(
+        None, "The column with the photos.", if_none="path, filename, image and the like"
+    )
+    label_column: str | None = _setting(
+        None, "The column with the names of each photo's classes.", if_none="labels, tags, class and the like"
+    )
+    label_separator: str | None = _setting(
+        None,
+        "What is between the names in one cell of that column; none: a cell is one name.",
+        choices=LABEL_SEPARATORS,
+        if_none="what the cells show",
+    )
+    split: str | None = _setting(
+        None, "Read only the rows with this value in a column, as VALUE or COLUMN=VALUE.", if_none="all rows"
+    )
+    minus_one: str | None = _setting(
+        None,
+        "What -1 means. absent: 0 is then unknown, as in VOC's lists. unknown: 0 is then absent.",
+        choices=READINGS,
+        if_none="absent where the table also has 0, and less often",
+    )
+    empty_cells: str | None = _setting(
+        None,
+        "What an empty cell means.",
+        choices=READINGS,
+        if_none="unknown; absent in a column of names and in a table of x marks",
+    )
+    ignore_columns: str | None = _setting(
+        None, "Columns that are not classes, separated by commas.", if_none="columns of other text, row numbers, boxes"
+    )
+    keep_columns: str | None = _setting(
+        None, "Columns that are classes though their names suggest something else, separated by commas."
+    )
+    separator: str | None = _setting(
+        None, "What is between the columns.", choices=SEPARATORS, if_none="what the first lines show"
+    )
+    encoding: str | None = _setting(
+        None, "Encoding of the text, such as cp1252 for older Excel files.", if_none="UTF-8, or UTF-16"
+    )
+
+    @property
+    def for_scores(self) -> TableOptions:
+        """The same for a table of scores beside true labels: `split` and `empty_cells` are about the true labels."""
+        return replace(self, split=None, empty_cells=None)
+
+    def __post_init__(self):
+        for setting in fields(self):
+            value, choices = getattr(self, setting.name), setting.metadata.get("choices")
+            _require(
+                choices is None or value in (None, *choices), setting.name, value, f"one of {', '.join(choices or ())}"
+            )
+        if self.encoding is not None:
+            try:
+                known = codecs.lookup(self.encoding)._is_text_encoding
+            except (LookupError, ValueError):
+                known = False
+            _require(known, "encoding", self.encoding, "the name of a text encoding, such as utf-8 or cp1252")

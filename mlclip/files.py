@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -12,6 +14,17 @@ from typing import Any
 
 from .config import InputError
 
+try:  # POSIX
+    import fcntl
+except ImportError:
+    fcntl = None
+try:  # Windows
+    import msvcrt
+except ImportError:
+    msvcrt = None
+
+LOCK_SECONDS = 0.2  # between two attempts to get a lock that another process holds
+REPLACE_SECONDS = (0.1, 0.3, 1.0)  # waits on Windows, where a virus scanner or another program may have the file open
 DEEPEST_JSON = 60  # nested arrays and objects
 OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors")
 
@@ -67,7 +80,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "r+b") as file:  # Windows syncs only files open for writing
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror or error}. The previous content is unchanged."
@@ -77,41 +90,58 @@ def atomic(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def _replace(temporary: Path, path: Path) -> None:
+    for wait in REPLACE_SECONDS if msvcrt else ():
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(wait)
+    return os.replace(temporary, path)
+
+
 @contextmanager
 def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None]:
     """Hold the lock file `path` in this process. The operating system releases the lock even if the process is killed.
 
     If another process holds the lock, `if_held` is called. It either raises, or returns; then this process waits. The file
-    is removed at the end. Systems and file systems without locks (Windows, some network drives) do not lock anything.
+    is removed at the end. File systems without locks (some network drives) do not lock anything.
     Raises OSError if the file cannot be created.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     path = Path(path)
     refuse_nul(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    waiting = False
+    asked = False
     while True:
         with open(path, "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if waiting else fcntl.LOCK_NB))
-            except BlockingIOError:
-                if_held()
-                waiting = True
+            if not _try_lock(file.fileno()):
+                if not asked:
+                    if_held()
+                asked = True
+                time.sleep(LOCK_SECONDS)
                 continue
-            except OSError:  # this file system has no locks; each says so with another error number
-                pass
             if path.exists() and os.fstat(file.fileno()).st_ino != path.stat().st_ino:
                 continue  # the previous holder has removed this file in the meantime
             try:
                 yield
             finally:
                 with suppress(OSError):
-                    path.unlink()
-            return
+                    path.unlink()  # before others can lock it; Windows refuses that for an open file
+        if msvcrt:
+            with suppress(OSError):  # another process has opened it
+                path.unlink()
+        return
+
+
+def _try_lock(file: int) -> bool:
+    """Lock an open file; False if another process holds it. True also where the file system has no locks."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+    except OSError as error:  # each file system says with another error number that it has no locks
+        return error.errno not in ((errno.EAGAIN, errno.EWOULDBLOCK) if fcntl else (errno.EACCES, errno.EDEADLK))
+    return True
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .clip.pixels import pixels_of
 from .config import CLIP_HEAD, LARGEST_SIZE, InputError
 
 SMALLEST_SIZE = 32  # pixels, side of a student's input
@@ -156,18 +157,31 @@ def _is_clip(value: Any) -> bool:
     kinds = {"name": is_text, "sha256": is_text, "logit_scale": is_number}
     if not isinstance(value, dict):
         return value is None
-    return all(test(value.get(name)) for name, test in kinds.items()) and is_whole(value.get("view_size") or 0)
+    facts = all(test(value.get(name)) for name, test in kinds.items()) and is_whole(value.get("view_size") or 0)
+    return facts and _are_pixels(value.get("pixels")) and is_text(value.get("licence", ""))
 
 
 def _is_needed_clip(value: Any) -> bool:
     """Whether the value says which CLIP a head on its embeddings needs."""
-    known = {"activation": ("quick_gelu", "gelu"), "precision": ("fp32", "bf16", "fp16")}
+    known = {"activation": ("quick_gelu", "gelu", "own"), "precision": ("fp32", "bf16", "fp16")}
+    texts = {name: item for name, item in value.items() if name != "pixels"} if isinstance(value, dict) else None
     return (
-        is_dict_of(is_text, is_text)(value)
-        and value.keys() == {"name", "sha256", *known}
-        and all(value[name] in choices for name, choices in known.items())
-        and value["name"].isprintable()
+        is_dict_of(is_text, is_text)(texts)
+        and texts.keys() == {"name", "sha256", *known}
+        and all(texts[name] in choices for name, choices in known.items())
+        and texts["name"].isprintable()
+        and _are_pixels(value.get("pixels"))
     )
+
+
+def _are_pixels(value: Any) -> bool:
+    """Whether the value is None, or how a CLIP's input is resized and normalised."""
+    if not isinstance(value, dict):
+        return value is None
+    try:
+        return value.keys() <= pixels_of(value).as_plain().keys()
+    except InputError:
+        return False
 
 
 def _is_hierarchy(value: Any) -> bool:
@@ -195,6 +209,10 @@ def _are_grids(value: Any) -> bool:
     return whole and 0 < len(value) == len(set(value))
 
 
+def _are_corrections(value: Any) -> bool:
+    return is_dict_of(is_text, is_dict_of(is_text, lambda cell: is_whole(cell, 0, 1)))(value)
+
+
 NAMES = Rule(lambda v: is_list_of(is_text)(v) and all(v) and len(set(v)) == len(v), "a list of different names")
 TABLE = Rule(is_table, "a float32 table of numbers from 0 to 1, or NaN")
 WEIGHTS = Rule(_are_weights, "a dict of named tensors")
@@ -212,6 +230,7 @@ _META = {
     "meta.prompts": _TEXTS,
     "meta.contrast": _TEXTS,
     "meta.templates": _TEXTS,
+    "meta.corrections": Rule(_are_corrections, "the corrections: path -> class -> 1 or 0", optional=True),
 }
 
 
@@ -332,6 +351,7 @@ SCHEMAS: dict[str, Schema] = {
         _resume_mismatch,
     ),
     "embeddings": _SHARD,
+    "cells": _SHARD,
     "features": _SHARD,
     "update": Schema(
         {

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from mlclip.clip import archive
-from mlclip.clip.weights import load_clip, read_state_dict
+from mlclip.clip.load import load_clip
+from mlclip.clip.weights import read_state_dict
 from mlclip.config import InputError
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import mlclip
 from mlclip.cli import _status
 from mlclip.clip import load_clip
+from mlclip.clip.pixels import OPENAI
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.images import PhotoViews, find_images
 from mlclip.methods import pooled_head
@@ -149,6 +150,7 @@ def test_the_file_holds_the_head_and_the_name_of_its_clip_and_predicts_the_same(
     }  # fmt: skip
     sha256 = load_clip(clip_file).sha256
     facts = {"name": str(clip_file), "sha256": sha256, "activation": "quick_gelu", "precision": "fp32"}
+    facts["pixels"] = OPENAI.as_plain()
     assert content["clip"] == facts and content["grids"] == [1, 2, 3]
     loaded = load_checkpoint(tmp_path / "model.pt")
     both = [

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from random_weights import TEXTS, assert_close, pictures, randomise
 
 from mlclip.clip.encoders import HEAD_WIDTH, WIDE_HEADS, resize_positions
 from mlclip.clip.model import build_clip
 from mlclip.clip.tokenizer import tokenize
 from mlclip.config import InputError
 
-TEXTS = ["a photo of a cat", "", "two dogs, and a very long leash!"]
 TEXT_SIDE = {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 2}
 SMALL_VIT = {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16}
 SMALL_RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None, "head_width": 64}
@@ -36,23 +36,6 @@ def open_clip():
         return pytest.importorskip("open_clip")
 
 
-def randomise(model):
-    """Random weights, biases and running statistics, scaled so that the activations do not vanish."""
-    noise = torch.randn(1_000_003, generator=torch.Generator().manual_seed(1))  # a prime, so that no two rows are equal
-    model = model.to_empty(device="cpu")
-    for name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point():
-            continue
-        values = noise.repeat(tensor.numel() // len(noise) + 1)[: tensor.numel()].view(tensor.shape)
-        if name.endswith(("bias", "running_mean")):
-            tensor.copy_(values / 10)
-        elif tensor.ndim < 2:  # weights and variances of normalisation layers
-            tensor.copy_(1 + values.clamp(-2, 2) / 5)
-        else:
-            tensor.copy_(values * (tensor[0].numel() / 2 if tensor.ndim == 4 else tensor.shape[-1]) ** -0.5)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def small(open_clip):
     """A function that makes random open_clip models. `quick_gelu=True` as in OpenAI's models."""
@@ -67,20 +50,6 @@ def small(open_clip):
         return model
 
     return make
-
-
-def assert_close(ours, expected):
-    """Equal within 1e-4 of the spread of the reference over the inputs. The spread itself must not be negligible."""
-    assert ours.shape == expected.shape
-    spread = (expected - expected.mean(dim=0)).norm()
-    assert 0.01 * expected.norm() < spread
-    assert (ours - expected).norm() <= 1e-4 * spread
-
-
-def pictures(height, width, count=2):
-    generator = torch.Generator().manual_seed(2)
-    blobs = F.interpolate(2 * torch.randn(count, 3, 3, 3, generator=generator), (height, width), mode="bilinear")
-    return blobs + torch.randn(count, 3, height, width, generator=generator) / 2
 
 
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "RN50x4"])

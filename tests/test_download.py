@@ -4,7 +4,6 @@ import hashlib
 import multiprocessing
 import os
 import socket
-import sys
 import threading
 
 import pytest
@@ -246,5 +245,5 @@ def test_a_second_process_reports_that_it_waits_and_uses_the_first_one_s_file(se
 
 
 def test_without_file_locks_a_download_still_works(server, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr("mlclip.files.fcntl", None)
     assert download(server.entry()).read_bytes() == CONTENT

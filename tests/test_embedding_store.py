@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mlclip.clip.pixels import Pixels
 from mlclip.config import InputError, PseudolabelConfig
 from mlclip.files import locked
 from mlclip.images import Photo
@@ -173,3 +174,18 @@ def test_clearing_refuses_a_store_that_another_process_writes(own_cache):
     ):
         clear_stores(list_stores())
     assert len(list(store.folder.glob("shard-*.pt"))) == 3
+
+
+def test_a_store_of_openai_s_pixels_has_the_key_it_always_had_and_other_pixels_need_another_store(tmp_path):
+    openai = StoreKey("0" * 64, "gelu", 64, (1, 3))
+    assert openai.as_plain() == {"sha256": "0" * 64, "activation": "gelu", "input_size": 64, "grids": [1, 3]}
+    half = replace(openai, pixels=Pixels((0.5,) * 3, (0.5,) * 3))
+    assert half.as_plain() == {
+        **openai.as_plain(), "pixels": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    }  # fmt: skip
+    assert default_store(half, "photos") != default_store(openai, "photos")
+    Store(tmp_path, openai)
+    with pytest.raises(InputError, match="another model or other views"):
+        Store(tmp_path, half)
+    squash = replace(openai, pixels=Pixels(resize="squash"))  # embeddings do not depend on it
+    assert squash.as_plain() == openai.as_plain()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from mlclip.config import OptionError
 from mlclip.images import find_images
 from mlclip.teacher import precision
 from mlclip.teacher.embed import embed_images
-from mlclip.teacher.embedding_store import MANIFEST, StoreKey
+from mlclip.teacher.embedding_store import MANIFEST
 from mlclip.teacher.precision import choose_precision, cpu_bf16_is_faster
 from mlclip.teacher.pseudolabel import pseudolabel
 from mlclip.teacher.scoring import Teacher
@@ -75,5 +75,5 @@ def test_the_precision_is_part_of_the_store_and_fp32_stores_keep_their_old_key(p
     store, _ = embed_images(found.photos, Teacher(clip), root=found.root, store=tmp_path / "s", num_workers=0)
     key = json.loads((tmp_path / "s" / MANIFEST).read_text())["key"]
     assert key == {"sha256": clip.sha256, "activation": "quick_gelu", "input_size": 64, "grids": [1, 3]}
-    half = StoreKey(**{**asdict(store.key), "precision": "bf16"})
+    half = replace(store.key, precision="bf16")
     assert half.as_plain()["precision"] == "bf16" and half.as_plain() != store.key.as_plain()

@@ -199,6 +199,93 @@ def test_a_damaged_or_foreign_file_is_one_clear_line(model, photos, content, cap
     assert "model.onnx" in line and "mlclip export" in line
 
 
+def weights_outside(place: str):
+    """Puts the weights of a model into another file, as ONNX allows."""
+
+    def change(graph) -> None:
+        tensor = graph.initializer[1]
+        tensor.ClearField("float_data")
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", place), ("offset", "0"), ("length", "4")):
+            tensor.external_data.add(key=key, value=value)
+
+    return change
+
+
+def huge_tensor(graph) -> None:
+    graph.initializer[1].dims.extend([100_000, 100_000])
+
+
+def huge_constant(graph) -> None:
+    tensor = onnx.helper.make_tensor("t", onnx.TensorProto.FLOAT, [], [1.0])
+    tensor.dims.extend([2**40])
+    graph.node.append(onnx.helper.make_node("Constant", [], ["c"], value=tensor))
+
+
+def tensor_from_numbers(graph) -> None:
+    graph.initializer.append(onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [2**20, 2**20]))
+    graph.node.append(onnx.helper.make_node("ConstantOfShape", ["shape"], ["big"]))
+
+
+def graph_in_an_operation(graph) -> None:
+    inner = onnx.helper.make_graph([], "inner", [], [])
+    weights_outside("x")(type("Graph", (), {"initializer": [None, inner.initializer.add(name="w")]}))
+    graph.node.append(onnx.helper.make_node("Custom", ["floats"], ["y"], body=inner))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (weights_outside("../secret.bin"), "keeps weights in another file"),
+        (weights_outside("/etc/passwd"), "keeps weights in another file"),
+        (weights_outside("beside.bin"), "keeps weights in another file"),
+        (huge_tensor, "larger than their data"),
+        (huge_constant, "larger than their data"),
+        (tensor_from_numbers, "the operation ConstantOfShape"),
+        (graph_in_an_operation, "graphs or sparse tensors"),
+    ],
+)
+def test_a_model_that_names_other_files_or_huge_tensors_is_not_opened(
+    model, photos, tmp_path, change, words, monkeypatch, capfd
+):
+    import onnxruntime
+
+    def opened(*_, **__):
+        raise AssertionError("onnxruntime opened the file")
+
+    proto = onnx.load(str(model))
+    change(proto.graph)
+    model.write_bytes(proto.SerializeToString())
+    (tmp_path / "beside.bin").write_bytes(bytes(4))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    assert _status(["predict", str(photos), "--model", str(model)]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "model.onnx is not a readable ONNX file" in line and words in line
+
+
+def test_metadata_that_are_not_text_are_refused(model):
+    model.write_bytes(model.read_bytes().replace(b'"green"', b'"gr\xff\xffn"'))
+    with pytest.raises(InputError, match=r"model\.onnx is damaged: its metadata are not text"):
+        load_onnx(model)
+
+
+def test_endlessly_many_or_endlessly_long_fields_are_refused(tmp_path, monkeypatch):
+    from mlclip.student import onnx_check
+
+    monkeypatch.setattr(onnx_check, "MOST_FIELDS", 1000)
+    for data in (b"\x08\x01" * 2000, b"\xff" * 50, b"\x3a\xff\xff\xff\xff\x7f", b"\x3b", b"\x38\x01"):
+        (tmp_path / "m.onnx").write_bytes(data)
+        with pytest.raises(InputError, match=r"m\.onnx is not a readable ONNX file"):
+            load_onnx(tmp_path / "m.onnx")
+
+
+def test_a_network_that_fails_while_it_runs_is_one_clear_line(model):
+    loaded = load_onnx(model)
+    with pytest.raises(InputError, match="the ONNX model cannot be run"):
+        loaded.scores(np.zeros((1, 3, SIZE, SIZE + 1), np.uint8))
+
+
 def test_a_missing_file_says_how_to_make_it(tmp_path):
     with pytest.raises(InputError, match=r"gone\.onnx not found. `mlclip export"):
         load_onnx(tmp_path / "gone.onnx")

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import torch
 from mlclip import api
 from mlclip.config import InputError, OptionError
 from mlclip.distributed import Distributed, rank_device, start_distributed, status_for_launcher
+from mlclip.distributed.keepalive import lost_machines_noticed
 from mlclip.files import locked
 from mlclip.images import Skip, find_images
 from mlclip.labels.table import Labels, read_labels, write_labels
@@ -129,6 +131,7 @@ def label_and_train() -> None:
 def label_and_train_twice() -> None:
     label_and_train()
     label_photos(output="centred.pt", method="centred")
+    label_photos(output="dense.pt", method="dense")
     train_student("probe.pt", "probe")
 
 
@@ -143,11 +146,13 @@ def test_machines_without_a_common_folder_make_the_labels_and_the_model_of_one(r
     monkeypatch.chdir(machines)
     enter_machine(machines, 9)
     task()
-    for name in ("labels.pt", "updated.json", *(["centred.pt"] if ranks == 2 else [])):
+    for name in ("labels.pt", "updated.json", *(["centred.pt", "dense.pt"] if ranks == 2 else [])):
         one, several = read_labels(name), read_labels(results / name)
         assert one.paths == several.paths and len(one) == 11
         assert one.meta["skipped"] == several.meta["skipped"]
-        assert torch.allclose(one.scores, several.scores, atol=5e-3 if name == "centred.pt" else 2e-3), name
+        assert torch.allclose(one.scores, several.scores, atol=5e-3 if name in ("centred.pt", "dense.pt") else 2e-3), (
+            name
+        )
     assert [path for path, _ in read_labels(results / "labels.pt").meta["skipped"]] == ["05.jpg"]
     for name in ("model.pt", *(["probe.pt"] if ranks == 2 else [])):
         one, several = (load_checkpoint(folder / name).model.state_dict() for folder in (Path(), results))
@@ -266,6 +271,21 @@ def test_a_job_whose_rank_is_killed_continues_when_torchrun_restarts_it(machines
     enter_machine(machines, 2)
     label_photos()
     assert torch.allclose(read_labels("labels.pt").scores, read_labels(results / "labels.pt").scores, atol=2e-3)
+
+
+def test_connections_to_other_machines_notice_that_a_machine_is_gone():
+    def idle_seconds(connection) -> int:
+        return connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) and connection.getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_KEEPIDLE
+        )
+
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as older:
+        with lost_machines_noticed():
+            newer = socket.create_connection(server.getsockname())
+            pair = socket.socketpair()  # not TCP: left alone
+        with newer, pair[0], pair[1]:
+            assert (idle_seconds(newer), idle_seconds(older)) == (60, 0)
+            newer.send(b"x")  # it is still open
 
 
 def test_a_photo_that_no_rank_has_is_an_error(photos, tmp_path):

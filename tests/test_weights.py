@@ -13,6 +13,7 @@ from torch import nn
 from toy_clip import Downsample, ToyCLIP, trace
 
 from mlclip.clip import pickles
+from mlclip.clip.load import load_clip
 from mlclip.clip.registry import (
     MODELS,
     TINY_FILE,
@@ -24,7 +25,7 @@ from mlclip.clip.registry import (
     is_cached,
     model_path,
 )
-from mlclip.clip.weights import load_clip, read_state_dict
+from mlclip.clip.weights import read_state_dict
 from mlclip.config import InputError
 
 
@@ -211,8 +212,10 @@ def test_the_cache_is_in_the_home_folder_unless_the_environment_variable_is_set(
 
 
 def test_an_unknown_name_raises_an_error_with_the_known_names(tmp_path):
-    for name in ("ViT-Z/99", str(tmp_path / "missing.pt"), tmp_path):
-        with pytest.raises(InputError, match=r"neither a file nor a known CLIP.*tiny, RN50,.*ViT-L/14@336px"):
+    for name in ("ViT-Z/99", str(tmp_path / "missing.pt")):
+        with pytest.raises(
+            InputError, match=r"neither a file nor a folder nor a known CLIP.*tiny, RN50,.*ViT-L/14@336px"
+        ):
             load_clip(name)
     with pytest.raises(InputError, match=r"nope.*RN50x64"):
         model_path("nope")
@@ -220,7 +223,7 @@ def test_an_unknown_name_raises_an_error_with_the_known_names(tmp_path):
 
 def test_tiny_is_part_of_the_package_and_a_missing_file_is_reported(monkeypatch, tmp_path):
     assert model_path("tiny") == TINY_FILE
-    monkeypatch.setattr("mlclip.clip.weights.TINY_FILE", tmp_path / "tiny.pt")
+    monkeypatch.setattr("mlclip.clip.load.TINY_FILE", tmp_path / "tiny.pt")
     with pytest.raises(InputError, match=r"tiny\.pt is missing.*Install"):
         load_clip("tiny")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
@@ -15,11 +14,13 @@ from .calibrate import calibrate
 from .demo import demo
 from .evaluate import evaluate
 from .export import export
+from .failures import drop_stdout, explain, is_closed_pipe
 from .messages import in_options, printable
 from .models import models
 from .predict import predict
 from .pseudolabel import pseudolabel
 from .report import report
+from .review import review
 from .train import train
 from .version import print_version
 
@@ -73,7 +74,7 @@ def cli():
     """
 
 
-for command in (pseudolabel, train, predict, evaluate, calibrate, report, export, models, cache, demo):
+for command in (pseudolabel, train, predict, evaluate, calibrate, report, review, export, models, cache, demo):
     cli.add_command(command)
 
 
@@ -99,7 +100,9 @@ def _running(args: list[str] | None) -> click.Command | None:
 def _status(args: list[str] | None) -> int:
     """Run one command; errors become one line on stderr and an exit status."""
     try:
-        return cli.main(args, prog_name="mlclip", standalone_mode=False) or 0
+        status = cli.main(args, prog_name="mlclip", standalone_mode=False) or 0
+        sys.stdout.flush()  # here, so that a full disk is noticed
+        return status
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
@@ -112,13 +115,16 @@ def _status(args: list[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):  # click has ended the current line
         click.echo(f"mlclip: {interrupted(_running(args))}", err=True)
         return INTERRUPTED
-    except BrokenPipeError:  # `mlclip ... | head`: the reader is gone, which is not an error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+    except (OSError, MemoryError, RuntimeError) as error:
+        if is_closed_pipe(error):  # `mlclip ... | head`: the reader is gone, which is not an error
+            drop_stdout()
+            return 0
+        line = explain(error, _running(args))
+        if line is None:
             raise
-        click.echo("mlclip: the GPU is out of memory. Lower --batch-size or --size, or use --device cpu.", err=True)
+        if isinstance(error, OSError) and not error.filename:
+            drop_stdout()
+        click.echo(f"mlclip: {printable(line)}", err=True)
         return FAILED
     finally:
         # Not imported here: an interrupt may have stopped the import of torch, which cannot be repeated.

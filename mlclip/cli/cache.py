@@ -16,17 +16,18 @@ from .console import Console, table
 @click.option(
     "--clear",
     is_flag=True,
-    help="Delete all embeddings, features and decoded photos in the cache, after a confirmation.",
+    help="Delete all embeddings, cells, features and decoded photos in the cache, after a confirmation.",
 )
 @click.option("--weights", "clear_weights", is_flag=True, help="With --clear: delete the downloaded weights, too.")
 @click.option("--yes", is_flag=True, help="With --clear: do not ask for confirmation.")
 @options.quiet
 def cache(clear, clear_weights, yes, quiet):
-    """List or clear the cache: CLIP weights, embeddings, features and decoded photos.
+    """List or clear the cache: CLIP weights, embeddings, cells, features and decoded photos.
 
     The cache is the folder $MLCLIP_CACHE, or ~/.cache/mlclip. An embedding store keeps what CLIP computed for the photos
-    of one folder. With it, the next `mlclip pseudolabel` on this folder takes seconds. A feature store keeps the same for
-    the network of `mlclip train --method probe`. Decoded photos belong to a training that runs or was interrupted.
+    of one folder. With it, the next `mlclip pseudolabel` on this folder takes seconds. A cell store keeps the same for
+    the feature maps of `--method dense`, and a feature store for the network of `mlclip train --method probe`. Decoded
+    photos belong to a training that runs or was interrupted.
 
     It is safe to clear the cache: weights are downloaded again, and the rest is computed again, when they are needed.
     Stores made with --store DIR are not in the cache. They are not listed and not deleted.
@@ -47,7 +48,7 @@ def cache(clear, clear_weights, yes, quiet):
         progress.log(f"{cache_folder()}: {_size(_total([*weights, *stores, *inputs]))} in total")
         return 0
     chosen = [*stores, *inputs, *(weights if clear_weights else [])]
-    what = f"{len(stores)} stores of embeddings or features"
+    what = f"{len(stores)} stores of embeddings, cells or features"
     what += f" and {len(inputs)} sets of decoded photos" if inputs else ""
     what += f" and {len(weights)} weight files" if clear_weights else ""
     if not chosen:

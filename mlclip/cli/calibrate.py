@@ -13,7 +13,7 @@ from .console import Console
 OUTPUT = "calibrated.pt"
 
 
-@click.command()
+@click.command(cls=options.Command)
 @options.images
 @click.option(
     "--model",
@@ -30,9 +30,11 @@ OUTPUT = "calibrated.pt"
 )
 @click.option("-o", "--output", default=OUTPUT, show_default=True, help="Where the calibrated model is written.")
 @options.overwrite
+@options.partial
 @options.batch_size
 @options.running
-def calibrate(images, model, truth, output, overwrite, quiet, **running):
+@options.tables
+def calibrate(images, model, truth, output, overwrite, partial, tables, quiet, **running):
     """Fit scores and thresholds to a few true labels.
 
     Label twenty photos or more. Choose them at random from photos like those that the model will see: the labels also
@@ -43,20 +45,22 @@ def calibrate(images, model, truth, output, overwrite, quiet, **running):
     """
     from .. import api
     from ..files import check_output
-    from ..labels.datasets import read_truth
-    from ..labels.metrics import match_tables
+    from ..labels.matching import match_tables, refuse_small_match
     from ..student.calibrate import calibrate as fit
     from ..student.calibrate import check_truth, undo_calibration
     from ..student.checkpoint import load_checkpoint, save_checkpoint
 
     check_output(output, overwrite=overwrite)
     progress = Console(quiet=quiet)
-    checkpoint, known = undo_calibration(load_checkpoint(model)), read_truth(truth)
+    checkpoint = undo_calibration(load_checkpoint(model))
+    known = api.read_known(truth, checkpoint.model.classes, tables, progress)
     check_truth(checkpoint.model.classes, known)
     predicted = api.predict(images, checkpoint, progress=progress, **running)
+    match = match_tables(predicted, known)
+    refuse_small_match(match, "the predictions", truth, partial=partial)
     before, found = checkpoint.thresholds.tolist(), fit(checkpoint, predicted, known)
     save_checkpoint(found.checkpoint, output)
-    for line in match_tables(predicted, known).summary("the predictions", truth):
+    for line in match.summary("the predictions", truth):
         progress.log(line)
     _show_result(found, before, progress)
     progress.log(f"{output}: next: mlclip predict PHOTO --model {output}")

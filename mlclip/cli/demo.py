@@ -114,8 +114,11 @@ def draw(folder: Path, seed: int, progress: Console) -> None:
     from ..clip.registry import TINY_FILE
     from ..demo import write_scenes
 
-    write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, progress=progress)
-    shutil.copyfile(TINY_FILE, folder / "clip.pt")
+    try:
+        write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, progress=progress)
+        shutil.copyfile(TINY_FILE, folder / "clip.pt")
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}. Choose another --dir.") from error
 
 
 def _clear(folder: Path) -> None:

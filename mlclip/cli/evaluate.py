@@ -11,7 +11,7 @@ from .console import Console, table
 from .messages import printable
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.argument("images", nargs=-1, metavar="[IMAGES...]", shell_complete=completion.files)
 @click.option("--labels", shell_complete=completion.files, help="A table of scores: .pt, .csv, .json or .jsonl.")
 @click.option(
@@ -23,8 +23,9 @@ from .messages import printable
     "--truth",
     shell_complete=completion.files,
     required=True,
-    help="The true labels: voc:DIR[:split], coco:FILE, nuswide:DIR, or a table such as FILE.csv, with a column `path` and "
-    "one column per class (1, 0, or empty for unknown).",
+    help="The true labels: voc:DIR[:split], coco:FILE, openimages:DIR[:split], imagefolder:DIR[:split], labelme:DIR, "
+    "yolo:DIR[:split], nuswide:DIR[:split], a folder that looks like one of these, or a table such as FILE.csv, with a column "
+    "`path` and one column per class (1, 0, or empty for unknown). Tables of other programs are read, too.",
 )
 @click.option(
     "--only",
@@ -39,19 +40,21 @@ from .messages import printable
     show_default=True,
     help="How the result is printed.",
 )
+@options.partial
 @options.batch_size
 @options.running
-def evaluate(images, labels, model, truth, only, form, quiet, **running):
+@options.tables
+def evaluate(images, labels, model, truth, only, form, partial, tables, quiet, **running):
     """Compare scores with true labels.
 
     The result is the average precision (AP) of each class, their mean (mAP), and the expected calibration error (ECE). The ECE
     says how far the scores are from the share of positives, in 15 bins over all cells.
 
-    Rows are matched by path and classes by name; what did not match is listed on stderr. Unknown labels (difficult
-    objects, empty cells) are ignored. Classes without a positive photo do not count in the mAP.
+    Rows are matched by path and classes by name: equal names first, then names that differ in letter case, slashes, an absolute
+    folder or a missing file suffix, where only one pair fits. What matched and what did not is listed on stderr. Unknown labels
+    (difficult objects, empty cells) are ignored. Classes without a positive photo do not count in the mAP.
     """
     from .. import api
-    from ..labels.table import read_labels
 
     if (labels is None) == (model is None):
         raise click.UsageError("Pass either --labels FILE, or --model FILE and IMAGES.")
@@ -60,12 +63,12 @@ def evaluate(images, labels, model, truth, only, form, quiet, **running):
     if labels and images:
         raise click.UsageError("IMAGES are only used with --model. Remove them, or replace --labels by --model.")
     progress = Console(quiet=quiet)
-    scores = api.predict(images, model, progress=progress, **running) if model else read_labels(labels)
-    found = api.evaluate(scores, truth, only=only)
+    scores = api.predict(images, model, progress=progress, **running) if model else labels
+    found = api.evaluate(scores, truth, only=only, partial=partial, tables=tables, progress=progress)
     for line in found.match.summary(labels or "the predictions", truth):
         progress.log(line)
     if form == "json":
-        click.echo(json.dumps(_as_json(found, scores), indent=1))
+        click.echo(json.dumps(_as_json(found), indent=1))
     else:
         rows = [[name, f"{100 * value:.1f}"] for name, value in found.average_precision.items()]
         click.echo(table(["class", "AP (%)"], [*rows, ["mAP", f"{100 * found.mean_average_precision:.1f}"]], right=[1]))
@@ -75,7 +78,7 @@ def evaluate(images, labels, model, truth, only, form, quiet, **running):
     return options.report_skipped(scores.meta.get("skipped", []), None) if model else 0
 
 
-def _as_json(found, scores) -> dict:
+def _as_json(found) -> dict:
     match = found.match
     return {
         "mAP": found.mean_average_precision,
@@ -83,13 +86,14 @@ def _as_json(found, scores) -> dict:
         "AP": found.average_precision,
         "without_positives": found.without_positives,
         "photos_matched": len(match.rows),
-        "photos": len(scores.paths),
+        "photos": len(match.rows) + len(match.paths_only_first),
         "classes_matched": len(match.classes),
-        "classes": len(scores.classes),
+        "classes": len(match.classes) + len(match.classes_only_first),
         "unmatched": {
             "photos": match.paths_only_first,
             "classes": match.classes_only_first,
             "truth_photos": match.paths_only_second,
             "truth_classes": match.classes_only_second,
         },
+        "matched_by": match.notes,
     }

@@ -1,24 +1,96 @@
-"""`mlclip models`: the CLIP models that --clip knows by name."""
+"""`mlclip models`: which teachers there are, and a quick test of one."""
 
 from __future__ import annotations
 
 import click
 
-from .console import table
+from . import options
+from .console import Console, table
+from .messages import printable
 
 
 @click.command()
-def models():
-    """List the CLIP models that --clip knows by name.
+@click.option(
+    "--check",
+    "clip",
+    metavar="NAME|FILE|DIR",
+    help="Load one teacher, as --clip does, without the network, and let it name drawn pictures.",
+)
+@options.weight_facts
+@options.device
+def models(clip, clip_activation, clip_pixels, device):
+    """List the teachers that --clip can load, or test one with --check.
 
-    For each: the size of the download, the input size, and the place of the weights.
+    First the CLIP models that are known by name: the size of the download, the input size, and the place of the weights. Then
+    the families that are loaded from a folder, from a file, or through the package open_clip.
+
+    --check prints what is known about a teacher, and how sure it is about pictures that mlclip draws itself. Scores that are
+    almost equal for all names give a warning: the weights, the activation or the pixels are wrong. A real CLIP need not name
+    all drawings right.
     """
+    if clip:
+        return _check(clip, clip_activation, clip_pixels, device)
+    if clip_activation or clip_pixels:
+        raise click.UsageError("--clip-activation and --clip-pixels belong to --check")
+    click.echo(_by_name())
+    click.echo()
+    click.echo(_families())
+    return 0
+
+
+def _by_name() -> str:
+    from ..clip.families import VOC07_OPENAI, VOC07_SOURCE
     from ..clip.registry import MODELS, is_cached, model_path
 
     rows = []
     for name, entry in MODELS.items():
         weights = str(model_path(name)) if is_cached(name) else "not downloaded yet; downloaded at first use"
-        rows.append([name, f"{entry.approx_mb} MB", f"{entry.resolution} px", weights])
-    rows.append(["tiny", "included", "64 px", "a toy: it knows only the drawn scenes of `mlclip demo`"])
-    click.echo(table(["name", "size", "input", "weights"], rows, right=[1, 2]))
+        voc07 = f"{VOC07_OPENAI[name]:.1f}" if name in VOC07_OPENAI else "–"
+        rows.append([name, f"{entry.approx_mb} MB", f"{entry.resolution} px", voc07, "mit", weights])
+    rows.append(["tiny", "included", "64 px", "–", "mit", "a toy: it knows only the drawn scenes of `mlclip demo`"])
+    shown = table(["name", "size", "input", "VOC07", "licence", "weights"], rows, right=[1, 2, 3])
+    return f"{shown}\n\nVOC07: mAP in % of the plain similarities on VOC 2007, as published in {VOC07_SOURCE}"
+
+
+def _families() -> str:
+    from ..clip.families import FAMILIES, in_hub_cache
+    from ..clip.licences import restriction
+
+    rows = []
+    for family in FAMILIES:
+        limit = restriction(family.licence)
+        licence = f"{family.licence} ({limit})" if limit else family.licence
+        here = ", ".join(in_hub_cache(family)) or "–"
+        rows.append([family.name, family.sizes, f"--clip {family.clip}", family.voc07 or "–", licence, here])
+    return table(["family", "sizes", "how", "VOC07", "licence", "in Hugging Face's cache"], rows)
+
+
+def _check(clip: str, activation: str | None, pixels: str | None, device: str) -> int:
+    from .. import api
+
+    progress = Console()
+    teacher, found = api.check_clip(
+        clip, clip_activation=activation, clip_pixels=pixels, device=device, progress=progress
+    )
+    scale = f"{teacher.logit_scale:.4g}"
+    if teacher.logit_bias is not None:
+        scale += f", and a bias of {teacher.logit_bias:.4g} (sigmoid loss), which changes no label"
+    rows = [
+        ["teacher", teacher.name],
+        ["sha256", teacher.sha256],
+        ["licence", teacher.licence or "not known"],
+        ["activation", teacher.clip.activation],
+        ["pixels", str(teacher.pixels)],
+        ["input", f"{teacher.input_size} px, in steps of {teacher.stride}"],
+        ["text", f"up to {teacher.clip.context_length} tokens"],
+        ["embedding", f"{found.dimensions} dimensions"],
+        ["logit scale", scale],
+        ["mean top-1", f"{found.mean_top1:.3f} for {found.names} names (equal scores: {1 / found.names:.3f})"],
+        ["drawn pictures", f"{found.right} of {found.pictures} named right"],
+    ]
+    click.echo("\n".join(f"{name:<15} {value}" for name, value in ((n, printable(v)) for n, v in rows)))
+    if found.flat:
+        progress.log(
+            "warning: the scores are almost equal for all names. Check the weights, --clip-activation and --clip-pixels"
+        )
     return 0

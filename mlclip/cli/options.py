@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
+from ..config import TableOptions
 from . import completion
 from .console import VERBOSE
 from .messages import printable
@@ -23,15 +25,17 @@ OPTION_NAMES = {"disagreement": "--lambda"}  # where an option does not have the
 
 
 class Command(click.Command):
-    """A command whose help lists the options that only some methods use in a section at the end."""
+    """A command whose help lists the options that only some methods use, or that are about tables, in sections at the end."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        common, special = [], []
+        common, special, table = [], [], []
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record and isinstance(param, click.Option):
-                (special if isinstance(param, MethodOption) else common).append(record)
-        for title, records in (("Options", common), ("Options for some methods, named in [brackets]", special)):
+                kinds = {MethodOption: special, TableOption: table}
+                kinds.get(type(param), common).append(record)
+        titles = ("Options", "Options for some methods, named in [brackets]", "Options for a .csv of another program")
+        for title, records in zip(titles, (common, special, table), strict=True):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
@@ -42,6 +46,10 @@ class MethodOption(click.Option):
 
     def __init__(self, *args: Any, methods: Sequence[str], help: str, **more: Any):
         super().__init__(*args, help=f"[{', '.join(methods)}] {help}", **more)
+
+
+class TableOption(click.Option):
+    """An option that says how a .csv of another program is read."""
 
 
 class Numbers(click.ParamType):
@@ -56,17 +64,26 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is not a list of whole numbers such as 1,2,3", param, ctx)
 
 
+class Words(click.ParamType):
+    """Words separated by commas, as a tuple."""
+
+    name = "words"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+
+
 def settings(config: type) -> Callable:
     """One option for every field of a settings dataclass, in the order of the fields."""
     hints = get_type_hints(config)
     return combine(*(_setting(setting, hints[setting.name]) for setting in fields(config)))
 
 
-def _setting(setting: Field, hint: Any) -> Callable:
+def _setting(setting: Field, hint: Any, **more: Any) -> Callable:
     """The option of one field: name, type and default come from the field, the help from its metadata."""
     told, default = setting.metadata, setting.default
     name = OPTION_NAMES.get(setting.name, "--" + setting.name.replace("_", "-"))
-    more: dict[str, Any] = {"help": told["help"], "show_default": told.get("if_none", True)}
+    more |= {"help": told["help"], "show_default": told.get("if_none", True)}
     if "known" in told:
         more["shell_complete"] = completion.names_or_files(lambda: told["known"])
     if "choices" in told:
@@ -74,7 +91,8 @@ def _setting(setting: Field, hint: Any) -> Callable:
     elif hint is bool:
         name = f"{name}/--no-{name.removeprefix('--')}"
     elif get_origin(hint) is tuple:
-        more["type"], default = Numbers(), ",".join(map(str, default))
+        more["type"] = Words() if get_args(hint)[0] is str else Numbers()
+        default = ",".join(map(str, default))
     else:
         more["type"] = get_args(hint)[0] if get_args(hint) else hint  # `int` of `int | None`
     if told["methods"]:
@@ -136,6 +154,20 @@ num_workers = click.option(
     help="Dataloader workers that decode photos; 0 decodes in the main process.",
 )
 running = combine(device, num_workers, quiet, verbose)
+weight_facts = combine(
+    click.option(
+        "--clip-activation",
+        type=click.Choice(["quick_gelu", "gelu"]),
+        help="For a weight FILE: the activation that it was trained with, quick_gelu for OpenAI's, gelu for most of LAION's.  "
+        "[default: what the json in DIR says; quick_gelu for a FILE]",
+    ),
+    click.option(
+        "--clip-pixels",
+        metavar="TEXT",
+        help="For a weight FILE: how its images were normalised, openai, half, or MEAN/STD such as "
+        '"0.48,0.46,0.41/0.27,0.26,0.28".  [default: what the json in DIR says; openai for a FILE]',
+    ),
+)
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -143,6 +175,25 @@ batch_size = click.option(
     show_default=True,
     help="Images per forward pass; use fewer if memory runs out.",
 )
+partial = click.option(
+    "--partial",
+    is_flag=True,
+    help="Accept true labels of which fewer than half of the photos or classes match (of the smaller table).",
+)
+
+
+def tables(command: Callable) -> Callable:
+    """The fields of TableOptions as options; the command gets one argument, `tables`."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **settings: Any) -> Any:
+        chosen = {setting.name: settings.pop(setting.name) for setting in fields(TableOptions)}
+        return command(*args, tables=TableOptions(**chosen), **settings)
+
+    hints = get_type_hints(TableOptions)
+    return combine(*(_setting(f, hints[f.name], cls=TableOption) for f in fields(TableOptions)))(run)
+
+
 threshold_file = click.option(
     "--threshold-file",
     metavar="FILE",

@@ -29,7 +29,8 @@ from .console import Console
 @click.option(
     "--clip",
     shell_complete=completion.names_or_files(completion.clip_models),
-    help="The teacher: a name from `mlclip models`, or a weight FILE.  [default: ViT-B/32 on a CPU, RN50x64 on a GPU]",
+    help="The teacher: a name from `mlclip models`, a weight FILE, a folder DIR of open_clip or Hugging Face, or "
+    "open_clip:NAME/TAG.  [default: ViT-B/32 on a CPU, RN50x64 on a GPU]",
 )
 @click.option(
     "-o",
@@ -48,13 +49,7 @@ from .console import Console
     help="A prompt with {} for the class name, or a set of prompts: paper-cdul, paper-ccd or ensemble. Can be repeated.  "
     "[default: the prompts of the method's paper]",
 )
-@click.option(
-    "--clip-activation",
-    type=click.Choice(["quick_gelu", "gelu"]),
-    default="quick_gelu",
-    show_default=True,
-    help="The activation that the weights were trained with: quick_gelu for OpenAI's, gelu for most of LAION's.",
-)
+@options.weight_facts
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16", "fp16"]),

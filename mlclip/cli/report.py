@@ -11,7 +11,7 @@ from . import completion, options
 from .console import Console
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.option(
     "--labels",
     default=LABELS_FILE,
@@ -24,16 +24,45 @@ from .console import Console
     "--root", metavar="DIR", help="The folder of the photos, if the photos have moved or the labels are a .csv."
 )
 @options.threshold_file
-@click.option("--limit", type=click.IntRange(0), default=60, show_default=True, help="Number of photos in the gallery.")
+@click.option(
+    "--predictions",
+    metavar="FILE",
+    help="A model's scores of the same photos, as a table: the page shows where it contradicts the labels.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=20_000,
+    show_default=True,
+    help="Number of photos in the gallery; if there are more, those most worth a look.",
+)
+@click.option(
+    "--thumbnails",
+    type=click.Choice(["auto", "embed", "folder"]),
+    default="auto",
+    show_default=True,
+    help="Where the thumbnails are: in the page (embed), in a folder beside it, or in the page up to 40 MB (auto).",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(["review", "doubt", "contradicted", "duplicates", "high", "low", "table"]),
+    default="review",
+    show_default=True,
+    help="The order of the photos at first; review: as `mlclip review` names them.",
+)
 @click.option("-o", "--output", default="report.html", show_default=True, help="Where the page is written.")
 @options.overwrite
+@options.partial
 @options.quiet
-def report(labels, truth, root, threshold_file, limit, output, overwrite, quiet):
-    """Write an HTML page about labels.
+@options.tables
+def report(labels, truth, root, threshold_file, predictions, output, overwrite, partial, tables, quiet, **page):
+    """Write an HTML page about labels, to look at them and to correct them.
 
-    The page is self-contained. It shows the classes, the scores, and a gallery of photos.
+    The page shows the photos with their labels and scores, a view of each class, and a report. Press ? in it for the keys.
+    Mark labels as right or wrong, download corrections.csv, and train again with `mlclip train --corrections corrections.csv`.
+    The page loads nothing from the network, and sends nothing.
 
-    Predictions can be shown, too:
+    Predictions can be shown instead of labels:
 
     \b
       mlclip predict PHOTOS --format csv > p.csv
@@ -44,25 +73,33 @@ def report(labels, truth, root, threshold_file, limit, output, overwrite, quiet)
     """
     from dataclasses import replace
 
-    from ..files import atomic, check_output
-    from ..labels.datasets import read_truth
-    from ..labels.metrics import match_tables
+    from .. import api
+    from ..files import check_output
+    from ..labels.matching import match_tables, refuse_small_match
     from ..labels.table import read_labels
-    from ..report.build import render_report
+    from ..report.work_page import write_page
 
     check_output(output, overwrite=overwrite)
-    progress, table = Console(quiet=quiet), read_labels(labels)
+    progress = Console(quiet=quiet)
+    table = read_labels(labels, tables.for_scores if truth else tables, progress=progress)
     if root:
         table = replace(table, root=root)
     if threshold_file:
         defaults = table.thresholds.tolist()
         table.meta["thresholds"] = options.thresholds_of(threshold_file, table.classes, defaults)
-    known = read_truth(truth) if truth else None
-    page = render_report(table, truth=known, title=Path(labels).name, limit=limit)
-    with atomic(output) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    if known is not None:
-        for line in match_tables(table, known).summary(labels, truth):
-            progress.log(line)
+    known = api.read_known(truth, table.classes, tables, progress) if truth else None
+    match = match_tables(table, known) if truth else None
+    if match:
+        refuse_small_match(match, labels, truth, partial=partial)
+    scores = read_labels(predictions, tables.for_scores, progress=progress) if predictions else None
+    made = write_page(
+        table, output, predictions=scores, truth=known, title=Path(labels).name, progress=progress, **page
+    )
+    for line in match.summary(labels, truth) if match else ():
+        progress.log(line)
+    if made.failed:
+        progress.log(f"warning: {made.failed} photos could not be opened in {table.root}; `root` is their folder")
+    if made.folder:
+        progress.log(f"{made.folder}: the thumbnails; the page needs them beside it")
     progress.log(f"{output}: open it in a browser")
     return 0

@@ -88,7 +88,7 @@ def _value(value: Any, option: click.Option, where: str, ctx: click.Context) -> 
     """The value of one key, as the option takes it."""
     if option.is_flag != isinstance(value, bool):
         raise InputError(f"{where} must be {'true or false' if option.is_flag else 'a value'}, not {_shown(value)}.")
-    several = option.multiple or option.type.name == "numbers"
+    several = option.multiple or option.type.name in ("numbers", "words")
     if isinstance(value, list) and several and not any(isinstance(item, dict | list) for item in value):
         value = value if option.multiple else ",".join(map(str, value))
     elif option.multiple:

@@ -34,6 +34,13 @@ from .console import Console
     help="Where the model is written.",
 )
 @options.settings(TrainConfig)
+@click.option(
+    "--corrections",
+    metavar="FILE",
+    shell_complete=completion.files,
+    help="Labels that a person corrected, lines `path,class,value`, as the page of `mlclip report` writes them. They do not "
+    "change, and count --correction-weight times.",
+)
 @click.option("--resume", is_flag=True, help="Continue after the last finished epoch of an interrupted training.")
 @options.overwrite
 @click.option(
@@ -41,6 +48,7 @@ from .console import Console
     shell_complete=completion.files,
     help="True labels, as for `mlclip evaluate`: report the mAP of every epoch. They do not influence the training.",
 )
+@options.partial
 @options.running
 @options.offline
 @settings_file.config_file
@@ -66,7 +74,7 @@ from .console import Console
     shell_complete=completion.names_or_files(completion.clip_models),
     cls=options.MethodOption,
     methods=("ccd", "probe"),
-    help="For ccd, and for --arch clip-head: the CLIP that made the labels, a name or a FILE.  "
+    help="For ccd, and for --arch clip-head: the CLIP that made the labels, as for `mlclip pseudolabel`.  "
     "[default: as recorded in the labels]",
 )
 @click.option(
@@ -76,6 +84,7 @@ from .console import Console
     methods=("ccd", "probe"),
     help="Allow a different CLIP than the one that made the labels.",
 )
+@options.tables
 def train(labels, output, save_labels, device, quiet, print_config, **settings):
     """Train a small network on labels and their photos.
 

@@ -5,7 +5,7 @@ from importlib import import_module
 _MODULE_OF = {
     "CLIP": "model",
     "build_clip": "model",
-    "load_clip": "weights",
+    "load_clip": "load",
     "read_state_dict": "weights",
     "tokenize": "tokenizer",
     "count_tokens": "tokenizer",

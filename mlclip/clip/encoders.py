@@ -7,6 +7,8 @@ Letters: N images or texts, H W pixels or grid cells, L tokens, E width of the r
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,34 +59,51 @@ class Transformer(nn.Module):
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize position embeddings (1 + n·n, E) bilinearly to (1 + h·w, E). The first one (class or mean token) stays."""
-    side = round((len(positions) - 1) ** 0.5)
+    """Resize position embeddings (1 + n·n, E) bilinearly to (1 + h·w, E). The first one (class or mean token) stays.
+
+    Positions without such a token, (n·n, E), become (h·w, E).
+    """
+    side = math.isqrt(len(positions))
+    first = len(positions) - side**2  # 1, or 0
     if grid == (side, side):
         return positions
-    cells = positions[1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, E, n, n)
+    cells = positions[first:].reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, E, n, n)
     cells = F.interpolate(cells.float(), size=grid, mode="bilinear", align_corners=False).to(positions.dtype)
-    return torch.cat([positions[:1], cells.flatten(2)[0].T])  # (1 + h·w, E)
+    return torch.cat([positions[:first], cells.flatten(2)[0].T])  # (1 + h·w, E)
 
 
 class VisionTransformer(nn.Module):
-    def __init__(self, side: int, patch: int, size: tuple[int, int, int], embed_dim: int, activation: str):
+    def __init__(
+        self,
+        side: int,
+        patch: int,
+        size: tuple[int, int, int],
+        embed_dim: int,
+        activation: str,
+        head_width: int | None = None,
+    ):
         super().__init__()
         width, layers, hidden = size
+        head_width = head_width or WIDE_HEADS.get(width, HEAD_WIDTH)
         self.stride = patch  # pixels
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, layers, hidden, WIDE_HEADS.get(width, HEAD_WIDTH), activation)
+        self.transformer = Transformer(width, layers, hidden, head_width, activation)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.zeros(width, embed_dim))
 
-    def forward(self, pixels: Tensor) -> Tensor:  # (N, 3, H, W)
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """The input of the first block: pixels (N, 3, H, W) -> (N, 1 + h·w, E), the class token first."""
         x = self.conv1(pixels)  # (N, E, h, w)
         positions = resize_positions(self.positional_embedding, tuple(x.shape[2:]))
         x = x.flatten(2).transpose(1, 2)  # (N, h·w, E)
         x = torch.cat([self.class_embedding.expand(len(x), 1, -1), x], dim=1)  # (N, 1 + h·w, E)
-        x = self.transformer(self.ln_pre(x + positions))
+        return self.ln_pre(x + positions)
+
+    def forward(self, pixels: Tensor) -> Tensor:  # (N, 3, H, W)
+        x = self.transformer(self.tokens(pixels))
         return self.ln_post(x[:, 0]) @ self.proj  # (N, D)
 
 
@@ -114,9 +133,9 @@ class Bottleneck(nn.Module):
 class AttentionPool(nn.Module):
     """Attention pooling: the mean of all cells is the query, the cells are keys and values."""
 
-    def __init__(self, side: int, width: int, embed_dim: int):
+    def __init__(self, side: int, width: int, embed_dim: int, head_width: int | None = None):
         super().__init__()
-        self.heads = width // HEAD_WIDTH
+        self.heads = width // (head_width or HEAD_WIDTH)
         self.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, width))
         self.k_proj = nn.Linear(width, width)
         self.q_proj = nn.Linear(width, width)
@@ -124,14 +143,22 @@ class AttentionPool(nn.Module):
         self.c_proj = nn.Linear(width, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, E, h, w)
+        tokens = self.tokens(x)
+        return self.pool(tokens, self.v_proj(tokens))  # (N, D)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """The feature map (N, E, h, w) as tokens (N, 1 + h·w, E) with their positions, the mean of all cells first."""
         positions = resize_positions(self.positional_embedding, tuple(x.shape[2:]))
         x = x.flatten(2).transpose(1, 2)  # (N, h·w, E)
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions  # (N, 1 + h·w, E)
+        return torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions  # (N, 1 + h·w, E)
+
+    def pool(self, tokens: Tensor, values: Tensor) -> Tensor:
+        """Tokens and their values (N, 1 + h·w, E) -> pooled embeddings (N, D)."""
 
         def split(t: Tensor) -> Tensor:
             return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (N, heads, L, 64)
 
-        query, key, value = split(self.q_proj(x[:, :1])), split(self.k_proj(x)), split(self.v_proj(x))
+        query, key, value = split(self.q_proj(tokens[:, :1])), split(self.k_proj(tokens)), split(values)
         pooled = F.scaled_dot_product_attention(query, key, value)  # (N, heads, 1, 64)
         return self.c_proj(pooled.transpose(1, 2).flatten(1))  # (N, D)
 
@@ -139,7 +166,14 @@ class AttentionPool(nn.Module):
 class ModifiedResNet(nn.Module):
     """CLIP's ResNet: a stem of three convolutions, average pools instead of strides, and attention pooling at the end."""
 
-    def __init__(self, resolution: int, width: int, layers: tuple[int, int, int, int], embed_dim: int):
+    def __init__(
+        self,
+        resolution: int,
+        width: int,
+        layers: tuple[int, int, int, int],
+        embed_dim: int,
+        head_width: int | None = None,
+    ):
         super().__init__()
         self.stride = 32  # pixels
         half = width // 2
@@ -156,12 +190,16 @@ class ModifiedResNet(nn.Module):
                 stage.append(Bottleneck(inputs, planes, stride))
                 inputs = 4 * planes
             self.add_module(f"layer{number}", stage)
-        self.attnpool = AttentionPool(resolution // 32, inputs, embed_dim)
+        self.attnpool = AttentionPool(resolution // 32, inputs, embed_dim, head_width)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, 3, H, W)
+    def forward(self, pixels: Tensor) -> Tensor:  # (N, 3, H, W)
+        return self.attnpool(self.feature_map(pixels))  # (N, D)
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Pixels (N, 3, H, W) -> the last feature map (N, E, H/32, W/32)."""
         for number in (1, 2, 3):
             x = F.relu(self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(x)), inplace=True)
         x = self.avgpool(x)  # (N, E, H/4, W/4)
         for number in (1, 2, 3, 4):
             x = self.get_submodule(f"layer{number}")(x)
-        return self.attnpool(x)  # (N, D)
+        return x

@@ -7,21 +7,31 @@ Letters: N images or texts, H W pixels, L tokens, E width of the text stream, D 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..config import InputError
 from .encoders import HEAD_WIDTH, AttentionPool, ModifiedResNet, Transformer, VisionTransformer
+from .perception import PerceptionEncoder
+from .pixels import IMAGE_MEAN, IMAGE_STD, OPENAI
+from .tokenizer import tokenize
 
 __all__ = ["ACTIVATIONS", "CLIP", "IMAGE_MEAN", "IMAGE_STD", "AttentionPool", "ModifiedResNet", "build_clip"]
 
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of RGB in [0, 1], as in OpenAI's training
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 ACTIVATIONS = ("quick_gelu", "gelu")
 NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # other entries of checkpoints
+
+
+class HeadWidths(NamedTuple):
+    """Channels per attention head of both encoders, which no tensor shows. None: as in OpenAI's and LAION's models."""
+
+    image: int | None = None
+    text: int | None = None
 
 
 class CLIP(nn.Module):
@@ -31,17 +41,20 @@ class CLIP(nn.Module):
     `exp(logit_scale)` (100 for OpenAI's models).
     """
 
-    name = sha256 = ""  # of the weight file; `load_clip` sets them
+    name = sha256 = ""  # of the weight file; `load_clip` sets these five
+    pixels = OPENAI  # what the images must be normalised to
+    licence = ""  # of the weights; "" if it is not known
+    logit_bias: float | None = None  # of a CLIP that was trained with a sigmoid loss
 
     def __init__(self, visual: nn.Module, resolution: int, text: Mapping[str, int], embed_dim: int, activation: str):
-        """`text` holds "context" and "vocab" in tokens, "width", "layers", and "hidden" if it is not 4 × "width"."""
+        """`text` holds "context" and "vocab" in tokens, "width", "layers", and maybe "hidden" (4 × "width") and "head_width" (64)."""
         super().__init__()
-        width = text["width"]
+        width, head_width = text["width"], text.get("head_width") or HEAD_WIDTH
         self.visual = visual
         self.input_resolution = resolution
         self.context_length, self.vocab_size, self.embed_dim = text["context"], text["vocab"], embed_dim
         self.activation = activation
-        self.transformer = Transformer(width, text["layers"], text.get("hidden", 4 * width), HEAD_WIDTH, activation)
+        self.transformer = Transformer(width, text["layers"], text.get("hidden", 4 * width), head_width, activation)
         self.token_embedding = nn.Embedding(text["vocab"], width)
         self.positional_embedding = nn.Parameter(torch.zeros(text["context"], width))
         self.ln_final = nn.LayerNorm(width)
@@ -53,8 +66,12 @@ class CLIP(nn.Module):
         return self.visual.conv1.weight.dtype
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W) of any size, normalised by IMAGE_MEAN and IMAGE_STD -> embeddings (N, D), not normalised."""
+        """Pixels (N, 3, H, W) of any size, normalised as `pixels` says -> embeddings (N, D), not normalised."""
         return self.visual(pixels.to(self.dtype))
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Texts -> token ids (N, L) for `encode_text`. InputError for a text that is too long."""
+        return tokenize(texts, self.context_length)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids (N, L) from `tokenize` -> embeddings (N, D) at the end-of-text token, not normalised."""
@@ -76,38 +93,47 @@ def _transformer_size(state: Mapping[str, Tensor], prefix: str) -> tuple[int, in
     return width, _count_blocks(state, prefix), hidden
 
 
-def _build_visual(state: Mapping[str, Tensor], embed_dim: int, activation: str) -> tuple[nn.Module, int]:
+def _build_visual(
+    state: Mapping[str, Tensor], embed_dim: int, activation: str, head_width: int | None
+) -> tuple[nn.Module, int]:
     if "visual.proj" in state:
         patch = state["visual.conv1.weight"].shape[3]
-        side = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
+        side = math.isqrt(len(state["visual.positional_embedding"]))
+        if not side:
+            raise ValueError("visual.positional_embedding is empty")
         size = _transformer_size(state, "visual.transformer.resblocks.")
-        return VisionTransformer(side, patch, size, embed_dim, activation), side * patch
+        if "visual.attn_pool.probe" in state:
+            pool_hidden = len(state["visual.attn_pool.mlp.c_fc.weight"])
+            class_token = "visual.class_embedding" in state
+            return PerceptionEncoder(side, patch, size, embed_dim, class_token, pool_hidden), side * patch
+        return VisionTransformer(side, patch, size, embed_dim, activation, head_width), side * patch
     width = state["visual.layer1.0.conv1.weight"].shape[0]
     side = round((len(state["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
     layers = tuple(_count_blocks(state, f"visual.layer{n}.") for n in (1, 2, 3, 4))
-    return ModifiedResNet(side * 32, width, layers, embed_dim), side * 32
+    return ModifiedResNet(side * 32, width, layers, embed_dim, head_width), side * 32
 
 
-def _build_empty(state: Mapping[str, Tensor], activation: str) -> CLIP:
+def _build_empty(state: Mapping[str, Tensor], activation: str, heads: HeadWidths) -> CLIP:
     embed_dim = state["text_projection"].shape[1]
-    visual, resolution = _build_visual(state, embed_dim, activation)
+    visual, resolution = _build_visual(state, embed_dim, activation, heads.image)
     width, layers, hidden = _transformer_size(state, "transformer.resblocks.")
-    text = {"width": width, "layers": layers, "hidden": hidden}
+    text = {"width": width, "layers": layers, "hidden": hidden, "head_width": heads.text}
     text |= {"context": len(state["positional_embedding"]), "vocab": len(state["token_embedding.weight"])}
     return CLIP(visual, resolution, text, embed_dim, activation)
 
 
-def build_clip(state: Mapping[str, Tensor], activation: str = "quick_gelu") -> CLIP:
+def build_clip(state: Mapping[str, Tensor], activation: str = "quick_gelu", heads: HeadWidths | None = None) -> CLIP:
     """Build a CLIP in float32 and eval mode from a state dict in OpenAI's layout. The shapes give the architecture.
 
-    `activation` is "quick_gelu" (OpenAI's weights) or "gelu" (most of LAION's); it cannot be read from the shapes.
-    Float32 tensors of `state` are used without a copy. InputError if the tensors are not a CLIP.
+    `activation` is "quick_gelu" (OpenAI's weights) or "gelu" (most of LAION's); it cannot be read from the shapes. PE-Core's
+    image encoder always has "gelu". Float32 tensors of `state` are used without a copy. The bias of a sigmoid loss becomes
+    `logit_bias`. InputError if the tensors are not a CLIP.
     """
     if activation not in ACTIVATIONS:
         raise InputError(f"unknown CLIP activation {activation!r}. Choose one of {', '.join(ACTIVATIONS)}.")
     try:
         with torch.device("meta"):  # shapes without memory: a small file cannot make us allocate more
-            model = _build_empty(state, activation)
+            model = _build_empty(state, activation, heads or HeadWidths())
     except (KeyError, ValueError, IndexError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         reason = f"{reason} is missing" if isinstance(error, KeyError) else reason
@@ -117,6 +143,9 @@ def build_clip(state: Mapping[str, Tensor], activation: str = "quick_gelu") -> C
         ) from error
     weights = {name: tensor for name, tensor in state.items() if name.rsplit(".", 1)[-1] not in NOT_WEIGHTS}
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    bias = weights.pop("logit_bias", None)
+    if "logit_scale" in weights and weights["logit_scale"].numel() == 1:
+        weights["logit_scale"] = weights["logit_scale"].reshape(())  # some files hold it as a list of one number
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
@@ -125,4 +154,6 @@ def build_clip(state: Mapping[str, Tensor], activation: str = "quick_gelu") -> C
             f"the tensors of the CLIP checkpoint do not fit together ({reason[0].strip()[:300]}). "
             "Use a complete checkpoint in OpenAI's layout."
         ) from error
+    if bias is not None and bias.numel() == 1:
+        model.logit_bias = float(bias)
     return model.eval()

@@ -1,4 +1,4 @@
-"""Load a CLIP by name or from a file in any common format. No code in a weight file is executed."""
+"""Read the tensors of a weight file in any common format. No code in the file is executed."""
 
 from __future__ import annotations
 
@@ -6,84 +6,20 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..config import InputError
 from ..files import parse_json
-from ..progress import SILENT, Progress
-from ..spelling import did_you_mean
 from .archive import MOST_AXES, named_tensors, read_archive
-from .fetch import download, hash_file
-from .model import CLIP, build_clip
 from .pickles import RefusedError
-from .registry import MODELS, TINY, TINY_FILE, available_models, find_name
-from .tokenizer import VOCAB_SIZE
 
 GET_AGAIN = "Download the file again, or use another one."
 LARGEST_HEADER = 16 << 20  # bytes of the header of a .safetensors file
 ITEM_SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
-def load_clip(
-    name_or_path: str | Path,
-    *,
-    activation: str | None = None,
-    device: torch.device | str = "cpu",
-    offline: bool = False,
-    progress: Progress = SILENT,
-) -> CLIP:
-    """Load a CLIP in float32 and eval mode on `device`, by a name from `available_models()` or from a weight file.
-
-    A name may be in upper or lower case, with "-" for "/". Its file is downloaded once, unless `offline=True`. A file may be
-    OpenAI's TorchScript archive, a state dict from `torch.save`, or `.safetensors`, in OpenAI's layout. `activation` is
-    "quick_gelu" (the default, OpenAI's) or "gelu" (LAION's). The model's `.name` and `.sha256` identify the file.
-    Raises InputError for an unknown name, and for a file that is damaged, is not a CLIP, or holds NaN or infinite numbers.
-    """
-    path, name, sha256 = _locate(name_or_path, offline, progress)
-    progress.detail(f"reading the weights of CLIP {name} from {path}")
-    state = read_state_dict(path)
-    try:
-        model = build_clip(state, activation or "quick_gelu")
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    _check_model(model, path)
-    model.name, model.sha256 = name, sha256
-    return model.to(device)
-
-
-def _locate(name_or_path: str | Path, offline: bool, progress: Progress) -> tuple[Path, str, str]:
-    """Path, name and sha256 of the weight file. The file is hashed only once."""
-    name = find_name(str(name_or_path))
-    if name in MODELS:
-        return download(MODELS[name], progress=progress, offline=offline), name, MODELS[name].sha256
-    path = TINY_FILE if name == TINY else Path(name_or_path)
-    if name == TINY and not path.is_file():
-        raise InputError(f"{path} is missing, so the CLIP `tiny` cannot be loaded. Install mlclip again.")
-    if not path.is_file():
-        hint = did_you_mean(str(name_or_path), available_models())
-        raise InputError(
-            f"{name_or_path} is neither a file nor a known CLIP.{hint} Known names: {', '.join(available_models())}."
-        )
-    try:
-        return path, name or str(path), hash_file(path)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
-
-
-def _check_model(model: CLIP, path: Path) -> None:
-    if model.vocab_size != VOCAB_SIZE:
-        raise InputError(
-            f"{path} was trained with a vocabulary of {model.vocab_size} tokens, but CLIP's has {VOCAB_SIZE}. "
-            "Use weights trained with CLIP's tokenizer."
-        )
-    for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
-            raise InputError(f"{path} holds NaN or infinite numbers in {name}. {GET_AGAIN}")
-
-
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by dotted name, as stored. Reads the same formats as `load_clip`, of any model.
+    """The tensors of a weight file by dotted name, as stored. OpenAI's TorchScript archives, `torch.save`, `.safetensors`.
 
     A state dict under "state_dict" or "model" is found, and a prefix "module." is removed. No code in the file is
     executed. Raises InputError if the file cannot be read or holds no tensors.

@@ -14,12 +14,15 @@ import torch
 import torch.distributed as dist
 
 from ..config import InputError
+from .keepalive import lost_machines_noticed
 from .notices import Notices
 from .ranks import Distributed
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
 JOIN = timedelta(minutes=30)  # for a rank that has not started yet
-WAIT = timedelta(hours=24)  # for a rank that has more to do than the others; a rank that ends is noticed at once
+WAIT = timedelta(
+    hours=24
+)  # for a rank that has more to do than the others; a rank that ends is noticed at once, a lost machine in minutes
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -107,15 +110,16 @@ def _join(rank: int, size: int) -> Notices | None:
     """Join the process group. None if the caller has already joined one."""
     if dist.is_initialized():
         return None
-    try:
-        store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=JOIN))
-        store.set_timeout(JOIN)
-        name = _name_of_attempt(store, rank, size)
-    except dist.DistError as error:
-        raise InputError(f"rank {rank} cannot join the other ranks: {str(error).splitlines()[0]}") from error
-    store.set_timeout(WAIT)
-    group = dist.PrefixStore(f"{name}-group", store)
-    dist.init_process_group("gloo", store=group, rank=rank, world_size=size, timeout=WAIT)
+    with lost_machines_noticed():
+        try:
+            store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=JOIN))
+            store.set_timeout(JOIN)
+            name = _name_of_attempt(store, rank, size)
+        except dist.DistError as error:
+            raise InputError(f"rank {rank} cannot join the other ranks: {str(error).splitlines()[0]}") from error
+        store.set_timeout(WAIT)
+        group = dist.PrefixStore(f"{name}-group", store)
+        dist.init_process_group("gloo", store=group, rank=rank, world_size=size, timeout=WAIT)
     return Notices(dist.PrefixStore(f"{name}-notices", store))
 
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from .guard import MissingGuardWarning as MissingGuardWarning
     from .guard import safe_num_workers as safe_num_workers
     from .loader import PhotoCrops as PhotoCrops
+    from .loader import PhotoParts as PhotoParts
     from .loader import PhotoViews as PhotoViews
     from .loader import collate as collate
+    from .loader import collate_parts as collate_parts
     from .loader import photo_batches as photo_batches
     from .loader import view_pixels as view_pixels
     from .views import Box as Box
@@ -46,8 +48,10 @@ _MODULE_OF = {
     "MissingGuardWarning": "guard",
     "safe_num_workers": "guard",
     "PhotoCrops": "loader",
+    "PhotoParts": "loader",
     "PhotoViews": "loader",
     "collate": "loader",
+    "collate_parts": "loader",
     "photo_batches": "loader",
     "view_pixels": "loader",
     "Box": "views",

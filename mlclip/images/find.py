@@ -99,6 +99,7 @@ def find_images(sources: Sequence[str | Path]) -> Found:
         for file in each.files:
             folder, name = os.path.split(file)
             real = _real_path(file) if os.path.islink(file) else os.path.join(real_folder(folder), name)
+            real = os.path.normcase(real)  # Windows has no upper and lower case
             repeated += real in seen
             if real not in seen:
                 seen.add(real)

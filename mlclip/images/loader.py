@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from .decode import Unreadable, open_image
 from .find import Photo
 from .guard import safe_num_workers, warn_once
-from .views import REDUCING_GAP, Box, crop_size, read_views, view_array
+from .views import REDUCING_GAP, RESAMPLING, Box, crop_size, read_parts, read_views, view_array
 
 Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # the return value of `collate`
 
@@ -37,8 +37,8 @@ class PhotoViews(Dataset):
     `several` (N,) is in shared memory. It is 1 for photos read so far, by any worker, that have more than one frame or page.
     """
 
-    def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,)):
-        self.photos, self.size, self.grids = photos, size, tuple(grids)
+    def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,), interpolation: str = "bicubic"):
+        self.photos, self.size, self.grids, self.interpolation = photos, size, tuple(grids), interpolation
         self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
@@ -46,12 +46,38 @@ class PhotoViews(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            views, several = read_views(self.photos[index].file, self.size, self.grids)
+            views, several = read_views(self.photos[index].file, self.size, self.grids, self.interpolation)
         except Unreadable as error:
             return index, str(error)
         if several:
             self.several[index] = 1
         return index, torch.from_numpy(views)
+
+
+class PhotoParts(Dataset):
+    """Item i is (i, a list of uint8 (V, 3, S, S)), or (i, reason) if the photo cannot be read.
+
+    The list has one element for each (size, grids) of `parts`; see `view_array`. The photo is decoded once for all of them.
+    `several` is as in PhotoViews.
+    """
+
+    def __init__(
+        self, photos: Sequence[Photo], parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
+    ):
+        self.photos, self.parts, self.interpolation = photos, list(parts), interpolation
+        self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[int, list[Tensor] | str]:
+        try:
+            parts, several = read_parts(self.photos[index].file, self.parts, self.interpolation)
+        except Unreadable as error:
+            return index, str(error)
+        if several:
+            self.several[index] = 1
+        return index, [torch.from_numpy(views) for views in parts]
 
 
 class PhotoCrops(Dataset):
@@ -61,8 +87,16 @@ class PhotoCrops(Dataset):
     resized with its aspect ratio: its longer side to `longest` pixels, its shorter side to a multiple of `stride` pixels.
     """
 
-    def __init__(self, photos: Sequence[Photo], boxes: Sequence[Sequence[Box]], longest: int, stride: int):
+    def __init__(
+        self,
+        photos: Sequence[Photo],
+        boxes: Sequence[Sequence[Box]],
+        longest: int,
+        stride: int,
+        interpolation: str = "bicubic",
+    ):
         self.photos, self.boxes, self.longest, self.stride = photos, boxes, longest, stride
+        self.interpolation = interpolation
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -79,7 +113,7 @@ class PhotoCrops(Dataset):
         x1, y1 = (math.ceil(fraction * side) for fraction, side in zip(box[2:], image.size, strict=True))
         crop = image.crop((x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)))
         size = crop_size(*crop.size, self.longest, self.stride)
-        pixels = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP))
+        pixels = np.asarray(crop.resize(size, RESAMPLING[self.interpolation], reducing_gap=REDUCING_GAP))
         return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
@@ -93,6 +127,16 @@ def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
     unreadable = [(index, reason) for index, reason in items if isinstance(reason, str)]
     indices = torch.tensor([index for index, _ in readable], dtype=torch.int64)
     return indices, torch.stack([views for _, views in readable]) if readable else None, unreadable
+
+
+def collate_parts(
+    items: Sequence[tuple[int, list[Tensor] | str]],
+) -> tuple[Tensor, list[Tensor], list[tuple[int, str]]]:
+    """Items of PhotoParts -> one batch: as `collate`, with uint8 (n, V, 3, S, S) for each part. The list is empty if n = 0."""
+    readable = [(index, parts) for index, parts in items if not isinstance(parts, str)]
+    unreadable = [(index, reason) for index, reason in items if isinstance(reason, str)]
+    indices = torch.tensor([index for index, _ in readable], dtype=torch.int64)
+    return indices, [torch.stack(views) for views in zip(*(parts for _, parts in readable), strict=True)], unreadable
 
 
 def photo_batches(

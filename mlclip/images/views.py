@@ -14,6 +14,8 @@ from .decode import SEVERAL, open_image
 
 REDUCING_GAP = 3.0  # a large snippet is first reduced by an integer factor, to at least this many times the final size
 
+RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
@@ -34,28 +36,44 @@ def _cuts(side: int, n: int) -> list[tuple[int, int]]:
     return [(start, max(start + 1, end)) for start, end in zip(starts, edges[1:], strict=True)]
 
 
-def view_array(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> np.ndarray:
+def view_array(
+    image: Image.Image, size: int, grids: Sequence[int] = (1,), interpolation: str = "bicubic"
+) -> np.ndarray:
     """CDUL 1: the views of an RGB image as uint8 (V, 3, S, S), V = Σ n² over `grids`.
 
     For each n the image is cut into n×n snippets, row by row (n = 1: the whole image). Each snippet is resized to S×S
-    on its own, by antialiased bicubic interpolation. The aspect ratio is not kept.
+    on its own, by antialiased interpolation ("bicubic" or "bilinear"). The aspect ratio is not kept.
     """
     boxes = [box for n in grids for box in tile_boxes(*image.size, n)]
     pixels = np.empty((len(boxes), 3, size, size), np.uint8)
     for view, box in zip(pixels, boxes, strict=True):
-        snippet = image.crop(box).resize((size, size), Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
+        snippet = image.crop(box).resize((size, size), RESAMPLING[interpolation], reducing_gap=REDUCING_GAP)
         view[:] = np.asarray(snippet).transpose(2, 0, 1)
     return pixels
 
 
-def read_views(file: str, size: int, grids: Sequence[int] = (1,)) -> tuple[np.ndarray, bool]:
+def read_views(
+    file: str, size: int, grids: Sequence[int] = (1,), interpolation: str = "bicubic"
+) -> tuple[np.ndarray, bool]:
     """The views of the photo in `file` (see `view_array`), and whether the file has more frames or pages than the one used.
 
     Raises Unreadable. A JPEG is decoded at a fraction of its size if that is enough for the views.
     """
     needed = size * max(grids)
     image = open_image(file, smallest=(needed, needed))
-    return view_array(image, size, grids), image.info[SEVERAL]
+    return view_array(image, size, grids, interpolation), image.info[SEVERAL]
+
+
+def read_parts(
+    file: str, parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
+) -> tuple[list[np.ndarray], bool]:
+    """Several sets of views of the photo in `file`, decoded once: (size, grids) of each -> uint8 (V, 3, S, S) of each.
+
+    Also whether the file has more frames or pages than the one used. Raises Unreadable.
+    """
+    needed = max(size * max(grids) for size, grids in parts)
+    image = open_image(file, smallest=(needed, needed))
+    return [view_array(image, size, grids, interpolation) for size, grids in parts], image.info[SEVERAL]
 
 
 def crop_size(width: int, height: int, longest: int, stride: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ Pseudo labels, predictions and ground truth are all `Labels`. Letters: N photos 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..config import InputError
+from ..config import InputError, TableOptions
 from ..files import check_output, load_plain, save_plain
+from ..progress import SILENT, Progress
 from ..schema import SCHEMAS
 from . import text_formats as tables
 from .class_names import shorten
+from .csv_table import read_csv
 
 if TYPE_CHECKING:
     import pandas
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 MADE_BY = "mlclip pseudolabel"
 DEFAULT_THRESHOLD = 0.5
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
+CSV_SUFFIXES = (".csv", ".tsv", ".txt")  # text with columns, as it is read
+READ_SUFFIXES = (*SUFFIXES, *CSV_SUFFIXES[1:])
 
 
 @dataclass(eq=False)
@@ -153,9 +157,21 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
         write(path, labels.paths, labels.classes, _short(labels.scores))
 
 
-def read_labels(path: str | Path) -> Labels:
-    """Read the table in a .pt, .csv, .json or .jsonl file. InputError says what is wrong with the file, and in which line."""
-    suffix, path = _suffix(path), Path(path)
+def read_labels(
+    path: str | Path,
+    options: TableOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    known_classes: Collection[str] = (),
+) -> Labels:
+    """Read the table in a .pt, .csv, .json or .jsonl file. InputError says what is wrong with the file, and in which line.
+
+    A .csv (also .tsv and .txt) can be one of a spreadsheet, pandas, or another program. Then `progress` gets a line for each rule
+    that was applied, and `options` decides where two readings are possible. `known_classes` are the classes of a table that
+    this one is compared with; they help to read a column of class names.
+    """
+    path = Path(path)
+    suffix = _suffix(path, READ_SUFFIXES)
     if not path.is_file():
         raise InputError(f"{path} not found. Make a labels file with `{MADE_BY}`.")
     try:
@@ -163,7 +179,10 @@ def read_labels(path: str | Path) -> Labels:
             content = load_plain(path, kind="labels", made_by=MADE_BY) if suffix == ".pt" else _from_json(path)
             labels = _from_plain(content)
         else:
-            paths, classes, rows = (tables.read_csv if suffix == ".csv" else tables.read_jsonl)(path)
+            text = suffix in CSV_SUFFIXES
+            paths, classes, rows = (
+                read_csv(path, options, progress.log, known_classes) if text else tables.read_jsonl(path)
+            )
             labels = Labels(paths, classes, _tensor(rows, len(classes)))
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
@@ -172,9 +191,11 @@ def read_labels(path: str | Path) -> Labels:
     return labels
 
 
-def _suffix(path: str | Path) -> str:
+def _suffix(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> str:
     suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
+    if suffix in (".xlsx", ".xls", ".ods"):
+        raise InputError(f"{path} is a spreadsheet. Save its table as .csv (CSV UTF-8 in Excel).")
+    if suffix not in suffixes:
         raise InputError(f"{path} is not a name for a labels file. It must end in .pt, .csv, .json or .jsonl.")
     return suffix
 

@@ -1,4 +1,4 @@
-"""Text files: tables of photos × classes as .csv, .jsonl and .json, and files of thresholds. Plain lists, no torch.
+"""Text files that mlclip writes: tables of photos × classes, and files of thresholds. `csv_table` reads a .csv. No torch.
 
 A table is (paths, classes, rows). `rows` holds N lists of C numbers in [0, 1]; None or NaN = not known. File names need not
 be valid text: bytes that are not UTF-8 are kept as Python's surrogate escapes and are written back unchanged.
@@ -7,7 +7,6 @@ be valid text: bytes that are not UTF-8 are kept as Python's surrogate escapes a
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections import Counter
@@ -16,17 +15,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..config import InputError
-from ..files import atomic, parse_json
+from ..config import InputError, TableOptions
+from ..files import parse_json
 from ..spelling import did_you_mean
-from .class_names import decode_text, shorten
-
-LARGEST_TEXT = 2 << 30  # bytes of a text file; reading it takes up to 25 times as much memory
-MOST_CELLS = 10_000_000  # a table with more cells must have a score in every CELLS_PER_SCORE-th cell
-CELLS_PER_SCORE = 50
+from .cells import number_in
+from .class_names import shorten
+from .csv_lines import read_sheet
+from .csv_table import Table, check_names, check_size
+from .text_files import load_text, save_text
 
 Rows = Sequence[Sequence[float | None]]
-Table = tuple[list[str], list[str], list[list[float]]]
 
 
 def write_csv(path: Path, paths: Sequence[str], classes: Sequence[str], rows: Rows) -> None:
@@ -37,42 +35,20 @@ def write_csv(path: Path, paths: Sequence[str], classes: Sequence[str], rows: Ro
         [name, *("" if score is None else f"{score:.9g}" for score in row)]
         for name, row in zip(paths, rows, strict=True)
     ]
-    _save_text(_csv_text([["path", *classes], *cells]), path)
-
-
-def read_csv(path: Path) -> Table:
-    """A table from `write_csv` or from a spreadsheet. The `path` column can be at any position."""
-    header, body = _csv_lines(path)
-    if header.count("path") != 1:
-        raise InputError(
-            f"{path}, line 1: the table needs exactly one column `path`. Write path,class,class,... with commas."
-        )
-    key = header.index("path")
-    paths, rows = [], []
-    for line, cells in body:
-        if len(cells) != len(header):
-            raise InputError(
-                f"{path}, line {line}: {len(cells)} cells, but line 1 has {len(header)}. Correct the line."
-            )
-        paths.append(cells.pop(key))
-        rows.append([_score(cell, path, line) for cell in cells])
-    header.pop(key)
-    _check_names(header, [1] * len(header), path, "class")
-    _check_names(paths, [line for line, _ in body], path, "path")
-    return paths, header, rows
+    save_text(_csv_text([["path", *classes], *cells]), path)
 
 
 def write_jsonl(path: Path, paths: Sequence[str], classes: Sequence[str], rows: Rows) -> None:
     """One line per photo: `{"path": ..., "scores": {class: score or null}}`."""
     pairs = zip(paths, rows, strict=True)
     lines = [json.dumps({"path": name, "scores": dict(zip(classes, row, strict=True))}) + "\n" for name, row in pairs]
-    _save_text("".join(lines), path)
+    save_text("".join(lines), path)
 
 
 def read_jsonl(path: Path) -> Table:
     """A table from `write_jsonl`. Other keys are ignored. A class that is missing in a line is unknown for that photo."""
     paths, lines, found = [], [], []
-    for line, text in enumerate(_load_text(path).split("\n"), start=1):
+    for line, text in enumerate(load_text(path).split("\n"), start=1):
         if not text.strip():
             continue
         photo = _json(text, path, line)
@@ -85,24 +61,20 @@ def read_jsonl(path: Path) -> Table:
         paths.append(photo["path"])
         lines.append(line)
         found.append({name: _score(cell, path, line) for name, cell in photo["scores"].items()})
-    _check_names(paths, lines, path, "path")
+    check_names(paths, lines, path, "path")
     classes = list(dict.fromkeys(name for scores in found for name in scores))
-    if len(paths) * len(classes) > MOST_CELLS and len(paths) * len(classes) > CELLS_PER_SCORE * sum(map(len, found)):
-        raise InputError(
-            f"{path} has {len(paths)} photos and {len(classes)} classes, but only {sum(map(len, found))} scores. "
-            "Write a score or null for every class in each line, or use fewer classes."
-        )
+    check_size(path, len(paths), len(classes), sum(map(len, found)))
     return paths, classes, [[scores.get(name, math.nan) for name in classes] for scores in found]
 
 
 def write_json(path: Path, content: dict) -> None:
     """One JSON object; tensors become lists."""
-    _save_text(json.dumps(content, indent=1, default=lambda tensor: tensor.tolist()) + "\n", path)
+    save_text(json.dumps(content, indent=1, default=lambda tensor: tensor.tolist()) + "\n", path)
 
 
 def read_json(path: Path) -> dict:
     """The object from `write_json`. Its `scores` are checked to be numbers."""
-    content = _json(_load_text(path), path, 1)
+    content = _json(load_text(path), path, 1)
     if not isinstance(content, dict) or not isinstance(content.get("scores"), list):
         raise InputError(f"{path} is not a labels file. If it has one object per line, rename it to .jsonl.")
     if not all(isinstance(row, list) for row in content["scores"]):
@@ -114,9 +86,9 @@ def read_json(path: Path) -> dict:
 def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[float]) -> None:
     """One threshold per class: lines `class,threshold`, or an object {class: threshold} if the file name ends in .json."""
     if path.suffix.lower() == ".json":
-        return _save_text(json.dumps(dict(zip(classes, thresholds, strict=True)), indent=1, ensure_ascii=False), path)
+        return save_text(json.dumps(dict(zip(classes, thresholds, strict=True)), indent=1, ensure_ascii=False), path)
     rows = [[name, f"{value:.9g}"] for name, value in zip(classes, thresholds, strict=True)]
-    return _save_text(_csv_text([["class", "threshold"], *rows]), path)
+    return save_text(_csv_text([["class", "threshold"], *rows]), path)
 
 
 def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]) -> list[float]:
@@ -145,30 +117,28 @@ def _json_thresholds(path: Path) -> dict[str, float]:
             raise InputError(f"{path}: the class {twice[0]!r} appears twice. Remove one.")
         return dict(pairs)
 
-    content = _json(_load_text(path), path, 1, without_duplicates)
+    content = _json(load_text(path), path, 1, without_duplicates)
     if not isinstance(content, dict):
         raise InputError(f'{path} contains no thresholds. Write an object such as {{"cat": 0.4, "dog": 0.6}}.')
     return {name: _threshold(value, path, 0, name) for name, value in content.items()}
 
 
 def _csv_thresholds(path: Path) -> dict[str, float]:
-    header, body = _csv_lines(path)
-    if header != ["class", "threshold"]:
+    sheet = read_sheet(path, TableOptions(), lambda line: None)
+    keys = [name.lower() for name in sheet.header]
+    if sorted(keys) not in (["class", "threshold"], ["", "class", "threshold"], ["class", "threshold", "unnamed: 0"]):
         raise InputError(
             f"{path}, line 1: the line is not `class,threshold`. Write it, then one class and its threshold per line."
         )
-    wrong = next((line for line, cells in body if len(cells) != 2), None)
-    if wrong:
-        raise InputError(
-            f"{path}, line {wrong}: the line does not have two cells. Write a class, a comma and its threshold."
-        )
-    names = [cells[0].strip() for _, cells in body]
-    _check_names(names, [line for line, _ in body], path, "class")
-    return {name: _threshold(cells[1], path, line, name) for name, (line, cells) in zip(names, body, strict=True)}
+    names = [cell.strip() for cell in sheet.column(keys.index("class"))]
+    check_names(names, sheet.lines, path, "class")
+    cells = zip(names, sheet.lines, sheet.column(keys.index("threshold")), strict=True)
+    return {name: _threshold(cell, path, line, name) for name, line, cell in cells}
 
 
 def _threshold(cell: Any, path: Path, line: int, name: str) -> float:
-    value = math.nan if isinstance(cell, bool) else _score(cell, path, line, "threshold")
+    number = number_in(cell) if isinstance(cell, str) else None  # 0,5 of a spreadsheet
+    value = math.nan if isinstance(cell, bool) else _score(cell if number is None else number, path, line, "threshold")
     if math.isnan(value):
         where = f"{path}, line {line}" if line else path
         raise InputError(f"{where}: {name!r} has no threshold. Write a number from 0 to 1, or remove the class.")
@@ -183,16 +153,6 @@ def _csv_text(rows: Iterable[Sequence[str]]) -> str:
     lines: list[str] = []
     csv.writer(SimpleNamespace(write=lines.append)).writerows(rows)
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
-
-
-def _csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names in the first line, and the other lines that are not empty, each with its line number."""
-    reader = csv.reader(io.StringIO(_load_text(path), newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        return header, [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}. Save it as a comma-separated file.") from error
 
 
 def _json(text: str, path: Path, line: int, object_of: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -217,39 +177,3 @@ def _score(cell: Any, path: Path, line: int, kind: str = "score") -> float:
     where = f"{path}, line {line}" if line else path
     remedy = "Write a number from 0 to 1" + (", or nothing if it is unknown." if kind == "score" else ".")
     raise InputError(f"{where}: {str(cell)[:40]!r} is not a {kind}. {remedy}")
-
-
-def _check_names(names: Sequence[str], lines: Sequence[int], path: Path, kind: str) -> None:
-    first: dict[str, int] = {}
-    for name, line in zip(names, lines, strict=True):
-        if not name:
-            raise InputError(f"{path}, line {line}: a {kind} has no name. Give it one or remove it.")
-        if name in first:
-            raise InputError(
-                f"{path}, line {line}: the {kind} {name!r} is already in line {first[name]}. Remove one of them."
-            )
-        first[name] = line
-
-
-def _save_text(text: str, path: Path) -> None:
-    try:
-        data = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:  # half of a surrogate pair; only Windows allows it in a file name
-        raise InputError(
-            f"{path} cannot store a file name that is not valid text. Write a .pt or .json file."
-        ) from error
-    with atomic(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _load_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > LARGEST_TEXT:
-            raise InputError(
-                f"{path} is larger than {LARGEST_TEXT >> 30} GiB. Use a .pt file for a table of this size."
-            )
-        return decode_text(path.read_bytes(), errors="surrogateescape")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}). Give a file that you can read.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is neither UTF-8 nor UTF-16 text. Save it as UTF-8.") from error

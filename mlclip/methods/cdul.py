@@ -66,16 +66,18 @@ def bernoulli_kl(target: Tensor, prediction: Tensor) -> Tensor:
     return (on + off).sum(dim=-1)
 
 
-def bernoulli_kl_with_logits(target: Tensor, logits: Tensor) -> Tensor:
+def bernoulli_kl_with_logits(target: Tensor, logits: Tensor, weights: Tensor | None = None) -> Tensor:
     """`bernoulli_kl(target, sigmoid(logits))`, numerically stable: (..., C), (..., C) -> (...).
 
     Its gradient with respect to the logits is sigmoid(logits) − target, as for binary cross-entropy with soft targets.
+    `weights` (..., C) are factors of the classes' parts; None is 1 for all.
 
     >>> bernoulli_kl_with_logits(torch.tensor([0.5, 1.0]), torch.tensor([0.0, 0.0]))
     tensor(0.6931)
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (cross_entropy - bernoulli_entropy(target)).sum(dim=-1)
+    divergence = cross_entropy - bernoulli_entropy(target)
+    return (divergence if weights is None else divergence * weights).sum(dim=-1)
 
 
 def bernoulli_entropy(label: Tensor) -> Tensor:

@@ -49,11 +49,12 @@ def principal_axes(features: Tensor) -> Axes:
     return Axes(mean, axes, variances.clamp(min=0))
 
 
-def fit_head(features: Tensor, labels: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+def fit_head(features: Tensor, labels: Tensor, l2: float, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The weight (C, K) and bias (C,) that fit labels (M, C) in [0, 1] best, for features (M, K). NaN labels are ignored.
 
     The objective is the mean over the rows of the cross-entropy, summed over the classes, plus l2/2 · |weight|². The bias has
-    no penalty. The computation is in the dtype of `features`.
+    no penalty. `weights` (M, C) are factors of the cross-entropy of single labels; None is 1 for all. The computation is in the
+    dtype of `features`.
 
     >>> features = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
     >>> weight, bias = fit_head(features, torch.tensor([[0.2], [0.8]]), l2=1e-9)
@@ -61,7 +62,7 @@ def fit_head(features: Tensor, labels: Tensor, l2: float) -> tuple[Tensor, Tenso
     (1.3863, 0.0)
     """
     axes = principal_axes(features)
-    return axes.restore(minimise(axes.rotate(features), labels, axes.variances, l2))
+    return axes.restore(minimise(axes.rotate(features), labels, axes.variances, l2, weights=weights))
 
 
 class Choice(NamedTuple):
@@ -72,24 +73,33 @@ class Choice(NamedTuple):
     held_out: Tensor
 
 
-def choose_l2(features: Tensor, labels: Tensor, seed: int = 0) -> Choice:
+def choose_l2(features: Tensor, labels: Tensor, seed: int = 0, weights: Tensor | None = None) -> Choice:
     """The L2 penalty for `fit_head` with the lowest cross-entropy to the labels (N, C) of held-out photos, see `search_l2`.
 
     `features` (N, V, K) are V views of each photo, for example the photo and its mirror image. All views of a photo are in the
-    same fold; the first one is scored.
+    same fold; the first one is scored. `weights` (N, C) are factors of the cross-entropy of single labels, in fit and score.
     """
     axes = principal_axes(features.flatten(0, 1))
     rotated = axes.rotate(features)  # (N, V, K)
 
     def fit(photos: Tensor, l2: float, start: Tensor | None) -> Tensor:
         rows, targets = rotated[photos], labels[photos]
-        targets = targets.repeat_interleave(rows.shape[1], 0)
-        return minimise(rows.flatten(0, 1), targets, axes.variances, l2, start)
+        targets, factors = (_each_view(part, rows.shape[1]) for part in (targets, _part(weights, photos)))
+        return minimise(rows.flatten(0, 1), targets, axes.variances, l2, start, weights=factors)
 
     def predict(photos: Tensor, head: Tensor) -> Tensor:
         return linear(rotated[photos, 0], head)[0]
 
-    return search_l2(labels, axes, fit, predict, seed)
+    return search_l2(labels, axes, fit, predict, seed, weights)
+
+
+def _each_view(cells: Tensor | None, views: int) -> Tensor | None:
+    """The rows of cells (N, C), each `views` times: (N·V, C)."""
+    return None if cells is None else cells.repeat_interleave(views, 0)
+
+
+def _part(weights: Tensor | None, photos: Tensor) -> Tensor | None:
+    return None if weights is None else weights[photos]
 
 
 def search_l2(
@@ -98,16 +108,17 @@ def search_l2(
     fit: Callable[[Tensor, float, Tensor | None], Tensor],
     predict: Callable[[Tensor, Tensor], Tensor],
     seed: int = 0,
+    weights: Tensor | None = None,
 ) -> Choice:
     """The L2 penalty with the lowest cross-entropy to the labels (N, C) of held-out photos, by FOLDS-fold cross-validation.
 
-    `fit(photos, l2, start)` returns a head for the photos of a mask (N,); `predict(photos, head)` returns logits (n, C) of the n
-    photos of a mask. The penalties are multiples of the total variance of the features: with the largest one, all logits are
-    close to the bias. Each fit starts from the one before. The path ends after PATIENCE penalties without a gain. If several
-    are equally good, the strongest is chosen.
+    `fit(photos, l2, start)` returns a head for the photos of a mask (N,); `predict(photos, head)` returns logits (n, C) of the
+    n photos of a mask; `weights` (N, C) are factors of single labels. The penalties are multiples of the total variance of the
+    features: with the largest one, all logits are close to the bias. Each fit starts from the one before. The path ends after
+    PATIENCE penalties without a gain. If several are equally good, the strongest is chosen.
     """
     folds = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)) % min(FOLDS, len(labels))
-    folds = folds.to(labels.device)
+    folds, factors = folds.to(labels.device), 1 if weights is None else weights
     largest = float(axes.variances.sum().clamp(min=MIN_CURVATURE))
     heads: dict[int, Tensor | None] = dict.fromkeys(range(int(folds.max()) + 1))
     tried: list[tuple[float, float]] = []
@@ -118,7 +129,7 @@ def search_l2(
         for fold, head in heads.items():
             heads[fold] = head = fit(folds != fold, l2, head)
             held_out[folds == fold] = predict(folds == fold, head)
-        loss = float(_cross_entropy(held_out, labels).nansum(1).mean())
+        loss = float((_cross_entropy(held_out, labels) * factors).nansum(1).mean())
         tried.append((l2, loss))
         if loss < lowest * (1 - GAIN):
             best, lowest, since = Choice(l2, tried, held_out), loss, 0
@@ -150,14 +161,16 @@ def minimise(
     l2: float,
     start: Tensor | None = None,
     network: Callable[[Tensor, Tensor], Output] = linear,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """The head (C, K + 1), bias last, for rows (M, ..., K) whose columns are uncorrelated and have these variances (K,).
 
-    `network` gives the logits (M, C) of the rows. Each coordinate of the head is scaled by the curvature of the objective along
-    its axis, so L-BFGS needs few steps.
+    `network` gives the logits (M, C) of the rows; `weights` (M, C) are factors of the labels' losses. Each coordinate of
+    the head is scaled by the curvature of the objective along its axis, so L-BFGS needs few steps.
     """
     known = ~labels.isnan()
     target, weight = torch.where(known, labels, 0).to(rows), known.to(rows) / len(rows)
+    weight = weight if weights is None else weight * weights.to(rows)
     frequency = (labels.nanmean(0).nan_to_num(0.5)).to(rows).clamp(MIN_FREQUENCY, 1 - MIN_FREQUENCY)  # (C,)
     curvature = (frequency * (1 - frequency) * weight.sum(0)).clamp(min=MIN_CURVATURE)[:, None]
     scale = torch.cat([curvature * variances + l2, curvature], dim=1).rsqrt()  # (C, K + 1)

@@ -32,12 +32,12 @@ def _pool(logits: Tensor) -> Tensor:
     return logits.logsumexp(-2) - math.log(logits.shape[-2])
 
 
-def fit_pooled_head(views: Tensor, labels: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+def fit_pooled_head(views: Tensor, labels: Tensor, l2: float, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The weight (C, D) and bias (C,) of `pooled_logits` for views (N, V, D) and labels (N, C) in [0, 1]. NaN labels are ignored.
 
     The objective is the mean over the photos of the cross-entropy, summed over the classes, plus l2/2 · |weight|². The bias has
     no penalty. With several views the objective is not convex. The fit starts at weight 0, where the gradient is that of a
-    linear layer on the mean of the views, so the result does not depend on chance.
+    linear layer on the mean of the views, so the result does not depend on chance. `weights` (N, C) as in `fit_head`.
 
     >>> views = torch.tensor([[[-1.0], [-1.0]], [[1.0], [1.0]]], dtype=torch.float64)
     >>> weight, bias = fit_pooled_head(views, torch.tensor([[0.2], [0.8]]), l2=1e-9)
@@ -45,10 +45,10 @@ def fit_pooled_head(views: Tensor, labels: Tensor, l2: float) -> tuple[Tensor, T
     (1.3863, 0.0)
     """
     axes = principal_axes(views.flatten(0, 1))
-    return axes.restore(minimise(axes.rotate(views), labels, axes.variances, l2, network=_pooled))
+    return axes.restore(minimise(axes.rotate(views), labels, axes.variances, l2, network=_pooled, weights=weights))
 
 
-def choose_pooled_l2(views: Tensor, labels: Tensor, seed: int = 0) -> Choice:
+def choose_pooled_l2(views: Tensor, labels: Tensor, seed: int = 0, weights: Tensor | None = None) -> Choice:
     """The L2 penalty for `fit_pooled_head` with the lowest cross-entropy to the labels (N, C) of held-out photos.
 
     The views (N, V, D) of a photo are always in the same fold. See `linear_head.search_l2`.
@@ -57,12 +57,13 @@ def choose_pooled_l2(views: Tensor, labels: Tensor, seed: int = 0) -> Choice:
     rotated = axes.rotate(views)  # (N, V, D)
 
     def fit(photos: Tensor, l2: float, start: Tensor | None) -> Tensor:
-        return minimise(rotated[photos], labels[photos], axes.variances, l2, start, network=_pooled)
+        factors = None if weights is None else weights[photos]
+        return minimise(rotated[photos], labels[photos], axes.variances, l2, start, _pooled, factors)
 
     def predict(photos: Tensor, head: Tensor) -> Tensor:
         return _pooled(rotated[photos], head)[0]
 
-    return search_l2(labels, axes, fit, predict, seed)
+    return search_l2(labels, axes, fit, predict, seed, weights)
 
 
 def _pooled(views: Tensor, head: Tensor) -> Output:

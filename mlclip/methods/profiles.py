@@ -6,6 +6,8 @@ where the centred label is confident, and in each of them from the one view that
 background. A Gaussian classifier with one common covariance (linear discriminant analysis) then decides which profile a view
 fits. This discounts what two names always have in common.
 
+Dense labels use the same classifier on embeddings of cells instead of cosines (D numbers instead of K): their second opinion.
+
 Everything is learned from the folder's own views; no labels are needed. The statistics are sums, so photos can be processed in
 portions of any size. Pure functions of tensors. Letters: N photos, V views of one photo, K names (classes and contrast names).
 """
@@ -58,10 +60,14 @@ def sure_views(logits: Tensor, labels: Tensor, sure: float = SURE) -> Tensor:
     return weights / weights.sum(-1, keepdim=True).clamp(min=1)
 
 
-def statistics(cosines: Tensor, weights: Tensor) -> Statistics:
-    """The sums over the views of some photos: cosines (N, V, K), and weights (N, V, K) from `sure_views`."""
+def statistics(cosines: Tensor, weights: Tensor, every: int = 1) -> Statistics:
+    """The sums over the views of some photos: cosines (N, V, K) or embeddings (N, V, D), and weights (N, V, K) from `sure_views`.
+
+    The products are estimated from each `every`-th view. They are the most expensive of the sums.
+    """
     x, w = (part.flatten(0, 1).double() for part in (cosines, weights))  # (N·V, K)
-    return Statistics(len(x), x.sum(0), x.T @ x, w.sum(0), w.T @ x)
+    part = x[::every]
+    return Statistics(len(x), x.sum(0), part.T @ part * (len(x) / len(part)), w.sum(0), w.T @ x)
 
 
 def added(first: Statistics, second: Statistics) -> Statistics:

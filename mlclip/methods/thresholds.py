@@ -73,10 +73,10 @@ def _cuts(scores: Tensor) -> tuple[Tensor, Tensor]:
 def thresholds_of_labels(scores: Tensor, method: str) -> list[float]:
     """The threshold of each class for pseudo labels (N, C): a photo has the class if its score is at least the threshold.
 
-    A centred label is a posterior probability; its natural threshold is ½. The labels of the papers are not probabilities.
+    A centred or dense label is a posterior probability; its natural threshold is ½. The labels of the papers are not probabilities.
     Their threshold is the one where the number of positives is the sum of the labels.
     """
-    if method == "centred":
+    if method in ("centred", "dense"):
         return [0.5] * scores.shape[1]
     return match_expected_positives(scores, scores).tolist()
 

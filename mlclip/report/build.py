@@ -1,4 +1,4 @@
-"""`Labels` -> one HTML page. The page loads nothing else and has no script; all text in it is escaped.
+"""`Labels` -> one HTML page without a script. The page loads nothing else; all text in it is escaped.
 
 Letters: N photos, C classes.
 """
@@ -9,7 +9,6 @@ import base64
 import io
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from PIL import ImageOps
@@ -17,8 +16,10 @@ from torch import Tensor
 
 from ..config import InputError
 from ..images import Unreadable, open_image
+from ..images.names import photo_file
 from ..labels.diagnosis import diagnose
-from ..labels.metrics import match_tables, mean_average_precision
+from ..labels.matching import match_tables
+from ..labels.metrics import mean_average_precision
 from ..labels.table import Labels
 from . import html as page
 from .calibration import calibration_section
@@ -42,19 +43,9 @@ def render_report(labels: Labels, *, truth: Labels | None = None, title: str | N
     `labels.meta` is listed too; its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. The text can be
     encoded in UTF-8. Raises InputError if `truth` shares no photo or no class with the labels, or if `meta` is damaged.
     """
-    thresholds, thumbnails = labels.thresholds, _Thumbnails(labels.root)
-    quality = None if truth is None else mean_average_precision(labels, truth)
-    parts = [
-        _facts(labels, thresholds, quality),
-        _advice(labels),
-        _charts(labels),
-        calibration_section(labels, truth),
-        _class_table(labels, thresholds, quality, thumbnails),
-        bias_section(labels),
-        update_section(labels, min(limit, SHOWN_UPDATES)),
-        _gallery(labels, truth, thresholds, limit, thumbnails),
-        _about(labels),
-    ]
+    thumbnails = _Thumbnails(labels.root)
+    *parts, about = _sections(labels, truth, limit, thumbnails)
+    parts += [_gallery(labels, truth, labels.thresholds, limit, thumbnails), about]
     title = title or "Labels"
     failed = thumbnails.failed
     lost = f"{failed} of these photos could not be opened in {page.text(labels.root)}." if failed else ""
@@ -62,11 +53,31 @@ def render_report(labels: Labels, *, truth: Labels | None = None, title: str | N
     return page.document(title, [head, *parts])
 
 
+def report_sections(labels: Labels, *, truth: Labels | None = None, limit: int = SHOWN_UPDATES) -> list[str]:
+    """The sections of `render_report` without the gallery. `limit`: photos with a drawn label update."""
+    return [f"<p>{_origin(labels)}</p>", *_sections(labels, truth, limit, _Thumbnails(labels.root))]
+
+
+def _sections(labels: Labels, truth: Labels | None, limit: int, thumbnails: _Thumbnails) -> list[str]:
+    thresholds = labels.thresholds
+    quality = None if truth is None else mean_average_precision(labels, truth)
+    return [
+        _facts(labels, thresholds, quality),
+        _advice(labels),
+        _charts(labels),
+        calibration_section(labels, truth),
+        _class_table(labels, thresholds, quality, thumbnails),
+        bias_section(labels),
+        update_section(labels, min(limit, SHOWN_UPDATES)),
+        _about(labels),
+    ]
+
+
 class _Thumbnails:
     """Thumbnails as data URIs; `failed` is the number of photos that could not be opened."""
 
     def __init__(self, root: str):
-        self.root = Path(root)
+        self.root = root
         self._failed: set[str] = set()
 
     @property
@@ -77,7 +88,7 @@ class _Thumbnails:
         """An <img> of the centre of a photo, `size` = (width, height) pixels; a grey field if it cannot be opened."""
         hint = page.text(hint)
         try:
-            image = ImageOps.fit(open_image(self.root / path, smallest=size), size)
+            image = ImageOps.fit(open_image(photo_file(self.root, path), smallest=size), size)
         except (Unreadable, ValueError):  # ValueError: not a valid file name
             self._failed.add(path)
             return f'<span class="none" title="{hint}">no photo</span>'
@@ -96,7 +107,8 @@ def _skipped(labels: Labels) -> list[tuple[str, str]]:
 def _origin(labels: Labels) -> str:
     clip = labels.meta.get("clip")
     teacher = clip.get("name") if isinstance(clip, dict) else clip
-    parts = {"method": labels.meta.get("method"), "CLIP": teacher, "photos in": labels.root}
+    licence = clip.get("licence") if isinstance(clip, dict) else None
+    parts = {"method": labels.meta.get("method"), "CLIP": teacher, "its licence": licence, "photos in": labels.root}
     return " · ".join(f"{name} {page.text(value)}" for name, value in parts.items() if value)
 
 
@@ -207,7 +219,7 @@ def _true_labels(truth: Labels, row: int) -> str:
 
 def _about(labels: Labels) -> str:
     """The content of `meta` and the skipped photos, each in a folded table."""
-    shown_elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update")
+    shown_elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update", "corrections")
     settings = {name: value for name, value in labels.meta.items() if name not in shown_elsewhere}
     parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
     folded = []

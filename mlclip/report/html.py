@@ -1,7 +1,10 @@
-"""Parts of a web page as text: the frame, escaping, bars, histograms and diagrams. No torch, no script."""
+"""Parts of a web page as text: the frame, escaping, bars, histograms and diagrams. No torch."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -11,19 +14,36 @@ from typing import Any
 
 
 @cache
-def style() -> str:
-    """The style sheet of every page."""
-    return Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+def source(name: str) -> str:
+    """The text of a file of this folder: a style sheet or the script."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def document(title: str, body: Iterable[str]) -> str:
-    """A complete page. Its content security policy forbids to load anything from elsewhere."""
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    """A complete page without a script. Its content security policy forbids to load anything from elsewhere."""
+    return _frame(title, "default-src 'none'; img-src data:; style-src 'unsafe-inline'", source("style.css"), "", body)
+
+
+def working_document(title: str, body: Iterable[str], data: Any, *, images: str = "data:") -> str:
+    """A complete page with the script page.js and its `data`. The policy allows this one script, by its hash, and no request.
+
+    `images` are the sources of pictures: "data:", or also files beside the page. The data is JSON with every "<" escaped, so
+    no name in it can end the element.
+    """
+    script = source("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
+    content = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    parts = [*body, f'<script type="application/json" id="data">{content}</script>', f"<script>{script}</script>"]
+    return _frame(title, policy, source("style.css") + source("page.css"), ' class="page"', parts)
+
+
+def _frame(title: str, policy: str, style: str, attributes: str, body: Iterable[str]) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{style()}</style></head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<style>\n{style}</style></head><body{attributes}>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
 

@@ -9,13 +9,13 @@ import base64
 import io
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from PIL import Image
 
 from ..config import InputError
 from ..images import Unreadable, open_image
+from ..images.names import photo_file
 from ..images.overlay import BOX_COLOURS, draw_boxes, lay_over
 from ..labels.table import Labels
 from . import html as page
@@ -87,7 +87,7 @@ def _card(labels: Labels, update: dict, before: torch.Tensor, row: int) -> str:
 
 def _pictures(labels: Labels, update: dict, row: int, boxes: list, classes: list) -> Iterator[str]:
     try:
-        photo = open_image(Path(labels.root) / labels.paths[row], smallest=(SIDE, SIDE))
+        photo = open_image(photo_file(labels.root, labels.paths[row]), smallest=(SIDE, SIDE))
     except (Unreadable, ValueError):
         yield '<span class="none">no photo</span>'
         return

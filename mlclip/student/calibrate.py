@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import InputError
 from ..labels.class_names import shorten
-from ..labels.metrics import match_tables
+from ..labels.matching import match_classes, match_tables
 from ..labels.table import Labels
 from ..methods.calibration import expected_calibration_error, fit_calibration, logits_of
 from ..methods.thresholds import best_expected_f1, f1_of_classes
@@ -101,8 +101,7 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> Calib
 
 def check_truth(classes: Sequence[str], truth: Labels) -> None:
     """The checks that need no photo: InputError if no class is shared, or if a value is not 1, 0 or unknown."""
-    known = set(classes)
-    shared = [name for name in truth.classes if name in known]
+    shared = [truth.classes[column] for _, column in match_classes(classes, truth.classes)[0]]
     if not shared:
         raise InputError(
             f"the truth has no class of the model. The truth has {shorten(truth.classes)}; the model has {shorten(classes)}."
@@ -123,9 +122,8 @@ def _align_truth(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tu
     check_truth(checkpoint.model.classes, truth)
     match, names = match_tables(predicted, truth), checkpoint.model.classes
     rows, truth_rows = torch.tensor(match.rows).T
-    columns = [truth.classes.index(name) for name in match.classes]
     true = torch.full((len(rows), len(names)), torch.nan)
-    true[:, [names.index(name) for name in match.classes]] = truth.scores[truth_rows][:, columns]
+    true[:, [names.index(name) for name in match.classes]] = truth.scores[truth_rows][:, [j for _, j in match.columns]]
     labelled = ~true.isnan().all(1)
     if not labelled.any():
         raise InputError(

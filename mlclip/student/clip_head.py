@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from ..clip import load_clip
 from ..clip.model import CLIP
+from ..clip.open_clip_model import is_open_clip_name
+from ..clip.pixels import OPENAI, Pixels, pixels_of
 from ..clip.registry import find_name
 from ..config import CLIP_HEAD, InputError
 from ..images import Photo, PhotoViews, photo_batches
@@ -34,12 +36,15 @@ class ClipNeeded:
     sha256: str
     activation: str
     precision: str  # of the image encoder: "fp32", "bf16" or "fp16"
+    pixels: Pixels = OPENAI  # how its input is normalised
 
 
 def clip_of(teacher: Teacher) -> ClipNeeded:
-    """What identifies the CLIP of a teacher. The path of a weight file is made absolute."""
-    name = find_name(teacher.name) or os.path.abspath(teacher.name)
-    return ClipNeeded(name, teacher.sha256, teacher.clip.activation, teacher.precision)
+    """What identifies the CLIP of a teacher. The path of a weight file or folder is made absolute."""
+    name = find_name(teacher.name) or (
+        teacher.name if is_open_clip_name(teacher.name) else os.path.abspath(teacher.name)
+    )
+    return ClipNeeded(name, teacher.sha256, teacher.clip.activation, teacher.precision, teacher.pixels)
 
 
 class ClipHead(nn.Module):
@@ -114,13 +119,14 @@ class ClipHead(nn.Module):
 
 def _load(needed: ClipNeeded, clip: str | Path | None, offline: bool, progress: Progress) -> CLIP:
     asked, wanted = str(clip or needed.name), f"CLIP {needed.name} (sha256 {needed.sha256[:12]}...)"
-    if not (Path(asked).is_file() or find_name(asked)):
+    if not (os.path.exists(asked) or find_name(asked) or is_open_clip_name(asked)):
         raise InputError(
             f"this model needs {wanted}, and {asked} is not a file. Put the weight file there, or name its new place with "
             "`mlclip.load_model(FILE, clip=...)`."
         )
     try:
-        loaded = load_clip(asked, activation=needed.activation, offline=offline, progress=progress)
+        facts = {"activation": needed.activation, "pixels": needed.pixels}
+        loaded = load_clip(asked, **facts, offline=offline, progress=progress)
     except InputError as error:
         raise InputError(f"this model needs {wanted}: {error}") from error
     if loaded.sha256 != needed.sha256:
@@ -152,7 +158,7 @@ def score_views(
     progress.log(f"this model runs {model.cost()}")
     scores, skipped = torch.full((len(photos), len(model.classes)), torch.nan), []
     batches = photo_batches(
-        PhotoViews(photos, model.size, model.grids),
+        PhotoViews(photos, model.size, model.grids, teacher.pixels.interpolation),
         batch_size=max(1, batch_size // model.views),
         num_workers=num_workers,
     )
@@ -180,7 +186,8 @@ def plain_clip(model: ClipHead) -> dict[str, Any]:
     """The fields of `model.pt` that say which CLIP and which views the head needs."""
     needed = model.needed
     facts = {"name": needed.name, "sha256": needed.sha256, "activation": needed.activation}
-    return {"clip": facts | {"precision": needed.precision}, "grids": list(model.grids)}
+    facts |= {"precision": needed.precision, "pixels": needed.pixels.as_plain()}
+    return {"clip": facts, "grids": list(model.grids)}
 
 
 def clip_head_of(content: Mapping[str, Any]) -> ClipHead:
@@ -191,7 +198,7 @@ def clip_head_of(content: Mapping[str, Any]) -> ClipHead:
         content["size"],
         content["grids"],
         weights["head.weight"].shape[1],
-        ClipNeeded(**content["clip"]),
+        ClipNeeded(**{**content["clip"], "pixels": pixels_of(content["clip"].get("pixels"))}),
     )
     expected = model.state_dict()
     wrong = sorted(expected.keys() ^ weights.keys())

@@ -6,7 +6,7 @@ Letters: n photos of a batch, K classes shown of one photo, h w cells of a map, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..distributed import choose_device
 from ..files import atomic
 from ..images import Photo, PhotoViews, Unreadable, open_image, photo_batches
+from ..images.names import output_names
 from ..images.overlay import lay_over
 from ..progress import SILENT, Progress
 from .checkpoint import Checkpoint
@@ -41,6 +42,7 @@ def write_heatmaps(
 ) -> int:
     """Write one JPEG per photo, `folder`/PATH.heatmap.jpg: the photo, then the map of each chosen class over the photo.
 
+    Where PATH is no name that can be written, `output_names` says what the file is called.
     Colours go from the lowest cell of each map (blue) to its highest cell (red). So they compare places of a photo, not
     classes; the score in the caption compares classes. `device`: None uses a GPU where there is one. Returns the number of
     files; photos that cannot be read are skipped.
@@ -48,7 +50,7 @@ def write_heatmaps(
     refuse_clip_head(checkpoint.model, "draw heat maps")
     folder, device, model = Path(folder), choose_device(device or "auto"), checkpoint.model
     fast_layout(model, device).eval()
-    written = 0
+    written, names = 0, output_names([photo.path for photo in photos], ".heatmap.jpg")
     batches = photo_batches(PhotoViews(photos, model.size), batch_size=batch_size, num_workers=num_workers)
     with progress.bar("heat maps", len(photos), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, S, S)
@@ -60,15 +62,13 @@ def write_heatmaps(
                     continue
                 columns = [column for column, _ in chosen[index]]
                 captions = [f"{model.classes[column]} {score:.2f}" for column, score in chosen[index]]
-                _save(heatmap_strip(image, cams[columns], captions), folder, photos[index].path)
+                _save(heatmap_strip(image, cams[columns], captions), folder / names[index])
                 written += 1
             bar.update(len(indices) + len(unreadable))
     return written
 
 
-def _save(picture: Image.Image, folder: Path, path: str) -> None:
-    parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]  # never outside `folder`
-    file = folder.joinpath(*parts).with_name(parts[-1] + ".heatmap.jpg")
+def _save(picture: Image.Image, file: Path) -> None:
     with atomic(file) as temporary:
         file.parent.mkdir(parents=True, exist_ok=True)
         picture.save(temporary, "JPEG", quality=88)

@@ -20,6 +20,7 @@ from ..config import InputError
 from ..images.batches import read_batches, separate_unreadable
 from ..images.find import Found
 from ..progress import SILENT, Progress
+from .onnx_check import check_onnx
 
 FORMAT, VERSION = "mlclip.onnx", 1
 SIZES = (32, 4096)  # allowed side of the square input, pixels
@@ -40,8 +41,13 @@ class OnnxModel:
     session: Any  # onnxruntime.InferenceSession
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 pixels (n, 3, size, size) -> scores float32 (n, C) in [0, 1]."""
-        parts = [self.session.run(None, {"pixels": pixels[i : i + SLICE]})[0] for i in range(0, len(pixels), SLICE)]
+        """uint8 pixels (n, 3, size, size) -> scores float32 (n, C) in [0, 1]. InputError if the network cannot compute them."""
+        import onnxruntime
+
+        try:
+            parts = [self.session.run(None, {"pixels": pixels[i : i + SLICE]})[0] for i in range(0, len(pixels), SLICE)]
+        except _errors(onnxruntime) as error:
+            raise InputError(f"the ONNX model cannot be run ({_reason(error)}). Run `{MADE_BY}` again.") from error
         scores = np.concatenate([np.empty((0, len(self.classes)), np.float32), *parts])
         if scores.shape != (len(pixels), len(self.classes)) or not ((scores >= 0) & (scores <= 1)).all():
             raise InputError(f"the scores of the ONNX model are not numbers from 0 to 1. Run `{MADE_BY}` again.")
@@ -78,15 +84,20 @@ def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
         raise InputError(f"{path} not found. `{MADE_BY}` creates it.")
     if path.stat().st_size > MAX_FILE:
         raise InputError(f"{path} is larger than 2 GiB, which no ONNX file can be. `{MADE_BY}` creates one.")
+    check_onnx(path, MADE_BY)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # only fatal errors; others are raised
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoding threads need the cores
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
     except _errors(onnxruntime) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise InputError(f"{path} is not a readable ONNX file ({reason}). Create it again with `{MADE_BY}`.") from error
-    return _checked(path, session)
+        raise InputError(
+            f"{path} is not a readable ONNX file ({_reason(error)}). Create it again with `{MADE_BY}`."
+        ) from error
+    try:
+        return _checked(path, session)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is damaged: its metadata are not text. Create it again with `{MADE_BY}`.") from error
 
 
 def _providers(device: str, available: list[str]) -> list[str]:
@@ -105,7 +116,11 @@ def _errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "EPFail",
              "NoModel", "ModelLoaded", "RuntimeException")  # fmt: skip
     found = (getattr(state, name, None) for name in names)
-    return (*(kind for kind in found if kind), RuntimeError, ValueError, OSError)
+    return (*(kind for kind in found if kind), RuntimeError, ValueError, OSError, MemoryError)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _checked(path: Path, session: Any) -> OnnxModel:

@@ -17,13 +17,14 @@ from .scoring import Teacher
 from .shared_store import fill_store
 
 SHARD_PHOTOS = 1024  # a shard is written when it holds this many photos ...
+SHARD_VECTORS = 16_384  # ... or this many embeddings, so that a shard of cells stays small ...
 SHARD_SECONDS = 60.0  # ... or after this time, so that a kill loses little work
 
 
 def store_key(teacher: Teacher, grids: Sequence[int], size: int | None = None) -> StoreKey:
     """The key of a store for this teacher and these views. `size` in pixels; None means CLIP's input size."""
     size = size or teacher.input_size
-    return StoreKey(teacher.sha256, teacher.clip.activation, size, tuple(grids), teacher.precision)
+    return StoreKey(teacher.sha256, teacher.clip.activation, size, tuple(grids), teacher.precision, teacher.pixels)
 
 
 def embed_images(
@@ -74,8 +75,8 @@ def _encode(
         return []
     already_done = photos - len(missing) if distributed.world_size == 1 else 0  # unknown with several ranks
     skipped: list[Skip] = []
-    shard = _Shard(store, distributed.rank)
-    dataset = PhotoViews(missing, store.key.input_size, store.key.grids)
+    shard = ShardWriter(store, distributed.rank)
+    dataset = PhotoViews(missing, store.key.input_size, store.key.grids, teacher.pixels.interpolation)
     batches = photo_batches(dataset, batch_size=max(1, batch_size // store.key.views), num_workers=num_workers)
     total = already_done + len(missing)
     with (progress if distributed.is_main else SILENT).bar(
@@ -89,18 +90,19 @@ def _encode(
                 shard.add([missing[i] for i in indices.tolist()], flat.unflatten(0, (len(pixels), -1)).half().cpu())
             bar.update(len(indices) + len(unreadable))
     shard.flush()
-    _report_frames([missing[index].path for index in dataset.several.nonzero().flatten().tolist()], progress)
+    report_frames([missing[index].path for index in dataset.several.nonzero().flatten().tolist()], progress)
     return skipped
 
 
-def _report_frames(paths: list[str], progress: Progress) -> None:
+def report_frames(paths: list[str], progress: Progress) -> None:
+    """Say which files have several frames or pages."""
     if paths:
         progress.log(
             f"files with several frames or pages: {len(paths)}, such as {paths[0]}. Only the first frame of each is used."
         )
 
 
-class _Shard:
+class ShardWriter:
     """Collects embeddings and writes them as a shard when there are enough, or when enough time has passed."""
 
     def __init__(self, store: Store, rank: int):
@@ -115,7 +117,12 @@ class _Shard:
     def add(self, photos: list[Photo], embeddings: Tensor) -> None:  # (n, V, D)
         self.photos += photos
         self.parts.append(embeddings)
-        if len(self.photos) >= SHARD_PHOTOS or time.monotonic() - self.since > SHARD_SECONDS:
+        vectors = len(self.photos) * embeddings.shape[1]
+        if (
+            len(self.photos) >= SHARD_PHOTOS
+            or vectors >= SHARD_VECTORS
+            or time.monotonic() - self.since > SHARD_SECONDS
+        ):
             self.flush()
 
     def flush(self) -> None:

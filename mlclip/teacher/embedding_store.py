@@ -4,7 +4,8 @@ The store keeps embeddings instead of similarities. So new class names, prompts 
 the photos. A store belongs to one model and one set of views. It knows a photo by its relative path, size and
 modification time, so a changed photo counts as a new one. The shards hold everything needed to continue after a kill. The
 manifest says which model and views the store is for, and whether its last run finished. The features of a student's trunk
-(`student/features.py`) are kept in the same way, in another folder of the cache.
+(`student/features.py`) and the cells of CLIP's feature maps (`teacher/cells.py`) are kept in the same way, in other folders of
+the cache.
 
 Letters: N photos, V views per photo, D the joint embedding.
 """
@@ -24,6 +25,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from ..clip.pixels import OPENAI, Pixels
 from ..config import InputError
 from ..files import atomic, cache_folder, load_plain, locked, parse_json, refuse_nul, save_plain
 from ..images import Photo
@@ -32,6 +34,7 @@ MANIFEST = "mlclip-store.json"
 LOCK = "lock"
 KINDS = {
     "embeddings": "mlclip pseudolabel",
+    "cells": "mlclip pseudolabel --method dense",
     "features": "mlclip train",
 }  # what stores hold, and the command that makes it
 Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
@@ -63,18 +66,26 @@ class StoreKey:
     input_size: int  # pixels; each view is resized to this square
     grids: tuple[int, ...]
     precision: str = "fp32"  # of the image encoder
+    pixels: Pixels = OPENAI  # how the views are resized and normalised
 
     def as_plain(self) -> dict:
-        """The key as JSON holds it. fp32 is left out, so that stores from before there was a precision stay valid."""
-        content = asdict(self) | {"grids": list(self.grids)}
+        """The key as JSON holds it. fp32 and OpenAI's pixels are left out, so that older stores stay valid."""
+        content = asdict(self) | {"grids": list(self.grids), "pixels": self.pixels.for_embeddings()}
+        if self.pixels.same_as(OPENAI):
+            del content["pixels"]
         if self.precision == "fp32":
             del content["precision"]
         return content
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of views in each grid."""
+        return tuple(n * n for n in self.grids)
+
+    @property
     def views(self) -> int:
         """V: the number of views per photo."""
-        return sum(n * n for n in self.grids)
+        return sum(self.sizes)
 
 
 def stores_folder(kind: str = "embeddings") -> Path:
@@ -206,11 +217,11 @@ class StoreInfo:
     sha256: str  # of the model's weight file; "" if the manifest is damaged
     grids: tuple[int, ...]
     complete: bool  # the last run that wrote to it finished
-    kind: str = "embeddings"  # or "features"
+    kind: str = "embeddings"  # or another one of KINDS
 
 
 def list_stores() -> list[StoreInfo]:
-    """All stores in the cache: those of embeddings, then those of features, in the order of their folder names."""
+    """All stores in the cache: those of embeddings, of cells and of features, in the order of their folder names."""
     roots = [(kind, stores_folder(kind)) for kind in KINDS]
     folders = [(kind, folder) for kind, root in roots if root.is_dir() for folder in sorted(root.iterdir())]
     return [_describe(folder, kind) for kind, folder in folders if _is_store(folder)]

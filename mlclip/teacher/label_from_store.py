@@ -11,6 +11,7 @@ D the joint embedding, G grids.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,14 +19,14 @@ from torch import Tensor
 from ..config import PseudolabelConfig
 from ..methods import ccd, cdul, centred, profiles
 from .scoring import class_scores
-from .view_batches import ViewBatches
+from .view_batches import Views
 
 HISTOGRAM_BINS = 20
 LEVEL_ROUNDS = 2  # first the levels of all photos, then of the photos without the class
 
 
 def label_by_cdul(
-    views: ViewBatches, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
     """CDUL labels (N, C) and their summary.
 
@@ -57,7 +58,7 @@ def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:
 
 
 def label_by_ccd(
-    views: ViewBatches, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
     """CCD labels (N, C) and their summary.
 
@@ -82,39 +83,68 @@ def label_by_ccd(
     }
 
 
+class Centred(NamedTuple):
+    """What centring makes of one kind of views. K names; contrast names are treated like classes."""
+
+    levels: Tensor  # (V, K) the level of each name in each view; equal within a grid
+    slope: Tensor  # (K,) of the mixture: labels = sigmoid(slope · scores + offset)
+    offset: Tensor  # (K,)
+    scores: Tensor  # (N, K) log-odds of the photos
+    labels: Tensor  # (N, K) in [0, 1]
+
+
+def centre(views: Views, text: Tensor, scale: float, prior_photos: float) -> Centred:
+    """Levels and labels, twice: first the levels of all photos, then those of the photos without the class."""
+    labels = torch.zeros(len(views), len(text))  # (N, K)
+    for _ in range(LEVEL_ROUNDS):
+        levels = class_levels(views, text, 1 - labels)  # (V, K)
+        scores = _centred_scores(views, text, levels, scale)  # (N, K)
+        slope, offset = centred.fit_mixture(scores, prior_photos)
+        labels = (slope * scores + offset).sigmoid()
+    return Centred(levels, slope, offset, scores, labels)
+
+
 def label_by_centring(
-    views: ViewBatches, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
     """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles.
 
     Contrast names are treated like classes until the end.
     """
+    _, labels, summary = centred_labels(views, text, classes, logit_scale, config)
+    return labels[:, :classes].contiguous(), summary
+
+
+def centred_labels(
+    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+) -> tuple[Centred, Tensor, dict]:
+    """What `centre` finds, the centred labels (N, K) of all names after the re-ranking, and the summary for `meta`."""
     scale = logit_scale * config.rank_scale
-    labels = torch.zeros(len(views), len(text))  # (N, K)
-    for _ in range(LEVEL_ROUNDS):
-        levels = class_levels(views, text, 1 - labels)  # (V, K)
-        scores = _centred_scores(views, text, levels, scale)  # (N, K)
-        slope, offset = centred.fit_mixture(scores, config.prior_photos)
-        labels = (slope * scores + offset).sigmoid()
+    found = centre(views, text, scale, config.prior_photos)
+    levels, labels = found.levels, found.labels
     summary = _confidences(views, text, logit_scale)
-    summary["heaps"] = [slope[:classes].tolist(), offset[:classes].tolist()]
+    summary["heaps"] = [found.slope[:classes].tolist(), found.offset[:classes].tolist()]
     if config.profiles:
         fitted = class_profiles(views, text, levels, labels, scale)
         scores = _profile_scores(views, text, levels, fitted, config.rank_scale)
         labels = profiles.rerank_by_profiles(labels, scores, fitted.shown, config.prior_photos)
         summary["profile_views"] = fitted.shown[:classes].tolist()
-    first_views = [sum(_sizes(views)[:g]) for g in range(len(views.grids))]  # the index of each grid's first view
-    by_grid = zip(views.grids, first_views, strict=True)
-    summary["levels"] = {str(n): levels[view].tolist() for n, view in by_grid}
-    return labels[:, :classes].contiguous(), summary
+    summary["levels"] = levels_of_grids(views, levels)
+    return found, labels, summary
 
 
-def class_levels(views: ViewBatches, text: Tensor, absent: Tensor) -> Tensor:
+def levels_of_grids(views: Views, levels: Tensor) -> dict[str, list[float]]:
+    """The levels (V, K) of each grid once, as `meta` holds them."""
+    firsts = [sum(views.sizes[:number]) for number in range(len(views.grids))]  # the index of each grid's first view
+    return {str(n): levels[first].tolist() for n, first in zip(views.grids, firsts, strict=True)}
+
+
+def class_levels(views: Views, text: Tensor, absent: Tensor) -> Tensor:
     """The level of every class in each view of a photo, (V, K). All views of one grid have the same, see `shrunk_levels`.
 
     `absent` (N, K) in [0, 1] is the weight of each photo for each class: the probability that it does not show the class.
     """
-    sizes = _sizes(views)
+    sizes = views.sizes
     sums = torch.zeros(3, len(sizes), len(text), dtype=torch.double)  # Σ of weights, of mean cosines, of their squares
     for rows, embeddings in views:  # (n,), (n, V, D)
         means = torch.stack([part.mean(1) @ text.T for part in embeddings.split(sizes, dim=1)]).cpu()  # (G, n, K)
@@ -126,7 +156,7 @@ def class_levels(views: ViewBatches, text: Tensor, absent: Tensor) -> Tensor:
     return torch.cat([level.expand(size, -1) for level, size in zip(levels, sizes, strict=True)]).float()
 
 
-def class_profiles(views: ViewBatches, text: Tensor, levels: Tensor, labels: Tensor, scale: float) -> profiles.Profiles:
+def class_profiles(views: Views, text: Tensor, levels: Tensor, labels: Tensor, scale: float) -> profiles.Profiles:
     """The profiles of all names, learned from the photos whose `labels` (N, K) are confident."""
     levels, sums = levels.to(text.device), None
     for rows, embeddings in views:  # (n,), (n, V, D)
@@ -138,7 +168,7 @@ def class_profiles(views: ViewBatches, text: Tensor, levels: Tensor, labels: Ten
     return profiles.fit_profiles(sums)
 
 
-def _centred_scores(views: ViewBatches, text: Tensor, levels: Tensor, scale: float) -> Tensor:
+def _centred_scores(views: Views, text: Tensor, levels: Tensor, scale: float) -> Tensor:
     """The centred log-odds (N, K) of all photos."""
     scores, levels = torch.empty(len(views), len(text)), levels.to(text.device)
     for rows, embeddings in views:  # (n,), (n, V, D)
@@ -147,9 +177,7 @@ def _centred_scores(views: ViewBatches, text: Tensor, levels: Tensor, scale: flo
     return scores
 
 
-def _profile_scores(
-    views: ViewBatches, text: Tensor, levels: Tensor, fitted: profiles.Profiles, scale: float
-) -> Tensor:
+def _profile_scores(views: Views, text: Tensor, levels: Tensor, fitted: profiles.Profiles, scale: float) -> Tensor:
     """The log-odds (N, K) of all photos by the profiles."""
     scores, levels = torch.empty(len(views), len(text)), levels.to(text.device)
     fitted = profiles.Profiles(*(part.to(text.device) for part in fitted))
@@ -160,21 +188,16 @@ def _profile_scores(
     return scores
 
 
-def _confidences(views: ViewBatches, text: Tensor, logit_scale: float) -> dict:
+def _confidences(views: Views, text: Tensor, logit_scale: float) -> dict:
     """How confident CLIP is: the mean top-1 probability of the largest views, and a histogram for each grid."""
     counts, top1 = {_grid_name(n): torch.zeros(HISTOGRAM_BINS) for n in views.grids}, 0.0
-    sizes = _sizes(views)
+    sizes = views.sizes
     for _, embeddings in views:  # (n,), (n, V, D)
         best = class_scores(embeddings, text, logit_scale).amax(-1).cpu()  # (n, V)
         for count, of_grid in zip(counts.values(), best.split(sizes, dim=1), strict=True):
             count += torch.histc(of_grid, HISTOGRAM_BINS, 0, 1)
         top1 += float(best[:, : sizes[0]].double().mean(1).sum())
     return {"mean_top1": top1 / len(views), "histograms": _histograms(counts)}
-
-
-def _sizes(views: ViewBatches) -> list[int]:
-    """The number of views in each grid."""
-    return [n * n for n in views.grids]
 
 
 def _grid_name(n: int) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -20,9 +22,13 @@ from ..methods.hierarchy import raise_parents
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, Progress
 from .embed import embed_images
+from .embed_kinds import embed_kinds
+from .embedding_store import Store
+from .facts import teacher_facts
+from .label_by_kinds import label_by_kinds
 from .label_from_store import label_by_ccd, label_by_cdul, label_by_centring
 from .scoring import Teacher, class_embeddings
-from .view_batches import ViewBatches
+from .view_batches import MEMORY_LIMIT, ViewBatches
 
 LABEL_BY = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": label_by_centring}
 FLAT_MARGIN = 0.02  # a mean top-1 probability this close to 1/C means that the temperature is wrong
@@ -46,7 +52,8 @@ def pseudolabel(
 
     CDUL compares the whole photo and its snippets with the class names, aggregates and fuses. CCD compares the whole photo
     at a larger size and debiases; the biases are in `meta["bias"]`. Centring takes the cosines of views of several sizes and
-    first subtracts the level of each class; the levels are in `meta["levels"]`, a list for each grid.
+    first subtracts the level of each class; the levels are in `meta["levels"]`, a list for each grid. Dense labels do the same
+    for the cells of CLIP's feature map, too, and average; `meta["kinds"]` has the agreements and levels of each kind of views.
 
     `classes` are names, or a mapping of label names to prompt names. If they have a hierarchy (see `parse_classes`), no parent gets
     a lower score than its children; it is stored in `meta["hierarchy"]` with the exclusive groups, for the student.
@@ -61,33 +68,49 @@ def pseudolabel(
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
     text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)  # (C + contrast, D)
-    grids = {"cdul": (1, config.snippets), "ccd": (1,), "centred": config.grids}[config.method]
-    opened, unreadable = embed_images(
-        found.photos, teacher, root=found.root, grids=grids, size=size, store=store, batch_size=batch_size, num_workers=num_workers,
-        distributed=distributed, progress=progress,
+    opened, cells, unreadable = _embedded(
+        found, teacher, config, size, store=store, batch_size=batch_size, num_workers=num_workers, distributed=distributed,
+        progress=progress,
     )  # fmt: skip
     skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
 
     def label() -> Labels:
-        photos = [photo for photo in found.photos if photo in opened]
+        photos = [photo for photo in found.photos if all(photo in store for store in (opened, *cells.values()))]
         if not photos:
             raise _none_readable(found, skipped)
         logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
-        views = ViewBatches(opened, photos, teacher.device)
-        scores, summary = LABEL_BY[config.method](views, text.to(teacher.device), len(classes), logit_scale, config)
+        limit = MEMORY_LIMIT // (1 + len(cells))
+        views, *kinds = (ViewBatches(store, photos, teacher.device, limit) for store in (opened, *cells.values()))
+        label_by = LABEL_BY.get(config.method) or partial(label_by_kinds, dict(zip(cells, kinds, strict=True)))
+        scores, summary = label_by(views, text.to(teacher.device), len(classes), logit_scale, config)
         if not scores.isfinite().all():
             raise InputError(
                 f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
             )
         scores = raise_parents(scores, classes.tree.parent_columns(list(classes)))
+        _report_agreements(summary, progress)
         _report_unestimated(summary, list(classes), progress)
         _check_sharpness(summary["mean_top1"], len(text), config, progress)
-        meta = _meta(config, _clip_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
+        meta = _meta(config, teacher_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
         if classes.tree:
             meta["hierarchy"] = classes.tree.plain()
         return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
 
     return distributed.on_main(label)
+
+
+def _embedded(
+    found: Found, teacher: Teacher, config: PseudolabelConfig, size: int, **running: Any
+) -> tuple[Store, dict[str, Store], list[Skip]]:
+    """The store of the views, the stores of the cells of dense labels, and the photos that cannot be read."""
+    grids = {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids)
+    if config.method == "dense":
+        kinds, attention = config.kinds, config.attention
+        return embed_kinds(
+            found.photos, teacher, root=found.root, grids=grids, kinds=kinds, attention=attention, **running
+        )
+    opened, unreadable = embed_images(found.photos, teacher, root=found.root, grids=grids, size=size, **running)
+    return opened, {}, unreadable
 
 
 def _none_readable(found: Found, skipped: Sequence[Skip]) -> InputError:
@@ -118,13 +141,6 @@ def _meta(
     }
 
 
-def _clip_facts(teacher: Teacher, logit_scale: float, view_size: int) -> dict:
-    """Which CLIP made the labels, and with which settings. A label update needs the same."""
-    facts = {"name": teacher.name, "sha256": teacher.sha256, "activation": teacher.clip.activation}
-    facts["precision"] = teacher.precision
-    return facts | {"logit_scale": logit_scale, "view_size": view_size}
-
-
 def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
     """The side in pixels of the square that the photo is resized to."""
     if config.method != "ccd":
@@ -136,6 +152,13 @@ def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
             f"`view_size` is {size}: this CLIP needs a multiple of {teacher.stride} pixels, such as {near}."
         )
     return size
+
+
+def _report_agreements(summary: dict, progress: Progress) -> None:
+    kinds = summary.get("kinds", {})
+    told = ", ".join(f"{kind} {' and '.join(f'{a:.2f}' for a in facts['agreements'])}" for kind, facts in kinds.items())
+    if told:
+        progress.log(f"agreement of each kind of views with the centred labels, own and second opinion: {told}")
 
 
 def _report_unestimated(summary: dict, classes: list[str], progress: Progress) -> None:

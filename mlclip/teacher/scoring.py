@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip import tokenize
-from ..clip.model import CLIP, IMAGE_MEAN, IMAGE_STD
+from ..clip.model import CLIP
+from ..clip.pixels import OPENAI
 from ..config import InputError
 from .precision import DTYPES, choose_precision
 
@@ -23,8 +23,10 @@ LARGER = 640 / 448  # size of CCD's view of the whole photo, relative to CLIP's 
 class Teacher:
     """A CLIP on a device. Its image encoder runs in `precision` (see `choose_precision`); cosines are always float32.
 
-    `logit_scale` is 1/τ, already exponentiated: 100 for OpenAI's models. For bf16 and fp16 the weights of `clip.visual` are
-    converted in place.
+    `logit_scale` is 1/τ, already exponentiated: 100 for OpenAI's models. `pixels` says how its input is normalised and resized.
+    `logit_bias` is None, or the bias of a teacher that was trained with a sigmoid loss. It is the same for all classes, so
+    it changes no softmax over the classes and is only recorded. For bf16 and fp16 the weights of `clip.visual` are converted
+    in place. `clip` may be any module with the attributes and methods of `CLIP`.
     """
 
     def __init__(self, clip: CLIP, device: torch.device | str = "cpu", precision: str = "fp32"):
@@ -35,8 +37,10 @@ class Teacher:
         self.logit_scale = float(clip.logit_scale.detach().float().exp())
         self.input_size = clip.input_resolution
         self.name, self.sha256 = getattr(clip, "name", "unnamed"), getattr(clip, "sha256", "")
-        self._mean = torch.tensor(IMAGE_MEAN, device=self.device).view(3, 1, 1)
-        self._std = torch.tensor(IMAGE_STD, device=self.device).view(3, 1, 1)
+        self.pixels = getattr(clip, "pixels", OPENAI)
+        self.licence, self.logit_bias = getattr(clip, "licence", ""), getattr(clip, "logit_bias", None)
+        self._mean = torch.tensor(self.pixels.mean, device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(self.pixels.std, device=self.device).view(3, 1, 1)
 
     @property
     def stride(self) -> int:
@@ -50,14 +54,17 @@ class Teacher:
     @torch.inference_mode()
     def embed_views(self, pixels: Tensor) -> Tensor:
         """uint8 views (N, 3, H, W) -> L2-normalised embeddings (N, D), float32, on the teacher's device."""
+        return F.normalize(self.clip.encode_image(self.normalised(pixels)).float(), dim=-1)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """uint8 views (N, 3, H, W) -> the image encoder's input, float32, on the teacher's device."""
         x = (pixels.to(self.device, non_blocking=True).float() / 255 - self._mean) / self._std
-        embeddings = self.clip.encode_image(x.to(memory_format=torch.channels_last))
-        return F.normalize(embeddings.float(), dim=-1)
+        return x.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts -> L2-normalised embeddings (len(texts), D), float32, on the teacher's device."""
-        tokens = tokenize(list(texts), self.clip.context_length).to(self.device)
+        tokens = self.clip.tokenize(list(texts)).to(self.device)
         return F.normalize(
             torch.cat([self.clip.encode_text(part).float() for part in tokens.split(TEXTS_AT_ONCE)]), dim=-1
         )

@@ -30,6 +30,7 @@ PART_PHOTOS = 256  # are sent to the main rank at once
 VISIBLE_SECONDS = 40.0  # after which a network folder shows the files that other machines have written
 
 Encode = Callable[[Store, list[Photo]], list[Skip]]  # writes shards; returns the photos that cannot be read
+Missing = list[tuple[Store, list[Photo]]]  # several stores, each with this rank's share of the photos that it lacks
 
 
 def fill_store(
@@ -66,6 +67,32 @@ def fill_store(
             if owners[distributed.rank] == distributed.rank:
                 store.write_manifest(complete=True)
     return store, sorted(skipped, key=lambda skip: skip.path)
+
+
+def fill_stores(
+    wanted: Sequence[tuple[Path, Key]],
+    photos: Sequence[Photo],
+    encode: Callable[[Missing], list[Skip]],
+    distributed: Distributed,
+) -> tuple[list[Store], list[Skip]]:
+    """`fill_store` for several stores, by one pass over the photos that any of them lacks.
+
+    `encode` puts into each store what it lacks. It gets the stores in the order of `wanted`. Returns them, and the photos that
+    cannot be read.
+    """
+    stores: list[Store] = []
+
+    def fill(opened: Missing) -> list[Skip]:
+        if len(opened) == len(wanted):
+            return encode(opened)
+        folder, key = wanted[len(opened)]
+        inner = lambda store, missing: fill([*opened, (store, missing)])  # noqa: E731
+        store, skipped = fill_store(folder, key, photos, inner, distributed)
+        stores.insert(0, store)
+        return skipped
+
+    skipped = {skip.path: skip for skip in fill([])}  # every rank has those of all ranks
+    return stores, sorted(skipped.values(), key=lambda skip: skip.path)
 
 
 def check_same_photos(photos: Sequence[Photo], distributed: Distributed) -> None:

@@ -25,10 +25,11 @@ from ..student.clip_head import ClipHead, clip_of
 from ..student.consistency import fitted_thresholds
 from ..teacher.embed import embed_images
 from ..teacher.embedding_store import Store
+from ..teacher.facts import check_same_teacher
 from ..teacher.scoring import Teacher
 from ..teacher.view_batches import ViewBatches
 from .probe import FittedHead, report_fit
-from .state import identity_of, model_meta, training_photos
+from .state import corrected_photos, identity_of, label_weights, model_meta, training_photos
 
 GRIDS = (1, 2, 3)  # the views for labels that do not come from CLIP
 
@@ -48,8 +49,9 @@ def train_clip_head(
     """Fit a head on the embeddings of `teacher`, the CLIP that made the labels; `other_teacher` allows another one.
 
     Photos that the store in the cache does not have are encoded. The thresholds come from held-out predictions, which the head
-    has not been fitted to. `model.log.csv` beside `output` lists the penalties that were tried. `truth` only adds mAPs of labels
-    and held-out predictions to it. InputError if the CLIP is missing or another one, or if fewer than 2 photos can be read.
+    has not been fitted to. `model.log.csv` beside `output` lists the penalties that were
+    tried. `truth` only adds mAPs of labels and held-out predictions to it. InputError if the CLIP is missing or another one, or
+    if fewer than 2 photos can be read.
     """
     with distributed.together():
         teacher = _checked(labels, teacher, other_teacher)
@@ -63,7 +65,8 @@ def train_clip_head(
     if readable < 2:
         raise InputError(f"only {readable} of the {len(photos)} labelled photos can be read. A head needs at least 2.")
     device = distributed.device if distributed.device.type == "cuda" else torch.device("cpu")
-    fitted = distributed.on_main(lambda: _fit(store, photos, scores, config.seed, device))
+    weights = label_weights(corrected_photos(labels, photos), config)
+    fitted = distributed.on_main(lambda: _fit(store, photos, scores, weights, config.seed, device))
     model = ClipHead(labels.classes, size, grids, fitted.weight.shape[1], clip_of(teacher)).use(teacher)
     with torch.no_grad():
         model.head.weight.copy_(fitted.weight)
@@ -83,11 +86,8 @@ def _checked(labels: Labels, teacher: Teacher | None, other_teacher: bool) -> Te
     made = labels.meta.get("clip")
     if teacher is None:
         raise InputError('`arch="clip-head"` needs the CLIP that made the labels as `teacher`.')
-    if made and made["sha256"] != teacher.sha256 and not other_teacher:
-        raise InputError(
-            f"CLIP {teacher.name} did not make these labels; {made['name']} (sha256 {made['sha256'][:12]}...) did. "
-            "Use that one, or pass `other_teacher=True`."
-        )
+    if made and not other_teacher:
+        check_same_teacher(made, teacher)
     return teacher
 
 
@@ -97,7 +97,7 @@ def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
     made, settings, method = meta.get("clip") or {}, meta.get("settings") or {}, meta.get("method")
     size = made.get("view_size") if made.get("sha256") == teacher.sha256 else None
     try:
-        if method == "centred":
+        if method in ("centred", "dense"):
             grids = PseudolabelConfig(grids=tuple(settings["grids"])).grids
         else:
             known = {
@@ -112,8 +112,10 @@ def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
     return grids, size or teacher.input_size
 
 
-def _fit(store: Store, photos: list[Photo], labels: Tensor, seed: int, device: torch.device) -> FittedHead:
-    """The head for the photos in the store and their labels (N, C). The held-out logits of other photos are NaN."""
+def _fit(
+    store: Store, photos: list[Photo], labels: Tensor, weights: Tensor | None, seed: int, device: torch.device
+) -> FittedHead:
+    """The head for the photos in the store, their labels (N, C) and the factors of these. The held-out logits of other photos are NaN."""
     rows = [row for row, photo in enumerate(photos) if photo in store]
     batches = ViewBatches(store, [photos[row] for row in rows], device, memory_limit=0)
     views = torch.empty(0)
@@ -123,8 +125,9 @@ def _fit(store: Store, photos: list[Photo], labels: Tensor, seed: int, device: t
     if not views.isfinite().all():
         raise InputError("the embeddings in the store are not finite. The weights of this CLIP may be damaged.")
     targets = labels[rows].float().to(device)
-    choice = choose_pooled_l2(views, targets, seed)
-    weight, bias = fit_pooled_head(views, targets, choice.l2)
+    factors = torch.ones_like(targets) if weights is None else weights[rows].to(targets)
+    choice = choose_pooled_l2(views, targets, seed, factors)
+    weight, bias = fit_pooled_head(views, targets, choice.l2, factors)
     held_out = torch.full(labels.shape, torch.nan)
     held_out[rows] = choice.held_out.cpu()
     return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out)

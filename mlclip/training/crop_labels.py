@@ -24,6 +24,7 @@ from ..images import Box, Photo, PhotoCrops, photo_batches
 from ..labels.table import Labels
 from ..methods import ccd, centred
 from ..progress import SILENT, Progress
+from ..teacher.facts import check_same_teacher
 from ..teacher.scoring import Teacher, class_embeddings, class_scores
 
 SHARD_PHOTOS = 256  # photos per file of an unfinished update
@@ -68,7 +69,7 @@ class DebiasedCropScorer(CropScorer):
 
 @dataclass(frozen=True)
 class CentredCropScorer(CropScorer):
-    """For centred labels: the crops are views of one more grid.
+    """For centred and dense labels: the crops are views of one more grid.
 
     `levels` (C + contrast,) are the class levels; `slope` and `offset` (C,) come from the mixture that made the labels.
     """
@@ -111,11 +112,8 @@ def crop_scorer_for(
         raise InputError(
             'the label update needs the CLIP that made the labels as `teacher`. Without it, train with `local_views="none"`.'
         )
-    if teacher.sha256 != made["sha256"] and not other_teacher:
-        raise InputError(
-            f"CLIP {teacher.name} did not make these labels; {made['name']} (sha256 {made['sha256'][:12]}...) did. "
-            "Use that one, or pass `other_teacher=True`."
-        )
+    if not other_teacher:
+        check_same_teacher(made, teacher)
     try:
         return _scorer_of(meta, made, teacher, len(labels.classes))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -129,7 +127,7 @@ def crop_scorer_for(
 def _scorer_of(meta: dict, made: dict, teacher: Teacher, classes: int) -> DebiasedCropScorer | CentredCropScorer:
     text = class_embeddings(teacher, [*meta["prompts"], *meta.get("contrast", [])], meta["templates"])
     settings, scale = meta.get("settings", {}), made["logit_scale"]
-    if meta.get("method") == "centred" and "heaps" in meta:
+    if meta.get("method") in ("centred", "dense") and "heaps" in meta:
         levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
         slope, offset = torch.tensor(meta["heaps"])
         size = made.get("view_size") or teacher.input_size
@@ -227,7 +225,8 @@ def _score_crops(scorer: CropScorer, photos: list[Photo], boxes: list[list[Box]]
         for (index, _), scores in zip(crops, scorer.score(embeddings), strict=True):
             combined[index] = scorer.combine(combined[index], scores)
 
-    dataset = PhotoCrops(photos, boxes, scorer.longest, scorer.teacher.stride)
+    teacher = scorer.teacher
+    dataset = PhotoCrops(photos, boxes, scorer.longest, teacher.stride, teacher.pixels.interpolation)
     for items in photo_batches(dataset, batch_size=16, num_workers=num_workers, collate_fn=list):
         for index, crops in items:
             for pixels in () if isinstance(crops, str) else crops:

@@ -26,18 +26,20 @@ from .epoch_log import REPORT_ONLY
 from .input_cache import InputCache
 from .local_views import Annotated, LocalViews, choose_local_views
 from .schedule import label_step_due, stopping_measure_due
-from .state import TrainingState
+from .state import TrainingState, pinned
 
 PREDICT_BATCH = 32  # photos per pass through the network
 
 
-def label_step(latent: Tensor, predictions: Tensor, config: TrainConfig) -> Tensor:
+def label_step(latent: Tensor, predictions: Tensor, config: TrainConfig, corrected: Tensor | None = None) -> Tensor:
     """CDUL step 2, label step: the new latent labels (N, C). Rows without a prediction (NaN) do not change.
 
-    `predictions` (N, C) in [0, 1] are made for all photos, without augmentation, at the end of the epoch.
+    `predictions` (N, C) in [0, 1] are made for all photos, without augmentation, at the end of the epoch. Labels that a person
+    corrected (not NaN in `corrected` (N, C)) do not change.
     """
     moved = update_latent(latent, predictions, config.label_rate, config.sigma)
-    return torch.where(predictions.isnan(), latent, moved)
+    fixed = predictions.isnan() if corrected is None else predictions.isnan() | ~corrected.isnan()
+    return torch.where(fixed, latent, moved)
 
 
 def update_labels(
@@ -71,7 +73,7 @@ def update_labels(
         distributed=state.distributed, progress=progress,
     )  # fmt: skip
     merged = ccd.merge_local(state.labels, local, config.update_keep)
-    labels = torch.where(scores.isnan() | local.isnan(), state.labels, merged)
+    labels = pinned(torch.where(scores.isnan() | local.isnan(), state.labels, merged), state.corrected)
     return labels, _update_facts(state, views, threshold)
 
 

@@ -74,7 +74,8 @@ def train(
     adds mAPs to the report of every epoch and has no other effect. `device` (None: a GPU where there is one) is used where
     `distributed` is None.
 
-    Labels that are NaN (not known) do not enter the loss and do not change. Photos that cannot be read are skipped and
+    Labels that are NaN (not known) do not enter the loss and do not change. Corrected labels (see `labels.corrections`) do not
+    change either, and their losses count `config.correction_weight` times. Photos that cannot be read are skipped and
     listed in `meta["skipped"]`. The state after every epoch is saved beside `output` (`model.resume.pt`), its facts in
     `model.log.csv`. An interrupted training needs `resume=True` to continue; the result is then the same as without the
     interruption. With more than one epoch the photos are decoded once, by `num_workers` threads (see `input_cache`); with
@@ -127,7 +128,7 @@ def train(
         needed = predictions_due(config, epoch) or truth
         predictions = predict_all(state, num_workers, progress) if needed else None  # (N, C)
         if label_step_due(config, epoch):
-            state.latent = label_step(state.latent, predictions, config)
+            state.latent = label_step(state.latent, predictions, config, state.corrected)
 
         # Report.
         facts = {"epoch": epoch, "loss": loss, "photos_per_second": speed}

@@ -27,7 +27,15 @@ from ..student.consistency import fitted_thresholds
 from ..student.features import photo_features
 from ..student.model import Classifier
 from .epoch_log import REPORT_ONLY, write_rows
-from .state import TrainingState, identity_of, model_meta, new_model, training_photos
+from .state import (
+    TrainingState,
+    corrected_photos,
+    identity_of,
+    label_weights,
+    model_meta,
+    new_model,
+    training_photos,
+)
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,16 @@ def train_probe(
 ) -> Checkpoint:
     """Fit the head of a new student to the labels; its trunk does not change. Every rank returns the same student.
 
-    The thresholds come from held-out predictions, which the head has not been fitted to. `model.log.csv` beside `output` lists
-    the penalties that were tried. `truth` only adds mAPs of labels and held-out predictions to it. A stopped probe continues
-    from the features in the cache.
+    The thresholds come from held-out predictions, which the head has not been fitted to.
+    `model.log.csv` beside `output` lists the penalties that were tried. `truth` only adds mAPs of labels and held-out
+    predictions to it. A stopped probe continues from the features in the cache.
     """
     photos, scores, skipped = training_photos(labels, config, distributed)
     model = new_model(labels, scores, config, offline, distributed, progress)
-    fitted, unreadable = _fit_probe(model, photos, scores, labels.root, config, num_workers, distributed, progress)
+    corrected = corrected_photos(labels, photos)
+    fitted, unreadable = _fit_probe(
+        model, photos, scores, corrected, labels.root, config, num_workers, distributed, progress
+    )
     _set_head(model, fitted)
     report_fit(fitted, photos, scores, labels.classes, truth, output, distributed, progress)
     meta = model_meta(identity_of(labels, config), labels, skipped | unreadable)
@@ -74,8 +85,8 @@ def start_from_probe(state: TrainingState, root: str, num_workers: int, progress
     With boosted class maps (`cam_boost`) the first predictions are higher than the probe's.
     """
     fitted, unreadable = _fit_probe(
-        state.model, state.photos, state.labels, root, state.config, num_workers, state.distributed, progress
-    )
+        state.model, state.photos, state.labels, state.corrected, root, state.config, num_workers, state.distributed, progress
+    )  # fmt: skip
     state.skipped |= unreadable
     _set_head(state.model, fitted)
 
@@ -84,13 +95,14 @@ def _fit_probe(
     model: Classifier,
     photos: list[Photo],
     labels: Tensor,
+    corrected: Tensor | None,
     root: str,
     config: TrainConfig,
     num_workers: int,
     distributed: Distributed,
     progress: Progress,
 ) -> tuple[FittedHead, dict[str, str]]:
-    """The head for labels (N, C), and path -> reason of unreadable photos. The main rank fits it and sends it to the others."""
+    """The head for labels and corrections (N, C), and path -> reason of unreadable photos. The main rank fits it for all."""
     features, unreadable = photo_features(
         model, photos, root, num_workers=num_workers, distributed=distributed, progress=progress
     )
@@ -98,7 +110,8 @@ def _fit_probe(
     if readable < 2:
         raise InputError(f"only {readable} of the {len(photos)} labelled photos can be read. A probe needs at least 2.")
     device = distributed.device if distributed.device.type == "cuda" else torch.device("cpu")
-    fitted = distributed.on_main(lambda: fit_probe(features, labels, config.seed, device))
+    weights = label_weights(corrected, config)
+    fitted = distributed.on_main(lambda: fit_probe(features, labels, config.seed, device, weights))
     loss = dict(fitted.tried)[fitted.l2]
     progress.log(
         f"probe: L2 penalty {fitted.l2:.3g}, the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels "
@@ -107,17 +120,24 @@ def _fit_probe(
     return fitted, unreadable
 
 
-def fit_probe(features: Tensor, labels: Tensor, seed: int, device: torch.device | None = None) -> FittedHead:
+def fit_probe(
+    features: Tensor, labels: Tensor, seed: int, device: torch.device | None = None, weights: Tensor | None = None
+) -> FittedHead:
     """The head for features (N, 2, K) of photos and their mirror images, and labels (N, C) in [0, 1]. NaN rows are left out.
 
-    InputError if features are not finite. The result is on the CPU.
+    `weights` (N, C) are factors of single labels; None is 1 for all. InputError if features are not finite. The result is on
+    the CPU.
     """
     readable = ~features.isnan().flatten(1).all(1)  # (N,)
     used, targets = features[readable].float().to(device), labels[readable].float().to(device)
     if not used.isfinite().all():
         raise InputError("the features of the trunk are not finite. Use other initial weights as `init`.")
-    choice = choose_l2(used, targets, seed)
-    weight, bias = fit_head(used.flatten(0, 1), targets.repeat_interleave(used.shape[1], 0), choice.l2)
+    factors = torch.ones_like(targets) if weights is None else weights[readable].to(targets)
+    choice = choose_l2(used, targets, seed, factors)
+    views = used.shape[1]
+    weight, bias = fit_head(
+        used.flatten(0, 1), targets.repeat_interleave(views, 0), choice.l2, factors.repeat_interleave(views, 0)
+    )
     held_out = torch.full(labels.shape, torch.nan)
     held_out[readable] = choice.held_out.cpu()
     return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out)

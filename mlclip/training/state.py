@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,9 @@ from ..config import InputError, TrainConfig
 from ..distributed import Distributed
 from ..files import beside, load_plain, save_plain
 from ..images import Photo
+from ..images.names import photo_file
 from ..images.shards import locate
+from ..labels.corrections import corrected_cells, corrections_of
 from ..labels.table import Labels
 from ..methods.cdul import latent_of
 from ..progress import Progress
@@ -45,6 +46,7 @@ class TrainingState:
     photos: list[Photo]  # N
     labels: Tensor  # (N, C) the labels at the start, or after CCD's label update, in [0, 1] or NaN
     latent: Tensor | None  # (N, C) CDUL's ỹ, row = photo; None for methods without label steps
+    corrected: Tensor | None  # (N, C) corrections: 1, 0, or NaN for none; None if nothing was corrected
     identity: dict  # settings and the fingerprint of the labels, which a resumed training must share
     epochs: int = 0
     skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
@@ -73,7 +75,12 @@ class TrainingState:
     @property
     def targets(self) -> Tensor:
         """(N, C) the current labels in [0, 1], NaN where not known."""
-        return self.labels if self.latent is None else self.latent.sigmoid()
+        return self.labels if self.latent is None else pinned(self.latent.sigmoid(), self.corrected)
+
+    @property
+    def weights(self) -> Tensor | None:
+        """(N, C) factors of the labels' losses; None is 1 for all."""
+        return label_weights(self.corrected, self.config)
 
 
 def start_training(
@@ -144,6 +151,7 @@ def _new_training(
         photos,
         scores,
         latent_of(scores) if config.method == "cdul" else None,
+        corrected_photos(labels, photos),
         identity_of(labels, config),
         skipped=missing,
         average=start_average(model, config.average) if config.average else None,
@@ -173,6 +181,22 @@ def training_photos(
             "no label is known: all scores of the photos that were found are empty. Label the photos again."
         )
     return [photo for _, photo in found], scores, missing
+
+
+def corrected_photos(labels: Labels, photos: list[Photo]) -> Tensor | None:
+    """The corrections of photos (N, C), see `corrected_cells`; None if there are none."""
+    cells = corrected_cells(labels, [photo.path for photo in photos])
+    return None if cells.isnan().all() else cells
+
+
+def label_weights(corrected: Tensor | None, config: TrainConfig) -> Tensor | None:
+    """Factors (N, C) of the labels' losses: `correction_weight` for corrected labels, 1 for all others."""
+    return None if corrected is None else torch.where(corrected.isnan(), 1.0, config.correction_weight)
+
+
+def pinned(labels: Tensor, corrected: Tensor | None) -> Tensor:
+    """Labels (N, C) with the corrected ones set to what the person said."""
+    return labels if corrected is None else torch.where(corrected.isnan(), labels, corrected)
 
 
 def new_model(
@@ -208,10 +232,13 @@ def _optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
-    """(row of labels, photo) for every row whose file exists, and path -> reason for the other rows."""
+    """(row of labels, photo) for every row whose file exists, and path -> reason for the other rows.
+
+    InputError if a path leads out of the folder `labels.root`.
+    """
     found, missing = [], {}
     for row, path in enumerate(labels.paths):
-        file = os.path.join(labels.root, path)
+        file = photo_file(labels.root, path)
         try:
             place = locate(file)
             found.append((row, Photo(path, file, place.size, place.mtime_ns)))
@@ -254,9 +281,11 @@ def model_meta(identity: dict, labels: Labels, skipped: dict[str, str]) -> dict:
 
 
 def fingerprint(labels: Labels) -> str:
-    """A hash of the parts of the labels that a training depends on: classes, paths and scores."""
+    """A hash of the parts of the labels that a training depends on: classes, paths, scores and corrections."""
     digest = hashlib.sha256(repr((labels.classes, labels.paths)).encode("utf-8", "surrogateescape"))
     digest.update(labels.scores.numpy().tobytes())
+    if corrections_of(labels):
+        digest.update(corrected_cells(labels, labels.paths).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -283,6 +312,7 @@ def _read_state(file: Path, identity: dict) -> dict:
         "precision": "auto",
         "head_init": "labels",
         "augment": "flip",
+        "correction_weight": TrainConfig.correction_weight,
     }  # files without these settings
     settings = {**older, **saved["run"]["settings"]}
     changed = [

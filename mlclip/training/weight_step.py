@@ -39,6 +39,7 @@ def weight_epoch(state: TrainingState, targets: Tensor, num_workers: int, progre
     jitter = None
     if strong_views_due(config, epoch):
         jitter = jitter_table(len(state.photos), torch.Generator().manual_seed(_epoch_seed(config, epoch)))  # (N, 8)
+    weights = state.weights  # (N, C) or None
     clock, losses = _Clock(state, steps, progress), _MeanLoss(distributed)
     batches = epoch_batches(state.photos, epoch, config, num_workers, distributed, state.cache)
     with (
@@ -47,10 +48,12 @@ def weight_epoch(state: TrainingState, targets: Tensor, num_workers: int, progre
     ):
         for step, (rows, pixels, unreadable) in enumerate(batches, 1):
             state.skipped |= unreadable
-            strong = () if jitter is None else (jitter[rows], config.consistency)
+            strong = None if jitter is None else jitter[rows]
+            factors = () if weights is None else (weights[rows],)
             loss, count = weight_step(
-                state.network, state.optimizer, pixels, targets[rows], distributed, state.precision, *strong
-            )
+                state.network, state.optimizer, pixels, targets[rows], distributed, state.precision, strong,
+                config.consistency, *factors,
+            )  # fmt: skip
             losses.add(loss, count, len(rows))
             if state.average:
                 state.average.update_parameters(state.model)
@@ -142,11 +145,13 @@ def weight_step(
     precision: str = "fp32",
     jitter: Tensor | None = None,
     consistency: float = 1.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor | float, Tensor | int]:
     """One step on uint8 pixels (B, 3, H, W) towards targets (B, C) in [0, 1] or NaN.
 
     The loss is the Bernoulli KL divergence, which is binary cross-entropy minus a constant. With `jitter` (B, 8), rows of
     `augment.jitter_table`, CCD's consistency loss between the photo and its strong view is added, times `consistency`.
+    `weights` (B, C) are factors of single labels; None is 1 for all.
 
     `model` is a Classifier, or torch's DistributedDataParallel around one. Loss and gradient are those of the mean over the
     photos of all ranks, so they do not depend on the number of ranks. Returns this rank's share of the mean loss, and the
@@ -166,7 +171,8 @@ def weight_step(
         logits = model(views.contiguous(memory_format=torch.channels_last))  # (B or 2·B, C)
     weak, strong = logits[: len(pixels)].float(), logits[len(pixels) :].float()
     known_logits = torch.where(known, weak, 0.0)
-    losses = bernoulli_kl_with_logits(torch.where(known, targets, 0.5), known_logits)  # (B,); an unknown label adds 0
+    weights = None if weights is None else weights.to(device, non_blocking=True)
+    losses = bernoulli_kl_with_logits(torch.where(known, targets, 0.5), known_logits, weights)  # (B,); unknown adds 0
     if jitter is not None:
         losses = losses + consistency * ccd.consistency_loss(weak, strong)
     loss = losses.sum() / count

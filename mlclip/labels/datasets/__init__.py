@@ -7,13 +7,14 @@ y1 are exclusive. `meta["notes"]` of labels, and `notes` of boxes, say in senten
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from ...config import InputError
+from ...config import InputError, TableOptions
+from ...progress import SILENT, Progress
 from ..class_names import CLASS_PRESETS as CLASS_PRESETS
-from ..table import SUFFIXES, Labels, read_labels
+from ..table import READ_SUFFIXES, Labels, read_labels
 from .coco import coco_files as coco_files
 from .coco import read_coco as read_coco
 from .coco import read_coco_boxes as read_coco_boxes
@@ -63,16 +64,27 @@ _LOOKS_LIKE: dict[str, Callable[[Path], bool]] = {
 }
 
 
-def read_truth(spec: str) -> Labels:
+def read_truth(
+    spec: str,
+    options: TableOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    known_classes: Collection[str] = (),
+) -> Labels:
     """True labels by a short name, or from a table.
 
     `voc:DIR`, `nuswide:DIR`, `openimages:DIR`, `imagefolder:DIR`, `yolo:DIR` and `coco:DIR` may be followed by a split, as in
     `voc:DIR:val`; `coco:FILE`, `labelme:DIR` and `openimages:FILE.csv` have none. A DIR, a .json or a .csv without a prefix is
     taken for what it looks like, if it can only be one of these; `meta["notes"]` says which. Other files are tables for
-    `read_labels`. Raises InputError for another name, or if the files are missing or damaged.
+    `read_labels`, which gets `options` and `known_classes`. `progress` gets a line about everything unusual. Raises InputError
+    for another name, or if the files are missing or damaged.
     """
     found = _read(str(spec), TRUTH)
-    return _read_table(str(spec)) if found is None else found
+    if found is None:
+        return _read_table(str(spec), options, progress, known_classes)
+    for note in found.meta["notes"]:
+        progress.log(note)
+    return found
 
 
 def read_boxes(spec: str) -> Boxes:
@@ -140,13 +152,13 @@ def _has_keys(place: str) -> bool:
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
 
 
-def _read_table(spec: str) -> Labels:
-    if Path(spec).suffix.lower() in SUFFIXES:
+def _read_table(spec: str, options: TableOptions | None, progress: Progress, known_classes: Collection[str]) -> Labels:
+    if Path(spec).suffix.lower() in READ_SUFFIXES:
         if not os.path.isfile(spec):
             raise InputError(
                 f"{spec} not found. A table of true labels has a path column, and 1, 0 or an empty cell for each class."
             )
-        return read_labels(spec)
+        return read_labels(spec, options, progress=progress, known_classes=known_classes)
     raise InputError(f"{spec!r:.200} is not a source of true labels. Give {_forms(TRUTH)} or a .csv file.")
 
 

@@ -1,0 +1,244 @@
+"""Teachers that the package open_clip builds: SigLIP, EVA-02, MobileCLIP, MetaCLIP 2 and others, with their own tokenizers.
+
+open_clip gives the network, the tokenizer and the pixels. The weights are read by our own reader, so no code in them runs.
+
+Letters: N images or texts, S side of an image in pixels, L tokens, D the joint embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import InputError
+from .json_fields import Section, read_json
+from .licences import licence_of_folder, licence_of_tag
+from .open_clip_config import CONFIG, open_clip_pixels
+from .weights import read_state_dict
+
+BUILT_IN, HUB, FOLDER = "open_clip:", "hf-hub:", "local-dir:"
+OWN = "own"  # the activation: what the model's configuration says
+INSTALL = 'Run: pip install "mlclip[open_clip]"'
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
+           "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin")  # fmt: skip
+
+
+class OpenClipModel(nn.Module):
+    """A model of open_clip with the attributes and methods of `CLIP` that a teacher uses.
+
+    It takes images of one size, S×S, only: that is also its `visual.stride`. A model that was trained with a sigmoid loss has a
+    `logit_bias`, which is recorded; its own exp(logit_scale) is the scale of every softmax, as for other CLIPs.
+    """
+
+    activation = OWN
+
+    def __init__(self, model: nn.Module, tokenizer: Any, embed_dim: int):
+        super().__init__()
+        self.model, self._tokenizer, self.embed_dim = model, tokenizer, embed_dim
+        cfg = Section(Path("open_clip"), model.visual.preprocess_cfg, "preprocess_cfg")
+        self.pixels = open_clip_pixels(cfg)
+        self.input_resolution = _square(model.visual.image_size)
+        self.context_length = tokenizer.context_length
+        self.visual.stride = self.input_resolution
+        self.name = self.sha256 = self.licence = ""
+        bias = getattr(model, "logit_bias", None)
+        self.logit_bias = None if bias is None else float(bias.detach())
+
+    @property
+    def visual(self) -> nn.Module:
+        return self.model.visual
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The LOGARITHM of the scale, as in `CLIP`."""
+        return self.model.logit_scale.reshape(())
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, 3, S, S), normalised as `pixels` says -> embeddings (N, D), not normalised."""
+        if tuple(pixels.shape[2:]) != (self.input_resolution,) * 2:
+            raise InputError(
+                f"{self.name} takes images of {self.input_resolution}×{self.input_resolution} pixels only. Do not set `view_size`."
+            )
+        return self.model.encode_image(pixels.to(next(self.visual.parameters()).dtype))
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Token ids (N, L) from `tokenize` -> embeddings (N, D), not normalised."""
+        return self.model.encode_text(tokens)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Texts -> token ids (N, L) by the model's own tokenizer. InputError for a text that is too long: none is cut."""
+        tokens, longer = (self._tokenizer(["", *texts], context_length=self.context_length + extra) for extra in (0, 1))
+        padding = longer[0, -1]
+        cut = (longer[:, :-1] != tokens).any(dim=1) | (longer[:, -1] != padding)  # one place more changes something
+        if cut.any():
+            text = ["", *texts][int(cut.nonzero()[0])]
+            raise InputError(
+                f"the text {' '.join(text[:60].split())!r} has too many tokens: {self.name} reads at most {self.context_length}. "
+                "Shorten it."
+            )
+        return tokens[1:]
+
+
+def is_open_clip_name(name: str) -> bool:
+    """Whether a name asks for open_clip: "open_clip:NAME/TAG", "hf-hub:OWNER/NAME" or "local-dir:DIR"."""
+    return name.startswith((BUILT_IN, HUB, FOLDER))
+
+
+def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:
+    """Build a model with open_clip on the CPU, in eval mode. Weights and tokenizer are downloaded, unless `offline=True`.
+
+    Its `sha256` is that of its configuration and tensors. InputError if open_clip is missing or cannot build it.
+    """
+    open_clip = _package()
+    rest = name.split(":", 1)[1]
+    if name.startswith(FOLDER):
+        read_json(Path(rest) / CONFIG).section("model_cfg")
+    source, tag = (rest.rsplit("/", 1) if "/" in rest else (rest, "")) if name.startswith(BUILT_IN) else (name, "")
+    if name.startswith(BUILT_IN):
+        _check_tag(open_clip, source, tag)
+    try:
+        with _quiet(), _hub_offline(offline):
+            model, tokenizer, path = _build(open_clip, source, tag)
+            config = open_clip.get_model_config(source)
+    except InputError:
+        raise
+    except ImportError as error:  # a tokenizer of transformers
+        raise InputError(f"{name} needs a package that is not installed ({error}). {INSTALL}") from error
+    except Exception as error:  # open_clip, timm and Hugging Face raise whatever they like
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        hint = "`offline=True` forbids downloads" if offline else "Is the name right, and is there a network?"
+        raise InputError(f"open_clip cannot build {name}: {reason}. {hint}") from error
+    loaded = OpenClipModel(_with_weights(model, path, name).eval(), tokenizer, config["embed_dim"])
+    loaded.name, loaded.sha256 = name, _fingerprint(model, config)
+    loaded.licence = licence_of_tag(tag) if tag else licence_of_folder(path.parent)
+    return loaded
+
+
+def _package() -> ModuleType:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import open_clip
+    except ImportError as error:
+        raise InputError(f"this teacher needs the package open_clip, which is not installed. {INSTALL}") from error
+    return open_clip
+
+
+def _check_tag(open_clip: ModuleType, name: str, tag: str) -> None:
+    known = open_clip.list_models()
+    if name not in known:
+        raise InputError(f"open_clip knows no model {name!r}. `open_clip.list_models()` lists {len(known)} names.")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag.lower().replace("-", "_") not in tags:
+        raise InputError(
+            f"open_clip has no weights {tag!r} of {name}. Write {BUILT_IN}{name}/TAG with one of {', '.join(tags) or '(none)'}."
+        )
+
+
+def _build(open_clip: ModuleType, source: str, tag: str) -> tuple[nn.Module, Any, Path]:
+    """The network without its weights, the tokenizer, and the weight file."""
+    from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
+
+    more: dict[str, Any] = {}
+    if tag:
+        cfg = get_pretrained_cfg(source, tag)
+        path = download_pretrained(cfg)
+        facts = ("mean", "std", "interpolation", "resize_mode")
+        more["force_preprocess_cfg"] = {name: cfg[name] for name in facts if cfg.get(name) is not None}
+        if cfg.get("quick_gelu"):  # open_clip itself only warns
+            more["force_quick_gelu"] = True
+    elif source.startswith(HUB):
+        path = download_pretrained_from_hf(source.removeprefix(HUB))
+    else:
+        path = _weights_in(Path(source.removeprefix(FOLDER)))
+    model = open_clip.create_model(source, load_weights=False, pretrained_text=False, **more)
+    return model, open_clip.get_tokenizer(source), Path(path)
+
+
+def _weights_in(folder: Path) -> Path:
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise InputError(f"{folder} holds {CONFIG} but no weights ({WEIGHTS[0]}). Download them from the same place.")
+    return found
+
+
+def _with_weights(model: nn.Module, path: Path, name: str) -> nn.Module:
+    """Load the weights as open_clip does, but through our own reader."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    state = convert_state_dict(model, read_state_dict(path))
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for scalar in ("logit_scale", "logit_bias"):
+        if scalar in state and getattr(model, scalar, None) is not None:
+            state[scalar] = state[scalar].reshape(getattr(model, scalar).shape)
+    known = model.state_dict()
+    state = {key: tensor for key, tensor in state.items() if key in known or not key.endswith("position_ids")}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = (str(error).splitlines()[1:2] or [str(error)])[0].strip()[:200]
+        raise InputError(f"{path} does not hold the weights of {name} ({reason}). Download them again.") from error
+    bad = next((key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()), None)
+    if bad:
+        raise InputError(f"{path} holds NaN or infinite numbers in {bad}. Download the file again, or use another one.")
+    return model
+
+
+def _fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _square(size: Any) -> int:
+    sides = set(size) if isinstance(size, list | tuple) else {size}
+    if len(sides) != 1:
+        raise InputError(f"this model takes images of {'×'.join(map(str, size))} pixels; mlclip's views are squares.")
+    return int(sides.pop())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's log lines: it reports the missing weights that we load ourselves."""
+    root, handler, before = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
+    root.addHandler(handler)  # else the first line would install one that prints
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        root.removeHandler(handler)
+
+
+@contextmanager
+def _hub_offline(offline: bool) -> Iterator[None]:
+    """Hugging Face's cache only, if `offline`."""
+    if not offline:
+        yield
+        return
+    from huggingface_hub import constants
+
+    before = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
+    os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before[1]
+        os.environ.pop("HF_HUB_OFFLINE") if before[0] is None else os.environ.update(HF_HUB_OFFLINE=before[0])

@@ -1,0 +1,134 @@
+"""Corrections: what a person says about single labels. They are kept in the `meta` of the table that they correct.
+
+A file of corrections has lines `path,class,value`; the value is 1 (the photo shows the class) or 0. The review page of
+`mlclip report` writes such files. Letters: N photos, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import InputError, TableOptions
+from .class_names import shorten
+from .csv_lines import read_sheet
+from .table import Labels
+
+HEADER = ["path", "class", "value"]
+
+Corrections = dict[str, dict[str, int]]  # path -> class -> 1 or 0
+
+
+@dataclass(frozen=True)
+class CorrectedLabels:
+    """`labels` with corrections, how many were `used`, how many `changed` a yes to a no or back, and `unknown` photos."""
+
+    labels: Labels
+    used: int
+    changed: int
+    unknown: list[str]  # paths of corrections that the labels do not have
+
+    def summary(self, source: str) -> list[str]:
+        """What happened to the corrections of `source`, one or two lines."""
+        lines = [
+            f"{source}: {self.used} corrected labels, {self.changed} of them other than CLIP's or the earlier labels"
+        ]
+        if self.unknown:
+            lines.append(f"warning: {source} has photos that the labels do not have: {shorten(self.unknown)}")
+        return lines
+
+
+def read_corrections(path: str | Path) -> Corrections:
+    """Read a file of lines `path,class,value`. InputError says which line is wrong.
+
+    The same correction twice is allowed, so files can be appended; two different values for one label are not.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path} not found. The page of `mlclip report` writes corrections, or write path,class,value."
+        )
+    sheet = read_sheet(path, TableOptions(), lambda rule: None)
+    if sheet.header != HEADER:
+        raise InputError(f"{path}, line 1: the line is not `path,class,value`. Write it, then one correction per line.")
+    found: Corrections = {}
+    lines: dict[tuple[str, str], int] = {}
+    for line, cells in zip(sheet.lines, sheet.rows, strict=True):
+        if cells == HEADER:  # of an appended file
+            continue
+        photo, name, value = _correction(cells, path, line)
+        first = lines.setdefault((photo, name), line)
+        if found.setdefault(photo, {}).setdefault(name, value) != value:
+            raise InputError(
+                f"{path}, line {line}: {value} for {name!r} in {photo}, but line {first} says {1 - value}. Remove one."
+            )
+    return found
+
+
+def _correction(cells: list[str], path: Path, line: int) -> tuple[str, str, int]:
+    if len(cells) != 3:
+        raise InputError(
+            f"{path}, line {line}: {len(cells)} cells, not 3. Write a path, a class and 1 or 0, with commas."
+        )
+    photo, name, value = cells[0], cells[1].strip(), cells[2].strip()
+    if not photo or not name:
+        raise InputError(f"{path}, line {line}: the path or the class is empty. Complete or remove the line.")
+    if value not in ("0", "1"):
+        raise InputError(f"{path}, line {line}: {value[:40]!r} is not a value. Write 1 (the photo shows it) or 0.")
+    return photo, name, int(value)
+
+
+def correct(labels: Labels, corrections: Corrections) -> CorrectedLabels:
+    """The labels with the corrected cells set to 1 or 0, and all corrections in `meta["corrections"]`.
+
+    Corrections that the labels already have stay, unless there is a new value. Photos that the labels do not have are left
+    out and named in the result. Raises InputError for a class that the labels do not have, or if no photo is in the labels.
+    """
+    place, known = {path: row for row, path in enumerate(labels.paths)}, set(labels.classes)
+    strange = list(dict.fromkeys(name for cells in corrections.values() for name in cells if name not in known))
+    if strange:
+        raise InputError(
+            f"the corrections have classes that the labels do not have: {shorten(strange)}. The labels have "
+            f"{shorten(labels.classes, 20)}."
+        )
+    unknown = [path for path in corrections if path not in place]
+    if corrections and len(unknown) == len(corrections):
+        raise InputError(
+            f"no photo of the corrections is in the labels (paths such as {unknown[0]!r}). Use the corrections of these labels."
+        )
+    new = {path: cells for path, cells in corrections.items() if path in place}
+    merged = dict(corrections_of(labels))
+    for path, cells in new.items():
+        merged[path] = {**merged.get(path, {}), **cells}
+    result = replace(labels, meta={**labels.meta, "corrections": merged})
+    values = corrected_cells(result, labels.paths)  # (N, C)
+    result.scores = torch.where(values.isnan(), labels.scores, values)
+    changed = ((labels.scores >= labels.thresholds) != (values >= 0.5)) & ~values.isnan()
+    return CorrectedLabels(result, sum(map(len, new.values())), int(changed.sum()), unknown)
+
+
+def corrections_of(labels: Labels) -> Corrections:
+    """The corrections that labels hold, those of other classes too; {} if there are none."""
+    found = labels.meta.get("corrections")
+    return found if isinstance(found, dict) else {}
+
+
+def corrected_cells(labels: Labels, paths: Sequence[str]) -> Tensor:
+    """The corrected labels of photos (len(paths), C): 1, 0, or NaN where nothing was corrected.
+
+    >>> labels = Labels(["a", "b"], ["cat"], torch.tensor([[0.3], [0.6]]))
+    >>> corrected_cells(correct(labels, {"a": {"cat": 1}}).labels, ["a", "b"])
+    tensor([[1.],
+            [nan]])
+    """
+    column = {name: place for place, name in enumerate(labels.classes)}
+    values, corrections = torch.full((len(paths), len(labels.classes)), torch.nan), corrections_of(labels)
+    for row, path in enumerate(paths):
+        for name, value in corrections.get(path, {}).items():
+            if name in column:
+                values[row, column[name]] = value
+    return values

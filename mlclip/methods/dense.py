@@ -1,0 +1,74 @@
+"""Dense labels: every cell of CLIP's feature map is one more view of the photo. This goes beyond both papers.
+
+A kind of views is one set of vectors per photo: the views of centred labels, the cells of those views, or the cells of the
+whole photo at one size. Each kind gets labels of its own, by the steps of centred labels (`methods/centred.py`) and from its own
+class levels. Each kind of cells also gives a second opinion: Gaussians of the classes in embedding space, with one covariance
+(`methods/profiles.py`), taught by the centred labels of the views. The dense labels are the mean over the kinds. A kind whose
+ranking agrees more with the centred labels has more weight. Labels are averaged and not log-odds, because a kind at a
+wrong scale would win with large log-odds.
+
+Pure functions of tensors. Letters: N photos, C classes, D the joint embedding, h w cells of a feature map, s side of a pooled map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import NAMED_KINDS
+
+VIEWS, CELLS = NAMED_KINDS  # the kinds without a further pass; any other kind is a multiple of CLIP's side
+PRESENT = 0.5  # a photo shows a class, as far as agreement is concerned, if its label is at least this high
+
+
+def pool_cells(cells: Tensor, side: int) -> Tensor:
+    """Feature maps (N, h, w, D) -> at most side × side cells, averaged and L2-normalised, (N, s·s', D), row by row.
+
+    Each pooled cell is the mean direction of the cells that it covers. A map with fewer cells stays as it is.
+
+    >>> pool_cells(torch.tensor([[[[3.0, 0.0], [0.0, 4.0]]]]), 1)
+    tensor([[[0.7071, 0.7071]]])
+    """
+    maps = F.normalize(cells.float(), dim=-1).permute(0, 3, 1, 2)  # (N, D, h, w)
+    size = tuple(min(side, length) for length in maps.shape[2:])
+    return F.normalize(F.adaptive_avg_pool2d(maps, size).flatten(2).transpose(1, 2), dim=-1)
+
+
+def agreement(logits: Tensor, labels: Tensor, threshold: float = PRESENT) -> float:
+    """How well log-odds (N, C) rank the photos, in [0, 1]: the mean average precision against `labels` (N, C) at `threshold`.
+
+    No true labels are needed. Classes that no photo has, or all photos have, do not count. Without any other class it is 0.
+
+    >>> round(agreement(torch.tensor([[2.0], [1.0], [0.0]]), torch.tensor([[0.9], [0.1], [0.8]])), 4)
+    0.8333
+    """
+    present = labels >= threshold  # (N, C)
+    counted = present.any(0) & ~present.all(0)  # (C,)
+    if not counted.any():
+        return 0.0
+    order = logits[:, counted].argsort(dim=0, descending=True, stable=True)
+    hits = present[:, counted].gather(0, order).double()  # (N, C) best photo first
+    precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1, dtype=torch.double)[:, None]
+    return float(((precision * hits).sum(0) / hits.sum(0)).mean())
+
+
+def average_labels(labels: Sequence[Tensor], agreements: Sequence[float]) -> Tensor:
+    """The mean of several labels (N, C), weighted by the squares of their agreements.
+
+    >>> average_labels([torch.tensor([[1.0]]), torch.tensor([[0.0]])], [1.0, 0.5])
+    tensor([[0.8000]])
+    """
+    weights = torch.tensor([max(agreed, 1e-6) ** 2 for agreed in agreements])
+    return torch.einsum("k,knc->nc", weights / weights.sum(), torch.stack(list(labels))).clamp(0, 1)  # rounding
+
+
+def side_of_kind(kind: str, side: int, stride: int) -> int:
+    """The side in pixels of the whole photo for a kind such as "1.5": that multiple of CLIP's `side`, in whole strides.
+
+    >>> side_of_kind("1.5", 224, 32), side_of_kind("1.1", 224, 32)
+    (352, 256)
+    """
+    return max(1, int(float(kind) * side / stride + 0.5)) * stride

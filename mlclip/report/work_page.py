@@ -1,0 +1,159 @@
+"""The page of `mlclip report`: a gallery to mark labels right or wrong, a view of each class, and the report.
+
+Letters: N photos in the page, C classes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files import atomic
+from ..labels.corrections import corrections_of
+from ..labels.matching import match_tables
+from ..labels.review import belief, matched_belief, questions, wrong_labels
+from ..labels.table import Labels
+from ..progress import SILENT, Progress
+from . import html as page
+from .build import report_sections
+from .thumbnails import Thumbnails, make_thumbnails
+
+SCALE = 10_000  # scores in the page are whole numbers from 0 to SCALE, −1 = unknown
+SUGGESTED = 200  # labels that the page suggests to look at
+MOST_PHOTOS = 20_000
+SORTS = ("review", "doubt", "contradicted", "duplicates", "high", "low", "table")
+
+
+def write_page(
+    labels: Labels,
+    output: str | Path,
+    *,
+    predictions: Labels | None = None,
+    truth: Labels | None = None,
+    title: str | None = None,
+    limit: int = MOST_PHOTOS,
+    thumbnails: str = "auto",
+    sort: str = "review",
+    progress: Progress = SILENT,
+) -> Thumbnails:
+    """Write the page of `labels` to `output`. It loads nothing but its own thumbnails, see `make_thumbnails`.
+
+    `predictions` are a model's scores of the same photos; the page shows where it contradicts the labels. `truth` adds curves
+    and true labels, marked as "report only". With more than `limit` photos, those that are most worth a look are shown. `sort`
+    is one of SORTS. Raises InputError if a table shares no photo or no class with the labels, or if `meta` is damaged.
+    """
+    title = title or "Labels"
+    sections = report_sections(labels, truth=truth)  # of all photos, before any is left out
+    asked = questions(labels, predictions, min(SUGGESTED, len(labels)))
+    shown = _shown(labels, predictions, limit, [question.path for question in asked])
+    pictures = make_thumbnails(shown.root, shown.paths, output, thumbnails, progress)
+    row, column = ({name: i for i, name in enumerate(names)} for names in (shown.paths, shown.classes))
+    data = _tables(shown, predictions, truth) | {
+        "paths": shown.paths,
+        "classes": shown.classes,
+        "key": page_key(labels),
+        "sort": sort,
+        "thumbnails": pictures.sources,
+        "groups": pictures.alike,
+        "review": [[row[q.path], column[q.name]] for q in asked if q.path in row],
+        "corrections": _known_marks(shown, row, column),
+    }
+    facts = [_counted(len(labels), len(shown), pictures.failed, labels.root)]
+    body = Template(page.source("page.html")).substitute(title=page.text(title), report="\n".join([*facts, *sections]))
+    images = "data:" if pictures.folder is None else "'self' file: data:"
+    with atomic(output) as temporary:
+        temporary.write_text(page.working_document(title, [body], data, images=images), encoding="utf-8")
+    return pictures
+
+
+def page_key(labels: Labels) -> str:
+    """A name for the marks of these labels in the browser: it depends on paths, classes and scores."""
+    digest = hashlib.sha256(repr((labels.classes, labels.paths)).encode("utf-8", "surrogateescape"))
+    digest.update(labels.scores.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _shown(labels: Labels, predictions: Labels | None, limit: int, first: list[str]) -> Labels:
+    """The labels of at most `limit` photos: those of `first`, then those with the most suspicious label. The order stays."""
+    if len(labels) <= limit:
+        return labels
+    model = None if predictions is None else matched_belief(labels, predictions)
+    most = wrong_labels(belief(labels), model).amax(1)  # (N,)
+    place = {path: row for row, path in enumerate(labels.paths)}
+    most[[place[path] for path in first]] = 2.0
+    rows = most.topk(limit).indices.sort().values.tolist()
+    return labels.aligned([labels.paths[row] for row in rows], labels.classes)
+
+
+def _tables(labels: Labels, predictions: Labels | None, truth: Labels | None) -> dict[str, Any]:
+    """Scores, a model's scores and the truth as the page reads them, and the thresholds."""
+    own = whole_thresholds(labels.thresholds)
+    tables = {"scale": SCALE, "scores": packed(labels.scores, labels.thresholds), "thresholds": own.tolist()}
+    tables |= {"predictions": "", "truth": "", "model_thresholds": []}
+    if predictions is not None:
+        found = _like(labels, predictions)
+        tables["predictions"] = packed(found.scores, found.thresholds)
+        tables["model_thresholds"] = whole_thresholds(found.thresholds).tolist()
+    if truth is not None:
+        found = _like(labels, truth)
+        tables["truth"] = packed(found.scores, found.thresholds)
+    return tables
+
+
+def _like(labels: Labels, other: Labels) -> Labels:
+    """The scores and thresholds of `other` in the rows and columns of `labels`; NaN, and ½, where it has none."""
+    match, scores = match_tables(labels, other), torch.full(labels.scores.shape, torch.nan)
+    thresholds = torch.full((len(labels.classes),), 0.5)
+    rows, other_rows = torch.tensor(match.rows).T
+    columns, other_columns = (
+        torch.tensor([table.classes.index(name) for name in match.classes]) for table in (labels, other)
+    )
+    scores[rows[:, None], columns] = other.scores[other_rows][:, other_columns]
+    thresholds[columns] = other.thresholds[other_columns]
+    return replace(labels, scores=scores, meta={"thresholds": thresholds.tolist()})
+
+
+def whole_thresholds(thresholds: Tensor) -> Tensor:
+    """Thresholds (C,) in [0, 1] as whole numbers; only 0 stays 0.
+
+    >>> whole_thresholds(torch.tensor([0.0, 0.5, 0.00001]))
+    tensor([   0, 5000,    1])
+    """
+    whole = (thresholds.double() * SCALE).round().long()
+    return torch.where(thresholds > 0, whole.clamp(min=1), whole)
+
+
+def packed(scores: Tensor, thresholds: Tensor) -> str:
+    """Scores (N, C) as base64 of int16 numbers from 0 to SCALE, −1 = unknown. Rounding never moves a score over its threshold."""
+    limits, whole = whole_thresholds(thresholds), (scores.nan_to_num(0).double() * SCALE).round().long()
+    reached = scores >= thresholds
+    whole = torch.where(reached, torch.maximum(whole, limits), torch.minimum(whole, limits - 1)).clamp(min=0)
+    whole = torch.where(scores.isnan(), -1, whole)
+    return base64.b64encode(whole.numpy().astype("<i2").tobytes()).decode()
+
+
+def _known_marks(labels: Labels, row: dict[str, int], column: dict[str, int]) -> list[list[int]]:
+    found = corrections_of(labels)
+    return [
+        [row[path], column[name], value]
+        for path, cells in found.items()
+        for name, value in cells.items()
+        if path in row and name in column
+    ]
+
+
+def _counted(photos: int, shown: int, failed: int, root: str) -> str:
+    """How many photos are not in the page or could not be opened; "" if there are none."""
+    parts = []
+    if shown < photos:
+        parts.append(f"The gallery has {shown:,} of {photos:,} photos, those that are most worth a look.")
+    if failed:
+        parts.append(f"{failed:,} of the photos could not be opened in {page.text(root)}.")
+    return f"<p>{' '.join(parts)}</p>" if parts else ""

@@ -1,0 +1,454 @@
+"""Tables as other programs write them: what is read, what is asked, what is matched; and our files in other programs."""
+
+from __future__ import annotations
+
+import doctest
+import io
+import json
+import math
+
+import pandas
+import pytest
+import torch
+
+from mlclip.cli import _status
+from mlclip.config import InputError, OptionError, TableOptions
+from mlclip.labels import cells, label_cells, matching, name_rules, text_files
+from mlclip.labels.matching import match_classes, match_paths, match_tables, refuse_small_match
+from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.labels.text_formats import read_thresholds, write_thresholds
+from mlclip.progress import Progress
+
+NAN = math.nan
+TWO = {"a.jpg": {"cat": 1, "dog": 0}, "b.jpg": {"cat": 0, "dog": 1}}
+THREE = {"a.jpg": {"cat": 1, "dog": 1}, "b.jpg": {"cat": 0, "dog": 1}, "c.jpg": {"cat": 0, "dog": 0}}
+VOC = {"a": {"cat": 1, "dog": 0}, "b": {"cat": 0, "dog": NAN}}
+
+
+class Said(Progress):
+    def __init__(self):
+        self.lines: list[str] = []
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def read(tmp_path, text, known=(), name="t.csv", **options) -> tuple[dict, list[str]]:
+    """{path: {class: score}} of a table, and the lines about how it was read."""
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    said = Said()
+    labels = read_labels(tmp_path / name, TableOptions(**options), progress=said, known_classes=known)
+    rows = zip(labels.paths, labels.scores.tolist(), strict=True)
+    return {path: dict(zip(labels.classes, row, strict=True)) for path, row in rows}, said.lines
+
+
+def equal(found: dict, wanted: dict) -> bool:
+    return repr(found) == repr({path: {c: float(v) for c, v in row.items()} for path, row in wanted.items()})
+
+
+@pytest.mark.parametrize("module", [cells, label_cells, matching, name_rules, text_files])
+def test_the_examples_in_the_docstrings_are_correct(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0 and result.failed == 0
+
+
+ONE_COLUMN_PER_CLASS = {
+    "pandas' index": ",path,cat,dog\n0,a.jpg,1,0\n1,b.jpg,0,1\n",
+    "pandas' index, saved twice": "Unnamed: 0.1,Unnamed: 0,path,cat,dog\n0,7,a.jpg,1,0\n1,9,b.jpg,0,1\n",
+    "paths as pandas' index": ",cat,dog\na.jpg,1,0\nb.jpg,0,1\n",
+    "R's row names": '"path","cat","dog"\n"1","a.jpg",1,0\n"2","b.jpg",0,1\n',
+    "booleans": "path,cat,dog\na.jpg,True,False\nb.jpg,False,True\n",
+    "Excel's booleans": "path;cat;dog\r\na.jpg;TRUE;FALSE\r\nb.jpg;FALSE;TRUE\r\n",
+    "German booleans": "Datei;cat;dog\na.jpg;WAHR;FALSCH\nb.jpg;FALSCH;WAHR\n",
+    "yes and no": "path,cat,dog\na.jpg,yes,no\nb.jpg,N,Y\n",
+    "words and numbers": "path,cat,dog\na.jpg,1.0,no\nb.jpg,0.0,present\n",
+    "x marks": "path,cat,dog\na.jpg,x,\nb.jpg,,X\n",
+    "plus and minus": "path,cat,dog\na.jpg,+,-\nb.jpg,-,+\n",
+    "semicolons": "path;cat;dog\na.jpg;1;0\nb.jpg;0;1\n",
+    "decimal commas": "path;cat;dog\na.jpg;1,0;0,0\nb.jpg;0,0;1,0\n",
+    "pipes": "path|cat|dog\na.jpg|1|0\nb.jpg|0|1\n",
+    "tabs in UTF-16": "path\tcat\tdog\r\na.jpg\t1\t0\r\nb.jpg\t0\t1\r\n".encode("utf-16"),
+    "UTF-16 without a mark": "path\tcat\tdog\na.jpg\t1\t0\nb.jpg\t0\t1\n".encode("utf-16-le"),
+    "a sep= line": "sep=;\r\npath;cat;dog\r\na.jpg;1;0\r\nb.jpg;0;1\r\n",
+    "empty columns and rows at the end": "path,cat,dog,,\na.jpg,1,0,,\nb.jpg,0,1,,\n,,,,\n,,,,\n",
+    "a blank header in the middle": "path,,cat,dog\na.jpg,,1,0\nb.jpg,,0,1\n",
+    "blanks and a byte-order mark": '\ufeff path , "cat" ,dog\u200b\na.jpg, 1 ,0\nb.jpg,0,1 \n'.replace('"', ""),
+    "quoted cells": '"path","cat","dog"\n"a.jpg","1","0"\n"b.jpg","0","1"\n',
+    "a split": "path,split,cat,dog\na.jpg,train,1,0\nb.jpg,val,0,1\n",
+    "fastai's is_valid": "path,cat,dog,is_valid\na.jpg,1,0,False\nb.jpg,0,1,True\n",
+    "folds": "path,fold,cat,dog\na.jpg,4,1,0\nb.jpg,2,0,1\n",
+    "other text": "path,cat,dog,notes\na.jpg,1,0,blurry\nb.jpg,0,1,\n",
+    "sizes": "file_name,height,width,cat,dog\na.jpg,480,640,1,0\nb.jpg,480,640,0,1\n",
+    "a column that only its cells explain": "Foto,cat,dog\na.jpg,1,0\nb.jpg,0,1\n",
+    "a mask beside the photo": "image,mask,cat,dog\na.jpg,a_mask,1,0\nb.jpg,b_mask,0,1\n",
+} | {
+    f"the header {name!r}": f"{name},cat,dog\na.jpg,1,0\nb.jpg,0,1\n"
+    for name in (
+        "filename",
+        "file",
+        "image",
+        "image_id",
+        "Path",
+        "img",
+        "name",
+        "Image ID",
+        "fname",
+        "file_name",
+        "photo",
+    )
+}
+
+
+@pytest.mark.parametrize("text", ONE_COLUMN_PER_CLASS.values(), ids=ONE_COLUMN_PER_CLASS)
+def test_a_table_with_a_column_per_class_has_the_same_labels_however_it_is_written(tmp_path, text):
+    found, said = read(tmp_path, text)
+    assert equal(found, TWO)
+    assert all(str(tmp_path / "t.csv") in line and "\n" not in line for line in said)
+
+
+NAMES_IN_ONE_COLUMN = {
+    "spaces": "path,labels\na.jpg,cat dog\nb.jpg,dog\nc.jpg,\n",
+    "semicolons": "filename,labels\na.jpg,cat;dog\nb.jpg,dog\nc.jpg,\n",
+    "semicolons at the end": "filename,labels\na.jpg,cat; dog;\nb.jpg,dog;\nc.jpg,\n",
+    "commas": 'filename,tags\na.jpg,"cat, dog"\nb.jpg,dog\nc.jpg,\n',
+    "commas without quotes": "filename,labels\na.jpg,cat,dog\nb.jpg,dog\nc.jpg,\n",
+    "numbers about the photos": "Image Index,Finding Labels,Patient Age,Follow-up #\na.jpg,cat|dog,58,0\nb.jpg,dog,60,1\nc.jpg,,61,2\n",
+    "COCO's names": 'image_id,file_name,category_id,category_name,bbox\n1,a.jpg,17,cat,"[1, 2]"\n1,a.jpg,18,dog,"[1, 2]"\n'
+    '2,b.jpg,18,dog,"[0, 1]"\n3,c.jpg,,,\n',
+    "commas between semicolons": "filename;tags\na.jpg;cat,dog\nb.jpg;dog\nc.jpg;\n",
+    "pipes": "image,Labels\na.jpg,cat|dog\nb.jpg,dog\nc.jpg,\n",
+    "JSON": 'image,labels\na.jpg,"[""cat"",""dog""]"\nb.jpg,"[""dog""]"\nc.jpg,[]\n',
+    "Python": "image,labels\na.jpg,\"['cat', 'dog']\"\nb.jpg,['dog']\nc.jpg,[]\n",
+    "numpy": "image,labels\na.jpg,['cat' 'dog']\nb.jpg,['dog']\nc.jpg,[]\n",
+    "fastai": "fname,labels,is_valid\na.jpg,cat dog,True\nb.jpg,dog,False\nc.jpg,,False\n",
+    "Label Studio": 'annotation_id,choice,id,image,lead_time\n1,"{""choices"": [""cat"", ""dog""]}",1,a.jpg,2.5\n'
+    "2,dog,2,b.jpg,1.5\n3,,3,c.jpg,0.5\n",
+    "one row per pair": "path,label\na.jpg,cat\na.jpg,dog\nb.jpg,dog\nc.jpg,\n",
+    "boxes": "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,9,9,cat,0,0,1,1\na.jpg,9,9,dog,0,0,1,1\n"
+    "a.jpg,9,9,dog,1,1,1,1\nb.jpg,9,9,dog,0,0,1,1\nc.jpg,9,9,,,,,\n",
+}
+
+
+@pytest.mark.parametrize("text", NAMES_IN_ONE_COLUMN.values(), ids=NAMES_IN_ONE_COLUMN)
+def test_a_column_of_class_names_has_the_same_labels_however_it_is_written(tmp_path, text):
+    assert equal(read(tmp_path, text)[0], THREE)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "wanted"),
+    [
+        ("path,cat,dog\na,1,-1\nb,-1,0\n", {}, VOC),
+        ("path,cat,dog\na,1,-1\nb,-1,\n", {"minus_one": "absent"}, VOC),
+        ("path,cat,dog\na,1,0\nb,0,-1\n", {"minus_one": "unknown"}, VOC),
+        ("path,cat,dog\na,0.9,-1\nb,0.2,0\n", {}, {"a": {"cat": 0.9, "dog": NAN}, "b": {"cat": 0.2, "dog": 0}}),
+        ("path,cat,dog\na,1,0\nb,no,?\n", {}, VOC),
+        ("path,cat,dog\na,1,0\nb,0,n/a\n", {}, VOC),
+        ("path,cat,dog\na,1,0\nb,0,NaN\n", {}, VOC),
+        ("path,cat,dog\na,1,0\nb,0,-\n", {}, VOC),
+        ("path,cat,dog\na,1,\nb,,?\n", {"empty_cells": "absent"}, VOC),
+        ("path,cat,dog\na,x,\nb,,x\n", {"empty_cells": "unknown"}, {"a": {"cat": 1, "dog": NAN}, "b": {"cat": NAN, "dog": 1}}),
+        ("p,cat,dog,cow\na,1,0,0\nb,0,?,1\n", {"path_column": "p", "ignore_columns": "cow"}, VOC),
+        ("path,fold,cat\na,1,0\nb,0,1\n", {"keep_columns": "fold"}, {"a": {"fold": 1, "cat": 0}, "b": {"fold": 0, "cat": 1}}),
+        ("path,fold,cat\na,1,0\nb,0,1\n", {"ignore_columns": "fold"}, {"a": {"cat": 0}, "b": {"cat": 1}}),
+        ("path,split,cat,dog\nz,val,1,1\na,train,1,0\nb,train,0,?\n", {"split": "train"}, VOC),
+        ("path,fold,cat,dog\nz,3,1,1\na,2,1,0\nb,2,0,?\n", {"split": "fold=2"}, VOC),
+        ("path,labels,is_valid\na,cat dog,True\nb,dog,False\nc,cat,False\n", {"split": "is_valid=True"}, {"a": {"cat": 1, "dog": 1}}),
+        ("path,class,score\na,cat,1\na,dog,0\nb,cat,0\n", {}, VOC),
+        ("ImageID,Source,LabelName,Confidence\na,verification,cat,1\na,x,dog,0\nb,crowd,cat,0\n", {}, VOC),
+        ("path,label\na,3\nb,5\n", {"label_column": "label"}, {"a": {"3": 1, "5": 0}, "b": {"3": 0, "5": 1}}),
+        ("path,labels\na,hot dog\nb,cat\n", {"label_separator": "none"}, {"a": {"hot dog": 1, "cat": 0}, "b": {"hot dog": 0, "cat": 1}}),
+        ("path,labels\na,red cat\nb,cat\n", {"label_separator": "space"}, {"a": {"red": 1, "cat": 1}, "b": {"red": 0, "cat": 1}}),
+        ("path,class\na,potted plant\nb,dog\n", {}, {"a": {"potted plant": 1, "dog": 0}, "b": {"potted plant": 0, "dog": 1}}),
+        ("path,labels\na,cat\nb,nan\n", {}, {"a": {"cat": 1}, "b": {"cat": NAN}}),
+        ("path,x,y;z\na,1,0\n", {"separator": "comma"}, {"a": {"x": 1, "y;z": 0}}),
+        ("Datei;K\xfche\ngr\xfc\xdfe.jpg;1\n".encode("cp1252"), {"encoding": "cp1252"}, {"grüße.jpg": {"Kühe": 1}}),
+    ],
+)  # fmt: skip
+def test_an_option_or_the_table_itself_decides_between_two_readings(tmp_path, text, options, wanted):
+    found, _ = read(tmp_path, text, **options)
+    rounded = {path: {name: round(score, 6) for name, score in row.items()} for path, row in found.items()}
+    assert equal(rounded, wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,cat,dog\na,1,-1\nb,-1,1\n", ["line 2: '-1'", '`minus_one="absent"`', '`minus_one="unknown"`']),
+        ("path,cat,dog\na,1,-1\nb,0,0\n", ["(0 is then unknown)", "(0 is then absent)"]),
+        ("path,labels\na,potted plant\nb,dog\n", ["line 2: 'potted plant'", '"space"`', '"none"`']),
+        ("path,labels\na,potted plant dog\nb,dog\nc,potted plant\n", ['"space"`', '"none"`']),
+        ('path,labels\na,"cat;big, brown dog"\n', ['`label_separator="semicolon"`', '`label_separator="comma"`']),
+        ("path,label\na,1\nb,0\n", ['`keep_columns="label"`', '`label_column="label"`']),
+        ("path,label\na,3\nb,5\n", ['`label_column="label"`']),
+        ("path,fold,cat\na,1,0\nb,1,1\n", ['`keep_columns="fold"`', '`ignore_columns="fold"`']),
+        ("path,label,cat\na,dog,0\nb,cat,1\n", ['`ignore_columns="label"`', '`ignore_columns="cat"`']),
+        ("image,photo,cat\nx,y,0\nz,u,1\n", ['`path_column="image"`', '`path_column="photo"`']),
+        ("path,cat,dog\na,x,-\nb,-,x\n", ['`empty_cells="absent"`', '`empty_cells="unknown"`']),
+        ("path,cat,dog\na,x,✓\nb,✓,x\n", ["ticks"]),
+        ("path,species_name\na,tiger\nb,wolf\n", ["no classes", '`label_column="species_name"`']),
+        ("foto;a,b;c\nx;1,0;1\n", ["separated by", "`separator="]),
+        ("Datei;K\xfche\na.jpg;1\n".encode("cp1252"), ['`encoding="cp1252"`']),
+    ],
+)  # fmt: skip
+def test_what_can_be_read_in_two_ways_is_asked_in_one_line_with_the_options_that_decide(tmp_path, text, words):
+    with pytest.raises(InputError) as error:
+        read(tmp_path, text)
+    message = str(error.value)
+    assert "t.csv" in message and "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_the_classes_of_the_other_table_say_where_a_name_ends(tmp_path):
+    text = "path,labels\na,potted plant dog\nb,potted plant\n"
+    assert equal(
+        read(tmp_path, text, known=["dog", "potted plant"])[0],
+        {"a": {"potted plant": 1, "dog": 1}, "b": {"potted plant": 1, "dog": 0}},
+    )
+    assert list(read(tmp_path, text, known=["dog", "potted", "plant"])[0]["a"]) == ["potted", "plant", "dog"]
+    with pytest.raises(InputError, match="label_separator"):
+        read(tmp_path, text, known=["dog", "potted", "plant", "potted plant"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"split": "test"}, "'split' has train, val"),
+        ({"split": "fold=1"}, "in no column"),
+        ({"path_column": "photo"}, None),  # the table has `path`
+        ({"label_column": "tags"}, "none of the columns: 'path', 'split', 'cat'"),
+    ],
+)
+def test_an_option_that_does_not_fit_the_table_is_refused_with_what_it_has(tmp_path, options, words):
+    text = "path,split,cat\na,train,0\nb,val,1\n"
+    if words is None:
+        assert len(read(tmp_path, text, **options)[0]) == 2
+    else:
+        with pytest.raises(InputError, match=words):
+            read(tmp_path, text, **options)
+
+
+def test_every_applied_rule_is_said_once_and_a_table_of_ours_says_nothing(tmp_path):
+    _, said = read(tmp_path, ";Image;split;cat;dog;\n0;a.jpg;val;yes;0,5;\n1;b.jpg;val;no;?;\n")
+    for word in (
+        "semicolons",
+        "empty column",
+        "'Image'",
+        "row numbers",
+        "'split'",
+        "'yes' is read as 1",
+        "decimal",
+        "unknown",
+    ):
+        assert sum(word in line for line in said) == 1, (word, said)
+    assert read(tmp_path, "path,cat,dog\na.jpg,1,0\nb.jpg,,0.5\n")[1] == []
+
+
+def test_a_table_without_any_absent_class_gets_a_line_that_says_so(tmp_path):
+    assert "empty cells are unknown" in read(tmp_path, "path,cat\na,1\nb,\n")[1][0]
+
+
+def test_wrong_table_options_are_refused():
+    for wrong in ({"minus_one": "no"}, {"separator": "x"}, {"encoding": "nonsense"}, {"encoding": "zlib"}):
+        with pytest.raises(OptionError, match=f"`{next(iter(wrong))}` is"):
+            TableOptions(**wrong)
+
+
+def test_a_small_file_cannot_ask_for_a_huge_table(tmp_path):
+    with pytest.raises(InputError, match="only"):
+        read(tmp_path, "path,label\n" + "".join(f"{n},c{n}\n" for n in range(6000)))
+
+
+# -- matching
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wanted", "words"),
+    [
+        (["a.jpg", "b.jpg"], ["b.jpg", "a.jpg"], [(0, 1), (1, 0)], None),
+        (["a.jpg", "b.jpg"], ["A.JPG", "b.jpg"], [(0, 0), (1, 1)], "letter case"),
+        (["a.jpg", "A.jpg"], ["A.JPG"], [], None),
+        (["x/a.jpg"], ["x\\a.jpg"], [(0, 0)], "slashes"),
+        (["x/a.jpg"], ["./x/a.jpg"], [(0, 0)], "slashes"),
+        (["é.jpg"], ["e\u0301.jpg"], [(0, 0)], "accents"),
+        (["my cat.jpg"], ["my%20cat.jpg"], [(0, 0)], "URL"),
+        (["x/1.jpg", "y/1.jpg"], ["/home/u/x/1.jpg", "/home/u/y/1.jpg"], [(0, 0), (1, 1)], "absolute"),
+        (["x/1.jpg"], ["C:\\photos\\X\\1.JPG"], [(0, 0)], "absolute"),
+        (["1.jpg", "2.jpg"], ["/p/1.jpg", "2.jpg"], [(0, 0), (1, 1)], "absolute"),
+        (["1.jpg"], ["/p/1.jpg", "/q/1.jpg"], [], None),
+        (["1.jpg"], ["file:///p/1.jpg"], [(0, 0)], "absolute"),
+        (["2008_000008.jpg"], ["2008_000008"], [(0, 0)], "suffix"),
+        (["JPEGImages/2008_000008.jpg"], ["2008_000008"], [(0, 0)], "suffix"),
+        (["a.jpg", "a.png"], ["a"], [], None),
+        (["a.jpg"], ["a.png"], [], None),
+        (["1.jpg"], ["01.png"], [], None),
+        (["000000000139.jpg"], ["139"], [(0, 0)], "leading zeros"),
+        (["train/1.jpg", "train/2.jpg"], ["imgs/train/1.jpg", "imgs/train/2.jpg"], [(0, 0), (1, 1)], "end of the path"),
+        (["old/1.jpg"], ["new/1.jpg"], [(0, 0)], "file name"),
+        (["q/1.jpg", "3.jpg"], ["q/1.jpg", "q/3.jpg"], [(0, 0)], None),
+        (["1.jpg"], ["/data/upload/2/0a1b2c3d-1.jpg"], [(0, 0)], "upload"),
+        (["x/1.jpg"], ["/data/local-files/?d=x/1.jpg"], [(0, 0)], "URL"),
+    ],
+)  # fmt: skip
+def test_paths_match_where_one_pair_fits_and_the_rule_is_said(first, second, wanted, words):
+    for one, two, pairs in ((first, second, wanted), (second, first, [(j, i) for i, j in wanted])):
+        found, notes = match_paths(one, two)
+        assert found == sorted(pairs)
+        assert len(notes) == (words is not None) and all(words in note for note in notes), notes
+
+
+def test_classes_match_in_any_spelling_that_is_unique():
+    found, notes = match_classes(
+        ["potted plant", "Cat", "tv-monitor", "dog"], ["dog", "pottedplant", "cat", "tv_monitor"]
+    )
+    assert found == [(0, 1), (1, 2), (2, 3), (3, 0)]
+    assert len(notes) == 2 and "Cat = cat" in notes[0] and "2 matched" in notes[1]
+    assert match_classes(["cat", "CAT"], ["Cat"])[0] == []
+
+
+def test_matched_rows_and_classes_keep_their_own_scores():
+    labels = Labels(["b.jpg", "a.jpg"], ["dog", "Cat"], torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
+    truth = Labels(["A.JPG", "B.JPG"], ["cat", "dog"], torch.tensor([[1.0, 0], [0, 1]]))
+    scores, known = matching_cells(labels, truth)
+    assert torch.equal(scores, labels.scores) and known.tolist() == [[1, 0], [0, 1]]
+
+
+def matching_cells(labels, truth):
+    from mlclip.labels.metrics import matched_cells
+
+    return matched_cells(labels, truth)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fails"),
+    [(10, 5, False), (100, 5, False), (5, 100, False), (1, 1, False)],
+)
+def test_a_truth_of_few_of_the_photos_is_enough_if_all_of_it_matches(first, second, fails):
+    tables = [Labels([f"{n}.jpg" for n in range(size)], ["x"], torch.ones(size, 1)) for size in (first, second)]
+    refuse_small_match(match_tables(*tables), "p.csv", "t.csv")
+
+
+def test_fewer_than_half_of_the_smaller_table_is_refused_unless_partial():
+    labels = Labels([f"{n}.jpg" for n in range(10)], ["x", "y"], torch.ones(10, 2))
+    truth = Labels(["0.jpg", "z1.jpg", "z2.jpg"], ["x", "y"], torch.ones(3, 2))
+    match = match_tables(labels, truth)
+    with pytest.raises(InputError, match=r"only 1 of 3 photos of t\.csv are in p\.csv .*not there: z1\.jpg, z2\.jpg"):
+        refuse_small_match(match, "p.csv", "t.csv")
+    refuse_small_match(match, "p.csv", "t.csv", partial=True)
+    odd = Labels(labels.paths, ["x", "kat", "hund"], torch.ones(10, 3))
+    three = Labels(labels.paths, ["x", "cat", "dog"], torch.ones(10, 3))
+    with pytest.raises(InputError, match="only 1 of 3 classes"):
+        refuse_small_match(match_tables(three, odd), "p.csv", "t.csv")
+
+
+# -- the commands
+
+
+@pytest.fixture
+def scores(tmp_path, monkeypatch) -> Labels:
+    monkeypatch.chdir(tmp_path)
+    labels = Labels(
+        ["a.jpg", "b.jpg", "c.jpg"], ["cat", "potted plant"], torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.3]])
+    )
+    write_labels(labels, "p.csv")
+    return labels
+
+
+def evaluated(capsys, text: str, *options: str) -> tuple[int, dict, str]:
+    with open("truth.csv", "w", encoding="utf-8") as file:
+        file.write(text)
+    status = _status(["evaluate", "--labels", "p.csv", "--truth", "truth.csv", "--format", "json", *options])
+    out, err = capsys.readouterr()
+    return status, json.loads(out) if out else {}, err
+
+
+PLAIN = "path,cat,potted plant\na.jpg,1,0\nb.jpg,1,1\nc.jpg,0,0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (PLAIN, [], "3 of 3 photos and 2 of 2 classes matched"),
+        (";Image;Cat;potted_plant\n0;A.JPG;True;False\n1;B.JPG;True;True\n2;C.JPG;False;False\n", [], "in another letter case"),
+        ("filename,labels\na,cat\nb,cat potted plant\nc,\n", [], "without a file suffix"),
+        ("path,cat,potted plant\na.jpg,1,-1\nb.jpg,1,1\nc.jpg,-1,-1\n", ["--minus-one", "absent"], "-1 is read as absent"),
+        (PLAIN.replace("\n", ",val\n").replace("plant,val", "plant,split") + "z.jpg,1,1,test\n", ["--split", "val"], "3 of 4 rows"),
+    ],
+)  # fmt: skip
+def test_evaluate_gives_the_same_numbers_for_every_form_of_a_truth(scores, capsys, text, options, words):
+    _, wanted, _ = evaluated(capsys, PLAIN)
+    status, found, err = evaluated(capsys, text, *options)
+    assert status == 0, err
+    assert {name: found[name] for name in ("mAP", "ECE", "AP")} == {name: wanted[name] for name in ("mAP", "ECE", "AP")}
+    assert words in err
+
+
+def test_evaluate_names_the_options_of_the_command_line(scores, capsys):
+    status, _, err = evaluated(capsys, "path,cat\na.jpg,1\nb.jpg,-1\nc.jpg,1\n")
+    assert status == 1 and "--minus-one absent or --minus-one unknown" in err and err.count("\n") == 1
+
+
+def test_evaluate_fails_where_most_of_the_truth_is_not_in_the_scores_unless_partial(scores, capsys):
+    text = "path,cat\na.jpg,1\nx.jpg,0\ny.jpg,0\n"
+    status, _, err = evaluated(capsys, text)
+    assert status == 1 and "1 of 3 photos" in err and "--partial" in err and "x.jpg" in err
+    status, found, err = evaluated(capsys, text, "--partial")
+    assert status == 0 and found["photos_matched"] == 1 and "truth.csv: 1 of 3 photos" in err
+
+
+# -- our files in other programs
+
+
+def strange() -> Labels:
+    scores = torch.tensor([[0.25, 1 / 3], [1, 0], [math.nan, 1e-7]])
+    return Labels(["grüße 1.jpg", 'b "x", y.jpg', "日本.jpg"], ["Kühe", "potted plant"], scores)
+
+
+def same(labels: Labels, frame: pandas.DataFrame) -> bool:
+    known = torch.tensor(frame.to_numpy(dtype="float32"))
+    return (
+        list(frame.index) == labels.paths
+        and list(frame.columns) == labels.classes
+        and torch.equal(known.nan_to_num(-1), labels.scores.nan_to_num(-1))
+    )
+
+
+def test_pandas_reads_our_csv_json_jsonl_and_thresholds(tmp_path):
+    labels = strange()
+    for suffix in (".csv", ".json", ".jsonl"):
+        write_labels(labels, tmp_path / f"l{suffix}")
+    assert same(labels, pandas.read_csv(tmp_path / "l.csv", index_col="path"))
+    content = json.loads((tmp_path / "l.json").read_text())
+    assert same(labels, pandas.DataFrame(content["scores"], index=content["paths"], columns=content["classes"]))
+    lines = pandas.read_json(tmp_path / "l.jsonl", lines=True).set_index("path")
+    assert same(labels, pandas.DataFrame(list(lines["scores"]), index=lines.index))
+    write_thresholds(tmp_path / "t.csv", labels.classes, [0.25, 0.5])
+    assert pandas.read_csv(tmp_path / "t.csv").values.tolist() == [["Kühe", 0.25], ["potted plant", 0.5]]
+    write_thresholds(tmp_path / "t.json", labels.classes, [0.25, 0.5])
+    assert pandas.read_json(tmp_path / "t.json", typ="series").to_dict() == {"Kühe": 0.25, "potted plant": 0.5}
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"sep": ";", "decimal": ","}, {"sep": "\t", "encoding": "utf-16"}, {"encoding": "utf-8-sig"}]
+)
+@pytest.mark.parametrize("index", ["path", "number"])
+def test_a_table_comes_back_from_pandas_with_the_same_labels(tmp_path, index, more):
+    labels = strange()
+    write_labels(labels, tmp_path / "l.csv")
+    frame = pandas.read_csv(tmp_path / "l.csv", index_col="path" if index == "path" else None)
+    frame.to_csv(tmp_path / "back.csv", **more)
+    back = read_labels(tmp_path / "back.csv")
+    assert same(labels, back.to_pandas())
+
+
+def test_thresholds_come_back_from_pandas_and_a_spreadsheet(tmp_path):
+    write_thresholds(tmp_path / "t.csv", ["Kühe", "dog"], [0.25, 0.5])
+    frame = pandas.read_csv(tmp_path / "t.csv")
+    for more in ({}, {"sep": ";", "decimal": ",", "encoding": "utf-8-sig", "index": False}):
+        frame.to_csv(tmp_path / "back.csv", **more)
+        assert read_thresholds(tmp_path / "back.csv", ["dog", "Kühe"], [0, 0]) == [0.5, 0.25]
+
+
+def test_the_csv_has_no_byte_order_mark_and_ends_its_lines_with_a_line_feed(tmp_path):
+    write_labels(strange(), tmp_path / "l.csv")
+    data = (tmp_path / "l.csv").read_bytes()
+    assert data.startswith(b"path,") and b"\r" not in data and io.BytesIO(data).read().decode("utf-8")
