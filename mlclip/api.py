@@ -242,7 +242,7 @@ def predict(
         checkpoint.model.load_encoder(offline=offline, progress=progress)
     found = images if isinstance(images, Found) else find_images(images)
     chosen = choose_device(device)
-    progress.detail(f"{len(found.photos)} photos in {found.root}; {checkpoint.model.arch} on {_place(chosen)}")
+    progress.detail(f"{len(found.photos)} photos in {found.root}; {checkpoint.model.arch}; {_place(chosen)}")
     return predict_photos(
         found,
         checkpoint,
@@ -392,7 +392,8 @@ def _place(device: Any) -> str:
     """The device and what computes on it, for a message."""
     import torch
 
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'' if count == 1 else 's'}" if device.type == "cpu" else ""
     return f"device {device}{threads}, torch {torch.__version__}"
 
 

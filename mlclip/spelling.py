@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -12,6 +11,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     >>> nearest("Persn", ["person", "dog"]), nearest("xyz", ["person", "dog"])
     ('person', None)
     """
+    from difflib import get_close_matches  # here, because most commands need no suggestion
+
     by_key: dict[str, str] = {}
     for each in known:
         by_key.setdefault(each.casefold(), each)

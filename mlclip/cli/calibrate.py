@@ -28,7 +28,14 @@ OUTPUT = "calibrated.pt"
     required=True,
     help="True labels of some of the IMAGES: a table such as FILE.csv, or another form of `mlclip evaluate`.",
 )
-@click.option("-o", "--output", default=OUTPUT, show_default=True, help="Where the calibrated model is written.")
+@click.option(
+    "-o",
+    "--output",
+    shell_complete=completion.files,
+    default=OUTPUT,
+    show_default=True,
+    help="Where the calibrated model is written.",
+)
 @options.overwrite
 @options.partial
 @options.batch_size

@@ -6,17 +6,22 @@ bash shows files only where no other proposal is given; zsh and fish show both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 
 
 def names_or_files(known: Callable[[], Iterable[str]]) -> Complete:
     """Completes the known names that begin with the text, in upper or lower case, and files."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
         start = incomplete.casefold()
         names = [name for name in known() if name.casefold().startswith(start)]
         return [*files(ctx, param, incomplete), *map(CompletionItem, names)]
@@ -26,11 +31,15 @@ def names_or_files(known: Callable[[], Iterable[str]]) -> Complete:
 
 def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Leaves the completion of files to the shell."""
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(incomplete, type="file")]
 
 
 def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Leaves the completion of folders to the shell."""
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(incomplete, type="dir")]
 
 

@@ -20,6 +20,7 @@ from .console import Console
 @click.option(
     "-o",
     "--output",
+    shell_complete=completion.files,
     default="model.onnx",
     show_default=True,
     help="Where the result is written: .onnx for the model, .csv or .json for its thresholds.",
@@ -33,6 +34,7 @@ from .console import Console
 )
 @click.option(
     "--photos",
+    shell_complete=completion.files,
     multiple=True,
     metavar="IMAGES",
     help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",

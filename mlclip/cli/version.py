@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import sys
-from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -24,6 +21,9 @@ def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
 def version_lines() -> list[str]:
     """mlclip, torch and Python, and what --device auto would take, as far as one can know without asking torch."""
+    import platform
+    from importlib import metadata  # here, because every command would wait for it
+
     try:
         torch = f"torch {metadata.version('torch')}"
     except metadata.PackageNotFoundError:
@@ -33,6 +33,8 @@ def version_lines() -> list[str]:
 
 def _build() -> dict[str, bool]:
     """Whether the installed torch was built for "cuda" and "hip". torch/version.py says so; it is read, not run."""
+    from importlib.util import find_spec
+
     spec = find_spec("torch")
     text = ""
     if spec and spec.origin:
@@ -42,6 +44,8 @@ def _build() -> dict[str, bool]:
 
 
 def _device(build: dict[str, bool]) -> str:
+    import platform
+
     if sys.platform == "darwin":
         return "mps, probably (an Apple GPU)" if platform.machine() == "arm64" else "cpu"
     if not any(build.values()):
