@@ -94,6 +94,7 @@ CCD_WORLD = [
     Case("no floor", ccd(*OWN, "--floor", "0"), ccd()),
     Case("no CAM boost", ccd(*OWN), ccd("--cam-boost", "1")),
     Case("no label update", ccd(*OWN), ccd("--local-views", "none")),
+    Case("update from the teacher's cells", ccd(*OWN), ccd("--local-views", "cells")),
     Case("update from a grid", ccd(*OWN), ccd("--local-views", "grid")),
     Case("update from random boxes", ccd(*OWN), ccd("--local-views", "random")),
     Case("update from annotated boxes", ccd(*OWN), ccd("--local-views", "boxes")),

@@ -76,11 +76,12 @@ def macro_f1(labels: Tensor, truth: Tensor) -> float:
     return 100 * float((2 * hits / (predicted.sum(0) + truth.sum(0)).clamp(min=1)).mean())
 
 
-def labels_of_world(out: Path, seed: int, teacher: Teacher) -> dict[str, tuple[float, float]]:
+def labels_of_world(out: Path, seed: int, teacher: Teacher, attention: str) -> dict[str, tuple[float, float]]:
     """mAP and macro-F1 of each row, for the test scenes of one world."""
     found = find_images([demo_scenes(out, seed) / "test"])
     truth = read_labels(demo_scenes(out, seed) / "truth_test.csv").scores
-    settings = {"grids": (1, 2, 3), "kinds": (*FREE, *SIZES), "attention": "key", "store": out / f"store-{seed}"}
+    settings = {"grids": (1, 2, 3), "kinds": (*FREE, *SIZES), "attention": attention}
+    settings["store"] = out / f"store-{seed}{'' if teacher.name == 'tiny' else '-' + teacher.sha256[:8]}"
     stored, cells, _ = embed_kinds(found.photos, teacher, root=found.root, num_workers=0, **settings)
     views = ViewBatches(stored, found.photos)
     kinds = {name: ViewBatches(store, found.photos) for name, store in cells.items()}
@@ -92,8 +93,8 @@ def labels_of_world(out: Path, seed: int, teacher: Teacher) -> dict[str, tuple[f
 
 
 def labels(args: argparse.Namespace) -> None:
-    teacher = Teacher(load_clip("tiny"))
-    worlds = [labels_of_world(args.out, seed, teacher) for seed in args.seeds]
+    teacher = Teacher(load_clip(args.clip))
+    worlds = [labels_of_world(args.out, seed, teacher, args.attention) for seed in args.seeds]
     print(f"| labels | mAP, worlds {' '.join(map(str, args.seeds))} | mean | macro-F1 at ½ |\n|---|---|---|---|")
     for name in worlds[0]:
         maps, f1 = zip(*(world[name] for world in worlds), strict=True)
@@ -185,6 +186,8 @@ def main() -> None:
     parser.add_argument("part", choices=["labels", "students", "cost"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/out/dense"), help="folder of scenes and stores")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="worlds")
+    parser.add_argument("--clip", default="tiny", help="the teacher of the part labels: a name, or a weight file")
+    parser.add_argument("--attention", choices=list(ATTENTIONS), default="key", help="of the cells of a transformer")
     parser.add_argument("--repeat", type=int, default=7, help="repetitions of the part cost")
     args = parser.parse_args()
     {"labels": labels, "students": students, "cost": cost}[args.part](args)

@@ -8,6 +8,9 @@ How it learns: each batch of drawings is matched with one caption per kind, from
 the kinds; the temperature is learned, and the scale is at most CLIP's 100). Some kinds are more frequent than others, as on the web,
 so it over-predicts the frequent kinds. The weights are saved in half precision, and the accuracy is measured with the saved weights.
 Two cores need about ten minutes. The same seed on the same machine and PyTorch gives the same weights. Log: benchmarks/train_tiny_clip.log.
+
+`--vision vit` trains a small vision transformer instead, to judge the cells of transformers; the package does not ship it. With
+`--minutes` the learning rate follows the clock instead of the number of steps, so that a busy machine ends in time, too.
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlclip.clip.encoders import Transformer, VisionTransformer
 from mlclip.clip.model import CLIP, IMAGE_MEAN, IMAGE_STD, AttentionPool, ModifiedResNet, build_clip
 from mlclip.clip.tokenizer import tokenize
 from mlclip.demo import KINDS, SINGLE_FREQUENCY, draw_single
 
 RESOLUTION, WIDTH, LAYERS, EMBED_DIM = 64, 16, (1, 1, 1, 1), 128
+PATCH, VIT_WIDTH, VIT_LAYERS = 16, 128, 4  # of the vision transformer, small enough for two busy cores
 TEXT = {"context": 77, "vocab": 49408, "width": 64, "layers": 2}
 TEMPLATES = (
     "a photo of a {}",
@@ -59,12 +64,14 @@ def main() -> None:
 
     log(f"{' '.join(sys.argv)}   torch {torch.__version__}, {options.threads} threads")
     log(f"settings {vars(options) | {'output': Path(options.output).name}}")
-    log(f"image tower {RESOLUTION} px, width {WIDTH}, layers {LAYERS}, embedding {EMBED_DIM}; text tower {TEXT}")
+    tower = f"patches of {PATCH} px, width {VIT_WIDTH}, layers {VIT_LAYERS}"
+    tower = tower if options.vision == "vit" else f"width {WIDTH}, layers {LAYERS}"
+    log(f"image tower {options.vision} at {RESOLUTION} px, {tower}, embedding {EMBED_DIM}; text tower {TEXT}")
     log(f"frequency of kinds {dict(zip(KINDS, SINGLE_FREQUENCY.round(3).tolist(), strict=True))}")
     kinds = choose_kinds(options.drawings, options.seed)
     pixels = draw(kinds, options.seed, options.threads)
     log(f"drew {len(pixels)} single objects for training")
-    model = new_clip().to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    model = new_clip(options.vision).to(memory_format=torch.channels_last)  # twice as fast on a CPU
     fit(model, pixels, torch.from_numpy(kinds), options, log)
     state = to_state(model)
     torch.save(state, options.output)
@@ -78,6 +85,8 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", default=str(Path(__file__).parents[1] / "mlclip" / "clip" / "tiny.pt"))
+    parser.add_argument("--vision", choices=["resnet", "vit"], default="resnet")
+    parser.add_argument("--minutes", type=float, help="train for this long instead of --epochs")
     parser.add_argument("--drawings", type=int, default=40000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=128)
@@ -106,10 +115,17 @@ def draw(kinds: np.ndarray, seed: int, processes: int, first: int = 0) -> Tensor
     return torch.from_numpy(pictures).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
 
 
-def new_clip() -> CLIP:
+def new_clip(vision: str = "resnet") -> CLIP:
     """An untrained CLIP, initialised as CLIP was: normally distributed weights, scaled by width and depth."""
-    model = CLIP(ModifiedResNet(RESOLUTION, WIDTH, LAYERS, EMBED_DIM), RESOLUTION, TEXT, EMBED_DIM, "quick_gelu")
-    for module in model.modules():
+    visual = new_vit() if vision == "vit" else new_resnet()
+    model = CLIP(visual, RESOLUTION, TEXT, EMBED_DIM, "quick_gelu")
+    _start_text(model)
+    return model
+
+
+def new_resnet() -> ModifiedResNet:
+    visual = ModifiedResNet(RESOLUTION, WIDTH, LAYERS, EMBED_DIM)
+    for module in visual.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         elif isinstance(module, AttentionPool):
@@ -117,8 +133,17 @@ def new_clip() -> CLIP:
             nn.init.normal_(module.positional_embedding, std=width**-0.5)
             for linear in (module.q_proj, module.k_proj, module.v_proj, module.c_proj):
                 nn.init.normal_(linear.weight, std=width**-0.5)
-    _start_text(model)
-    return model
+    return visual
+
+
+def new_vit() -> VisionTransformer:
+    size = (VIT_WIDTH, VIT_LAYERS, 4 * VIT_WIDTH)
+    visual = VisionTransformer(RESOLUTION // PATCH, PATCH, size, EMBED_DIM, "quick_gelu")
+    for parameter in (visual.class_embedding, visual.positional_embedding, visual.proj):
+        nn.init.normal_(parameter, std=VIT_WIDTH**-0.5)
+    nn.init.kaiming_normal_(visual.conv1.weight, nonlinearity="linear")
+    _start_blocks(visual.transformer, VIT_WIDTH, VIT_LAYERS)
+    return visual
 
 
 def _start_text(model: CLIP) -> None:
@@ -127,7 +152,11 @@ def _start_text(model: CLIP) -> None:
     nn.init.normal_(model.positional_embedding, std=0.01)
     nn.init.normal_(model.text_projection, std=width**-0.5)
     nn.init.constant_(model.logit_scale, math.log(1 / 0.07))
-    for block in model.transformer.resblocks:
+    _start_blocks(model.transformer, width, layers)
+
+
+def _start_blocks(transformer: Transformer, width: int, layers: int) -> None:
+    for block in transformer.resblocks:
         nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
         nn.init.normal_(block.attn.out_proj.weight, std=(width * 2 * layers) ** -0.5)
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
@@ -160,23 +189,46 @@ def fit(model: CLIP, pixels: Tensor, kinds: Tensor, options: argparse.Namespace,
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
-    steps = options.epochs * (len(pixels) // options.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, total_steps=steps, pct_start=0.1)
+    steps = len(pixels) // options.batch  # per epoch
+    clock = Clock(options.epochs * steps, options.minutes)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: one_cycle(clock.share()))
     model.train()
-    for epoch in range(options.epochs):
+    epoch = 0
+    while clock.share() < 1:
         losses = []
-        for rows in torch.randperm(len(pixels))[: steps // options.epochs * options.batch].split(options.batch):
+        for rows in torch.randperm(len(pixels))[: steps * options.batch].split(options.batch):
             tokens = captions[int(torch.randint(len(captions), ()))]
             loss = F.cross_entropy(similarities(model, pixels[rows], tokens), kinds[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            clock.steps += 1
             schedule.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(max=math.log(100))
             losses.append(loss.item())
-        scale = model.logit_scale.exp().item()
-        log(f"epoch {epoch + 1:2d}/{options.epochs}  loss {np.mean(losses):.4f}  exp(logit_scale) {scale:.1f}")
+            if clock.share() >= 1:
+                break
+        epoch, scale = epoch + 1, model.logit_scale.exp().item()
+        log(f"epoch {epoch:2d}  {clock.share():4.0%}  loss {np.mean(losses):.4f}  exp(logit_scale) {scale:.1f}")
+
+
+class Clock:
+    """How far the training is: by its steps, or with `minutes` by the time."""
+
+    def __init__(self, total: int, minutes: float | None):
+        self.steps, self.total, self.minutes, self.started = 0, total, minutes, time.monotonic()
+
+    def share(self) -> float:
+        """From 0 to 1 and above."""
+        return (time.monotonic() - self.started) / 60 / self.minutes if self.minutes else self.steps / self.total
+
+
+def one_cycle(share: float, rise: float = 0.1) -> float:
+    """The learning rate as a part of its maximum: cosines up from 1/25, then down to 0, as `OneCycleLR`."""
+    if share < rise:
+        return 1 - (1 - 1 / 25) * (1 + math.cos(math.pi * share / rise)) / 2
+    return (1 + math.cos(math.pi * min(1, (share - rise) / (1 - rise)))) / 2
 
 
 def to_state(model: CLIP) -> OrderedDict[str, Tensor]:

@@ -200,7 +200,7 @@ def train(
 def load_model(
     path: str | Path = MODEL_FILE, *, device: str = "auto", clip: str | None = None, offline: bool = False
 ) -> Checkpoint:
-    """The student in a `model.pt`, ready to predict. Raises InputError where the file is missing or damaged.
+    """The student in a `model.pt` or `model.safetensors`, ready to predict. Raises InputError where the file is missing or damaged.
 
     For a model of `arch="clip-head"` its CLIP is loaded too: from the file `clip`, else by the name or path in the model. It is
     downloaded if it is missing, unless `offline`.
@@ -227,7 +227,7 @@ def predict(
 ) -> Labels:
     """Scores in [0, 1] of photos, as `mlclip predict` computes them; CLIP is only needed for a model of `arch="clip-head"`.
 
-    `images` as for `pseudolabel`; `model` is a file (.pt, or .onnx of `mlclip export`) or what `load_model` or `train`
+    `images` as for `pseudolabel`; `model` is a file (.pt, or .safetensors or .onnx of `mlclip export`) or what `load_model` or `train`
     returned. Photos that cannot be read get no row; `meta["skipped"]` lists them. Raises InputError.
     """
     from .student.checkpoint import Checkpoint, load_checkpoint
@@ -304,6 +304,7 @@ class Evaluation:
     without_positives: list[str]
     calibration_error: float  # expected calibration error over all known cells
     match: Match  # which photos and classes both tables have
+    truth: Labels  # the true labels
 
 
 def evaluate(
@@ -336,7 +337,7 @@ def evaluate(
         raise InputError("no class has a positive photo among those that both tables have; nothing can be evaluated")
     error = expected_calibration_error(*matched_cells(scores, known, match))
     empty = [name for name in per_class if name not in judged]
-    return Evaluation(mean, judged, empty, error, match)
+    return Evaluation(mean, judged, empty, error, match, known)
 
 
 def read_known(truth: Labels | str | Path, classes: Sequence[str], tables: TableOptions, progress: Progress) -> Labels:

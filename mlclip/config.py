@@ -158,6 +158,11 @@ class PseudolabelConfig:
         methods=_DENSE,
         choices=("identity", "query", "key"),
     )
+    compound: bool = _setting(
+        False,
+        'Also encode a prompt such as "cat and dog" for every pair of names, and give a class what its pairs have in common. '
+        "For up to 400 names; it costs nothing per photo.",
+    )
     temperature: float | None = _setting(
         None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights"
     )
@@ -200,6 +205,59 @@ def _number(text: str) -> float:
         return math.nan
 
 
+@dataclass(frozen=True)
+class ExportConfig:
+    """How a table of labels is written for another tool."""
+
+    OUTPUTS = {  # noqa: RUF012 (not a field) tool -> default output
+        "label-studio": "label-studio.json",
+        "cvat": "cvat.xml",
+        "fiftyone": "fiftyone",
+        "coco": "coco.json",
+        "yolo-cls": "yolo-cls",
+        "csv": "export.csv",
+        "xmp": "xmp",
+    }
+
+    to: str | None = _setting(
+        None,
+        "Write a table of labels for this tool or in this format, instead of a model.",
+        choices=tuple(OUTPUTS),
+        if_none="no table is written",
+    )
+    url_prefix: str = _setting(
+        "/data/local-files/?d=",
+        "What stands before the path of a photo in its URL. The default is for Label Studio's local files; an empty text gives "
+        "relative paths.",
+        methods=("label-studio",),
+    )
+    csv_form: str = _setting(
+        "scores",
+        "scores or binary (1 from the threshold on, else 0): a column per class. long: a line per photo and class.",
+        methods=("csv",),
+        choices=("scores", "binary", "long"),
+    )
+    copy_photos: bool = _setting(False, "Copy the photos instead of linking to them.", methods=("yolo-cls",))
+    sidecar_name: str = _setting(
+        "full",
+        "The sidecar of photo.jpg: photo.jpg.xmp (full) or photo.xmp (stem).",
+        methods=("xmp",),
+        choices=("full", "stem"),
+    )
+    beside_photos: bool = _setting(
+        False, "Write sidecars beside the photos. What others wrote there is kept.", methods=("xmp",)
+    )
+
+    def __post_init__(self):
+        _require(self.to in self.OUTPUTS, "to", self.to, f"one of {', '.join(self.OUTPUTS)}")
+        for setting in fields(self)[1:]:
+            value, (tool,) = getattr(self, setting.name), setting.metadata["methods"]
+            choices = setting.metadata.get("choices", (value,))
+            _require(value in choices, setting.name, value, f"one of {', '.join(map(str, choices))}")
+            if value != setting.default and tool != self.to:
+                raise OptionError(f'`{setting.name}` has no effect with `to="{self.to}"`. Use `to="{tool}"`.')
+
+
 # What the student is and how long it learns, where the user does not say. "paper": the papers' values for VOC. "laptop": a student
 # that a CPU trains in minutes.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -232,7 +290,7 @@ class TrainConfig:
     """How the student learns. What is None takes the value of the preset, by default the papers' for VOC."""
 
     METHODS = ("fixed", "probe", "consistent", "cdul", "ccd")
-    LOCAL_VIEWS = ("cam", "grid", "random", "boxes", "around", "none")
+    LOCAL_VIEWS = ("cam", "cells", "grid", "random", "boxes", "around", "none")
     ANNOTATED_VIEWS = ("boxes", "around")
     PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -319,8 +377,8 @@ class TrainConfig:
     )
     local_views: str = _setting(
         "cam",
-        "Where CLIP looks again: where the student sees a class (cam), on a grid, at random places, in annotated boxes, "
-        "around them (boxes with a margin), or none: no label update.",
+        "Where CLIP looks again: where the student sees a class (cam), where the cells of CLIP's own feature map show it (cells), "
+        "on a grid, at random places, in annotated boxes, around them (boxes with a margin), or none: no label update.",
         methods=_CCD,
         choices=LOCAL_VIEWS,
     )

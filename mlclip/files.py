@@ -26,7 +26,7 @@ except ImportError:
 LOCK_SECONDS = 0.2  # between two attempts to get a lock that another process holds
 REPLACE_SECONDS = (0.1, 0.3, 1.0)  # waits on Windows, where a virus scanner or another program may have the file open
 DEEPEST_JSON = 60  # nested arrays and objects
-OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors")
+OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors", ".xml")
 
 
 def cache_folder() -> Path:

@@ -23,6 +23,7 @@ from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
 from mlclip.teacher.pseudolabel import pseudolabel
 from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
+from mlclip.teacher.where import CellMaps
 from mlclip.training.augment import jitter_colours, jitter_table
 from mlclip.training.crop_labels import crop_scorer_for, local_labels
 from mlclip.training.label_step import stopping_measure
@@ -164,7 +165,7 @@ def test_the_strong_view_depends_only_on_its_row_and_changes_only_colours():
     assert len(jitter_colours(grey, table[:1]).unique()) == 1
 
 
-def local_views_of(choice, photos, labels, annotated=None, seed=0):
+def local_views_of(choice, photos, labels, annotated=None, seed=0, cells=None):
     torch.manual_seed(0)
     model = Classifier("resnet18", labels.classes, 64)
     scores = torch.tensor([[0.9, 0.8, 0.1]] * 11 + [[0.0, 0.0, 0.0]])
@@ -180,19 +181,21 @@ def local_views_of(choice, photos, labels, annotated=None, seed=0):
         num_workers=0,
         distributed=Distributed(),
         progress=SILENT,
+        cells=cells,
     ), found
 
 
-def test_every_choice_of_local_views_has_the_same_number_of_views(photos, labels):
+def test_every_choice_of_local_views_has_the_same_number_of_views(photos, labels, teacher):
     annotated = {
         f"{n:02d}.jpg": [("red", (0, 0, 30, 20)), ("blue", (5, 5, 40, 40)), ("red", (1, 1, 9, 9))] for n in range(12)
     }
-    for choice in ("cam", "grid", "random", "boxes", "around"):
-        views, _ = local_views_of(choice, photos, labels, annotated)
+    cells = CellMaps(teacher, torch.eye(3, teacher.clip.embed_dim), 10.0, torch.zeros(3))
+    for choice in ("cam", "cells", "grid", "random", "boxes", "around"):
+        views, _ = local_views_of(choice, photos, labels, annotated, cells=cells)
         assert [len(boxes) for boxes in views.boxes] == [2] * 11 + [0], choice
         for x0, y0, x1, y1 in (box for boxes in views.boxes for box in boxes):
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
-        again, _ = local_views_of(choice, photos, labels, annotated)
+        again, _ = local_views_of(choice, photos, labels, annotated, cells=cells)
         assert again.boxes == views.boxes
 
 

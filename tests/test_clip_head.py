@@ -132,6 +132,17 @@ def test_training_uses_the_embeddings_of_the_labels_and_learns_them(labels, tmp_
     assert log.startswith("l2,held_out_loss,chosen")
 
 
+def test_embeddings_in_a_folder_that_the_user_chose_are_found(photos, clip_file, tmp_path, encoded):
+    settings = {"clip": str(clip_file), "num_workers": 0, "device": "cpu", "progress": mlclip.SILENT}
+    table = mlclip.pseudolabel(photos, CLASSES, store=tmp_path / "store", **settings)
+    before = len(encoded)
+    fit(table, tmp_path / "model.pt")
+    assert len(encoded) == before
+    shutil.rmtree(tmp_path / "store")
+    fit(table, tmp_path / "again.pt")
+    assert sum(encoded[before:]) == 12 * 14 and not (tmp_path / "store").exists()
+
+
 def test_cdul_labels_give_their_own_views(photos, clip_file, tmp_path, encoded):
     settings = {"clip": str(clip_file), "num_workers": 0, "device": "cpu", "progress": mlclip.SILENT}
     table = mlclip.pseudolabel(photos, CLASSES, method="cdul", snippets=2, **settings)

@@ -85,7 +85,7 @@ def test_an_average_of_certain_labels_is_not_above_1():
 
 def test_one_pass_fills_all_stores_and_decodes_each_photo_once(photos, teacher, encoded, monkeypatch):
     opened, read = [], loader.read_parts
-    monkeypatch.setattr(loader, "read_parts", lambda file, parts: opened.append(file) or read(file, parts))
+    monkeypatch.setattr(loader, "read_parts", lambda file, *more: opened.append(file) or read(file, *more))
     label(photos, teacher)
     assert len(opened) == len(set(opened)) == 12 and not encoded["plain"]
     views = [shape[0] for shape in encoded["cells"] if shape[-1] == 64]

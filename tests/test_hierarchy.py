@@ -157,3 +157,19 @@ def test_from_the_class_file_to_the_printed_prediction_nothing_contradicts_the_t
     )
     printed = [set(json.loads(line)["labels"]) for line in capsys.readouterr().out.splitlines()]
     assert printed == [set(names) for names in made.above_threshold()]
+    rows = [f"{path},{row % 2},1,0" for row, path in enumerate(made.paths)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,red thing,blue noise,day", *rows]) + "\n")
+    command = [
+        "evaluate",
+        str(photos),
+        "--model",
+        str(tmp_path / "m.pt"),
+        "--truth",
+        str(tmp_path / "t.csv"),
+        "--workers",
+        "0",
+    ]
+    assert _status(command) == 0
+    said = capsys.readouterr().err
+    violations = count_violations(own.scores, parents)
+    assert "mAP without and with the hierarchy and groups" in said and f"{violations} and 0 scores above" in said

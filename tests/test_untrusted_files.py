@@ -436,6 +436,7 @@ VALID = {
     },
     "embeddings": {"photos": [["a", 1, 2]], "embeddings": torch.ones(1, 2, 3).half()},
     "features": {"photos": [["a", 1, 2]], "embeddings": torch.ones(1, 2, 3).half()},
+    "cells": {"photos": [["a", 1, 2]], "embeddings": torch.ones(1, 2, 3).half()},
     "update": {"run": "0", "rows": [0], "known": torch.ones(1, 2)},
 }  # fmt: skip
 

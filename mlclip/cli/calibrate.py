@@ -20,7 +20,7 @@ OUTPUT = "calibrated.pt"
     default=MODEL_FILE,
     show_default=True,
     shell_complete=completion.files,
-    help="The model that `mlclip train` wrote.",
+    help="The model that `mlclip train` wrote, .pt or .safetensors.",
 )
 @click.option(
     "--truth",

@@ -13,19 +13,24 @@ from .messages import printable
 
 @click.command(cls=options.Command)
 @click.argument("images", nargs=-1, metavar="[IMAGES...]", shell_complete=completion.files)
-@click.option("--labels", shell_complete=completion.files, help="A table of scores: .pt, .csv, .json or .jsonl.")
+@click.option(
+    "--labels",
+    shell_complete=completion.files,
+    help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE, cvat:FILE, coco:FILE, fiftyone:DIR, xmp:DIR.",
+)
 @click.option(
     "--model",
     shell_complete=completion.files,
-    help="Instead of --labels: a model, .pt or .onnx; it predicts the scores of IMAGES.",
+    help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts the scores of IMAGES.",
 )
 @click.option(
     "--truth",
     shell_complete=completion.files,
     required=True,
     help="The true labels: voc:DIR[:split], coco:FILE, openimages:DIR[:split], imagefolder:DIR[:split], labelme:DIR, "
-    "yolo:DIR[:split], nuswide:DIR[:split], a folder that looks like one of these, or a table such as FILE.csv, with a column "
-    "`path` and one column per class (1, 0, or empty for unknown). Tables of other programs are read, too.",
+    "yolo:DIR[:split], nuswide:DIR[:split], label-studio:FILE, cvat:FILE, fiftyone:DIR, xmp:DIR, a folder that looks like a data "
+    "set, or a table such as FILE.csv, with a column `path` and one column per class (1, 0, or empty for unknown). Tables of "
+    "other programs are read, too.",
 )
 @click.option(
     "--only",
@@ -63,7 +68,7 @@ def evaluate(images, labels, model, truth, only, form, partial, tables, quiet, *
     if labels and images:
         raise click.UsageError("IMAGES are only used with --model. Remove them, or replace --labels by --model.")
     progress = Console(quiet=quiet)
-    scores = api.predict(images, model, progress=progress, **running) if model else labels
+    scores, own = _predicted(images, model, progress, running) if model else (labels, None)
     found = api.evaluate(scores, truth, only=only, partial=partial, tables=tables, progress=progress)
     for line in found.match.summary(labels or "the predictions", truth):
         progress.log(line)
@@ -75,7 +80,36 @@ def evaluate(images, labels, model, truth, only, form, partial, tables, quiet, *
         if found.without_positives:
             click.echo(printable(f"no positive photo, not in the mAP: {', '.join(found.without_positives)}"), err=True)
         click.echo(f"expected calibration error (ECE): {100 * found.calibration_error:.1f} %", err=True)
+    if own is not None:
+        _show_consistency(own, found.truth, scores, progress)
     return options.report_skipped(scores.meta.get("skipped", []), None) if model else 0
+
+
+def _predicted(images, model, progress, running):
+    """A model's scores; and the network's own, if its classes have a hierarchy or groups that the scores agree with."""
+    from dataclasses import replace
+
+    from .. import api
+    from ..labels.class_tree import ClassTree
+    from ..labels.consistency import consistent_labels
+    from ..student.checkpoint import load_checkpoint
+    from ..student.onnx_model import is_onnx
+
+    checkpoint = None if is_onnx(model) else load_checkpoint(model)
+    tree = ClassTree.of(checkpoint.meta) if checkpoint else None
+    if not tree:
+        return api.predict(images, checkpoint or model, progress=progress, **running), None
+    own = api.predict(images, replace(checkpoint, consistent=False), progress=progress, **running)
+    return consistent_labels(own, tree), own
+
+
+def _show_consistency(own, truth, scores, progress: Console) -> None:
+    """Say what the hierarchy and the groups of the classes change."""
+    from ..labels.class_tree import ClassTree
+    from ..labels.consistency import compare_consistency
+
+    for line in compare_consistency(own, truth, ClassTree.of(scores.meta)).summary():
+        progress.log(line)
 
 
 def _as_json(found) -> dict:

@@ -1,29 +1,42 @@
-"""`mlclip export`: a student as an ONNX file, or its thresholds as a table."""
+"""`mlclip export`: a student as ONNX or safetensors, its thresholds, or a table of labels for another tool."""
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import click
 
-from ..config import MODEL_FILE
+from ..config import LABELS_FILE, MODEL_FILE, ExportConfig
 from . import completion, options
 from .console import Console
 
+NEXT = {  # what a person does with the result
+    "label-studio": "create a project with the configuration {1}, and import {0}",
+    "cvat": "create a task with the labels of {1}, and upload {0} as CVAT 1.1",
+    "fiftyone": "fiftyone.Dataset.from_dir({0!r}, fiftyone.types.FiftyOneImageClassificationDataset)",
+    "coco": "it can also be read here: mlclip evaluate --truth coco:{0}",
+    "yolo-cls": "one line of a file in {0}/labels is the number of a class; see {0}/data.yaml",
+    "csv": "open it in a spreadsheet or with pandas",
+    "xmp": "let your photo manager read the metadata again",
+}
+OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "threshold", "threshold_file")
 
-@click.command()
+
+@click.command(cls=options.Command)
 @click.option(
     "--model",
+    shell_complete=completion.files,
     default=MODEL_FILE,
     show_default=True,
-    shell_complete=completion.files,
-    help="The model that `mlclip train` wrote.",
+    help="The model that `mlclip train` wrote, .pt or .safetensors.",
 )
 @click.option(
     "-o",
     "--output",
     shell_complete=completion.files,
-    default="model.onnx",
-    show_default=True,
-    help="Where the result is written: .onnx for the model, .csv or .json for its thresholds.",
+    show_default="model.onnx, or named after --to",
+    help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds. With --to, a "
+    "file, or a folder for fiftyone, yolo-cls and xmp.",
 )
 @click.option(
     "--variant",
@@ -39,18 +52,90 @@ from .console import Console
     metavar="IMAGES",
     help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",
 )
+@options.settings(ExportConfig)
+@click.option(
+    "--labels",
+    default=LABELS_FILE,
+    show_default=True,
+    help="For --to: the table, .pt, .csv, .json or .jsonl, or another form of `mlclip evaluate --labels`.",
+)
+@click.option(
+    "--root", metavar="DIR", help="For --to: the folder of the photos, if they have moved or the table is a .csv."
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="For --to: one threshold for all classes; 0 writes every class with its score.  [default: the table's thresholds]",
+)
+@options.threshold_file
 @options.overwrite
 @options.quiet
-def export(model, output, variant, photos, overwrite, quiet):
-    """Write the model as ONNX, or only its thresholds.
+@click.pass_context
+def export(ctx, model, output, variant, photos, overwrite, quiet, **table):
+    """Write the model for others, only its thresholds, or a table of labels for another tool.
 
     The ONNX model takes uint8 pixels (N, 3, size, size) and returns scores (N, C) in [0, 1]. The metadata of the file
     holds the class names and thresholds, so that `mlclip predict --model model.onnx` needs no other file. The scores are
     compared with PyTorch's, on --photos or on random images. This needs an extra: pip install "mlclip[onnx]".
 
+    With -o model.safetensors, the weights and what is recorded about the model are written, and model.md, a card for people.
+    All commands take the file as --model. This needs pip install "mlclip[safetensors]".
+
     With -o FILE.csv or FILE.json, only the thresholds are written. Edit them and pass the file to `mlclip predict
     --threshold-file`.
+
+    With --to, a table of labels is written for an annotation tool or a photo manager:
+
+    \b
+      mlclip export --to label-studio
+      mlclip export --to xmp --beside-photos
+
+    A photo gets the classes that reach their thresholds. `mlclip evaluate`, `report` and `train` read the corrected labels
+    as label-studio:FILE, cvat:FILE, coco:FILE, fiftyone:DIR or xmp:DIR.
     """
+    progress = Console(quiet=quiet)
+    if table["to"]:
+        _refuse(ctx, OF_MODELS, "has no effect with --to, which writes a table of labels")
+        return _for_tool(table, output, overwrite, progress)
+    _refuse(ctx, [*OF_TABLES, *(setting.name for setting in fields(ExportConfig))], "needs --to")
+    return _model(model, output or "model.onnx", variant, photos, overwrite, progress)
+
+
+def _refuse(ctx: click.Context, names, why: str) -> None:
+    """UsageError for the first of the options `names` that the user has given."""
+    given = click.core.ParameterSource.COMMANDLINE
+    for param in ctx.command.params:
+        if param.name in names and ctx.get_parameter_source(param.name) == given:
+            raise click.UsageError(
+                f"{param.opts[-1]} {why}. Remove it{', or add --to' if why == 'needs --to' else ''}."
+            )
+
+
+def _for_tool(table, output, overwrite, progress) -> int:
+    from dataclasses import replace
+
+    from ..labels.exchange import export_labels
+    from ..labels.table import read_labels
+
+    config = ExportConfig(**{setting.name: table[setting.name] for setting in fields(ExportConfig)})
+    if config.beside_photos and output:
+        raise click.UsageError("-o has no effect with --beside-photos. Remove one of them.")
+    if table["threshold"] is not None and table["threshold_file"]:
+        raise click.UsageError("--threshold cannot be combined with --threshold-file. Remove one of them.")
+    labels = read_labels(table["labels"])
+    if table["root"]:
+        labels = replace(labels, root=table["root"])
+    if table["threshold"] is not None:
+        labels.meta["thresholds"] = table["threshold"]
+    if table["threshold_file"]:
+        defaults = labels.thresholds.tolist()
+        labels.meta["thresholds"] = options.thresholds_of(table["threshold_file"], labels.classes, defaults)
+    written = export_labels(labels, output or ExportConfig.OUTPUTS[config.to], config, overwrite=overwrite)
+    progress.log(f"{written.files[0]}: {written.photos} photos; next: {NEXT[config.to].format(*written.files)}")
+    return options.report_skipped(written.skipped, None)
+
+
+def _model(model, output, variant, photos, overwrite, progress) -> int:
     from pathlib import Path
 
     from ..files import check_output
@@ -58,13 +143,18 @@ def export(model, output, variant, photos, overwrite, quiet):
     from ..labels.text_formats import write_thresholds
     from ..student.checkpoint import load_checkpoint
     from ..student.export import export_onnx
+    from ..student.hand_over import hand_over
 
-    only_thresholds = Path(output).suffix.lower() in (".csv", ".json")
-    if only_thresholds and (photos or variant != "fp32"):
+    suffix = Path(output).suffix.lower()
+    if suffix in (".csv", ".json", ".safetensors") and (photos or variant != "fp32"):
         raise click.UsageError(f"--variant and --photos are for ONNX files. Remove them, or replace -o {output}.")
+    if suffix == ".safetensors":
+        card = hand_over(model, output, overwrite=overwrite)
+        progress.log(f"{output}: next: mlclip predict PHOTO --model {output}; {card} says what is in it")
+        return 0
     check_output(output, overwrite=overwrite)
-    checkpoint, progress = load_checkpoint(model), Console(quiet=quiet)
-    if only_thresholds:
+    checkpoint = load_checkpoint(model)
+    if suffix in (".csv", ".json"):
         write_thresholds(Path(output), checkpoint.model.classes, checkpoint.thresholds.tolist())
         progress.log(f"{output}: next: mlclip predict PHOTO --threshold-file {output}")
         return 0

@@ -25,7 +25,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
     default=MODEL_FILE,
     show_default=True,
     shell_complete=completion.files,
-    help="The model that `mlclip train` wrote, or the .onnx file of `mlclip export`.",
+    help="The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.",
 )
 @click.option(
     "--format",

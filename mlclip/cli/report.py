@@ -66,11 +66,14 @@ from .console import Console
     show_default=True,
     help="Where the page is written.",
 )
+@click.option(
+    "--where", is_flag=True, help="Run CLIP again on a few photos, and show where in them it sees their labels."
+)
 @options.overwrite
 @options.partial
 @options.quiet
 @options.tables
-def report(labels, truth, root, threshold_file, predictions, output, overwrite, partial, tables, quiet, **page):
+def report(labels, truth, root, threshold_file, predictions, output, where, overwrite, partial, tables, quiet, **page):
     """Write an HTML page about labels, to look at them and to correct them.
 
     The page shows the photos with their labels and scores, a view of each class, and a report. Press ? in it for the keys.
@@ -102,6 +105,12 @@ def report(labels, truth, root, threshold_file, predictions, output, overwrite, 
     if threshold_file:
         defaults = table.thresholds.tolist()
         table.meta["thresholds"] = options.thresholds_of(threshold_file, table.classes, defaults)
+    if where:
+        from ..distributed import choose_device
+        from ..teacher.where import maps_of_labels, teacher_of
+
+        teacher = teacher_of(table, choose_device("auto"), progress=progress)
+        table.meta["where"] = maps_of_labels(table, teacher, num_workers=0, progress=progress)
     known = api.read_known(truth, table.classes, tables, progress) if truth else None
     match = match_tables(table, known) if truth else None
     if match:

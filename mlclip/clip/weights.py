@@ -72,8 +72,22 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise RefusedError(f"is truncated or damaged ({str(error).splitlines()[0][:120]})") from error
 
 
-def _check_safetensors(path: Path) -> None:
-    """Compare every size in the header with the size of the file, before the file is loaded."""
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a .safetensors file, and the texts in its header (`__metadata__`). InputError if it is damaged."""
+    path = Path(path)
+    try:
+        texts = _check_safetensors(path).get("__metadata__", {})
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise RefusedError("has metadata that are not text")
+        return _read_safetensors(path), texts
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
+    except RefusedError as error:
+        raise InputError(f"{path} {error}. {GET_AGAIN}") from error
+
+
+def _check_safetensors(path: Path) -> dict[str, Any]:
+    """Compare every size in the header with the size of the file, before the file is loaded. Returns the header."""
     total = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -92,6 +106,7 @@ def _check_safetensors(path: Path) -> None:
             used += _declared_bytes(name, facts, data)
     if used > data:
         raise RefusedError("declares more data than it holds")
+    return header
 
 
 def _declared_bytes(name: str, facts: Any, data: int) -> int:

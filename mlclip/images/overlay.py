@@ -38,6 +38,11 @@ def normalised(cam: Tensor) -> Tensor:
     return (cam.float() - low) / (high - low) if high > low else torch.zeros_like(cam, dtype=torch.float32)
 
 
+def as_bytes(cams: Tensor) -> Tensor:
+    """Class activation maps (K, h, w) as uint8 from 0 to 255; each is min-max normalised."""
+    return torch.stack([(normalised(cam) * 255).round().to(torch.uint8) for cam in cams]) if len(cams) else cams.byte()
+
+
 def draw_boxes(photo: Image.Image, boxes: Sequence[Sequence[float]], width: int = 3, first: int = 0) -> Image.Image:
     """Outline boxes on a copy of an RGB photo.
 

@@ -168,8 +168,13 @@ def read_labels(
 
     A .csv (also .tsv and .txt) can be one of a spreadsheet, pandas, or another program. Then `progress` gets a line for each rule
     that was applied, and `options` decides where two readings are possible. `known_classes` are the classes of a table that
-    this one is compared with; they help to read a column of class names.
+    this one is compared with; they help to read a column of class names. Files of other tools have a prefix, as in
+    "cvat:FILE"; `labels.exchange.read_scores` names these.
     """
+    from .exchange import read_scores  # which imports this module
+
+    if (exchanged := read_scores(path)) is not None:
+        return exchanged
     path = Path(path)
     suffix = _suffix(path, READ_SUFFIXES)
     if not path.is_file():

@@ -24,6 +24,7 @@ from ..labels.table import Labels
 from . import html as page
 from .calibration import calibration_section
 from .label_update import bias_section, update_section
+from .where import where_section
 
 BEST_PER_CLASS, BEST_IN_TOTAL = 5, 600  # thumbnails in the table of classes
 SHOWN_LABELS = 5  # bars below each photo of the gallery
@@ -69,6 +70,7 @@ def _sections(labels: Labels, truth: Labels | None, limit: int, thumbnails: _Thu
         _class_table(labels, thresholds, quality, thumbnails),
         bias_section(labels),
         update_section(labels, min(limit, SHOWN_UPDATES)),
+        where_section(labels),
         _about(labels),
     ]
 
@@ -219,7 +221,7 @@ def _true_labels(truth: Labels, row: int) -> str:
 
 def _about(labels: Labels) -> str:
     """The content of `meta` and the skipped photos, each in a folded table."""
-    shown_elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update", "corrections")
+    shown_elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update", "where", "corrections")
     settings = {name: value for name, value in labels.meta.items() if name not in shown_elsewhere}
     parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
     folded = []

@@ -92,16 +92,17 @@ def _pictures(labels: Labels, update: dict, row: int, boxes: list, classes: list
         yield '<span class="none">no photo</span>'
         return
     photo.thumbnail((SIDE, SIDE))
-    yield _figure(draw_boxes(photo, boxes), "local views", "")
+    yield figure(draw_boxes(photo, boxes), "local views")
     maps = update["maps"].get(row, update["maps"].get(str(row), []))
     for place, (cam, column) in enumerate(zip(maps, classes, strict=False)):
         if place == MOST_MAPS:
             break
         picture = draw_boxes(lay_over(photo, torch.tensor(cam)), [boxes[place]], first=place)
-        yield _figure(picture, labels.classes[column], BOX_COLOURS[place % len(BOX_COLOURS)])
+        yield figure(picture, labels.classes[column], BOX_COLOURS[place % len(BOX_COLOURS)])
 
 
-def _figure(picture: Image.Image, caption: str, colour: str) -> str:
+def figure(picture: Image.Image, caption: str, colour: str = "") -> str:
+    """A picture with a caption, as HTML that loads nothing; a `colour` marks it."""
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=75)
     code = base64.b64encode(data.getvalue()).decode()

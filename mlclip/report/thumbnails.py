@@ -25,6 +25,7 @@ from torch import Tensor
 from ..config import InputError
 from ..files import beside
 from ..images import Unreadable, open_image
+from ..images.names import photo_file
 from ..progress import Progress
 
 SIDE = 240  # longer side of a thumbnail, pixels
@@ -98,7 +99,7 @@ def make_thumbnails(root: str, paths: Sequence[str], output: str | Path, place: 
 def _thumbnails(root: str, paths: Sequence[str]) -> Iterator[Thumbnail | None]:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for first in range(0, len(paths), 256):  # so that only a few wait in memory
-            yield from pool.map(lambda path: _thumbnail(Path(root) / path), paths[first : first + 256])
+            yield from pool.map(lambda path: _thumbnail(Path(photo_file(root, path))), paths[first : first + 256])
 
 
 def _thumbnail(file: Path) -> Thumbnail | None:

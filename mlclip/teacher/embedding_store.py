@@ -224,7 +224,7 @@ def list_stores() -> list[StoreInfo]:
     """All stores in the cache: those of embeddings, of cells and of features, in the order of their folder names."""
     roots = [(kind, stores_folder(kind)) for kind in KINDS]
     folders = [(kind, folder) for kind, root in roots if root.is_dir() for folder in sorted(root.iterdir())]
-    return [_describe(folder, kind) for kind, folder in folders if _is_store(folder)]
+    return [_describe(folder, kind) for kind, folder in folders if is_store(folder)]
 
 
 def clear_stores(stores: Iterable[StoreInfo]) -> int:
@@ -237,7 +237,8 @@ def clear_stores(stores: Iterable[StoreInfo]) -> int:
     return sum(_clear(info.path) for info in stores)
 
 
-def _is_store(folder: Path) -> bool:
+def is_store(folder: Path) -> bool:
+    """Whether a folder holds a store, of any kind and key. A link to one does not count."""
     return folder.is_dir() and not folder.is_symlink() and (folder / MANIFEST).is_file()
 
 
@@ -262,7 +263,7 @@ def _files(folder: Path, name: re.Pattern) -> list[Path]:
 
 
 def _clear(folder: Path) -> int:
-    if not _is_store(folder):
+    if not is_store(folder):
         raise InputError(f"{folder} is not an embedding store of mlclip. Nothing in it was deleted.")
     with locked(folder / LOCK, f"the embedding store {folder}"):
         freed = sum(_delete(file) for file in [*_files(folder, _SHARD), *_files(folder, _TEMPORARY)])

@@ -5,6 +5,7 @@ Letters: N photos, V views per photo (the whole photo first), C classes, D the j
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -67,7 +68,8 @@ def pseudolabel(
     classes, contrast = as_prompts(classes), as_prompts(contrast) if contrast else {}
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
-    text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)  # (C + contrast, D)
+    names = [*classes.values(), *contrast.values()]
+    text = class_embeddings(teacher, names, templates, compound=config.compound)  # (C + contrast, D)
     opened, cells, unreadable = _embedded(
         found, teacher, config, size, store=store, batch_size=batch_size, num_workers=num_workers, distributed=distributed,
         progress=progress,
@@ -94,6 +96,8 @@ def pseudolabel(
         meta = _meta(config, teacher_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
         if classes.tree:
             meta["hierarchy"] = classes.tree.plain()
+        if store:
+            meta["store"] = os.path.abspath(store)
         return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
 
     return distributed.on_main(label)

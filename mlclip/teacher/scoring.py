@@ -5,7 +5,7 @@ Letters: N views, V views of one photo, C classes, D the joint embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,11 @@ from torch import Tensor
 from ..clip.model import CLIP
 from ..clip.pixels import OPENAI
 from ..config import InputError
+from ..methods.compound import pairs_of, with_pairs
 from .precision import DTYPES, choose_precision
 
 TEXTS_AT_ONCE = 256
+MOST_COMPOUND = 400  # names whose pairs become prompts: 79,800 of them
 LARGER = 640 / 448  # size of CCD's view of the whole photo, relative to CLIP's input size
 
 
@@ -70,11 +72,14 @@ class Teacher:
         )
 
 
-def class_embeddings(teacher: Teacher, prompt_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+def class_embeddings(
+    teacher: Teacher, prompt_names: Sequence[str], templates: Sequence[str], *, compound: bool = False
+) -> Tensor:
     """The text side of both papers: prompt names (C) and templates (T) -> w (C, D), L2-normalised, float32, on the CPU.
 
-    Each name is put into each template, encoded and normalised. The mean over the templates is normalised again.
-    Raises InputError without templates, or for a template without exactly one `{}`.
+    Each name is put into each template, encoded and normalised. The mean over the templates is normalised again. With `compound`,
+    the prompts of all pairs of names, in the first template, count half (see `methods/compound.py`).
+    Raises InputError without templates, for a template without exactly one `{}`, and for the pairs of too many names.
     """
     from ..labels.class_names import fill_template
 
@@ -82,7 +87,23 @@ def class_embeddings(teacher: Teacher, prompt_names: Sequence[str], templates: S
         raise InputError("there is no prompt template. Pass at least one in `templates`, such as 'a photo of a {}'.")
     texts = [fill_template(template, name) for name in prompt_names for template in templates]
     per_text = teacher.embed_texts(texts).unflatten(0, (len(prompt_names), len(templates)))  # (C, T, D)
-    return F.normalize(per_text.mean(dim=1), dim=-1).cpu()
+    single = F.normalize(per_text.mean(dim=1), dim=-1).cpu()  # (C, D)
+    if not compound:
+        return single
+    if len(prompt_names) > MOST_COMPOUND:
+        raise InputError(
+            f"`compound` makes a prompt for every pair of {len(prompt_names)} names; it is for at most {MOST_COMPOUND}. Remove it."
+        )
+    pairs = [f"{prompt_names[a]} and {prompt_names[b]}" for a, b in pairs_of(len(prompt_names))]
+    return with_pairs(single, teacher.embed_texts([fill_template(templates[0], pair) for pair in pairs]).cpu())
+
+
+def embeddings_of(meta: Mapping, teacher: Teacher) -> Tensor:
+    """The class embeddings (C + contrast, D) that made the labels with this `meta`."""
+    compound = bool(meta.get("settings", {}).get("compound"))
+    return class_embeddings(
+        teacher, [*meta["prompts"], *meta.get("contrast", [])], meta["templates"], compound=compound
+    )
 
 
 def class_scores(embeddings: Tensor, classes: Tensor, logit_scale: float) -> Tensor:

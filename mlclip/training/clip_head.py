@@ -24,7 +24,7 @@ from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ClipHead, clip_of
 from ..student.consistency import fitted_thresholds
 from ..teacher.embed import embed_images
-from ..teacher.embedding_store import Store
+from ..teacher.embedding_store import Store, is_store
 from ..teacher.facts import check_same_teacher
 from ..teacher.scoring import Teacher
 from ..teacher.view_batches import ViewBatches
@@ -58,8 +58,8 @@ def train_clip_head(
         grids, size = views_of(labels, teacher)
     photos, scores, skipped = training_photos(labels, config, distributed)
     store, unreadable = embed_images(
-        photos, teacher, root=labels.root, grids=grids, size=size, num_workers=num_workers, distributed=distributed,
-        progress=progress,
+        photos, teacher, root=labels.root, grids=grids, size=size, store=_store_of(labels, teacher), num_workers=num_workers,
+        distributed=distributed, progress=progress,
     )  # fmt: skip
     readable = len(photos) - len(unreadable)
     if readable < 2:
@@ -80,6 +80,14 @@ def train_clip_head(
     meta = model_meta(identity_of(labels, config), labels, skipped | {skip.path: skip.reason for skip in unreadable})
     thresholds = fitted_thresholds(fitted.held_out.sigmoid(), scores, labels.classes, meta)
     return Checkpoint(model.to(distributed.device).eval(), thresholds, meta)
+
+
+def _store_of(labels: Labels, teacher: Teacher) -> Path | None:
+    """The folder of the embeddings that the labels were made from, if it was not in the cache and is still there."""
+    folder, made = labels.meta.get("store"), labels.meta.get("clip") or {}
+    if not isinstance(folder, str) or made.get("sha256") != teacher.sha256 or not is_store(Path(folder)):
+        return None
+    return Path(folder)
 
 
 def _checked(labels: Labels, teacher: Teacher | None, other_teacher: bool) -> Teacher:

@@ -25,7 +25,7 @@ from ..labels.table import Labels
 from ..methods import ccd, centred
 from ..progress import SILENT, Progress
 from ..teacher.facts import check_same_teacher
-from ..teacher.scoring import Teacher, class_embeddings, class_scores
+from ..teacher.scoring import Teacher, class_scores, embeddings_of
 
 SHARD_PHOTOS = 256  # photos per file of an unfinished update
 CROPS_AT_ONCE = 64
@@ -125,8 +125,8 @@ def crop_scorer_for(
 
 
 def _scorer_of(meta: dict, made: dict, teacher: Teacher, classes: int) -> DebiasedCropScorer | CentredCropScorer:
-    text = class_embeddings(teacher, [*meta["prompts"], *meta.get("contrast", [])], meta["templates"])
     settings, scale = meta.get("settings", {}), made["logit_scale"]
+    text = embeddings_of(meta, teacher)
     if meta.get("method") in ("centred", "dense") and "heaps" in meta:
         levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
         slope, offset = torch.tensor(meta["heaps"])

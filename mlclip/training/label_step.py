@@ -21,6 +21,7 @@ from ..methods.cdul import bernoulli_entropy, update_latent
 from ..methods.thresholds import match_expected_positives
 from ..progress import Progress
 from ..student.predict import score_photos
+from ..teacher.where import CellMaps, cell_levels
 from .crop_labels import CentredCropScorer, DebiasedCropScorer, local_labels
 from .epoch_log import REPORT_ONLY
 from .input_cache import InputCache
@@ -62,7 +63,7 @@ def update_labels(
     threshold = ccd.calibrate_threshold(readable)
     views = choose_local_views(
         state.student, state.photos, scores, threshold, config, annotated=annotated, num_workers=num_workers, distributed=state.distributed,
-        progress=progress,
+        progress=progress, cells=_cell_maps(state, scorer, num_workers) if config.local_views == "cells" else None,
     )  # fmt: skip
     per_photo = sum(map(len, views.boxes)) / len(state.photos)
     progress.log(
@@ -75,6 +76,12 @@ def update_labels(
     merged = ccd.merge_local(state.labels, local, config.update_keep)
     labels = pinned(torch.where(scores.isnan() | local.isnan(), state.labels, merged), state.corrected)
     return labels, _update_facts(state, views, threshold)
+
+
+def _cell_maps(state: TrainingState, scorer: DebiasedCropScorer | CentredCropScorer, num_workers: int) -> CellMaps:
+    teacher, text = scorer.teacher, scorer.text
+    levels = state.distributed.on_main(lambda: cell_levels(state.photos, teacher, text, num_workers))
+    return CellMaps(teacher, text, scorer.logit_scale, levels)
 
 
 def _update_facts(state: TrainingState, views: LocalViews, threshold: float) -> dict:

@@ -1,14 +1,15 @@
 """CCD step 2, label update: which local views of a photo the teacher scores.
 
-They come from the student's class maps, or from another choice with the same number of views.
+They come from the class maps of the student or of the teacher, or from another choice with the same number of views.
 
 Letters: N photos, C classes, K local views of one photo, h w cells of a map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,11 +19,12 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..distributed import Distributed
 from ..images import Box, Photo, PhotoViews, Unreadable, open_image, photo_batches
-from ..images.overlay import normalised
+from ..images.overlay import as_bytes
 from ..methods import ccd
 from ..progress import Progress
 from ..student.model import Classifier
 from ..student.predict import class_maps
+from ..teacher.where import CellMaps
 
 CAM_SIDE = 320  # class maps are resized to this many pixels per side ...
 CAM_MARGIN = 40  # ... and boxes get a margin of this many: the paper's 80 at 640
@@ -30,6 +32,7 @@ GRID = 3  # local views of "grid" are cells of a 3×3 grid
 RANDOM_SIDES = (0.25, 0.75)  # range of the sides of a random box, as shares of the photo's
 REPORTED_PHOTOS = 60  # photos whose maps are kept for the report
 
+MapsOf = Callable[[Tensor], Tensor]  # uint8 photos (n, 3, S, S) -> class maps (n, C, h, w)
 Annotated = Mapping[str, Sequence[tuple[str, Box]]]  # path -> (class, box_xyxy in pixels)
 
 
@@ -50,18 +53,23 @@ def pictured_rows(count: int) -> list[int]:
 
 def choose_local_views(
     model: Classifier, photos: Sequence[Photo], scores: Tensor, threshold: float, config: TrainConfig, *,
-    annotated: Annotated | None, num_workers: int, distributed: Distributed, progress: Progress,
+    annotated: Annotated | None, num_workers: int, distributed: Distributed, progress: Progress, cells: CellMaps | None = None,
 ) -> LocalViews:  # fmt: skip
     """The local views of all photos, the same on every rank.
 
     Each photo has as many views as it has classes with a score above `threshold`; `scores` are (N, C). "cam" takes the boxes
-    of these classes' maps. The other choices use the same number of views: cells of a grid ("grid"), boxes with random place
-    and size ("random"), `annotated` boxes ("boxes"; at most as many as the photo has), and annotated boxes with the margin of
-    the maps ("around").
+    of these classes' maps by the student, "cells" of those by the teacher, `cells`. The other choices use the same number of
+    views: cells of a grid ("grid"), boxes with random place and size ("random"), `annotated` boxes ("boxes"; at most as many
+    as the photo has), and annotated boxes with the margin of the maps ("around").
     """
     above = [(row > threshold).nonzero().flatten().tolist() for row in scores]  # NaN is never above
+    more = (photos, above, num_workers, distributed, progress)
     if config.local_views == "cam":
-        return _views_from_maps(model, photos, above, num_workers, distributed, progress)
+        model.eval()
+        maps_of = partial(class_maps, model, device=distributed.device)
+        return _views_from_maps(maps_of, partial(PhotoViews, size=model.size), *more)
+    if config.local_views == "cells":
+        return _views_from_maps(cells, cells.views, *more, least_margin=1.0)
     boxes = distributed.on_main(lambda: _other_boxes(photos, above, config, annotated))
     return LocalViews(boxes, [[] for _ in photos])
 
@@ -82,34 +90,36 @@ def _other_boxes(
 
 @torch.inference_mode()
 def _views_from_maps(
-    model: Classifier,
+    maps_of: MapsOf,
+    views_of: Callable[[Sequence[Photo]], PhotoViews],
     photos: Sequence[Photo],
     above: list[list[int]],
     num_workers: int,
     distributed: Distributed,
     progress: Progress,
+    least_margin: float = 0.0,
 ) -> LocalViews:
-    """The box of each class in `above`, from its map. The ranks share the photos, and every rank gets all views."""
+    """The box of each class in `above`, from its map of the photo as `views_of` resizes it; `least_margin` is in cells.
+
+    The ranks share the photos, and every rank gets all views.
+    """
     rows = distributed.shard([row for row, classes in enumerate(above) if classes])
     reported = set(pictured_rows(len(photos)))
     found: dict[int, list[Box]] = {}
     maps: dict[int, Tensor] = {}
-    batches = photo_batches(
-        PhotoViews([photos[row] for row in rows], model.size), batch_size=32, num_workers=num_workers
-    )
-    model.eval()
+    batches = photo_batches(views_of([photos[row] for row in rows]), batch_size=32, num_workers=num_workers)
     with progress.bar("  local views", len(rows), "photos") as bar:
         for indices, pixels, unreadable in batches:
             bar.update(len(indices) + len(unreadable))
             if pixels is None:
                 continue
-            batch = class_maps(model, pixels[:, 0], distributed.device)
+            batch = maps_of(pixels[:, 0])
             for index, cams in zip(indices.tolist(), batch, strict=True):  # cams (C, h, w)
                 row = rows[index]
                 cams = cams[above[row]]  # (K, h, w)
-                found[row] = [_box_of(cam) for cam in cams]
+                found[row] = [_box_of(cam, least_margin) for cam in cams]
                 if row in reported:
-                    maps[row] = _as_bytes(cams)
+                    maps[row] = as_bytes(cams)
     views = LocalViews([[] for _ in photos], [[] for _ in photos])
     for rank_boxes, rank_maps in distributed.all_gather((found, maps)):
         views.maps |= rank_maps
@@ -118,15 +128,11 @@ def _views_from_maps(
     return views
 
 
-def _box_of(cam: Tensor) -> Box:
-    """The box of one class map (h, w), as shares of the photo's sides."""
+def _box_of(cam: Tensor, least_margin: float) -> Box:
+    """The box of one class map (h, w), as shares of the photo's sides. Its margin is at least so many cells."""
+    margin = max(CAM_MARGIN, least_margin * CAM_SIDE / min(cam.shape))
     large = F.interpolate(cam[None, None], size=(CAM_SIDE, CAM_SIDE), mode="bilinear", align_corners=False)[0, 0]
-    return tuple(side / CAM_SIDE for side in ccd.cam_box(large, margin=CAM_MARGIN))
-
-
-def _as_bytes(maps: Tensor) -> Tensor:
-    """Class maps (K, h, w) as uint8; each is min-max normalised."""
-    return (torch.stack([normalised(cam) for cam in maps]) * 255).round().to(torch.uint8)
+    return tuple(side / CAM_SIDE for side in ccd.cam_box(large, margin=margin))
 
 
 def _grid_cells(count: int, rng: np.random.Generator) -> list[Box]:

@@ -54,6 +54,20 @@ BOXES: dict[str, tuple[Callable[..., Boxes], bool]] = {
     "labelme": (read_labelme_boxes, False),
     "yolo": (read_yolo_boxes, True),
 }
+
+
+def _of_tool(kind: str) -> Callable[..., Labels]:
+    """The reader of an annotation tool's files. It is imported when it is used, as it imports from this package."""
+
+    def read(place: str) -> Labels:
+        from ..exchange import READERS
+
+        return READERS[kind](place, truth=True)
+
+    return read
+
+
+TRUTH |= {kind: (_of_tool(kind), False) for kind in ("label-studio", "cvat", "fiftyone", "xmp")}
 _LOOKS_LIKE: dict[str, Callable[[Path], bool]] = {
     "voc": is_voc,
     "coco": lambda folder: bool(coco_files(folder)),
@@ -75,9 +89,10 @@ def read_truth(
 
     `voc:DIR`, `nuswide:DIR`, `openimages:DIR`, `imagefolder:DIR`, `yolo:DIR` and `coco:DIR` may be followed by a split, as in
     `voc:DIR:val`; `coco:FILE`, `labelme:DIR` and `openimages:FILE.csv` have none. A DIR, a .json or a .csv without a prefix is
-    taken for what it looks like, if it can only be one of these; `meta["notes"]` says which. Other files are tables for
-    `read_labels`, which gets `options` and `known_classes`. `progress` gets a line about everything unusual. Raises InputError
-    for another name, or if the files are missing or damaged.
+    taken for what it looks like, if it can only be one of these; `meta["notes"]` says which. `label-studio:FILE`, `cvat:FILE`,
+    `fiftyone:DIR` and `xmp:DIR` are those of `labels.exchange`. Other files are tables for `read_labels`, which gets `options` and
+    `known_classes`. `progress` gets a line about everything unusual. Raises InputError for another name, or if the files are
+    missing or damaged.
     """
     found = _read(str(spec), TRUTH)
     if found is None:
@@ -164,7 +179,9 @@ def _read_table(spec: str, options: TableOptions | None, progress: Progress, kno
 
 def _forms(readers: dict[str, tuple[Callable, bool]]) -> str:
     forms = {kind: f"{kind}:DIR" + "[:split]" * splits for kind, (_, splits) in readers.items()}
-    return ", ".join("coco:FILE" if kind == "coco" else form for kind, form in forms.items())
+    return ", ".join(
+        f"{kind}:FILE" if kind in ("coco", "label-studio", "cvat") else form for kind, form in forms.items()
+    )
 
 
 def _split_off(text: str) -> tuple[str, str | None]:

@@ -1,0 +1,272 @@
+"""Dense labels of real photos by a real teacher that is not a CLIP: an ImageNet classifier.
+
+    python benchmarks/imagenet_teacher.py encode --data ../shared/voc12    # once; continues where it was interrupted
+    python benchmarks/imagenet_teacher.py labels --data ../shared/voc12
+
+The teacher is MobileNetV2. Its 1,280 features after the mean pool are the image embedding. The rows of its 1,000-way head are the
+"text" vectors of 1,000 names; a VOC name is the mean of the rows of its kinds (KINDS_OF). The pool is a plain mean, so the cells are
+exact: the feature map itself.
+
+- Rows: a softmax does not change if one vector is added to every row. So the mean of the 1,000 rows is subtracted first. Then, as with
+  prompt templates, the rows of a name are L2-normalised, averaged and normalised again.
+- Bias: it is left out. It is the same for every photo, and so is the level of a class, which centring subtracts.
+- Logit scale: the head multiplies a cosine by the norms of the row and of the embedding. The scale is the product of their means.
+
+The form and all constants are those of `mlclip pseudolabel --method dense`, fixed on the drawn scenes. Nothing was chosen on these
+photos. Training and test photos are two folders, each labelled on its own. True labels are used only to report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
+from voc12 import EVALUATED
+
+from mlclip.config import PseudolabelConfig
+from mlclip.files import save_plain
+from mlclip.images.views import read_parts
+from mlclip.labels.metrics import average_precision
+from mlclip.labels.table import read_labels
+from mlclip.methods import centred, dense
+from mlclip.teacher.cells import PHOTO_SIDE, VIEW_SIDE
+from mlclip.teacher.label_by_kinds import gaussian_scores
+from mlclip.teacher.label_from_store import centre, centred_labels
+from mlclip.teacher.scoring import class_scores
+
+SIDE, STRIDE, GRIDS = 160, 32, (1, 2, 3)  # pixels of a view; of a cell
+SIZES = ("1", "1.5", "2", "3")  # of the whole photo, as multiples of SIDE; "1" needs no further pass
+CHUNK = 128  # photos in a file
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights
+NAMES = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+
+
+def _between(first: str, last: str) -> tuple[str, ...]:
+    return tuple(NAMES[NAMES.index(first) : NAMES.index(last) + 1])
+
+
+# The ImageNet names of each VOC class. No row shows any person (only a groom, a ballplayer and a scuba diver): that class is left out.
+KINDS_OF: dict[str, tuple[str, ...]] = {
+    "aeroplane": ("airliner", "warplane"),
+    "bicycle": ("bicycle-built-for-two", "mountain bike"),
+    "bird": _between("cock", "great grey owl") + _between("black grouse", "black swan")
+    + _between("white stork", "albatross"),
+    "boat": ("canoe", "catamaran", "container ship", "fireboat", "gondola", "lifeboat", "liner", "speedboat", "trimaran", "yawl"),
+    "bottle": ("beer bottle", "pop bottle", "water bottle", "wine bottle"),
+    "bus": ("minibus", "school bus", "trolleybus"),
+    "car": ("beach wagon", "cab", "convertible", "jeep", "limousine", "minivan", "Model T", "racer", "sports car"),
+    "cat": _between("tabby", "Egyptian cat"),
+    "chair": ("barber chair", "folding chair", "rocking chair"),
+    "cow": ("ox",),
+    "diningtable": ("dining table",),
+    "dog": _between("Chihuahua", "Mexican hairless"),
+    "horse": ("sorrel",),
+    "motorbike": ("moped", "motor scooter"),
+    "pottedplant": ("pot",),
+    "sheep": ("ram", "bighorn"),
+    "sofa": ("studio couch",),
+    "train": ("bullet train", "electric locomotive", "freight car", "passenger car", "steam locomotive"),
+    "tvmonitor": ("monitor", "screen", "television"),
+}  # fmt: skip
+SHOWN = [name for name in EVALUATED if name in KINDS_OF]  # at least 10 positives in both parts
+KINDS = ("cells", *SIZES)
+BOTH = ("own", "gaussians")
+ROWS: dict[str, dict] = {  # the kinds that are averaged, and which opinions of each kind of cells
+    **{f"{kind} alone": {"kinds": (kind,)} for kind in KINDS},
+    **{f"{kind} alone, own levels only": {"kinds": (kind,), "opinions": ("own",)} for kind in KINDS},
+    **{f"{kind} alone, Gaussians only": {"kinds": (kind,), "opinions": ("gaussians",)} for kind in KINDS},
+    "views + cells (no further pass)": {"kinds": ("views", "cells")},
+    "views + cells, own levels only": {"kinds": ("views", "cells"), "opinions": ("own",)},
+    "views + 2": {"kinds": ("views", "2")},
+    "views + cells + 2 (dense, the default)": {"kinds": ("views", "cells", "2")},
+    "views + cells + 2, own levels only": {"kinds": ("views", "cells", "2"), "opinions": ("own",)},
+    "views + cells + 2, equal weights": {"kinds": ("views", "cells", "2"), "equal": True},
+    "views + cells + 1.5 + 2": {"kinds": ("views", "cells", "1.5", "2")},
+    "views + cells + 1 + 1.5 + 2 + 3": {"kinds": ("views", *KINDS)},
+    "views + cells + 1 + 1.5 + 2 + 3, equal weights": {"kinds": ("views", *KINDS), "equal": True},
+}
+
+
+class StoredViews:
+    """Vectors (N, V, D) of one kind, in files of CHUNK photos: `Views` of the library."""
+
+    def __init__(self, files: Sequence[Path], grids: Sequence[int], sizes: Sequence[int]):
+        self.grids, self.sizes = tuple(grids), tuple(sizes)
+        self._parts = [torch.load(file, mmap=True, weights_only=True) for file in files]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        rows = torch.arange(len(self)).split([len(part) for part in self._parts])
+        return ((index, part.float()) for index, part in zip(rows, self._parts, strict=True))
+
+
+def load_teacher(data: Path) -> nn.Module:
+    model = mobilenet_v2()
+    state = torch.load(data / "mobilenet_v2_imagenet.pth", weights_only=True)
+    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
+    return model.eval()
+
+
+def text_vectors(head: nn.Linear) -> Tensor:
+    """The names of KINDS_OF as L2-normalised vectors (C, D)."""
+    rows = F.normalize(head.weight - head.weight.mean(0), dim=-1)  # (1000, D)
+    names = [rows[[NAMES.index(kind) for kind in kinds]].mean(0) for kinds in KINDS_OF.values()]
+    return F.normalize(torch.stack(names), dim=-1).detach()
+
+
+def files_of(out: Path, part: str, kind: str) -> list[Path]:
+    """The files of one kind, as far as all of the first kinds are there, too."""
+    files = sorted(out.glob(f"{part}-{kind}-*.pt"))
+    return [file for file in files if (out / file.name.replace(f"-{kind}-", "-2-")).exists()]
+
+
+@torch.inference_mode()
+def encode(args: argparse.Namespace) -> None:
+    """Write the half-precision views and pooled cells of every photo, CHUNK photos a file."""
+    network, started = fuse(load_teacher(args.data).features).to(memory_format=torch.channels_last), time.monotonic()
+    first_kinds = (("norm", "views", "cells", "1"), ("2",))  # of the default of `--kinds`
+    for several in (first_kinds, (("1.5",),), (("3",),)):
+        for part in ("train", "test"):
+            paths = [args.data / "photos" / part / path for path in read_labels(args.data / f"truth_{part}.csv").paths]
+            for first, kinds in ((first, kinds) for first in range(0, len(paths), CHUNK) for kinds in several):
+                files = [args.out / f"{part}-{kind}-{first:04d}.pt" for kind in kinds]
+                if all(file.exists() for file in files):
+                    continue
+                if time.monotonic() - started > 60 * args.minutes:
+                    raise SystemExit("the time is over. Run again to continue.")
+                of_photos = [encode_photo(network, str(path), kinds) for path in paths[first : first + CHUNK]]
+                for file, vectors in zip(files, zip(*of_photos, strict=True), strict=True):
+                    save_plain(torch.cat(vectors).half(), file)
+            print(f"{part}, {' '.join(sum(several, ()))}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def encode_photo(network: nn.Module, photo: str, kinds: Sequence[str]) -> list[Tensor]:
+    """The vectors (1, V, D) of one photo for each of `kinds`: the norm of its embedding, views and cells, or one size."""
+    if len(kinds) == 1:
+        side = dense.side_of_kind(kinds[0], SIDE, STRIDE)
+        return [dense.pool_cells(feature_maps(network, photo, side, (1,)), PHOTO_SIDE)]  # (1, s·s, D)
+    maps = feature_maps(network, photo, SIDE, GRIDS)  # (V, h, w, D)
+    pooled = maps.mean((1, 2))  # (V, D)
+    cells = dense.pool_cells(maps, VIEW_SIDE).flatten(0, 1)  # (V·4, D)
+    return [
+        pooled[:1].norm(dim=-1, keepdim=True)[None],
+        F.normalize(pooled, dim=-1)[None],
+        cells[None],
+        dense.pool_cells(maps[:1], PHOTO_SIDE),
+    ]
+
+
+def feature_maps(network: nn.Module, photo: str, side: int, grids: Sequence[int]) -> Tensor:
+    """The last feature map of every view, (V, h, w, D)."""
+    pixels = torch.from_numpy(read_parts(photo, [(side, grids)])[0][0]).float() / 255
+    x = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    return network(x.to(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+
+
+def views_of(out: Path, part: str, kind: str) -> StoredViews:
+    per_view = {"views": 1, "cells": VIEW_SIDE**2}
+    if kind in per_view:
+        return StoredViews(files_of(out, part, kind), GRIDS, [n * n * per_view[kind] for n in GRIDS])
+    side = min(PHOTO_SIDE, dense.side_of_kind(kind, SIDE, STRIDE) // STRIDE)
+    return StoredViews(files_of(out, part, kind), (1,), (side * side,))
+
+
+def available(out: Path) -> list[str]:
+    """The kinds of cells that were encoded for all photos."""
+    return [
+        k for k in KINDS if all(len(files_of(out, p, k)) == len(files_of(out, p, "views")) for p in ("train", "test"))
+    ]
+
+
+def opinions_of(out: Path, part: str, text: Tensor, scale: float) -> dict[tuple[str, str], tuple[Tensor, float]]:
+    """Labels (N, C) and agreement of every opinion, each computed once, as `label_by_kinds` does. Also reference labels."""
+    config, classes = PseudolabelConfig("dense"), len(text)
+    views, flat = views_of(out, part, "views"), scale * config.rank_scale
+    today, taught, _ = centred_labels(views, text, classes, scale, config)
+    found = {("views", "own"): (taught, dense.agreement(today.scores, taught))}
+    found["centred, no profiles", ""] = (today.labels, 0.0)
+    found["softmax of the whole photo", ""] = (
+        torch.cat([class_scores(vectors[:, 0], text, scale) for _, vectors in views]), 0.0)  # fmt: skip
+    for kind in available(out):
+        cells = views_of(out, part, kind)
+        own = centre(cells, text, flat, config.prior_photos)
+        scores = gaussian_scores(cells, text, own, taught, flat, config.rank_scale)
+        found[kind, "own"] = (own.labels, dense.agreement(own.scores, taught))
+        labels = centred.presence(scores, config.prior_photos)
+        found[kind, "gaussians"] = (labels, dense.agreement(scores, taught))
+    return found
+
+
+def combined(found: dict, kinds: Sequence[str], opinions: Sequence[str] = BOTH, equal: bool = False) -> Tensor:
+    chosen = [found[kind, opinion] for kind in kinds for opinion in opinions if (kind, opinion) in found]
+    return dense.average_labels([labels for labels, _ in chosen], [1.0 if equal else agreed for _, agreed in chosen])
+
+
+def quality(labels: Tensor, truth: Tensor) -> tuple[float, float]:
+    """mAP and macro-F1 at ½, in percent, over the classes of SHOWN that some photo has."""
+    columns = [list(KINDS_OF).index(name) for name in SHOWN]
+    labels = labels[:, columns]
+    predicted, positive = labels >= 0.5, truth == 1
+    f1 = 2 * (predicted & positive).sum(0) / (predicted.sum(0) + positive.sum(0)).clamp(min=1)
+    aps = [average_precision(labels[:, c], truth[:, c]) for c in range(len(SHOWN))]
+    return 100 * float(np.nanmean(aps)), 100 * float(f1[positive.any(0)].mean())
+
+
+@torch.inference_mode()
+def labels(args: argparse.Namespace) -> None:
+    head = load_teacher(args.data).classifier[1]
+    norms = torch.cat([torch.load(file, weights_only=True) for file in files_of(args.out, "train", "norm")])
+    scale = float(norms.float().mean() * (head.weight - head.weight.mean(0)).norm(dim=-1).mean())
+    print(f"logit scale {scale:.1f}; {len(KINDS_OF)} names; reported classes: {' '.join(SHOWN)}\n")
+    columns: dict[str, list[str]] = {}
+    for part in ("train", "test"):
+        truth = read_labels(args.data / f"truth_{part}.csv")
+        photos = len(views_of(args.out, part, "views"))
+        print(f"{part}: {photos} of {len(truth)} photos", flush=True)
+        truth = truth.aligned(truth.paths[:photos], SHOWN).scores
+        found = opinions_of(args.out, part, text_vectors(head), scale)
+        for kind, opinion in found:
+            if kind in KINDS:
+                columns.setdefault(f"agreement of {kind}, {opinion}", []).append(f"{found[kind, opinion][1]:.2f}")
+        for name, which in (
+            ("softmax of the whole photo", None),
+            ("centred, no profiles", None),
+            ("centred", None),
+            *((name, row) for name, row in ROWS.items() if {*row["kinds"]} <= {"views", *available(args.out)}),
+        ):
+            made = combined(found, **which) if which else found.get((name, ""), found["views", "own"])[0]
+            columns.setdefault(name, []).append("{:.1f} | {:.1f}".format(*quality(made, truth)))
+    print("| labels | train: mAP | macro-F1 at ½ | test: mAP | macro-F1 at ½ |\n|---|---|---|---|---|")
+    for name, cells in columns.items():
+        if not name.startswith("agreement"):
+            print(f"| {name} | {' | '.join(cells)} |")
+    print("\n| agreement with centred labels | train | test |\n|---|---|---|")
+    for name, cells in columns.items():
+        if name.startswith("agreement"):
+            print(f"| {name.removeprefix('agreement of ')} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["encode", "labels"])
+    parser.add_argument("--data", type=Path, default=Path("../shared/voc12"), help="folder of the photos and weights")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/imagenet_teacher"), help="folder of features")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop encoding after this long")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1) if args.part == "encode" else None
+    {"encode": encode, "labels": labels}[args.part](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Where CLIP sees a class in a photo: maps from the cells of its last feature map. Nobody has to train anything for them.
+
+Letters: N photos, n photos of one batch, K names, h w cells of a photo, D the joint embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..clip import load_clip
+from ..clip.pixels import pixels_of
+from ..config import InputError, PseudolabelConfig
+from ..images import Photo, PhotoViews, photo_batches
+from ..images.names import photo_file
+from ..images.overlay import as_bytes
+from ..labels.table import Labels
+from ..methods import centred
+from ..methods.dense import side_of_kind
+from ..progress import SILENT, Progress
+from .cells import embed_views_and_cells
+from .scoring import Teacher, embeddings_of
+
+KIND = "2"  # the cells are those of the whole photo at this multiple of CLIP's input size
+LEVEL_PHOTOS = 200  # the level of a class is its mean cosine over the cells of at most this many photos
+SHOWN_PHOTOS, SHOWN_CLASSES = 24, 4  # in a report
+ATTENTION = "key"
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class CellMaps:
+    """Draws class maps from CLIP's cells. `text` (K, D) are the embeddings of the names, `levels` (K,) their mean cosines."""
+
+    teacher: Teacher
+    text: Tensor
+    scale: float  # of the softmax within a cell
+    levels: Tensor
+
+    def views(self, photos: Sequence[Photo]) -> PhotoViews:
+        """The photos as this needs them."""
+        return square_photos(photos, self.teacher)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 photos (n, 3, S, S) -> the log-odds of each name in each cell, (n, K, h, w), float32 on the CPU."""
+        logits = centred.centred_logits(_cosines(self.teacher, self.text, pixels), self.levels, self.scale)
+        return logits.permute(0, 3, 1, 2)  # (n, K, h, w)
+
+
+def square_photos(photos: Sequence[Photo], teacher: Teacher) -> PhotoViews:
+    """The photos for class maps: whole, each side twice CLIP's input size."""
+    side = side_of_kind(KIND, teacher.input_size, teacher.stride)
+    return PhotoViews(photos, side, interpolation=teacher.pixels.interpolation)
+
+
+def _cosines(teacher: Teacher, text: Tensor, pixels: Tensor) -> Tensor:
+    _, cells = embed_views_and_cells(teacher, pixels, ATTENTION)  # (n, h, w, D)
+    return cells.cpu() @ text.T  # (n, h, w, K)
+
+
+def cell_levels(photos: Sequence[Photo], teacher: Teacher, text: Tensor, num_workers: int = 2) -> Tensor:
+    """The level (K,) of each name: its mean cosine over the cells of at most LEVEL_PHOTOS of the photos, evenly spaced."""
+    sample = photos[:: max(1, -(-len(photos) // LEVEL_PHOTOS))]
+    total, count = torch.zeros(len(text)), 0
+    batches = photo_batches(square_photos(sample, teacher), batch_size=BATCH, num_workers=num_workers)
+    for _, pixels, _ in batches:
+        if pixels is not None:
+            cosines = _cosines(teacher, text, pixels[:, 0]).flatten(0, 2)  # (n·h·w, K)
+            total, count = total + cosines.sum(0), count + len(cosines)
+    return total / max(1, count)
+
+
+def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, progress: Progress = SILENT) -> dict:
+    """Class maps of at most SHOWN_PHOTOS photos of a table, for `meta["where"]` and the report.
+
+    The photos are spread evenly over those with at least one label. The result has, by row, "classes": the columns of the highest
+    labels, at most SHOWN_CLASSES, and "maps": uint8 maps (K, h, w) as lists, each from 0 to 255. Photos that cannot be read are
+    left out. InputError if the labels do not say which prompts made them.
+    """
+    meta, reached = labels.meta, (labels.scores >= labels.thresholds)  # (N, C)
+    if not meta.get("prompts") or not meta.get("templates"):
+        raise InputError("the labels do not say which prompts made them. Make them with `mlclip pseudolabel`.")
+    text = embeddings_of(meta, teacher)
+    rows = reached.any(1).nonzero().flatten().tolist()
+    shown = min(SHOWN_PHOTOS, len(rows))
+    rows = [rows[i * len(rows) // shown] for i in range(shown)]
+    photos = [Photo(path, photo_file(labels.root, path), 0, 0) for path in (labels.paths[row] for row in rows)]
+    scale = teacher.logit_scale * PseudolabelConfig().rank_scale
+    maps = CellMaps(teacher, text, scale, cell_levels(photos, teacher, text, num_workers))
+    found: dict[str, dict] = {"classes": {}, "maps": {}}
+    with progress.bar("class maps of CLIP", len(photos), "photos") as bar:
+        batches = photo_batches(maps.views(photos), batch_size=BATCH, num_workers=num_workers)
+        for indices, pixels, unreadable in batches:
+            bar.update(len(indices) + len(unreadable))
+            for index, drawn in zip(indices.tolist(), maps(pixels[:, 0]) if pixels is not None else (), strict=True):
+                row = rows[index]
+                columns = _highest(labels.scores[row], reached[row])
+                found["classes"][row], found["maps"][row] = columns, as_bytes(drawn[columns]).tolist()
+    return found
+
+
+def teacher_of(labels: Labels, device: torch.device, *, progress: Progress = SILENT) -> Teacher:
+    """The CLIP that made the labels, from the name or path in their `meta`. InputError if they do not name one."""
+    made = labels.meta.get("clip")
+    if not isinstance(made, dict) or "name" not in made:
+        raise InputError("the labels do not say which CLIP made them. Make them with `mlclip pseudolabel`.")
+    settings = {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
+    return Teacher(load_clip(made["name"], **settings, progress=progress), device)
+
+
+def _highest(scores: Tensor, reached: Tensor) -> list[int]:
+    """The columns of the highest of the scores (C,) that reach their thresholds."""
+    order = scores.nan_to_num(-1).argsort(descending=True, stable=True).tolist()
+    return [column for column in order if reached[column]][:SHOWN_CLASSES]
