@@ -12,7 +12,6 @@ Every function takes paths where it takes objects, uses the GPU where there is o
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -31,10 +30,10 @@ from .config import (
     TrainConfig,
 )
 from .distributed import Distributed, choose_device, restarted, start_distributed
-from .files import check_output, locked
+from .files import cache_folder, check_output, locked
 from .images import Found, find_images
 from .labels.class_choice import Classes, find_classes, find_contrast, templates_for
-from .labels.class_names import as_prompts, check_class_count
+from .labels.class_names import CLASS_PRESETS, as_prompts, check_class_count
 from .labels.corrections import Corrections, correct, read_corrections
 from .labels.datasets import read_boxes, read_truth
 from .labels.matching import Match, match_tables, refuse_small_match
@@ -43,6 +42,7 @@ from .labels.table import Labels, read_labels, write_labels
 from .line_progress import LineProgress
 from .methods.calibration import expected_calibration_error
 from .progress import SILENT, Progress
+from .spelling import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from .student.checkpoint import Checkpoint
@@ -94,9 +94,11 @@ def pseudolabel(
             if output is not None and distributed.is_main:
                 check_output(output, overwrite=overwrite)
             found = images if isinstance(images, Found) else find_images(images)
+            progress.detail(f"{len(found.photos)} photos in {found.root}; {_place(distributed.device)}")
             names = find_classes(classes, found.root, progress.log)
             others = find_contrast(contrast, names, progress.log)
             check_class_count(names, others)
+            progress.detail(f"cache: {cache_folder()}")
             teacher = _teacher(clip, clip_activation, clip_pixels, precision, offline, distributed, progress)
             if settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")
@@ -156,9 +158,7 @@ def train(
     from .training.loop import train as train_student
 
     distributed = distributed or start_distributed(device)
-    if settings.get("preset") is None:
-        settings["preset"] = "laptop" if distributed.device.type == "cpu" else "paper"
-    config = _config(TrainConfig, settings)
+    config = train_config(settings, distributed.device.type)
     if save_labels and not isinstance(labels, Labels) and _same_file(save_labels, labels):
         raise OptionError(f"`save_labels` {save_labels} would replace the labels that are read; choose another file")
     progress, output = progress or LineProgress(), Path(output)
@@ -174,6 +174,9 @@ def train(
             progress.log(note)
         if root:
             table = replace(table, root=os.fspath(root))
+        progress.detail(
+            f"labels of {len(table)} photos in {table.root}; {_place(distributed.device)}; cache {cache_folder()}"
+        )
         with distributed.together():
             if distributed.is_main:
                 locks.enter_context(locked(lock, str(output)))
@@ -240,10 +243,12 @@ def predict(
     if checkpoint.model.arch == CLIP_HEAD:
         checkpoint.model.load_encoder(offline=offline, progress=progress)
     found = images if isinstance(images, Found) else find_images(images)
+    chosen = choose_device(device)
+    progress.detail(f"{len(found.photos)} photos in {found.root}; {checkpoint.model.arch}; {_place(chosen)}")
     return predict_photos(
         found,
         checkpoint,
-        device=choose_device(device),
+        device=chosen,
         batch_size=batch_size,
         num_workers=_workers(num_workers),
         progress=progress,
@@ -370,14 +375,29 @@ def _name_of(table: Labels | str | Path, words: str) -> str:
     return words if isinstance(table, Labels) else os.fspath(table)
 
 
+def train_config(settings: dict[str, Any], device_type: str) -> TrainConfig:
+    """The settings of a training: those given, and where nothing is given, those of the preset for the device ("cpu", "cuda", ...)."""
+    preset = settings.get("preset") or ("laptop" if device_type == "cpu" else "paper")
+    return _config(TrainConfig, {**settings, "preset": preset})
+
+
 def _config(config: type, settings: dict[str, Any]) -> Any:
     names = [field.name for field in fields(config)]
     for name in settings:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(names)}"
+            near = nearest(name, names)
+            hint = f"did you mean `{near}`?" if near else f"there are {', '.join(names)}"
             raise OptionError(f"there is no setting `{name}`; {hint}")
     return config(**settings)
+
+
+def _place(device: Any) -> str:
+    """The device and what computes on it, for a message."""
+    import torch
+
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'' if count == 1 else 's'}" if device.type == "cpu" else ""
+    return f"device {device}{threads}, torch {torch.__version__}"
 
 
 def _workers(num_workers: int | None) -> int:
@@ -402,8 +422,9 @@ def _chosen(only: Classes, classes: list[str]) -> list[str]:
     names = list(as_prompts(only))
     unknown = [name for name in names if name not in classes]
     if unknown:
+        hint = did_you_mean(unknown[0], [*classes, *CLASS_PRESETS])
         raise InputError(
-            f"`only` names {', '.join(unknown)}, which the truth does not have; it has {', '.join(classes)}"
+            f"`only` names {', '.join(unknown)}, which the truth does not have.{hint} It has {', '.join(classes)}"
         )
     return names
 

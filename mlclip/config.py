@@ -13,6 +13,18 @@ from typing import Any
 
 LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`
 MODEL_FILE = "model.pt"  # default output of `mlclip train`, default input of `predict`, `calibrate` and `export`
+ARCHS = (  # of torchvision, for the student
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "convnext_tiny",
+)
+CLIP_ARCH = "clip-resnet"  # the image ResNet of a CLIP; widths and depths come from its weights
 CLIP_HEAD = "clip-head"  # the `arch` that is a head on CLIP's embeddings
 LARGEST_SIZE = 4096  # pixels, side of the student's input
 LARGEST_SEED = 2**32 - 1
@@ -31,8 +43,8 @@ class OptionError(InputError):
 def _setting(default: Any, help: str, *, methods: tuple[str, ...] = (), **more: Any) -> Any:
     """A field with its help text. `methods`: the methods that use it; empty for all of them.
 
-    Further metadata: `choices`, the allowed values, `if_none`, what happens where the value is None, and `unused_by`, the few
-    methods that do not use a setting of all others.
+    Further metadata: `choices`, the allowed values, `known`, names that are allowed besides files, `if_none`, what happens where
+    the value is None, and `unused_by`, the few methods that do not use a setting of all others.
     """
     return field(default=default, metadata={"help": help, "methods": methods, **more})
 
@@ -58,6 +70,12 @@ def _methods_of(setting: Field, config: Any) -> tuple[str, ...]:
     """The methods that use a setting."""
     unused_by = setting.metadata.get("unused_by", ())
     return setting.metadata["methods"] or tuple(method for method in config.METHODS if method not in unused_by)
+
+
+def used_settings(config: Any) -> dict[str, Any]:
+    """The settings that the method of `config` uses, by name, in the order of the fields."""
+    used = [setting.name for setting in fields(config) if config.method in _methods_of(setting, config)]
+    return {name: getattr(config, name) for name in used}
 
 
 def _refuse_unused(config: Any) -> None:
@@ -301,10 +319,12 @@ class TrainConfig:
         "Network of the student, such as resnet18, mobilenet_v2 or clip-resnet. clip-head: only a layer on CLIP's own embeddings "
         "is fitted, in seconds; prediction then needs that CLIP.",
         if_none=_preset("arch"),
+        known=(*ARCHS, CLIP_ARCH, CLIP_HEAD),
     )
     init: str = _setting(
         "imagenet",
         "Initial weights: imagenet (torchvision's), none, clip (those of the labels' CLIP, for clip-resnet), or a FILE.",
+        known=("imagenet", "none", "clip"),
     )
     size: int | None = _setting(None, "Side of the student's square input, in pixels.", if_none=_preset("size"))
     epochs: int | None = _setting(None, "Passes over the photos.", if_none=_scheduled(0), unused_by=_PROBE)
@@ -382,7 +402,7 @@ class TrainConfig:
             self._require_clip_head()
         epochs, batch_size = PAPER_SCHEDULES.get(self.method, (None, None))
         schedule = {"epochs": epochs, "batch_size": batch_size, "average": AVERAGED.get(self.method)}
-        used = {setting.name for setting in fields(self) if self.method in _methods_of(setting, self)}
+        used = used_settings(self)
         for name, value in {**schedule, **PRESETS[self.preset]}.items():
             if name in used and getattr(self, name) is None and not (name == "size" and self.arch == CLIP_HEAD):
                 object.__setattr__(self, name, value)

@@ -21,6 +21,9 @@ class Progress:
     def log(self, line: str) -> None:
         """Report one line that the user should read."""
 
+    def detail(self, line: str) -> None:
+        """Report one line that helps to understand what the program does, such as which file it reads."""
+
     def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> AbstractContextManager[Bar]:
         """A progress bar for `total` units (bytes if `unit` is "B"), of which `done` are already finished."""
         return nullcontext(Bar())

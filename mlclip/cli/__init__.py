@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from .. import __version__
 from ..config import InputError, OptionError
+from ..spelling import did_you_mean
 from .cache import cache
 from .calibrate import calibrate
 from .demo import demo
@@ -22,6 +22,7 @@ from .pseudolabel import pseudolabel
 from .report import report
 from .review import review
 from .train import train
+from .version import print_version
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 KEPT = {  # what an interrupted command leaves, and how to continue
@@ -36,9 +37,26 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if "did you mean" not in error.format_message().lower():  # click says it from 8.4 on
+                error.message += did_you_mean(args[0], self.commands)
+            raise
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="mlclip")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=print_version,
+    help="Show the versions of mlclip, torch and Python, and the device, and exit.",
+)
 def cli():
     """Turn a folder of photos and a list of class names into a small multi-label classifier. No labels are needed.
 

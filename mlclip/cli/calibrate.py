@@ -7,7 +7,7 @@ import math
 import click
 
 from ..config import MODEL_FILE
-from . import options
+from . import completion, options
 from .console import Console
 
 OUTPUT = "calibrated.pt"
@@ -16,14 +16,26 @@ OUTPUT = "calibrated.pt"
 @click.command(cls=options.Command)
 @options.images
 @click.option(
-    "--model", default=MODEL_FILE, show_default=True, help="The model that `mlclip train` wrote, .pt or .safetensors."
+    "--model",
+    default=MODEL_FILE,
+    show_default=True,
+    shell_complete=completion.files,
+    help="The model that `mlclip train` wrote, .pt or .safetensors.",
 )
 @click.option(
     "--truth",
+    shell_complete=completion.files,
     required=True,
     help="True labels of some of the IMAGES: a table such as FILE.csv, or another form of `mlclip evaluate`.",
 )
-@click.option("-o", "--output", default=OUTPUT, show_default=True, help="Where the calibrated model is written.")
+@click.option(
+    "-o",
+    "--output",
+    shell_complete=completion.files,
+    default=OUTPUT,
+    show_default=True,
+    help="Where the calibrated model is written.",
+)
 @options.overwrite
 @options.partial
 @options.batch_size

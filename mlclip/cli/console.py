@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,14 +15,21 @@ from .messages import in_options, printable
 
 REDRAW_SECONDS = 0.1  # between two drawings of the bar
 BAR_WIDTH = 20
+VERBOSE = "mlclip.verbose"  # key in the `meta` of click's context: whether to print details
 CLEAR_LINE = "\r\x1b[K"
 
 
 class Console(LineProgress):
-    """The library's messages and progress on stderr: a bar on a terminal, else lines. `quiet` keeps only warnings."""
+    """The library's messages and progress on stderr: a bar on a terminal, else lines. `quiet` keeps only warnings.
+
+    With --verbose, which the running command's context knows, details are printed too, with the seconds since the start.
+    """
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
+        context = click.get_current_context(silent=True)
+        self.verbose = bool(context and context.meta.get(VERBOSE)) and not quiet
+        self._started = time.monotonic()
         self._drawn = False  # whether a progress bar is in the terminal's current line
 
     def log(self, line: str) -> None:
@@ -31,6 +39,11 @@ class Console(LineProgress):
             start = CLEAR_LINE if self._drawn else ""
             click.echo(start + printable(in_options(line, context.command if context else None)), err=True)
 
+    def detail(self, line: str) -> None:
+        """Print one line with the seconds since the start, if --verbose is set."""
+        if self.verbose:
+            self.log(f"[{time.monotonic() - self._started:.1f} s] {line}")
+
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
         """Print a table; see `table`."""
         if not self.quiet:
@@ -38,6 +51,13 @@ class Console(LineProgress):
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Bar]:
+        self.detail(f"{label} ...")
+        with self._bar(label, total, unit, done) as bar:
+            yield bar
+        self.detail(f"{label}: done")
+
+    @contextmanager
+    def _bar(self, label: str, total: int, unit: str, done: int) -> Iterator[Bar]:
         if self.quiet:
             yield Bar()
         elif not sys.stderr.isatty():

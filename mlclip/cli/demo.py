@@ -76,6 +76,7 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, num_workers: i
     draw(folder, seed, progress)
     running = {"device": device, "num_workers": num_workers}
     common = ["--device", device, "--workers", str(num_workers), *(["--quiet"] if quiet else [])]
+    common += ["--verbose"] if progress.verbose else []
 
     def step(*args: str) -> None:
         progress.log("")

@@ -6,29 +6,37 @@ import json
 
 import click
 
-from . import options
+from . import completion, options
 from .console import Console, table
 from .messages import printable
 
 
 @click.command(cls=options.Command)
-@click.argument("images", nargs=-1, metavar="[IMAGES...]")
+@click.argument("images", nargs=-1, metavar="[IMAGES...]", shell_complete=completion.files)
 @click.option(
     "--labels",
+    shell_complete=completion.files,
     help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE, cvat:FILE, coco:FILE, fiftyone:DIR, xmp:DIR.",
 )
 @click.option(
-    "--model", help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts the scores of IMAGES."
+    "--model",
+    shell_complete=completion.files,
+    help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts the scores of IMAGES.",
 )
 @click.option(
     "--truth",
+    shell_complete=completion.files,
     required=True,
     help="The true labels: voc:DIR[:split], coco:FILE, openimages:DIR[:split], imagefolder:DIR[:split], labelme:DIR, "
     "yolo:DIR[:split], nuswide:DIR[:split], label-studio:FILE, cvat:FILE, fiftyone:DIR, xmp:DIR, a folder that looks like a data "
     "set, or a table such as FILE.csv, with a column `path` and one column per class (1, 0, or empty for unknown). Tables of "
     "other programs are read, too.",
 )
-@click.option("--only", help="Evaluate only these classes: a FILE, a preset, or names separated by commas.")
+@click.option(
+    "--only",
+    shell_complete=completion.names_or_files(completion.class_presets),
+    help="Evaluate only these classes: a FILE, a preset, or names separated by commas.",
+)
 @click.option(
     "--format",
     "form",

@@ -7,7 +7,7 @@ from dataclasses import fields
 import click
 
 from ..config import LABELS_FILE, MODEL_FILE, ExportConfig
-from . import options
+from . import completion, options
 from .console import Console
 
 NEXT = {  # what a person does with the result
@@ -24,11 +24,16 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 
 @click.command(cls=options.Command)
 @click.option(
-    "--model", default=MODEL_FILE, show_default=True, help="The model that `mlclip train` wrote, .pt or .safetensors."
+    "--model",
+    shell_complete=completion.files,
+    default=MODEL_FILE,
+    show_default=True,
+    help="The model that `mlclip train` wrote, .pt or .safetensors.",
 )
 @click.option(
     "-o",
     "--output",
+    shell_complete=completion.files,
     show_default="model.onnx, or named after --to",
     help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds. With --to, a "
     "file, or a folder for fiftyone, yolo-cls and xmp.",
@@ -42,6 +47,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 )
 @click.option(
     "--photos",
+    shell_complete=completion.files,
     multiple=True,
     metavar="IMAGES",
     help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",

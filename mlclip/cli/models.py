@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from . import options
+from . import completion, options
 from .console import Console, table
 from .messages import printable
 
@@ -14,6 +14,7 @@ from .messages import printable
     "--check",
     "clip",
     metavar="NAME|FILE|DIR",
+    shell_complete=completion.names_or_files(completion.clip_models),
     help="Load one teacher, as --clip does, without the network, and let it name drawn pictures.",
 )
 @options.weight_facts

@@ -14,6 +14,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 import click
 
 from ..config import TableOptions
+from . import completion
+from .console import VERBOSE
 from .messages import printable
 
 SKIPPED = 3  # exit status: done, but some inputs were skipped and are listed
@@ -82,6 +84,8 @@ def _setting(setting: Field, hint: Any, **more: Any) -> Callable:
     told, default = setting.metadata, setting.default
     name = OPTION_NAMES.get(setting.name, "--" + setting.name.replace("_", "-"))
     more |= {"help": told["help"], "show_default": told.get("if_none", True)}
+    if "known" in told:
+        more["shell_complete"] = completion.names_or_files(lambda: told["known"])
     if "choices" in told:
         more["type"] = click.Choice(told["choices"])
     elif hint is bool:
@@ -107,11 +111,40 @@ def combine(*decorators: Callable) -> Callable:
     return apply
 
 
-images = click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+class Photos(click.Argument):
+    """The photos of a command. They may be missing where the command only prints its settings."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        if ctx.params.get("print_config") and self.value_is_missing(value):
+            return ()
+        return super().process_value(ctx, value)
+
+
+def _set_verbose(ctx: click.Context, _: click.Parameter, verbose: bool) -> None:
+    ctx.meta[VERBOSE] = verbose  # the console reads it
+
+
+images = click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGES...", cls=Photos, shell_complete=completion.files
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 offline = click.option("--offline", is_flag=True, help="Never use the network.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors on stderr.")
-device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+verbose = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    callback=_set_verbose,
+    help="Also print which files, stores and devices are used, and the time of each step.",
+)
+device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    shell_complete=lambda ctx, param, text: [name for name in completion.devices() if name.startswith(text)],
+    help="auto, cpu, cuda, cuda:N or mps.",
+)
 num_workers = click.option(
     "--workers",
     "num_workers",
@@ -120,7 +153,7 @@ num_workers = click.option(
     show_default="one per core, at most 8",
     help="Dataloader workers that decode photos; 0 decodes in the main process.",
 )
-running = combine(device, num_workers, quiet)
+running = combine(device, num_workers, quiet, verbose)
 weight_facts = combine(
     click.option(
         "--clip-activation",
@@ -164,6 +197,7 @@ def tables(command: Callable) -> Callable:
 threshold_file = click.option(
     "--threshold-file",
     metavar="FILE",
+    shell_complete=completion.files,
     help="Thresholds per class: lines `class,threshold`, or {class: threshold} in a .json file. Other classes keep theirs.",
 )
 

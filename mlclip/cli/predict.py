@@ -11,7 +11,7 @@ import sys
 import click
 
 from ..config import MODEL_FILE, InputError
-from . import options
+from . import completion, options, settings_file
 from .console import Console, table
 from .messages import printable
 
@@ -24,6 +24,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
     "--model",
     default=MODEL_FILE,
     show_default=True,
+    shell_complete=completion.files,
     help="The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.",
 )
 @click.option(
@@ -53,10 +54,12 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @options.batch_size
 @options.running
 @options.offline
+@settings_file.config_file
 def predict(images, model, form, threshold, threshold_file, topk, heatmaps, overwrite, quiet, **running):
     """Print which classes photos show.
 
-    IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", or @list.txt (one path per line).
+    IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
+    @table.csv:COLUMN (also .tsv and .parquet), or .tar shards, whose photos are read in place.
 
     Only the student runs; CLIP is not needed, except for a model of `mlclip train --arch clip-head`. The result goes to stdout,
     messages go to stderr.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import click
 
-from ..config import LABELS_FILE, PseudolabelConfig
-from . import options
+from ..config import LABELS_FILE, PseudolabelConfig, used_settings
+from . import completion, options, settings_file
 from .console import Console
 
 
@@ -13,17 +15,20 @@ from .console import Console
 @options.images
 @click.option(
     "--classes",
+    shell_complete=completion.names_or_files(completion.class_presets),
     help="The classes: a FILE (one name per line, or `label = prompt name`, or `animal > dog` for a class below another; also "
     'JSON, or YAML with `names:`), a preset (voc, coco, nuswide), or "cat,dog=a small dog".  '
     "[default: classes.txt in or next to the folder of the photos, else coco]",
 )
 @click.option(
     "--contrast",
+    shell_complete=completion.names_or_files(completion.class_presets),
     help="Further names, in the same forms as --classes, that compete with the classes and are then dropped. Name what "
     "else the photos show if many of them show none of the classes. Names of things that are not there do harm.",
 )
 @click.option(
     "--clip",
+    shell_complete=completion.names_or_files(completion.clip_models),
     help="The teacher: a name from `mlclip models`, a weight FILE, a folder DIR of open_clip or Hugging Face, or "
     "open_clip:NAME/TAG.  [default: ViT-B/32 on a CPU, RN50x64 on a GPU]",
 )
@@ -32,6 +37,7 @@ from .console import Console
     "--output",
     default=LABELS_FILE,
     show_default=True,
+    shell_complete=completion.files,
     help="Where the labels are written: .pt, .csv, .json or .jsonl.",
 )
 @options.settings(PseudolabelConfig)
@@ -39,6 +45,7 @@ from .console import Console
     "--template",
     "templates",
     multiple=True,
+    shell_complete=lambda ctx, param, text: [name for name in completion.template_sets() if name.startswith(text)],
     help="A prompt with {} for the class name, or a set of prompts: paper-cdul, paper-ccd or ensemble. Can be repeated.  "
     "[default: the prompts of the method's paper]",
 )
@@ -60,10 +67,13 @@ from .console import Console
 @options.batch_size
 @options.running
 @options.offline
-def pseudolabel(images, output, device, quiet, **settings):
+@settings_file.config_file
+@settings_file.print_config
+def pseudolabel(images, output, device, quiet, print_config, **settings):
     """Label photos with CLIP.
 
-    IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", or @list.txt (one path per line).
+    IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
+    @table.csv:COLUMN (also .tsv and .parquet), or .tar shards, whose photos are read in place.
 
     CLIP sees each photo whole and in parts, and compares every view with the class names. The result is one table of
     scores, in labels.pt.
@@ -74,6 +84,8 @@ def pseudolabel(images, output, device, quiet, **settings):
     from .. import api
     from ..distributed import start_distributed, status_for_launcher
 
+    if print_config:
+        return settings_file.print_settings(_resolved(settings, device))
     distributed = start_distributed(device)
     progress = Console(quiet=quiet or not distributed.is_main)
     labels = api.pseudolabel(images, output=output, distributed=distributed, progress=progress, **settings)
@@ -85,6 +97,17 @@ def pseudolabel(images, output, device, quiet, **settings):
     _show_diagnosis(labels, progress)
     progress.log(f"next: mlclip train --labels {output}")
     return status_for_launcher(options.report_skipped(labels.meta["skipped"], output))
+
+
+def _resolved(settings: dict, device: str) -> dict:
+    """The settings of the labelling; None for a setting that the method does not use. CLIP is the default of the device."""
+    from ..distributed import choose_device
+    from ..teacher.scoring import default_clip
+
+    names = [field.name for field in fields(PseudolabelConfig)]
+    config = PseudolabelConfig(**{name: settings[name] for name in names})
+    clip = settings["clip"] or default_clip(choose_device(device))
+    return {"clip": clip} | dict.fromkeys(names) | used_settings(config)
 
 
 def _limit(labels) -> str:

@@ -7,19 +7,33 @@ from pathlib import Path
 import click
 
 from ..config import LABELS_FILE
-from . import options
+from . import completion, options
 from .console import Console
 
 
 @click.command(cls=options.Command)
-@click.option("--labels", default=LABELS_FILE, show_default=True, help="The table to show: .pt, .csv, .json or .jsonl.")
-@click.option("--truth", help="True labels to compare with, as for `mlclip evaluate`.")
 @click.option(
-    "--root", metavar="DIR", help="The folder of the photos, if the photos have moved or the labels are a .csv."
+    "--labels",
+    default=LABELS_FILE,
+    show_default=True,
+    shell_complete=completion.files,
+    help="The table to show: .pt, .csv, .json or .jsonl.",
+)
+@click.option(
+    "--truth",
+    shell_complete=completion.files,
+    help="True labels to compare with, as for `mlclip evaluate`.",
+)
+@click.option(
+    "--root",
+    shell_complete=completion.folders,
+    metavar="DIR",
+    help="The folder of the photos, if the photos have moved or the labels are a .csv.",
 )
 @options.threshold_file
 @click.option(
     "--predictions",
+    shell_complete=completion.files,
     metavar="FILE",
     help="A model's scores of the same photos, as a table: the page shows where it contradicts the labels.",
 )
@@ -44,7 +58,14 @@ from .console import Console
     show_default=True,
     help="The order of the photos at first; review: as `mlclip review` names them.",
 )
-@click.option("-o", "--output", default="report.html", show_default=True, help="Where the page is written.")
+@click.option(
+    "-o",
+    "--output",
+    shell_complete=completion.files,
+    default="report.html",
+    show_default=True,
+    help="Where the page is written.",
+)
 @click.option(
     "--where", is_flag=True, help="Run CLIP again on a few photos, and show where in them it sees their labels."
 )

@@ -8,21 +8,41 @@ import sys
 import click
 
 from ..config import LABELS_FILE
-from . import options
+from . import completion, options
 from .console import Console, table
 from .messages import printable
 
 
 @click.command()
 @click.option(
-    "--labels", default=LABELS_FILE, show_default=True, help="The table to look at: .pt, .csv, .json or .jsonl."
+    "--labels",
+    shell_complete=completion.files,
+    default=LABELS_FILE,
+    show_default=True,
+    help="The table to look at: .pt, .csv, .json or .jsonl.",
 )
 @click.option(
-    "--predictions", help="A model's scores of the same photos, as a table: labels that it contradicts come first."
+    "--predictions",
+    shell_complete=completion.files,
+    help="A model's scores of the same photos, as a table: labels that it contradicts come first.",
 )
-@click.option("--model", help="Instead of --predictions: a model, .pt or .onnx; it predicts the labelled photos.")
-@click.option("--root", metavar="DIR", help="For --model: the folder of the photos, if they have moved.")
-@click.option("--corrections", metavar="FILE", help="Lines `path,class,value`: these labels need no second look.")
+@click.option(
+    "--model",
+    shell_complete=completion.files,
+    help="Instead of --predictions: a model, .pt or .onnx; it predicts the labelled photos.",
+)
+@click.option(
+    "--root",
+    shell_complete=completion.folders,
+    metavar="DIR",
+    help="For --model: the folder of the photos, if they have moved.",
+)
+@click.option(
+    "--corrections",
+    shell_complete=completion.files,
+    metavar="FILE",
+    help="Lines `path,class,value`: these labels need no second look.",
+)
 @click.option("-n", "count", type=click.IntRange(1), default=20, show_default=True, help="Number of labels.")
 @click.option(
     "--format",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import click
 
-from ..config import LABELS_FILE, MODEL_FILE, TrainConfig
-from . import options
+from ..config import LABELS_FILE, MODEL_FILE, TrainConfig, used_settings
+from . import completion, options, settings_file
 from .console import Console
 
 
@@ -14,16 +16,28 @@ from .console import Console
     "--labels",
     default=LABELS_FILE,
     show_default=True,
+    shell_complete=completion.files,
     help="The labels that `mlclip pseudolabel` wrote, or a table of true labels.",
 )
 @click.option(
-    "--root", metavar="DIR", help="The folder of the photos, if the photos have moved or the labels are a .csv."
+    "--root",
+    metavar="DIR",
+    shell_complete=completion.folders,
+    help="The folder of the photos, if the photos have moved or the labels are a .csv.",
 )
-@click.option("-o", "--output", default=MODEL_FILE, show_default=True, help="Where the model is written.")
+@click.option(
+    "-o",
+    "--output",
+    default=MODEL_FILE,
+    show_default=True,
+    shell_complete=completion.files,
+    help="Where the model is written.",
+)
 @options.settings(TrainConfig)
 @click.option(
     "--corrections",
     metavar="FILE",
+    shell_complete=completion.files,
     help="Labels that a person corrected, lines `path,class,value`, as the page of `mlclip report` writes them. They do not "
     "change, and count --correction-weight times.",
 )
@@ -31,20 +45,25 @@ from .console import Console
 @options.overwrite
 @click.option(
     "--truth",
+    shell_complete=completion.files,
     help="True labels, as for `mlclip evaluate`: report the mAP of every epoch. They do not influence the training.",
 )
 @options.partial
 @options.running
 @options.offline
+@settings_file.config_file
+@settings_file.print_config
 @click.option(
     "--save-labels",
     metavar="FILE",
+    shell_complete=completion.files,
     cls=options.MethodOption,
     methods=("cdul", "ccd"),
     help="Where the updated labels are written: .pt, .csv, .json or .jsonl.",
 )
 @click.option(
     "--boxes",
+    shell_complete=completion.files,
     cls=options.MethodOption,
     methods=("ccd",),
     help="For --local-views boxes or around: the annotated boxes: voc:DIR[:split], coco:FILE, openimages:DIR[:split], "
@@ -52,6 +71,7 @@ from .console import Console
 )
 @click.option(
     "--clip",
+    shell_complete=completion.names_or_files(completion.clip_models),
     cls=options.MethodOption,
     methods=("ccd", "probe"),
     help="For ccd, and for --arch clip-head: the CLIP that made the labels, as for `mlclip pseudolabel`.  "
@@ -65,7 +85,7 @@ from .console import Console
     help="Allow a different CLIP than the one that made the labels.",
 )
 @options.tables
-def train(labels, output, save_labels, device, quiet, **settings):
+def train(labels, output, save_labels, device, quiet, print_config, **settings):
     """Train a small network on labels and their photos.
 
     It reads labels.pt and writes model.pt. Every finished epoch is saved, so an interrupted training continues with
@@ -77,6 +97,8 @@ def train(labels, output, save_labels, device, quiet, **settings):
     from .. import api
     from ..distributed import start_distributed, status_for_launcher
 
+    if print_config:
+        return settings_file.print_settings(_resolved(settings, device))
     distributed = start_distributed(device)
     progress = Console(quiet=quiet or not distributed.is_main)
     checkpoint = api.train(
@@ -90,3 +112,13 @@ def train(labels, output, save_labels, device, quiet, **settings):
         progress.log(f"{save_labels}: the updated labels")
     progress.log("next: mlclip predict PHOTO" + ("" if output == MODEL_FILE else f" --model {output}"))
     return status_for_launcher(options.report_skipped(checkpoint.meta["skipped"], output))
+
+
+def _resolved(settings: dict, device: str) -> dict:
+    """The settings of the training, with those of the preset for the device; None for a setting that the method does not use."""
+    from .. import api
+    from ..distributed import choose_device
+
+    names = [field.name for field in fields(TrainConfig)]
+    config = api.train_config({name: settings[name] for name in names}, choose_device(device).type)
+    return dict.fromkeys(names) | used_settings(config)

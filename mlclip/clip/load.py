@@ -11,6 +11,7 @@ import torch
 
 from ..config import InputError
 from ..progress import SILENT, Progress
+from ..spelling import did_you_mean
 from .facts import ClipFacts, check_sizes, has_usual_heads
 from .fetch import download, hash_file
 from .folders import read_folder, refuse_foreign_tensors
@@ -73,6 +74,7 @@ def load_clip(
 
 def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offline: bool, progress: Progress) -> CLIP:
     path, name, sha256 = _locate(asked, offline, progress)
+    progress.detail(f"reading the weights of CLIP {name} from {path}")
     state = read_state_dict(path)
     refuse_foreign_tensors(state, path)
     openai = sha256 in OPENAI_HASHES or sha256 == _tiny_hash()
@@ -136,8 +138,9 @@ def _locate(asked: str, offline: bool, progress: Progress) -> tuple[Path, str, s
     if name == TINY and not path.is_file():
         raise InputError(f"{path} is missing, so the CLIP `tiny` cannot be loaded. Install mlclip again.")
     if not path.is_file():
+        hint = did_you_mean(asked, available_models())
         raise InputError(
-            f"{asked} is neither a file nor a folder nor a known CLIP. Known names: {', '.join(available_models())}, and "
+            f"{asked} is neither a file nor a folder nor a known CLIP.{hint} Known names: {', '.join(available_models())}, and "
             "open_clip:NAME/TAG; see `mlclip models`."
         )
     try:

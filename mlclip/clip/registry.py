@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..config import InputError
 from ..files import cache_folder
+from ..spelling import did_you_mean
 
 TINY = "tiny"  # a toy model that is part of the package, for trying mlclip
 TINY_FILE = Path(__file__).with_name("tiny.pt")
@@ -66,7 +67,8 @@ def model_path(name: str) -> Path:
     """The path of the weight file of a registered name; the file may not exist. InputError for any other name."""
     known = find_name(name)
     if known is None:
-        raise InputError(f"{name} is not a known CLIP. Choose one of {', '.join(available_models())}.")
+        hint = did_you_mean(name, available_models())
+        raise InputError(f"{name} is not a known CLIP.{hint} Choose one of {', '.join(available_models())}.")
     return TINY_FILE if known == TINY else MODELS[known].path
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .damage import PILLOW_ERRORS, find_damage
+from .shards import locate
 from .signatures import AVIF_BRANDS, HEIF_BRANDS, brand, explain
 
 MAX_PIXELS = 178_000_000  # a larger photo is refused when its header is read; slightly below Pillow's own limit
@@ -53,7 +54,7 @@ class Unreadable(Exception):  # noqa: N818 (a property of the photo, not an erro
 
 
 def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> Image.Image:
-    """Decode the photo in `file`: fully loaded, mode RGB, turned upright by its EXIF orientation.
+    """Decode the photo in `file`, which may be a member of a shard: fully loaded, mode RGB, turned upright by its EXIF orientation.
 
     Of an animation or a file with several pages, the first frame or page is used, and `info[SEVERAL]` is True.
     Transparent pixels are placed on BACKGROUND. 16-bit grey is divided by 257. Float grey must be in [0, 1] or [0, 255].
@@ -81,13 +82,14 @@ def _first_line(error: BaseException) -> str:
 
 def _read(file: str | Path) -> bytes:
     try:
-        status = os.stat(file)
-        if not stat.S_ISREG(status.st_mode):  # opening a named pipe would block
+        place = locate(file)
+        if not stat.S_ISREG(os.stat(place.file).st_mode):  # opening a named pipe would block
             raise Unreadable("not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise Unreadable(f"too large ({status.st_size:,} bytes, over {MAX_BYTES:,})")
-        with open(file, "rb") as stream:
-            data = stream.read()
+        if place.size > MAX_BYTES:
+            raise Unreadable(f"too large ({place.size:,} bytes, over {MAX_BYTES:,})")
+        with open(place.file, "rb") as stream:
+            stream.seek(place.start)
+            data = stream.read(place.size)
     except FileNotFoundError as error:
         raise Unreadable("the file no longer exists") from error
     except PermissionError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 from ..config import InputError
 from .list_file import read_paths
+from .shards import index_of, is_shard, locate, split_member
 
 SUFFIXES = (
     ".jpg",
@@ -29,15 +31,19 @@ SUFFIXES = (
     ".heif",
     ".avif",
 )
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 STORE_MARK = "mlclip-store.json"  # a folder with this file belongs to mlclip and is not searched
 IGNORED = ("__MACOSX",)  # as are all names that begin with a dot
 _NO_IMAGES = "no images in this folder"
-_REMEDY = "Name a folder, an image file, or @list.txt."
+_REMEDY = "Name a folder, an image file, a .tar shard, or @list.txt."
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A file that should be a photo. `path` is relative to the root, with "/", and may contain surrogate escapes."""
+    """A file that should be a photo. `path` is relative to the root, with "/", and may contain surrogate escapes.
+
+    A photo in a shard has a path below it, `shard-000.tar/0001.jpg`, and the modification time of the shard.
+    """
 
     path: str
     file: str  # absolute
@@ -75,8 +81,10 @@ def find_images(sources: Sequence[str | Path]) -> Found:
     """All photos that the sources name, each of them once. No photo is opened.
 
     A source is one of: a folder, which is searched with all its subfolders for SUFFIXES in upper or lower case, without
-    hidden names and mlclip's stores; a file with any suffix; a pattern such as "trip/*.jpg"; "@list.txt", a text file
-    with one path per line, relative to the list file, where "#" begins a comment line. Links to folders are followed;
+    hidden names and mlclip's stores, and for .tar shards where it has no photos of its own; a file with any suffix; a .tar
+    shard, whose members with SUFFIXES are photos; a pattern such as "trip/*.jpg"; "@list.txt", a text file
+    with one path per line, relative to the list file, where "#" begins a comment line; "@table.csv:column" or
+    "@table.parquet:column", a column of such paths. Links to folders are followed;
     each folder is searched once per source. The root is the deepest folder that contains all sources.
     Raises InputError if a source does not exist or is neither a file nor a folder, and if no photo is found.
     """
@@ -118,7 +126,8 @@ def _gather(source: str) -> _Gathered:
         files, failures = _walk(path)
         return _Gathered(path, files, failures if files or failures else [(path, _NO_IMAGES)])
     if os.path.isfile(path):
-        return _Gathered(os.path.dirname(path), [path], [])
+        _refuse_video(source)
+        return _Gathered(os.path.dirname(path), *_inside(path))
     if os.path.lexists(path):
         raise InputError(f"{source} is {_what_is(path)}. {_REMEDY}")
     if source.startswith("@"):
@@ -135,8 +144,12 @@ def _gather(source: str) -> _Gathered:
 def _gather_matches(matches: list[str]) -> _Gathered:
     """The photos among the matches of a pattern: files with an image suffix, and the contents of folders."""
     folders = [match for match in matches if os.path.isdir(match)]
-    files = [match for match in matches if _has_suffix(match) and match not in folders]
-    bases, failures = [*folders, *map(os.path.dirname, files)], []
+    used = [match for match in matches if (_has_suffix(match) or is_shard(match)) and match not in folders]
+    bases, files, failures = [*folders, *map(os.path.dirname, used)], [], []
+    for match in used:
+        inside, more = _inside(match)
+        files += inside
+        failures += more
     for folder in folders:
         inside, more = _walk(folder)
         files += inside
@@ -149,7 +162,7 @@ def _read_list(file: str) -> _Gathered:
     folder, entries = read_paths(file)
     files, failures, bases = [], [], []
     for entry in entries:
-        inside, more = _walk(entry) if os.path.isdir(entry) else ([entry], [])
+        inside, more = _walk(entry) if os.path.isdir(entry) else _inside(entry)
         bases += [entry if os.path.isdir(entry) else os.path.dirname(entry)] if os.path.exists(entry) else []
         files += inside
         failures += more
@@ -161,7 +174,7 @@ def _walk(top: str) -> tuple[list[str], list[tuple[str, str]]]:
 
     Real folders are searched before links to folders, so that a photo gets its real path if it has one below `top`.
     """
-    files, failures, seen = [], [], set()
+    files, shards, failures, seen = [], [], [], set()
     folders, links = [top], []
     while folders or links:
         here = folders.pop() if folders else links.pop(0)
@@ -181,7 +194,45 @@ def _walk(top: str) -> tuple[list[str], list[tuple[str, str]]]:
                 (links if entry.is_symlink() else folders).append(entry.path)
             elif _has_suffix(entry.name):
                 files.append(entry.path)
-    return sorted(files), failures
+            elif is_shard(entry.name):
+                shards.append(entry.path)
+    for shard in [] if files else sorted(shards):
+        inside, more = _inside(shard)
+        files += inside
+        failures += more
+    return (files if shards else sorted(files)), failures
+
+
+def _inside(file: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """The photos in a shard in its order, and (path, reason) of what cannot be read; any other file stands for itself."""
+    if not is_shard(file) or not os.path.isfile(file):
+        return [file], []
+    try:
+        index = index_of(file)
+    except OSError as error:
+        return [], [(file, f"cannot be read ({error.strerror})")]
+    names = [name for name in index.members if _is_photo_name(name)]
+    failures = [(_member(file, name), reason) for name, reason in index.refused.items() if _is_photo_name(name)]
+    if index.problem or not names:
+        failures.append((file, index.problem or "no images in this archive"))
+    return [_member(file, name) for name in names], failures
+
+
+def _member(shard: str, name: str) -> str:
+    return os.path.join(shard, *name.strip("/").split("/"))
+
+
+def _is_photo_name(name: str) -> bool:
+    hidden = any((part.startswith(".") and part != "..") or part in IGNORED for part in name.split("/"))
+    return _has_suffix(name) and not hidden
+
+
+def _refuse_video(source: str) -> None:
+    if source.lower().endswith(VIDEO_SUFFIXES):
+        raise InputError(
+            f"{source} is a video. Write its key frames as photos and name their folder: "
+            f"mkdir frames && ffmpeg -skip_frame nokey -i {shlex.quote(source)} -fps_mode vfr -q:v 2 frames/%06d.jpg"
+        )
 
 
 def _has_suffix(name: str) -> bool:
@@ -191,12 +242,12 @@ def _has_suffix(name: str) -> bool:
 def _check(file: str, root: str) -> Photo | Skip:
     path = _relative(file, root)
     try:
-        status = os.stat(file)
-    except (OSError, ValueError):
-        return Skip(path, _what_is(file))
-    if not stat.S_ISREG(status.st_mode):
-        return Skip(path, _what_is(file))
-    return Photo(path, file, status.st_size, status.st_mtime_ns)
+        place = locate(file)
+        if place.file == file and not stat.S_ISREG(os.stat(file).st_mode):
+            return Skip(path, _what_is(file))
+    except (OSError, ValueError) as error:
+        return Skip(path, str(error.strerror) if split_member(file) else _what_is(file))
+    return Photo(path, file, place.size, place.mtime_ns)
 
 
 def _what_is(path: str) -> str:

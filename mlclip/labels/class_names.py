@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ..config import InputError
+from ..spelling import nearest
 from .class_files import clean_name, read_class_text
 from .class_tree import ClassTree, add_path, checked_groups
 
@@ -133,9 +134,12 @@ def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) 
     if len(classes) == 0:
         raise InputError("no classes given. Name them with `classes`.")
     if len(classes) + len(contrast) < 2:
+        name = next(iter(classes))
+        near = nearest(name, CLASS_PRESETS)
+        hint = f" Did you mean the preset {near!r}?" if near else ""
         raise InputError(
-            f"the single class {next(iter(classes))!r} would score 1.0 on every photo, because CLIP compares names with each "
-            "other. Add names of other things in the photos with `contrast`, for example landscape,building,food."
+            f"the single class {name!r} would score 1.0 on every photo, because CLIP compares names with each other.{hint} "
+            "Add names of other things in the photos with `contrast`, for example landscape,building,food."
         )
 
 

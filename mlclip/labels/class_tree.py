@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
 from ..config import InputError
+from ..spelling import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,8 @@ def checked_groups(
     for group in map(list, groups):
         for name in group:
             if name not in classes:
-                near = get_close_matches(name, classes, 1)
-                hint = f"Did you mean {near[0]!r}?" if near else "Give it a line of its own."
-                raise InputError(f"{source}: `exclusive: {', '.join(group)}` names {name!r}, which is no class. {hint}")
+                hint = did_you_mean(name, classes) or " Give it a line of its own."
+                raise InputError(f"{source}: `exclusive: {', '.join(group)}` names {name!r}, which is no class.{hint}")
             if name in taken:
                 raise InputError(f"{source} names {name!r} twice in `exclusive:`. A class can be in one group only.")
             if set(ancestors(name, parents)) & set(group):

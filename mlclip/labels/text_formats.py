@@ -17,6 +17,7 @@ from typing import Any
 
 from ..config import InputError, TableOptions
 from ..files import parse_json
+from ..spelling import did_you_mean
 from .cells import number_in
 from .class_names import shorten
 from .csv_lines import read_sheet
@@ -102,7 +103,10 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
     found = _json_thresholds(path) if path.suffix.lower() == ".json" else _csv_thresholds(path)
     unknown = [name for name in found if name not in classes]
     if unknown:
-        raise InputError(f"{path} names unknown classes: {shorten(unknown)}. The classes are {shorten(classes, 20)}.")
+        hint = did_you_mean(unknown[0], classes)
+        raise InputError(
+            f"{path} names unknown classes: {shorten(unknown)}.{hint} The classes are {shorten(classes, 20)}."
+        )
     return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
 
 

@@ -83,6 +83,7 @@ def photo_features(
     distributed = distributed or Distributed()
     key = feature_key(model, distributed.device)
     folder = default_store(key, root)
+    progress.detail(f"store of features: {folder}")
 
     def compute(store: Store, missing: list[Photo]) -> list[Skip]:
         return _compute(store, missing, model, num_workers, distributed, progress)

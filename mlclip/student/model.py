@@ -16,23 +16,12 @@ from torch import Tensor, nn
 
 from ..clip.encoders import ModifiedResNet
 from ..clip.model import IMAGE_MEAN, IMAGE_STD
-from ..config import CLIP_HEAD, InputError
+from ..config import ARCHS, CLIP_ARCH, CLIP_HEAD, InputError
+from ..spelling import did_you_mean
 from .backbones import build_trunk
 
-ARCHS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
-    "efficientnet_b0",
-    "convnext_tiny",
-)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
-CLIP_ARCH = "clip-resnet"  # the image ResNet of a CLIP; widths and depths come from its weights
 _CALIBRATION = ("scale", "offset")  # buffers that older weight files do not have
 _HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this student replaces
 
@@ -40,7 +29,8 @@ _HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this s
 def _trunk(arch: str, *, initialise: bool = True) -> nn.Sequential:
     """torchvision's `arch` up to its last feature map, with the parameter names of torchvision's files."""
     if arch not in ARCHS:
-        raise InputError(f'`arch="{arch}"` is not known. Use one of {", ".join([*ARCHS, CLIP_ARCH, CLIP_HEAD])}.')
+        known = [*ARCHS, CLIP_ARCH, CLIP_HEAD]
+        raise InputError(f'`arch="{arch}"` is not known.{did_you_mean(arch, known)} Use one of {", ".join(known)}.')
     return build_trunk(arch, initialise=initialise)
 
 

@@ -50,6 +50,7 @@ def embed_images(
     distributed = distributed or Distributed()
     key = store_key(teacher, grids, size)
     folder = Path(store) if store else default_store(key, root)
+    progress.detail(f"store of embeddings: {folder}")
 
     def encode(opened: Store, missing: list[Photo]) -> list[Skip]:
         return _encode(opened, missing, len(photos), teacher, batch_size, num_workers, distributed, progress)
@@ -68,6 +69,8 @@ def _encode(
     progress: Progress,
 ) -> list[Skip]:
     """Put the `missing` photos of this rank into the store; `photos` is the number of all. Returns those that cannot be read."""
+    if distributed.world_size == 1:
+        progress.detail(f"{photos - len(missing)} of {photos} photos are already in the store")
     if not missing:
         return []
     already_done = photos - len(missing) if distributed.world_size == 1 else 0  # unknown with several ranks

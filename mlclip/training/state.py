@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ..distributed import Distributed
 from ..files import beside, load_plain, save_plain
 from ..images import Photo
 from ..images.names import photo_file
+from ..images.shards import locate
 from ..labels.corrections import corrected_cells, corrections_of
 from ..labels.table import Labels
 from ..methods.cdul import latent_of
@@ -240,8 +240,8 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
     for row, path in enumerate(labels.paths):
         file = photo_file(labels.root, path)
         try:
-            stat = os.stat(file)
-            found.append((row, Photo(path, file, stat.st_size, stat.st_mtime_ns)))
+            place = locate(file)
+            found.append((row, Photo(path, file, place.size, place.mtime_ns)))
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             missing[path] = getattr(error, "strerror", None) or "not a valid path"
     if not found:

@@ -1,0 +1,30 @@
+"""Suggestions for names that were not spelled right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like `name`, in upper or lower case; None if none is similar.
+
+    >>> nearest("Persn", ["person", "dog"]), nearest("xyz", ["person", "dog"])
+    ('person', None)
+    """
+    from difflib import get_close_matches  # here, because most commands need no suggestion
+
+    by_key: dict[str, str] = {}
+    for each in known:
+        by_key.setdefault(each.casefold(), each)
+    found = get_close_matches(name.casefold(), list(by_key), 1)
+    return by_key[found[0]] if found else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question to put at the end of a message, with a space before it; empty if no known name is similar.
+
+    >>> did_you_mean("dgo", ["cat", "dog"])
+    " Did you mean 'dog'?"
+    """
+    found = nearest(name, known)
+    return f" Did you mean {found!r}?" if found else ""
