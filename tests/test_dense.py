@@ -8,7 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from toy_clip import ToyCLIP
 
+import mlclip
 from mlclip.clip import encoders, load_clip
 from mlclip.clip.model import CLIP
 from mlclip.config import InputError, OptionError, PseudolabelConfig
@@ -237,4 +239,20 @@ def test_kinds_that_cannot_work_are_refused(kinds):
 def test_kinds_belong_to_dense_labels_only_and_may_be_numbers():
     assert PseudolabelConfig("dense", kinds=("views", 1.5)).kinds == ("views", "1.5")
     with pytest.raises(OptionError, match=r'`kinds` has no effect with `method="centred"`.*`method="dense"`'):
-        PseudolabelConfig(kinds=("views",))
+        PseudolabelConfig("centred", kinds=("views",))
+    assert PseudolabelConfig(kinds=("views",)).method == "dense" and PseudolabelConfig().method == "centred"
+
+
+def test_the_method_follows_the_image_encoder(photos, clip_file, tmp_path):
+    settings = {"num_workers": 0, "device": "cpu", "progress": mlclip.SILENT}
+    vit = tmp_path / "vit.pt"
+    torch.save(ToyCLIP().state_dict(), vit)
+    for file, method in ((clip_file, "dense"), (vit, "centred")):
+        made = mlclip.pseudolabel(
+            photos, ["red", "green"], clip=str(file), clip_pixels="openai", clip_activation="gelu", **settings
+        )
+        assert made.meta["method"] == method
+    assert (
+        mlclip.pseudolabel(photos, ["red", "green"], clip=str(clip_file), method="cdul", **settings).meta["method"]
+        == "cdul"
+    )

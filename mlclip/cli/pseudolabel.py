@@ -100,14 +100,17 @@ def pseudolabel(images, output, device, quiet, print_config, **settings):
 
 
 def _resolved(settings: dict, device: str) -> dict:
-    """The settings of the labelling; None for a setting that the method does not use. CLIP is the default of the device."""
+    """The settings of the labelling; None for a setting that the method does not use. CLIP is the default of the device.
+
+    A method that nobody chose stays open: it depends on the CLIP."""
     from ..distributed import choose_device
     from ..teacher.scoring import default_clip
 
     names = [field.name for field in fields(PseudolabelConfig)]
     config = PseudolabelConfig(**{name: settings[name] for name in names})
     clip = settings["clip"] or default_clip(choose_device(device))
-    return {"clip": clip} | dict.fromkeys(names) | used_settings(config)
+    resolved = {"clip": clip} | dict.fromkeys(names) | used_settings(config)
+    return resolved | {"method": config.method if settings["method"] or config.method == "dense" else None}
 
 
 def _limit(labels) -> str:

@@ -55,7 +55,14 @@ def embed_kinds(
     folders = [Path(store) if store else default_store(keys[0], root)]
     folders += [_beside(folders[0], key) if store else default_store(key, root) for key in keys[1:]]
 
+    for folder, key in zip(folders, keys, strict=True):
+        progress.detail(f"store of {key.kind}: {folder}")
+
     def encode(missing: Missing) -> list[Skip]:
+        for opened, lacking in missing:
+            progress.detail(
+                f"{len(photos) - len(lacking)} of {len(photos)} photos are already in the store of {opened.key.kind}"
+            )
         return _encode(missing, teacher, batch_size, num_workers, distributed, progress)
 
     stores, skipped = fill_stores(list(zip(folders, keys, strict=True)), photos, encode, distributed)
