@@ -32,6 +32,9 @@ class Lines:
     def log(self, line):
         self.lines.append(line)
 
+    def detail(self, line):
+        pass  # only -v shows it
+
 
 @pytest.fixture(autouse=True, scope="module")
 def no_gradients():

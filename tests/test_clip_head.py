@@ -117,6 +117,9 @@ class Lines:
     def log(self, text):
         self.lines.append(text)
 
+    def detail(self, line):
+        pass  # only -v shows it
+
     def bar(self, *args, **more):
         return mlclip.SILENT.bar(*args, **more)
 

@@ -71,7 +71,7 @@ def test_at_another_size_positions_are_resized_and_cells_are_still_counted_one_b
 def test_a_file_loads_with_its_own_pixels_and_activation_without_a_word(tmp_path):
     model, lines = ours(), []
     torch.save(model.state_dict(), tmp_path / "PE-Core-X.pt")
-    progress = type("Lines", (), {"log": staticmethod(lines.append)})
+    progress = type("Lines", (), {"log": staticmethod(lines.append), "detail": staticmethod(lambda line: None)})
     loaded = load_clip(tmp_path / "PE-Core-X.pt", progress=progress)
     assert loaded.pixels == PE_PIXELS and loaded.activation == "gelu" and loaded.licence == "apache-2.0" and not lines
     tokens = tokenize(TEXTS, 32)

@@ -112,7 +112,7 @@ class Labels:
             import pandas
         except ImportError as error:
             raise InputError("pandas is not installed. Install it with `pip install pandas`.") from error
-        index = pandas.Index(self.paths, name="path")
+        index = pandas.Index(self.paths, name="path", dtype=object)  # pyarrow refuses names that are not UTF-8
         return pandas.DataFrame(self.scores.numpy(), index=index, columns=self.classes, copy=True)
 
 
