@@ -67,6 +67,40 @@ def line(what: str, points: list[tuple[int, float]]) -> None:
     print(f"{what}: {start:.1f} s + {1000 * slope:.3f} ms each (largest deviation {100 * worst:.0f} %)", flush=True)
 
 
+def resident() -> int:
+    """The memory (resident set) of this process, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def lists_per_photo(out: Path, count: int = 200_000) -> None:
+    """Print the memory of the main rank for each photo: the list of photos, the store's index, and a table of 20 classes."""
+    import torch
+
+    from mlclip.images import Photo
+    from mlclip.labels.table import Labels
+    from mlclip.teacher.embedding_store import Store, StoreKey
+
+    shutil.rmtree(out / "index", ignore_errors=True)
+    key = StoreKey("0" * 64, "gelu", 224, (1,))
+    start = resident()
+    photos = [
+        Photo(f"folder/{n:09d}.jpg", f"/data/photos/folder/{n:09d}.jpg", 100_000 + n, 10**18 + n) for n in range(count)
+    ]
+    listed = resident()
+    store = Store(out / "index", key)
+    for first in range(0, count, 20_000):
+        store.write_shard(photos[first : first + 20_000], torch.zeros(20_000, 1, 1))
+    del store
+    before = resident()
+    store = Store(out / "index", key)
+    opened = resident()
+    labels = Labels([photo.path for photo in photos], names(20).split(","), torch.rand(count, 20))
+    table = resident()
+    print(f"\nmain rank, bytes per photo: list {(listed - start) / count:.0f}, index of a store {(opened - before) / count:.0f}, "
+          f"table of {len(labels.classes)} classes {(table - opened) / count:.0f} ({len(photos)} photos)")  # fmt: skip
+    del store
+
+
 def names(count: int) -> str:
     return ",".join([*KINDS, *(f"other thing {n}" for n in range(count))][:count])
 
@@ -77,11 +111,14 @@ def main() -> None:
     parser.add_argument("--photos", type=int, nargs="+", default=[1000, 5000, 20000])
     parser.add_argument("--classes", type=int, nargs="+", default=[20, 200, 1000])
     parser.add_argument("--grids", nargs="+", default=["1", "1,2", "1,2,3"])
+    parser.add_argument("--lists", action="store_true", help="only the memory of the lists, per photo")
     args = parser.parse_args()
     out = args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    if args.lists:
+        return lists_per_photo(out)
     labels, model = str(out / "labels.pt"), str(out / "model.pt")
-    shared = ["--clip", "tiny", "--overwrite", "-q", "-o", labels]
+    shared = ["--clip", "tiny", "--overwrite", "-q", "-o", labels, "--method", "centred"]
     print("| command | photos | classes | views | seconds | peak, MB |\n|---|---|---|---|---|---|")
     points: dict[str, list[tuple[int, float]]] = {}
     peaks: dict[str, list[float]] = {}
@@ -134,6 +171,9 @@ def main() -> None:
             ["pseudolabel", folder, "--classes", names(20), "--grids", grids, *shared],
             (middle, 20, views),
         )
+    dense = ["pseudolabel", folder, "--classes", names(20), *shared[:-1], "dense"]
+    row("pseudolabel, dense", middle, 20, 14, *measure(dense, out))
+    row("pseudolabel, dense, again", middle, 20, 14, *measure(dense, out, keep_cache=True))
     print()
     for what, found in points.items():
         line(what, found)

@@ -143,3 +143,11 @@ def test_the_command_prints_a_table_or_a_csv_that_can_be_edited_into_corrections
     assert len(rows) == 3 and rows[0].keys() == {"path", "class", "score", "reason"}
     shown = CliRunner().invoke(cli, ["review", "--labels", str(tmp_path / "labels.pt"), "-n", "3"]).stdout
     assert len(shown.splitlines()) == 5 and rows[0]["path"] in shown
+
+
+def test_a_model_with_other_spellings_of_the_classes_contradicts_the_same_labels():
+    labels = Labels(["a.jpg", "b.jpg"], ["potted plant", "cat"], torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+    model = Labels(["b.JPG", "a.jpg"], ["Cat", "potted_plant"], torch.tensor([[0.1, 0.2], [0.1, 0.2]]))
+    first, second = questions(labels, model, 2)
+    assert {(q.path, q.name) for q in (first, second)} == {("a.jpg", "potted plant"), ("b.jpg", "cat")}
+    assert first.reason == second.reason == "label yes, model no"

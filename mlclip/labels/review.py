@@ -42,9 +42,8 @@ def belief(labels: Labels) -> Tensor:
 def matched_belief(labels: Labels, predictions: Labels) -> Tensor:
     """The beliefs of a model in the rows and columns of `labels` (N, C); NaN where `predictions` has no such photo or class."""
     match, found = match_tables(labels, predictions), torch.full(labels.scores.shape, torch.nan)
-    rows, other_rows = torch.tensor(match.rows).T
-    columns = [[table.classes.index(name) for name in match.classes] for table in (labels, predictions)]
-    found[rows[:, None], torch.tensor(columns[0])] = belief(predictions)[other_rows][:, columns[1]]
+    (rows, other_rows), (columns, other_columns) = (torch.tensor(pairs).T for pairs in (match.rows, match.columns))
+    found[rows[:, None], columns] = belief(predictions)[other_rows][:, other_columns]
     return found
 
 

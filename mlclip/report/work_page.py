@@ -111,10 +111,7 @@ def _like(labels: Labels, other: Labels) -> Labels:
     """The scores and thresholds of `other` in the rows and columns of `labels`; NaN, and ½, where it has none."""
     match, scores = match_tables(labels, other), torch.full(labels.scores.shape, torch.nan)
     thresholds = torch.full((len(labels.classes),), 0.5)
-    rows, other_rows = torch.tensor(match.rows).T
-    columns, other_columns = (
-        torch.tensor([table.classes.index(name) for name in match.classes]) for table in (labels, other)
-    )
+    (rows, other_rows), (columns, other_columns) = (torch.tensor(pairs).T for pairs in (match.rows, match.columns))
     scores[rows[:, None], columns] = other.scores[other_rows][:, other_columns]
     thresholds[columns] = other.thresholds[other_columns]
     return replace(labels, scores=scores, meta={"thresholds": thresholds.tolist()})
