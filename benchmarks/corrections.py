@@ -67,7 +67,7 @@ def make_world(name: str, args: argparse.Namespace, seed: int) -> World:
 
 def demo_labels(folder: Path, out: Path, seed: int) -> Labels:
     """The labels of the drawn training scenes, made once by the ordinary command."""
-    file = out / f"centred-{seed}.labels.pt"
+    file = out / f"{seed}.labels.pt"
     if not file.exists():
         command = [sys.executable, "-m", "mlclip", "pseudolabel", folder / "train", "--clip", "tiny", "-o", file]
         subprocess.run([*command, "--workers", "0", "--quiet"], check=True)

@@ -74,7 +74,7 @@ def encode(photos: Path, rounds: int, out: Path) -> None:
     for model, count in (("ViT-B-32-quickgelu", 60), ("RN50-quickgelu", 60)):
         folder, weights = subset(photos, count, out), random_clip(model, out)
         ours = [*MLCLIP, "pseudolabel", str(folder), "--classes", "voc", "--clip", str(weights), "--overwrite", "-q", "-o",
-                str(out / "labels.pt")]  # fmt: skip
+                str(out / "labels.pt"), "--method", "centred"]  # fmt: skip
         reference = [sys.executable, LOOPS, "encode", str(folder), "--clip", str(weights), "--model", model]
         compare(f"encode, {model}, 14 views", ours, reference, count, rounds, out)
 
