@@ -56,7 +56,10 @@ class Diagnosis:
     def _advice_on_classes(self) -> list[str]:
         lines = []
         if self.dead:
-            lines.append(f"No photo shows {shorten(self.dead)}. Remove it, or use other words (label = other words).")
+            them = "it" if len(self.dead) == 1 else "them"
+            lines.append(
+                f"No photo shows {shorten(self.dead)}. Remove {them}, or use other words (label = other words)."
+            )
         if self.everywhere:
             lines.append(
                 f"Nearly every photo shows {shorten(self.everywhere)}. Such a broad name does not separate the photos; try a "
