@@ -28,6 +28,7 @@ from .config import (
     PseudolabelConfig,
     TableOptions,
     TrainConfig,
+    default_workers,
 )
 from .distributed import Distributed, choose_device, restarted, start_distributed
 from .files import cache_folder, check_output, locked
@@ -401,7 +402,7 @@ def _place(device: Any) -> str:
 
 
 def _workers(num_workers: int | None) -> int:
-    return min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+    return default_workers() if num_workers is None else num_workers
 
 
 def _corrected(labels: Labels, corrections: Corrections | str | Path | None, progress: Progress) -> Labels:

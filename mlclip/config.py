@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import os
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
@@ -30,6 +31,11 @@ LARGEST_SIZE = 4096  # pixels, side of the student's input
 LARGEST_SEED = 2**32 - 1
 NAMED_KINDS = ("views", "cells")  # of views, for dense labels; any other kind is a number
 LARGEST_KIND = 8  # the largest multiple of CLIP's input size
+
+
+def default_workers() -> int:
+    """Dataloader workers, or threads that decode photos, where the user does not say: one per core, at most 8."""
+    return min(8, os.cpu_count() or 1)
 
 
 class InputError(Exception):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
-from ..config import TableOptions
+from ..config import TableOptions, default_workers
 from . import completion
 from .console import VERBOSE
 from .messages import printable
@@ -149,7 +148,7 @@ num_workers = click.option(
     "--workers",
     "num_workers",
     type=click.IntRange(0, 256),
-    default=lambda: min(8, os.cpu_count() or 1),
+    default=default_workers,
     show_default="one per core, at most 8",
     help="Dataloader workers that decode photos; 0 decodes in the main process.",
 )

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from ..config import InputError
 from .class_names import shorten
 from .name_rules import Pairs
@@ -76,6 +79,19 @@ def match_tables(labels: Labels, truth: Labels) -> Match:
         raise InputError(f"no class is in both tables ({both}). Use the same class names in both.")
     rest = [_unmatched(names, pairs, side) for names, pairs, side in _sides(labels, truth, rows, columns)]
     return Match(rows, [labels.classes[i] for i, _ in columns], *rest, columns, row_notes + column_notes)
+
+
+def placed(values: Tensor, match: Match, shape: tuple[int, int]) -> Tensor:
+    """The cells `values` of the second table in the rows and columns of the first, which has `shape` (N, C); NaN where it has none.
+
+    >>> placed(torch.tensor([[0.2, 0.7]]), Match([(1, 0)], ["cat"], [], [], [], [], [(0, 1)]), (2, 1))
+    tensor([[   nan],
+            [0.7000]])
+    """
+    found = torch.full(shape, torch.nan)
+    (rows, other_rows), (columns, other_columns) = (torch.tensor(pairs).T for pairs in (match.rows, match.columns))
+    found[rows[:, None], columns] = values[other_rows][:, other_columns]
+    return found
 
 
 def _sides(labels: Labels, truth: Labels, rows: Pairs, columns: Pairs) -> list[tuple[list[str], Pairs, int]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .corrections import corrected_cells
-from .matching import match_tables
+from .matching import match_tables, placed
 from .table import Labels
 
 ALIKE = 0.1  # two photos whose beliefs differ by less in every class may be near duplicates
@@ -41,10 +41,7 @@ def belief(labels: Labels) -> Tensor:
 
 def matched_belief(labels: Labels, predictions: Labels) -> Tensor:
     """The beliefs of a model in the rows and columns of `labels` (N, C); NaN where `predictions` has no such photo or class."""
-    match, found = match_tables(labels, predictions), torch.full(labels.scores.shape, torch.nan)
-    (rows, other_rows), (columns, other_columns) = (torch.tensor(pairs).T for pairs in (match.rows, match.columns))
-    found[rows[:, None], columns] = belief(predictions)[other_rows][:, other_columns]
-    return found
+    return placed(belief(predictions), match_tables(labels, predictions), labels.scores.shape)
 
 
 def wrong_labels(label: Tensor, model: Tensor | None = None) -> Tensor:

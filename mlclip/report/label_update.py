@@ -86,12 +86,10 @@ def _card(labels: Labels, update: dict, before: torch.Tensor, row: int) -> str:
 
 
 def _pictures(labels: Labels, update: dict, row: int, boxes: list, classes: list) -> Iterator[str]:
-    try:
-        photo = open_image(photo_file(labels.root, labels.paths[row]), smallest=(SIDE, SIDE))
-    except (Unreadable, ValueError):
+    photo = small_photo(labels, labels.paths[row])
+    if photo is None:
         yield '<span class="none">no photo</span>'
         return
-    photo.thumbnail((SIDE, SIDE))
     yield figure(draw_boxes(photo, boxes), "local views")
     maps = update["maps"].get(row, update["maps"].get(str(row), []))
     for place, (cam, column) in enumerate(zip(maps, classes, strict=False)):
@@ -99,6 +97,16 @@ def _pictures(labels: Labels, update: dict, row: int, boxes: list, classes: list
             break
         picture = draw_boxes(lay_over(photo, torch.tensor(cam)), [boxes[place]], first=place)
         yield figure(picture, labels.classes[column], BOX_COLOURS[place % len(BOX_COLOURS)])
+
+
+def small_photo(labels: Labels, path: str) -> Image.Image | None:
+    """A photo of the labels, at most SIDE pixels wide and high; None if it cannot be opened."""
+    try:
+        photo = open_image(photo_file(labels.root, path), smallest=(SIDE, SIDE))
+    except (Unreadable, ValueError):  # ValueError: not a valid file name
+        return None
+    photo.thumbnail((SIDE, SIDE))
+    return photo
 
 
 def figure(picture: Image.Image, caption: str, colour: str = "") -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..config import InputError
+from ..config import InputError, default_workers
 from ..files import beside
 from ..images import Unreadable, open_image
 from ..images.names import photo_file
@@ -97,7 +96,7 @@ def make_thumbnails(root: str, paths: Sequence[str], output: str | Path, place: 
 
 
 def _thumbnails(root: str, paths: Sequence[str]) -> Iterator[Thumbnail | None]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(default_workers()) as pool:
         for first in range(0, len(paths), 256):  # so that only a few wait in memory
             yield from pool.map(lambda path: _thumbnail(Path(photo_file(root, path))), paths[first : first + 256])
 

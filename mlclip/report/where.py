@@ -6,15 +6,12 @@ Letters: K classes shown of one photo, h w cells of a map.
 from __future__ import annotations
 
 import torch
-from PIL import Image
 
 from ..config import InputError
-from ..images import Unreadable, open_image
-from ..images.names import photo_file
 from ..images.overlay import lay_over
 from ..labels.table import Labels
 from . import html as page
-from .label_update import SIDE, figure
+from .label_update import figure, small_photo
 
 WORDS = (
     "Each map is drawn from the cells of CLIP's last feature map, at twice its input size. Colours go from the lowest cell of a map "
@@ -37,19 +34,10 @@ def where_section(labels: Labels) -> str:
 def _card(labels: Labels, row: int, classes: list[int], maps: list) -> str:
     """One photo and its K maps (h, w), given as lists."""
     path, figures = labels.paths[row], ['<span class="none">no photo</span>']
-    photo = _opened(labels, path)
+    photo = small_photo(labels, path)
     if photo is not None:
         drawn = [lay_over(photo, torch.tensor(cam)) for cam in maps]
         captions = [f"{labels.classes[column]} {labels.scores[row, column]:.2f}" for column in classes]
         figures = [figure(picture, words) for picture, words in zip([photo, *drawn], ["photo", *captions], strict=True)]
     words = f'<div class="file">{page.text(path)}</div><div class="strip">{"".join(figures)}</div>'
     return f'<div class="card"><div class="words">{words}</div></div>'
-
-
-def _opened(labels: Labels, path: str) -> Image.Image | None:
-    try:
-        photo = open_image(photo_file(labels.root, path), smallest=(SIDE, SIDE))
-    except (Unreadable, ValueError):  # ValueError: not a valid file name
-        return None
-    photo.thumbnail((SIDE, SIDE))
-    return photo

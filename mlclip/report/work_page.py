@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..files import atomic
 from ..labels.corrections import corrections_of
-from ..labels.matching import match_tables
+from ..labels.matching import match_tables, placed
 from ..labels.review import belief, matched_belief, questions, wrong_labels
 from ..labels.table import Labels
 from ..progress import SILENT, Progress
@@ -109,11 +109,10 @@ def _tables(labels: Labels, predictions: Labels | None, truth: Labels | None) ->
 
 def _like(labels: Labels, other: Labels) -> Labels:
     """The scores and thresholds of `other` in the rows and columns of `labels`; NaN, and ½, where it has none."""
-    match, scores = match_tables(labels, other), torch.full(labels.scores.shape, torch.nan)
-    thresholds = torch.full((len(labels.classes),), 0.5)
-    (rows, other_rows), (columns, other_columns) = (torch.tensor(pairs).T for pairs in (match.rows, match.columns))
-    scores[rows[:, None], columns] = other.scores[other_rows][:, other_columns]
+    match, thresholds = match_tables(labels, other), torch.full((len(labels.classes),), 0.5)
+    columns, other_columns = torch.tensor(match.columns).T
     thresholds[columns] = other.thresholds[other_columns]
+    scores = placed(other.scores, match, labels.scores.shape)
     return replace(labels, scores=scores, meta={"thresholds": thresholds.tolist()})
 
 
