@@ -74,7 +74,7 @@ def equal(first: object, second: object) -> bool:
 
 
 def leftovers(folder: Path) -> list[str]:
-    """Locks and temporary files that a finished run should not leave."""
+    """Names of the locks and temporary files that a finished run should not leave."""
     names = [path.name for path in folder.rglob("*") if path.is_file()]
     return [
         n for n in names if n.endswith((".tmp", ".lock")) or n == "lock" or ".resume." in n or n.startswith("part-")
@@ -93,7 +93,8 @@ def case(
         run(first, whole)
         seconds = time.monotonic() - started
         hits: dict[str, int] = {}
-        rounds = equal_rounds = left = 0
+        rounds = equal_rounds = 0
+        left: list[str] = []
         while sum(hits.values()) < kills:
             signal_name, hit = kill_once(again if (killed / "started").exists() else first, killed, seconds, chance)
             (killed / "started").touch()
@@ -106,11 +107,14 @@ def case(
                 parts = ("scores", "paths") if "scores" in wanted else ("weights", "thresholds")
                 rounds += 1
                 equal_rounds += all(equal(found[part], wanted[part]) for part in parts)
-                left += len(leftovers(killed))
+                left += leftovers(killed)
                 shutil.rmtree(killed)
                 shutil.copytree(start, killed)
         text = ", ".join(f"{count} {signal_name}" for signal_name, count in sorted(hits.items()))
-        print(f"| {name} | {sum(hits.values())} ({text}) | {equal_rounds} of {rounds} | {left} |", flush=True)
+        print(
+            f"| {name} | {sum(hits.values())} ({text}) | {equal_rounds} of {rounds} | {', '.join(left) or 0} |",
+            flush=True,
+        )
 
 
 def main() -> None:

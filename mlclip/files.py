@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import socket
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,10 @@ except ImportError:
 
 LOCK_SECONDS = 0.2  # between two attempts to get a lock that another process holds
 REPLACE_SECONDS = (0.1, 0.3, 1.0)  # waits on Windows, where a virus scanner or another program may have the file open
+TEMPORARY = (
+    r"\.{name}\.([0-9a-f]{{8}})-(\d+)\.tmp"  # of `atomic`: name of the file, checksum of the machine's name, process
+)
+STALE_SECONDS = 3600.0  # no write takes longer: an older temporary file was left by a process that was killed
 DEEPEST_JSON = 60  # nested arrays and objects
 OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors", ".xml")
 
@@ -75,7 +83,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
     A full disk or a read-only folder raises an InputError that names `path`. The previous content then stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_temporaries(path.parent)
+    temporary = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "r+b") as file:  # Windows syncs only files open for writing
@@ -88,6 +97,45 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@lru_cache(maxsize=1000)  # once per process and folder: thousands of files may be written into one folder
+def remove_temporaries(folder: Path) -> None:
+    """Delete the temporary files that killed processes left in a folder: those of this machine, and those older than an hour."""
+    with suppress(OSError):  # the folder does not exist, or cannot be listed
+        with os.scandir(folder) as entries:
+            found = [(entry.path, re.fullmatch(TEMPORARY.format(name=".+"), entry.name)) for entry in entries]
+        for file, parts in found:
+            if parts and _is_left(file, machine=parts[1], process=int(parts[2])):
+                with suppress(OSError):
+                    os.unlink(file)
+
+
+def _is_left(file: str, *, machine: str, process: int) -> bool:
+    """Whether no process writes this temporary file any more."""
+    with suppress(OSError):
+        if time.time() - os.stat(file).st_mtime > STALE_SECONDS:
+            return True
+    return machine == _machine() and not _is_running(process)
+
+
+@lru_cache
+def _machine() -> str:
+    """A short checksum of this machine's name: several machines may write into one network folder."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _is_running(process: int) -> bool:
+    """Whether there is a process with this number. True on Windows, where asking would end it."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True
 
 
 def _replace(temporary: Path, path: Path) -> None:

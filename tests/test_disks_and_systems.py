@@ -7,6 +7,7 @@ import ntpath
 import os
 import posixpath
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -378,3 +379,31 @@ def test_on_windows_the_same_photo_in_another_case_is_found_once(photos, monkeyp
     (photos / "a.jpg").write_bytes((photos / "00.jpg").read_bytes())
     found = find_images([photos / "A.JPG", photos / "a.jpg"])
     assert len(found.photos) == 1 and found.repeated == 1
+
+
+def test_temporary_files_of_killed_processes_are_deleted_by_the_next_write_and_others_stay(tmp_path, monkeypatch):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here, elsewhere = files._machine(), "00000000"
+    left = [f".old.pt.{here}-{ended.pid}.tmp", f".log.csv.{elsewhere}-5.tmp"]
+    kept = [f".old.pt.{here}-{os.getppid()}.tmp", f".old.pt.{elsewhere}-6.tmp", f".notes.{ended.pid}.tmp", "new.csv"]
+    for name in [*left, *kept[:-1]]:
+        (tmp_path / name).touch()
+    os.utime(tmp_path / left[1], (0, 0))
+    files.remove_temporaries.cache_clear()
+    with files.atomic(tmp_path / "new.csv") as temporary:
+        temporary.write_text("x")
+    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_write_that_was_killed_leaves_nothing_after_the_next_one(tmp_path):
+    write = "import sys, os, signal; from mlclip import files\nwith files.atomic(sys.argv[1]) as file:\n file.write_text('half')\n"
+    killed = subprocess.run(
+        [sys.executable, "-c", write + " os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "a.csv"], check=False
+    )
+    assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.glob(".a.csv.*.tmp"))) == 1
+    files.remove_temporaries.cache_clear()
+    with files.atomic(tmp_path / "other.csv") as temporary:
+        temporary.write_text("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.csv"]

@@ -50,3 +50,13 @@ def test_the_readme_names_every_option_that_it_uses():
 def test_the_files_the_readme_links_to_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_headings_are_unique_and_links_within_a_page_have_a_heading(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+    if page.name != "CHANGELOG.md":  # where every version may have an "Added"
+        assert len(headings) == len(set(headings))
+    anchors = {re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    assert {link for link in re.findall(r"\]\(\s*#([^)]+)\)", text) if link not in anchors} == set()

@@ -130,7 +130,7 @@ def test_a_damaged_store_is_listed_and_can_be_cleared(own_cache):
 
 def test_clearing_removes_the_stores_in_the_list_and_returns_the_freed_bytes(own_cache):
     first, second = default("/a"), default("/b")
-    (first.folder / ".shard-000003-0.pt.123.tmp").write_bytes(b"12345")
+    (first.folder / ".shard-000003-0.pt.0123abcd-123.tmp").write_bytes(b"12345")
     (first.folder / LOCK).touch()
     infos = [info for info in list_stores() if info.path == first.folder]
     assert clear_stores(infos) == infos[0].size

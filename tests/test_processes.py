@@ -301,7 +301,7 @@ def test_a_photo_that_no_rank_has_is_an_error(photos, tmp_path):
 
 def test_leftovers_of_killed_processes_are_deleted_and_do_not_make_a_folder_foreign(tmp_path):
     token_file(tmp_path, "0a").touch()
-    (tmp_path / ".shard-000000-1.pt.77.tmp").touch()
+    (tmp_path / ".shard-000000-1.pt.0123abcd-77.tmp").touch()
     new = token_file(tmp_path, "0b")
     new.touch()
     for file in set(tmp_path.iterdir()) - {new}:

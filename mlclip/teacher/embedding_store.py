@@ -27,7 +27,17 @@ from torch import Tensor
 
 from ..clip.pixels import OPENAI, Pixels
 from ..config import InputError
-from ..files import atomic, cache_folder, load_plain, locked, parse_json, refuse_nul, save_plain
+from ..files import (
+    STALE_SECONDS,
+    TEMPORARY,
+    atomic,
+    cache_folder,
+    load_plain,
+    locked,
+    parse_json,
+    refuse_nul,
+    save_plain,
+)
 from ..images import Photo
 
 MANIFEST = "mlclip-store.json"
@@ -40,9 +50,8 @@ KINDS = {
 Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
 _SHARD = re.compile(r"shard-\d+-\d+\.pt")
 _TEMPORARY = re.compile(
-    rf"\.(shard-\d+-\d+\.pt|{re.escape(MANIFEST)})\.\d+\.tmp|\.token-[0-9a-f]+\.tmp"
+    TEMPORARY.format(name=rf"(?:shard-\d+-\d+\.pt|{re.escape(MANIFEST)})") + r"|\.token-[0-9a-f]+\.tmp"
 )  # see `files.atomic` and `token_file`
-STALE_SECONDS = 3600.0  # no write takes longer: an older temporary file was left by a process that was killed
 
 
 class Key(Protocol):
