@@ -1,0 +1,259 @@
+"""Faults of folders, lists, weights, downloads and trainings through the command line: one line and its status, nothing lost."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from toy_server import Server
+
+from mlclip.cli import _status
+from mlclip.clip import fetch, registry
+from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.student.checkpoint import Checkpoint, save_checkpoint
+from mlclip.student.model import Classifier
+
+CLASSES = ["red", "green", "blue"]
+SMALL = ["--arch", "mobilenet_v3_small", "--init", "none", "--size", "64", "--lr", "1e-3"]
+
+
+@pytest.fixture
+def command(clip_file, tmp_path, monkeypatch, capfd):
+    """Runs a command in `tmp_path`; returns its status, its stdout, and the last line of stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        words = [str(clip_file) if word == "CLIP" else str(word) for word in arguments]
+        alone = words[0] in ("pseudolabel", "train", "predict", "calibrate")
+        status = _status([*words, *(["--workers", "0", "--device", "cpu"] if alone else [])])
+        out, err = capfd.readouterr()
+        return status, out, (err.splitlines() or [""])[-1]
+
+    return run
+
+
+@pytest.fixture
+def labels_file(photos, tmp_path) -> Path:
+    scores = torch.rand(12, 3, generator=torch.Generator().manual_seed(0))
+    write_labels(Labels([f"{n:02d}.jpg" for n in range(12)], CLASSES, scores, str(photos)), tmp_path / "labels.pt")
+    return tmp_path / "labels.pt"
+
+
+@pytest.fixture
+def model_file(tmp_path) -> Path:
+    torch.manual_seed(0)
+    model = Classifier("mobilenet_v3_small", CLASSES, 64).eval()
+    save_checkpoint(Checkpoint(model, torch.full((3,), 0.5), {}), tmp_path / "student.pt")
+    return tmp_path / "student.pt"
+
+
+def changed(file: Path, change) -> None:
+    """Write a copy of a .pt file, `bad.pt` in the current folder, after `change(content)`."""
+    content = torch.load(file, weights_only=True)
+    change(content)
+    torch.save(content, "bad.pt")
+
+
+def bomb(file: Path, to: Path) -> Path:
+    """The .pt `file` with 96 MB of zeros as the data of its first tensor, compressed: 100 kB."""
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, bytes(96 << 20) if name.endswith("data/0") else source.read(name))
+    return to
+
+
+# Photos and lists
+
+
+@pytest.mark.parametrize("source", ["pipe", "/dev/null"])
+@pytest.mark.parametrize("arguments", [["pseudolabel", "--clip", "CLIP", "--classes", "a,b"], ["predict", "--model", "student.pt"]],
+                         ids=["pseudolabel", "predict"])  # fmt: skip
+def test_a_source_that_is_neither_a_file_nor_a_folder_is_refused(command, model_file, tmp_path, source, arguments):
+    os.mkfifo(tmp_path / "pipe")
+    status, out, line = command(arguments[0], source, *arguments[1:])
+    assert (status, out) == (1, "") and line.startswith("mlclip: ") and source in line
+    assert sorted(os.listdir(tmp_path)) == ["pipe", "student.pt"]
+
+
+def test_a_batch_of_bad_photos_shifts_no_row_of_labels_or_predictions(command, photos, model_file):
+    def rows(text: str) -> dict[str, list[str]]:
+        return {row[0]: row[1:] for row in csv.reader(io.StringIO(text))}
+
+    label = [
+        "pseudolabel",
+        "photos",
+        "--clip",
+        "CLIP",
+        "--classes",
+        "red,green",
+        "--method",
+        "cdul",
+        "--batch-size",
+        "40",
+    ]
+    predict = ["predict", "photos", "--model", model_file, "--format", "csv", "--batch-size", "4"]
+    assert command(*label, "-o", "good.pt")[0] == 0
+    good = rows(command(*predict)[1])
+    for number in range(4, 8):  # a batch of 4 photos; 40 views are 4 photos with 10 views
+        (photos / f"{number:02d}.jpg").write_bytes(b"<html>")
+    assert command(*label, "-o", "rest.pt", "--store", "other")[0] == 3
+    first, rest = read_labels("good.pt"), read_labels("rest.pt")
+    kept = [n for n in range(12) if not 4 <= n < 8]
+    assert rest.paths == [first.paths[n] for n in kept]
+    assert torch.allclose(rest.scores, first.scores[kept], atol=1e-5)
+    status, out, _ = command(*predict)
+    assert status == 3 and rows(out) == {
+        name: row for name, row in good.items() if name[:2] not in ("04", "05", "06", "07")
+    }
+
+
+@pytest.mark.parametrize("command_line", [["pseudolabel", "SOURCE", "--clip", "CLIP", "--classes", "a,b"],
+                                          ["predict", "SOURCE", "--model", "student.pt"]], ids=["pseudolabel", "predict"])  # fmt: skip
+def test_a_photo_as_a_list_and_a_list_cut_in_a_letter_are_one_line(command, photos, model_file, tmp_path, command_line):
+    (tmp_path / "cut.txt").write_bytes("photos/00.jpg\nphotos/ä.jpg\n".encode("utf-16")[:-3])
+    for source, words in (("@photos/00.jpg", "00.jpg"), ("@cut.txt", "cut.txt")):
+        status, out, line = command(*(source if word == "SOURCE" else word for word in command_line))
+        assert (status, out) == (1, "") and line.startswith("mlclip: ") and words in line, line
+    assert not (tmp_path / "labels.pt").exists()
+
+
+# Weights and other files
+
+
+@pytest.fixture
+def server(monkeypatch, clip_file):
+    """A server of `clip_file`, known to mlclip as the model RN50."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(fetch, "PAUSE", 0.0)
+    with Server() as running:
+        running.content = clip_file.read_bytes()
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        entry = replace(registry.MODELS["RN50"], url=f"http://127.0.0.1:{running.server_address[1]}/RN50.pt",
+                        sha256=hashlib.sha256(running.content).hexdigest())  # fmt: skip
+        monkeypatch.setitem(registry.MODELS, "RN50", entry)
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def test_a_download_that_breaks_is_never_loaded_and_the_next_command_continues_it(command, photos, server, own_cache):
+    half = len(server.content) // 2
+    server.breaks = [half] * 20
+    label = ["pseudolabel", "photos", "--clip", "RN50", "--classes", "red,green"]
+    status, out, line = command(*label)
+    assert (status, out) == (1, "") and "RN50" in line and os.listdir(own_cache) == ["RN50.pt.part"]
+    assert not Path("labels.pt").exists()
+    server.breaks, server.requests[:] = [], []
+    assert command(*label)[0] == 0 and len(read_labels("labels.pt")) == 12
+    assert server.requests == [f"bytes={half}-"] and (own_cache / "RN50.pt").read_bytes() == server.content
+
+
+def test_two_commands_that_need_the_same_weights_download_them_once(photos, server, own_cache, tmp_path):
+    patch = (
+        "import sys; from dataclasses import replace; from mlclip.clip import registry;"
+        f"registry.MODELS['RN50'] = replace(registry.MODELS['RN50'], url={registry.MODELS['RN50'].url!r},"
+        f"sha256={registry.MODELS['RN50'].sha256!r}); from mlclip.cli import main; main(sys.argv[1:])"
+    )
+    label = [sys.executable, "-c", patch, "pseudolabel", photos, "--clip", "RN50", "--classes", "red,green", "--workers", "0", "-q",
+             "--device", "cpu"]  # fmt: skip
+    runs = [subprocess.Popen([*label, "-o", tmp_path / f"{n}.pt", "--store", tmp_path / f"store{n}"]) for n in range(2)]
+    assert [run.wait(120) for run in runs] == [0, 0] and len(server.requests) == 1
+    assert [path.name for path in own_cache.iterdir() if path.is_file()] == ["RN50.pt"]
+    assert torch.equal(read_labels(tmp_path / "0.pt").scores, read_labels(tmp_path / "1.pt").scores)
+
+
+READERS = {  # a file of each kind, and a command that reads it as bad.pt
+    "labels": ["train", "--labels", "bad.pt", *SMALL],
+    "model": ["predict", "photos", "--model", "bad.pt"],
+    "clip": ["pseudolabel", "photos", "--clip", "bad.pt", "--classes", "a,b", "-o", "new.pt"],
+    "init": ["train", "--labels", "labels.pt", "--init", "bad.pt", *SMALL[:2], *SMALL[4:]],
+}
+
+
+@pytest.fixture
+def sources(labels_file, model_file, clip_file, tmp_path) -> dict[str, Path]:
+    weights = torchvision.models.mobilenet_v3_small(num_classes=2).state_dict()
+    torch.save(weights, tmp_path / "init.pt")
+    return {"labels": labels_file, "model": model_file, "clip": clip_file, "init": tmp_path / "init.pt"}
+
+
+@pytest.mark.parametrize("kind", list(READERS))
+def test_a_zip_bomb_is_refused_in_bounded_memory(command, sources, tmp_path, kind):
+    resource = pytest.importorskip("resource")
+    file = bomb(sources[kind], tmp_path / "bad.pt")
+    assert file.stat().st_size < sources[kind].stat().st_size + (1 << 20)
+    before, files = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, set(os.listdir())
+    status, out, line = command(*READERS[kind])
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # kB
+    assert (status, out) == (1, "") and "bad.pt" in line and grown < 60_000, (line, grown)
+    assert set(os.listdir()) == files
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", list(READERS))
+def test_nan_and_inf_in_scores_and_weights_are_refused(command, sources, tmp_path, kind, number):
+    def spoil(content: dict) -> None:
+        tensors = {"labels": content, "model": content.get("weights")}.get(kind, content)
+        name = (
+            "scores"
+            if kind == "labels"
+            else next(n for n, t in tensors.items() if t.is_floating_point() and t.dim() > 1)
+        )
+        tensors[name].view(-1)[3] = number
+
+    changed(sources[kind], spoil)
+    files = set(os.listdir())
+    status, out, line = command(*READERS[kind])
+    if kind == "labels" and number != number:  # "not known" in a table of labels
+        assert status == 0
+    else:
+        assert (status, out) == (1, "") and "bad.pt" in line and re.search("NaN|[Ii]nf|finite|from 0 to 1", line), line
+        assert set(os.listdir()) == files
+
+
+def test_a_file_of_another_arch_or_class_count_names_both(command, sources, tmp_path):
+    torch.save(torchvision.models.resnet34(num_classes=2).state_dict(), tmp_path / "bad.pt")
+    status, _, line = command(
+        "train", "--labels", "labels.pt", "--arch", "resnet18", "--init", "bad.pt", "--size", "64"
+    )
+    assert status == 1 and "resnet18" in line and "resnet34" in line
+    changed(sources["model"], lambda content: content.update(arch="mobilenet_v2"))
+    status, _, line = command(*READERS["model"])
+    assert status == 1 and "mobilenet_v2" in line and "mobilenet_v3_small" in line
+    changed(sources["model"], lambda content: content.update(classes=["red", "green"]))
+    status, _, line = command(*READERS["model"])
+    assert status == 1 and "2" in line and "3" in line and "classes" in line
+
+
+# Trainings
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_the_last_epoch_can_still_be_used(command, labels_file, monkeypatch):
+    from mlclip.training.weight_step import weight_step
+
+    calls = iter(range(100))
+
+    def diverging(*arguments):
+        return (float("nan"), 4) if next(calls) == 4 else weight_step(*arguments)
+
+    train = ["train", "--labels", labels_file, *SMALL, "--batch-size", "4"]
+    monkeypatch.setattr("mlclip.training.weight_step.weight_step", diverging)
+    status, out, line = command(*train, "--epochs", "3")
+    assert (status, out) == (1, "") and "not finite in epoch 2" in line and "--resume" in line and "--epochs 1" in line
+    assert not Path("model.pt").exists()
+    monkeypatch.undo()
+    os.chdir(labels_file.parent)
+    assert command(*train, "--epochs", "1", "--resume")[0] == 0 and Path("model.pt").exists()
