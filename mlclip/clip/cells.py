@@ -69,7 +69,7 @@ def _transformer(visual: VisionTransformer, pixels: Tensor, attend: Attention) -
     x = visual.tokens(pixels)  # (N, 1 + h·w, E)
     for block in blocks:
         x = block(x, None)
-    embeddings = visual.ln_post(last(x, None)[:, 0]) @ visual.proj  # (N, D)
+    embeddings = visual.ln_post(last.first_token(x)) @ visual.proj  # (N, D)
     return embeddings, visual.ln_post(_attention_only(last, x[:, 1:], attend)) @ visual.proj  # (N, h·w, D)
 
 

@@ -44,6 +44,12 @@ class ResidualAttentionBlock(nn.Module):
         x = x + self.attn(h, h, h, need_weights=False, attn_mask=mask)[0]
         return x + self.mlp(self.ln_2(x))
 
+    def first_token(self, x: Tensor) -> Tensor:
+        """The first token of `forward(x, None)`, without the others: (N, L, E) -> (N, E)."""
+        h = self.ln_1(x)
+        first = x[:, :1] + self.attn(h[:, :1], h, h, need_weights=False)[0]  # (N, 1, E)
+        return (first + self.mlp(self.ln_2(first)))[:, 0]
+
 
 class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, hidden: int, head_width: int, activation: str):
@@ -56,6 +62,12 @@ class Transformer(nn.Module):
         for block in self.resblocks:
             x = block(x, mask)
         return x
+
+    def first_token(self, x: Tensor) -> Tensor:
+        """The first token of `forward(x)`: (N, L, E) -> (N, E). Only this one goes through most of the last block."""
+        for block in self.resblocks[:-1]:
+            x = block(x, None)
+        return self.resblocks[-1].first_token(x)
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -103,8 +115,8 @@ class VisionTransformer(nn.Module):
         return self.ln_pre(x + positions)
 
     def forward(self, pixels: Tensor) -> Tensor:  # (N, 3, H, W)
-        x = self.transformer(self.tokens(pixels))
-        return self.ln_post(x[:, 0]) @ self.proj  # (N, D)
+        x = self.transformer.first_token(self.tokens(pixels))  # (N, E)
+        return self.ln_post(x) @ self.proj  # (N, D)
 
 
 class Bottleneck(nn.Module):
