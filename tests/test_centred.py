@@ -159,3 +159,13 @@ def test_invalid_settings_raise_an_option_error():
             PseudolabelConfig(method="centred", **wrong)
     with pytest.raises(OptionError, match=r'`grids` .*`method="centred"`'):
         PseudolabelConfig(method="cdul", grids=(1, 2))
+
+
+def test_a_mixture_does_not_depend_on_how_many_classes_are_computed_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    logits = torch.randn(50, 7) - 3 + 6 * (torch.rand(50, 7) < 0.2)
+    together = centred.fit_mixture(logits)
+    for classes in (1, 3):
+        monkeypatch.setattr(centred, "CACHED_NUMBERS", 50 * classes)
+        for found, wanted in zip(centred.fit_mixture(logits), together, strict=True):
+            assert torch.equal(found, wanted)

@@ -27,6 +27,7 @@ from torch import Tensor
 MARGIN = 1e-6  # probabilities are kept this far from 0 and 1 before the logit
 MIN_VARIANCE = 1e-3  # of a mixture component of log-odds
 MAX_PHOTOS = 20_000  # a mixture is fitted to at most this many photos
+CACHED_NUMBERS = 2**17  # of 8 bytes, in each of the four tables of a mixture's inner loop
 TOLERANCE = 1e-5  # the fit stops when no label changes by more
 TINY = 1e-9  # avoids a division by 0
 
@@ -107,15 +108,15 @@ def fit_mixture(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -
     of the others. EM starts from the split of all log-odds with the least variance within the parts. It uses at most MAX_PHOTOS
     photos, evenly spaced.
     """
-    z = (
-        logits[:: math.ceil(len(logits) / MAX_PHOTOS)].double().T.contiguous()
-    )  # (C, N): sums over photos read memory in order
+    z = logits[:: math.ceil(len(logits) / MAX_PHOTOS)].double().T.contiguous()  # (C, N): sums read memory in order
     photos, kappa = z.shape[1], prior_photos
-    square, total, total_square = z.square(), z.sum(1), z.square().sum(1)
-    upper = (z > _least_variance_split(z.flatten())).double()  # (C, N) probability of the upper component
+    total, total_square = z.sum(1), z.square().sum(1)  # (C,)
+    parts = z.split(max(1, CACHED_NUMBERS // photos))  # a few classes each: all classes would not fit into the cache
+    squares, split = [part.square() for part in parts], _least_variance_split(z.flatten())
+    uppers = [(part > split).double() for part in parts]  # probability of the upper component
+    sums = [_upper_sums(*part) for part in zip(uppers, parts, squares, strict=True)]
     for _ in range(rounds):
-        count = upper.sum(1)  # (C,) and Σ z, Σ z² of the upper component; those of the lower one are the rest
-        above, above_square = torch.linalg.vecdot(upper, z), torch.linalg.vecdot(upper, square)
+        count, above, above_square = torch.cat(sums, dim=1)  # (C,) each; the sums of the lower component are the rest
         below, below_square = total - above, total_square - above_square
         all_upper = above.sum() / count.sum().clamp(min=TINY)
         all_lower = below.sum() / (z.numel() - count.sum()).clamp(min=TINY)
@@ -127,10 +128,22 @@ def fit_mixture(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -
         variance = ((spread + kappa * spread.sum() / z.numel()) / (photos + kappa)).clamp(min=MIN_VARIANCE)
         slope = (high - low).clamp(min=0) / variance
         offset = torch.logit(share, eps=MARGIN) - slope * (high + low) / 2
-        before, upper = upper, torch.addcmul(offset[:, None], slope[:, None], z).sigmoid_()
-        if before.sub_(upper).abs_().max() < TOLERANCE:
+        lines, change = zip(offset.split(len(parts[0])), slope.split(len(parts[0])), strict=True), 0.0
+        for number, (first, factor) in enumerate(lines):
+            before, uppers[number] = (
+                uppers[number],
+                torch.addcmul(first[:, None], factor[:, None], parts[number]).sigmoid_(),
+            )
+            change = max(change, float(before.sub_(uppers[number]).abs_().max()))
+            sums[number] = _upper_sums(uppers[number], parts[number], squares[number])
+        if change < TOLERANCE:
             break
     return slope.to(logits.dtype), offset.to(logits.dtype)
+
+
+def _upper_sums(upper: Tensor, z: Tensor, square: Tensor) -> Tensor:
+    """(3, C): the sums over the photos of the probabilities `upper` (C, N), and of z and z² with these weights."""
+    return torch.stack([upper.sum(1), torch.linalg.vecdot(upper, z), torch.linalg.vecdot(upper, square)])
 
 
 def _least_variance_split(values: Tensor) -> float:
