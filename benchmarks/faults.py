@@ -59,6 +59,7 @@ FLOOR, GROWTH = 64 << 20, 40  # bytes; times the size of the file
 PICTURE = 2 << 30  # bytes: a picture may have MAX_PIXELS pixels, in RGB, RGBA and as read
 ADDRESS_SPACE = 8 << 30  # bytes above what the process has at the start; a safety net
 SLOW = 10.0  # seconds for one file
+LONGEST_MESSAGE = 3000  # characters; some readers report what several of them say
 LONG = 1 << 16  # bytes of the longest run of one repeated part
 WORD = re.compile(rb"[\w.+-]+")
 WORDS = (
@@ -451,6 +452,8 @@ def _problem(error: BaseException | None, too_much: bool, too_long: bool) -> str
         problems.append(f"{type(error).__name__}: {str(error)[:100]!r} at {Path(place.filename).name}:{place.lineno}")
     if isinstance(error, REFUSED) and ("\n" in str(error) or "allocate" in str(error)):
         problems.append(f"a message of several lines or about memory: {str(error)[:100]!r}")
+    if isinstance(error, REFUSED) and len(str(error)) > LONGEST_MESSAGE:
+        problems.append(f"a message of {len(str(error))} characters: {str(error)[:100]!r}")
     return ", ".join(problems)
 
 

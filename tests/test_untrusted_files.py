@@ -40,6 +40,7 @@ CLASSES = ["cat", "dog", "bird"]
 
 def _load_benchmark():
     file = Path(__file__).parents[1] / "benchmarks" / "faults.py"
+    sys.path.append(str(file.parent))  # where it finds `fault_files`
     spec = importlib.util.spec_from_file_location("faults", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules["faults"] = module

@@ -64,7 +64,7 @@ def read_corrections(path: str | Path) -> Corrections:
         first = lines.setdefault((photo, name), line)
         if found.setdefault(photo, {}).setdefault(name, value) != value:
             raise InputError(
-                f"{path}, line {line}: {value} for {name!r} in {photo}, but line {first} says {1 - value}. Remove one."
+                f"{path}, line {line}: {value} for {name!r:.200} in {photo}, but line {first} says {1 - value}. Remove one."
             )
     return found
 
