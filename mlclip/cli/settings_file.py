@@ -86,18 +86,14 @@ def _unknown(key: str, command: click.Command, ctx: click.Context) -> str:
 
 def _value(value: Any, option: click.Option, where: str, ctx: click.Context) -> Any:
     """The value of one key, as the option takes it."""
-    if any(
-        type(item) is int and abs(item) > LARGEST_INTEGER for item in (value if isinstance(value, list) else [value])
-    ):
+    items = value if isinstance(value, list) else [value]
+    if any(type(item) is int and abs(item) > LARGEST_INTEGER for item in items):
         raise InputError(f"{where} is an integer with too many digits. Correct it.")
     if option.is_flag != isinstance(value, bool):
         raise InputError(f"{where} must be {'true or false' if option.is_flag else 'a value'}, not {_shown(value)}.")
     joined = option.type.name in ("numbers", "words")  # by commas
-    if (
-        isinstance(value, list)
-        and (option.multiple or joined)
-        and not any(isinstance(item, dict | list) for item in value)
-    ):
+    plain = not any(isinstance(item, dict | list) for item in items)
+    if isinstance(value, list) and (option.multiple or joined) and plain:
         value = value if option.multiple else ",".join(map(str, value))
     elif option.multiple:
         raise InputError(f'{where} must be a list such as ["..."], not {_shown(value)}.')

@@ -76,7 +76,8 @@ def add_path(parents: dict[str, str], path: Sequence[str], source: str) -> None:
     for above, name in pairwise(path):
         if parents.get(name, above) != above:
             raise InputError(
-                f"{source} puts {name!r:.200} below {parents[name]!r:.200} and below {above!r:.200}. A class has one parent."
+                f"{source} puts {name!r:.200} below {parents[name]!r:.200} and below {above!r:.200}. "
+                "A class has one parent; remove one line."
             )
         higher = ancestors(above, parents)
         if len(higher) > MOST_LEVELS:

@@ -225,7 +225,7 @@ def _parse(data: bytes, file: Path) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
-        raise InputError(f"{file} is damaged ({error}). Unpack it again.") from error
+        raise InputError(f"{file} is damaged ({str(error)[:80]}). Unpack it again.") from error
 
 
 def _objects(photo: _Photo) -> Iterator[tuple[str, bool, ElementTree.Element]]:
