@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -109,9 +110,55 @@ def forward(photos: Path, rounds: int, out: Path) -> None:
     )
 
 
+def ceiling(photos: Path, rounds: int, out: Path) -> None:
+    """The image encoder alone, without photos, as a share of the rate at which this machine multiplies matrices."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mlclip.clip import load_clip
+    from mlclip.teacher.precision import DTYPES
+    from mlclip.teacher.scoring import Teacher
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = 256 if device.type == "cuda" else 32
+
+    def best(call: Callable[[], object]) -> float:
+        """The shortest seconds of one call, after one that warms up."""
+        times = []
+        for _ in range(rounds + 1):
+            started = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+        return min(times[1:])
+
+    print("\n| encoder alone | images/s | Tflop/s | matrix products, Tflop/s | share |\n|---|---|---|---|---|")
+    for model in (
+        "ViT-B-32-quickgelu",
+        "RN50-quickgelu",
+        *(["ViT-L-14-336-quickgelu", "RN50x64-quickgelu"] if count > 32 else []),
+    ):
+        teacher = Teacher(load_clip(str(random_clip(model, out))), device, "auto")
+        pixels = torch.randint(0, 256, (count, 3, teacher.input_size, teacher.input_size), dtype=torch.uint8).to(device)
+        torch.backends.mha.set_fastpath_enabled(False)  # which the counter does not know
+        with FlopCounterMode(display=False) as counter:
+            teacher.embed_views(pixels)
+        torch.backends.mha.set_fastpath_enabled(True)
+        seconds = best(lambda teacher=teacher, pixels=pixels: teacher.embed_views(pixels))
+        side = 8192 if device.type == "cuda" else 2048
+        left, right = (torch.rand(side, side, device=device).to(DTYPES[teacher.precision]) for _ in range(2))
+        products = 2 * side**3 / best(lambda left=left, right=right: left @ right) / 1e12
+        reached = counter.get_total_flops() / seconds / 1e12
+        print(
+            f"| {model}, {teacher.precision}, {device.type} | {count / seconds:.1f} | {reached:.3f} | {products:.3f} | "
+            f"{100 * reached / products:.0f} % |",
+            flush=True,
+        )
+
+
 def train(photos: Path, rounds: int, out: Path) -> None:
     epochs = 3
-    for arch, size, count in (("mobilenet_v2", 160, 400), ("resnet50", 224, 100)):
+    for arch, size, count in (("mobilenet_v2", 160, 400), ("resnet50", 224, 200)):
         folder = subset(photos, count, out)
         labels = random_labels(folder, out)
         shared = ["--labels", str(labels), "--arch", arch, "--size", str(size), "--epochs", str(epochs)]
@@ -145,7 +192,7 @@ def predict(photos: Path, rounds: int, out: Path) -> None:
 
 
 def main() -> None:
-    tasks = {"encode": encode, "forward": forward, "train": train, "predict": predict}
+    tasks = {"encode": encode, "forward": forward, "train": train, "predict": predict, "ceiling": ceiling}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", choices=[*tasks, []], default=list(tasks))
     parser.add_argument("--photos", type=Path, default=Path("../shared/voc12/photos/train"))

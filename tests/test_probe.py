@@ -137,7 +137,7 @@ def test_features_are_computed_once_and_continued_after_an_interruption(labels, 
 
     monkeypatch.setattr(features_module, "pooled_features", counted)
     monkeypatch.setattr(features_module, "BATCH", 1)
-    monkeypatch.setattr(features_module, "SHARD_PHOTOS", 2)
+    monkeypatch.setattr("mlclip.teacher.embed.SHARD_PHOTOS", 2)
     with pytest.raises(KeyboardInterrupt):
         photo_features(model, photos, labels.root, num_workers=0)
     seen[:] = [0] * -100

@@ -19,12 +19,12 @@ from torch import Tensor
 from ..distributed import Distributed
 from ..images import Photo, PhotoViews, Skip, photo_batches
 from ..progress import SILENT, Progress
+from ..teacher.embed import ShardWriter
 from ..teacher.embedding_store import Store, default_store
 from ..teacher.shared_store import fill_store
 from .model import Classifier
 from .predict import autocast
 
-SHARD_PHOTOS = 512  # a shard is written when it holds this many photos, so that a kill loses little work
 BATCH = 32  # photos per pass through the trunk
 
 
@@ -106,22 +106,17 @@ def _compute(
         return []
     model.eval()
     skipped: list[Skip] = []
-    done: list[Photo] = []
-    parts: list[Tensor] = []
+    shard = ShardWriter(store, distributed.rank)
     batches = photo_batches(PhotoViews(missing, model.size), batch_size=BATCH, num_workers=num_workers)
     with (progress if distributed.is_main else SILENT).bar("computing features", len(missing), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, H, W)
             distributed.check()
             skipped += [Skip(missing[index].path, reason) for index, reason in unreadable]
             if pixels is not None:
-                done += [missing[index] for index in indices.tolist()]
-                parts.append(pooled_features(model, pixels[:, 0], distributed.device).half())
+                features = pooled_features(model, pixels[:, 0], distributed.device).half()
+                shard.add([missing[index] for index in indices.tolist()], features)
             bar.update(len(indices) + len(unreadable))
-            if len(done) >= SHARD_PHOTOS:
-                store.write_shard(done, torch.cat(parts), distributed.rank)
-                done, parts = [], []
-    if done:
-        store.write_shard(done, torch.cat(parts), distributed.rank)
+    shard.flush()
     return skipped
 
 

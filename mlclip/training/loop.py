@@ -1,4 +1,4 @@
-"""The training loop of the student. One epoch is: label update, weight steps, label step, report, save.
+"""The training loop of the student. One epoch is: label update, weight steps, label step, report, save (see `train`, `_epoch`).
 
 Letters: N photos, C classes.
 """
@@ -95,11 +95,7 @@ def train(
             checkpoint = train_clip_head(labels, output, config, teacher, other_teacher=other_teacher, **more)
         else:
             checkpoint = train_probe(labels, output, config, offline=offline, **more)
-        with distributed.together():
-            if distributed.is_main:
-                save_checkpoint(checkpoint, output)
-                state_file.unlink(missing_ok=True)
-            _remove_parts(update_folder)
+        _write(checkpoint, output, state_file, update_folder, distributed)
         return checkpoint
     state = start_training(labels, config, offline, distributed, progress, state_file if resume else None)
     if config.head_init == "probe" and not state.epochs:
@@ -112,51 +108,62 @@ def train(
     if config.cache and 1 < config.epochs > state.epochs:  # one epoch decodes every photo once anyway
         state.cache = open_input_cache(state.photos, config.size, num_workers, distributed, progress)
 
-    predictions = None
+    scores = None  # (N, C) predictions of the student for the training photos
     while not training_is_over(config, state.epochs, state.history):
-        epoch = state.epochs + 1
-
-        # Label update (CCD): the teacher scores local views.
-        if label_update_due(config, epoch):
+        if label_update_due(config, state.epochs + 1):  # CCD: the teacher scores local views
             state.labels, state.update = update_labels(state, scorer, annotated, update_folder, num_workers, progress)
-
-        # Weight steps: the labels are fixed.
-        targets = state.targets  # (N, C)
-        loss, speed = weight_epoch(state, targets, num_workers, progress)
-
-        # Label step (CDUL): the weights are fixed.
-        needed = predictions_due(config, epoch) or truth
-        predictions = predict_all(state, num_workers, progress) if needed else None  # (N, C)
-        if label_step_due(config, epoch):
-            state.latent = label_step(state.latent, predictions, config, state.corrected)
-
-        # Report.
-        facts = {"epoch": epoch, "loss": loss, "photos_per_second": speed}
-        facts |= epoch_facts(state, epoch, targets, predictions, truth)
-        progress.log(epoch_line(facts))
-
-        # Save.
-        state.epochs = epoch
-        state.log.append(facts)
-        share_skipped(state)
+        scores = _epoch(state, truth, num_workers, progress)
         with distributed.together():
             if log:
                 save_state(state, state_file)
                 log.write(state.log)
 
-    scores = predict_all(state, num_workers, progress) if predictions is None else predictions
+    scores = predict_all(state, num_workers, progress) if scores is None else scores
     checkpoint = _finished(state, labels, scores, progress)
     with distributed.together():  # no rank reads photos any more
         if log:
             log.close()
             if save_labels:
                 write_labels(refined_labels(state, labels), save_labels, overwrite=overwrite)
-            save_checkpoint(checkpoint, output)
-            state_file.unlink(missing_ok=True)
-        _remove_parts(update_folder)
+    _write(checkpoint, output, state_file, update_folder, distributed)
     if state.cache:
         remove_input_cache(state.cache)
     return checkpoint
+
+
+def _epoch(state: TrainingState, truth: Labels | None, num_workers: int, progress: Progress) -> Tensor | None:
+    """Weight steps, then the label step, and the report. Returns predictions (N, C) where the epoch needed them."""
+    config, epoch = state.config, state.epochs + 1
+
+    # Weight steps: the labels are fixed.
+    targets = state.targets  # (N, C)
+    loss, speed = weight_epoch(state, targets, num_workers, progress)
+
+    # Label step (CDUL): the weights are fixed.
+    needed = predictions_due(config, epoch) or truth
+    predictions = predict_all(state, num_workers, progress) if needed else None  # (N, C)
+    if label_step_due(config, epoch):
+        state.latent = label_step(state.latent, predictions, config, state.corrected)
+
+    # Report.
+    facts = {"epoch": epoch, "loss": loss, "photos_per_second": speed}
+    facts |= epoch_facts(state, epoch, targets, predictions, truth)
+    progress.log(epoch_line(facts))
+    state.epochs = epoch
+    state.log.append(facts)
+    share_skipped(state)
+    return predictions
+
+
+def _write(
+    checkpoint: Checkpoint, output: str | Path, state_file: Path, update_folder: Path, distributed: Distributed
+) -> None:
+    """Write the model and delete what only an unfinished training needs."""
+    with distributed.together():
+        if distributed.is_main:
+            save_checkpoint(checkpoint, output)
+            state_file.unlink(missing_ok=True)
+        _remove_parts(update_folder)
 
 
 def _check_outputs(
