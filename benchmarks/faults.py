@@ -4,9 +4,10 @@
     python benchmarks/faults.py --only model.pt labels.csv --seconds 60 --seed 7
 
 For each kind of file the script writes a valid one, changes it at random, and reads it. Changes are flipped bits, cut,
-repeated, removed or zeroed parts, and huge numbers. In a zip file the changes are made in the file, or inside its entries,
-which then get a right checksum. A case fails if another exception comes out, if it takes longer than SLOW seconds, or if the
-memory of the process grows by more than FLOOR + GROWTH times the file's size. Pictures have the limit of PICTURE bytes, because
+repeated, removed or zeroed parts, huge numbers, and other words. In a zip file the changes are made in the file, or inside
+its entries, which then get a right checksum; in a tar file also in its headers. A case fails if another exception comes
+out, if it takes longer than SLOW seconds, or if the memory of the process grows by more than FLOOR + GROWTH times the file's
+size. Pictures have the limit of PICTURE bytes, because
 their readers bound the number of pixels. Each kind runs in a process of its own. The table says how many files were
 refused, how many were read, the largest growth of memory, and the longest time. The exit status is 1 if a case failed.
 """
@@ -17,10 +18,12 @@ import argparse
 import io
 import json
 import random
+import re
 import resource
 import struct
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -32,17 +35,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import fault_files
 import numpy as np
 import torch
+from fault_files import CLASSES, REFUSED, Reader, text
 from PIL import Image, features
 
 from mlclip.clip import load_clip, read_state_dict
-from mlclip.config import InputError, TrainConfig
+from mlclip.config import TrainConfig
 from mlclip.files import load_plain, save_plain
-from mlclip.images import Unreadable, open_image
+from mlclip.images import open_image
 from mlclip.images.list_file import read_paths
-from mlclip.labels.class_names import CLASS_PRESETS, fill_template, parse_classes
-from mlclip.labels.datasets import read_boxes, read_truth
+from mlclip.labels.class_names import fill_template, parse_classes
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.labels.text_formats import read_thresholds, write_thresholds
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -51,24 +55,43 @@ from mlclip.student.onnx_model import load_onnx
 from mlclip.teacher.embedding_store import MANIFEST, Store, StoreKey
 from mlclip.training.state import identity_of, start_training
 
-REFUSED = (InputError, Unreadable)
 FLOOR, GROWTH = 64 << 20, 40  # bytes; times the size of the file
 PICTURE = 2 << 30  # bytes: a picture may have MAX_PIXELS pixels, in RGB, RGBA and as read
 ADDRESS_SPACE = 8 << 30  # bytes above what the process has at the start; a safety net
 SLOW = 10.0  # seconds for one file
+LONGEST_MESSAGE = 3000  # characters; some readers report what several of them say
+LONG = 1 << 16  # bytes of the longest run of one repeated part
+WORD = re.compile(rb"[\w.+-]+")
+WORDS = (
+    b"1e999",
+    b"9" * 5000,
+    b"9" * 400,
+    b"-1",
+    b"0",
+    b"NaN",
+    b"inf",
+    b"null",
+    b"true",
+    b"[" * 5000,
+    b'{"a":' * 2000,
+    b"[]",
+)
+WORDS += (
+    b'{"a":1}',
+    b'""',
+    b"\xff\xfe",
+    b"\\ud800",
+    b"\\u0000",
+    b"\\n",
+    b"\n",
+    b"../..",
+    b"/",
+    b"0x" + b"f" * 5000,
+    b"&#1;",
+)
 FAILURES_SHOWN = 3
-CLASSES = ["cat", "dog", "bird"]
 HAS_ONNX = bool(find_spec("onnx") and find_spec("onnxruntime"))
 KEY = StoreKey("0" * 64, "quick_gelu", 64, (1, 2))
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A kind of file: `make` writes a valid one, `read` is what the program does with it."""
-
-    make: Callable[[Path], None]
-    read: Callable[[Path], Any]
-    is_picture: bool = False
 
 
 @dataclass
@@ -183,49 +206,6 @@ def _update(path: Path) -> None:
     )
 
 
-def _coco(path: Path) -> None:
-    boxes = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0}]
-    images = [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9}]
-    path.write_text(json.dumps({"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": boxes}))
-
-
-def _read_coco(path: Path) -> None:
-    read_truth(f"coco:{path}")
-    read_boxes(f"coco:{path}")
-
-
-VOC_XML = """<annotation><filename>p0.jpg</filename><size><width>9</width><height>9</height><depth>3</depth></size>
-<object><name>cat</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>8</xmax><ymax>9</ymax></bndbox></object>
-<object><name>dog</name><difficult>1</difficult></object></annotation>
-"""
-
-
-def _read_voc(path: Path) -> None:
-    folder = path.parent / "VOC2012" / "Annotations"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "p0.xml").write_bytes(path.read_bytes())
-    for read in (read_truth, read_boxes):
-        read(f"voc:{path.parent / 'VOC2012'}")
-
-
-def _nuswide(path: Path, changed: str = "") -> None:
-    """The 83 files of a NUS-WIDE of three photos below the folder of `path`; `path` is a copy of the one named `changed`."""
-    for part in ("Groundtruth/AllLabels", "ImageList"):
-        (path.parent / part).mkdir(parents=True, exist_ok=True)
-    (path.parent / "ImageList" / "Imagelist.txt").write_text("a\\1.jpg\na\\2.jpg\nb\\1.jpg\n")
-    for concept in CLASS_PRESETS["nuswide"]:
-        (path.parent / "Groundtruth" / "AllLabels" / f"Labels_{concept}.txt").write_text("0\n1\n0\n")
-    path.write_bytes((path.parent / changed).read_bytes())
-
-
-def _nuswide_reader(changed: str) -> Reader:
-    def read(path: Path) -> None:
-        (path.parent / changed).write_bytes(path.read_bytes())
-        read_truth(f"nuswide:{path.parent}")
-
-    return Reader(lambda path: _nuswide(path, changed), read)
-
-
 def _onnx(path: Path) -> None:
     """A network that is not trained, with the operations of a real one."""
     from onnx import TensorProto, helper, numpy_helper, save
@@ -264,10 +244,6 @@ def _picture(kind: str, **options: Any) -> Reader:
     return Reader(make, open_image, is_picture=True)
 
 
-def _unlabelled(text: str) -> Callable[[Path], None]:
-    return lambda path: path.write_text(text) and None
-
-
 READERS: dict[str, Reader] = {
     "archive.pt": Reader(_script_archive, read_state_dict),
     "state.pt": Reader(lambda path: torch.save({"state_dict": _state()}, path), read_state_dict),
@@ -293,13 +269,9 @@ READERS: dict[str, Reader] = {
         lambda path: write_thresholds(path, CLASSES, [0.1, 0.2, 0.3]),
         lambda path: read_thresholds(path, CLASSES, [0.5] * 3),
     ),
-    "classes.txt": Reader(_unlabelled("cat\ndog = a small dog\n# comment\nbird\n"), parse_classes),
+    "classes.txt": Reader(text("cat\ndog = a small dog\n# comment\nbird\n"), parse_classes),
     "template.txt": Reader(_template, lambda path: fill_template(path.read_text(errors="replace"), "cat")),
-    "list.txt": Reader(_unlabelled("a.jpg\nb/c.jpg\n"), lambda path: read_paths(str(path))),
-    "coco.json": Reader(_coco, _read_coco),
-    "voc.xml": Reader(_unlabelled(VOC_XML), _read_voc),
-    "nuswide-list.txt": _nuswide_reader("ImageList/Imagelist.txt"),
-    "nuswide-labels.txt": _nuswide_reader("Groundtruth/AllLabels/Labels_animal.txt"),
+    "list.txt": Reader(text("a.jpg\nb/c.jpg\n"), lambda path: read_paths(str(path))),
     **({"model.onnx": Reader(_onnx, _read_onnx)} if HAS_ONNX else {}),
     "photo.jpg": _picture("JPEG"),
     "progressive.jpg": _picture("JPEG", progressive=True),
@@ -310,6 +282,7 @@ READERS: dict[str, Reader] = {
     "photo.ppm": _picture("PPM"),
     **({"photo.webp": _picture("WEBP")} if features.check("webp") else {}),
     **({"photo.avif": _picture("AVIF")} if ".avif" in Image.registered_extensions() else {}),
+    **fault_files.READERS,
 }
 
 
@@ -335,7 +308,8 @@ def _cut(data: bytes, rng: random.Random) -> bytes:
 
 def _repeat(data: bytes, rng: random.Random) -> bytes:
     start, end = _place(data, rng)
-    return data[:end] + data[start:end] * rng.choice((1, 2, 50)) + data[end:]
+    times = (1, 2, 50, LONG // (end - start) if end - start <= 16 else 1)
+    return data[:end] + data[start:end] * rng.choice(times) + data[end:]
 
 
 def _remove(data: bytes, rng: random.Random) -> bytes:
@@ -353,13 +327,22 @@ def _huge(data: bytes, rng: random.Random) -> bytes:
     number = rng.choice((0, 1, -1, 2**31 - 1, 2**31, 2**32 - 1, 20000, 10**9, 2**62))
     layout = rng.choice(["<B", "<H", ">H", "<I", ">I", "<Q", ">Q"])
     binary = struct.pack(layout, number % 256 ** struct.calcsize(layout))
-    words = (b"1e999", b"9" * 5000, b"-1", b"NaN", b"null", b"true", b"[" * 5000, b'{"a":' * 2000, b'""', b"\xff\xfe")
-    new = rng.choice((binary, binary, rng.choice(words)))
+    new = rng.choice((binary, binary, rng.choice(WORDS)))
     start = rng.randrange(len(data))
     return data[:start] + new + data[start + (len(new) if rng.random() < 0.7 else 0) :]
 
 
-CHANGES = (_flip, _cut, _repeat, _remove, _zero, _huge, _huge)
+def _word(data: bytes, rng: random.Random) -> bytes:
+    """Another word in place of a whole one: an odd one, or one from another place of the file. A text keeps its structure."""
+    found = WORD.search(data, rng.randrange(len(data))) or WORD.search(data)
+    other = WORD.search(data, rng.randrange(len(data)))
+    if found is None:
+        return _huge(data, rng)
+    new = other[0] if other and rng.random() < 0.3 else rng.choice(WORDS)
+    return data[: found.start()] + new + data[found.end() :]
+
+
+CHANGES = (_flip, _cut, _repeat, _remove, _zero, _huge, _huge, _word, _word, _word)
 
 
 def _changed_inside(data: bytes, rng: random.Random) -> bytes:
@@ -376,12 +359,33 @@ def _changed_inside(data: bytes, rng: random.Random) -> bytes:
     return target.getvalue()
 
 
+def _changed_header(data: bytes, rng: random.Random) -> bytes:
+    """A tar file with a change in one header of a member, or in the block behind it, under a right checksum."""
+    headers = [at for at in range(0, len(data) - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE) if _is_tar(data[at:])]
+    start = rng.choice(headers)
+    middle, end = start + tarfile.BLOCKSIZE, start + 2 * tarfile.BLOCKSIZE
+    if rng.random() < 0.3:
+        return data[:middle] + _same_length(data[middle:end], rng) + data[end:]
+    header = _same_length(data[start:middle], rng)
+    header = header[:148] + b" " * 8 + header[156:]
+    return data[:start] + header[:148] + b"%06o\0 " % sum(header) + header[156:] + data[middle:]
+
+
+def _same_length(data: bytes, rng: random.Random) -> bytes:
+    return rng.choice(CHANGES)(data, rng)[: len(data)].ljust(len(data), b"\0")
+
+
+def _is_tar(data: bytes) -> bool:
+    return data[257:262] == b"ustar"
+
+
 def changed(data: bytes, rng: random.Random) -> bytes:
     """The file with one random change, or with a few."""
     for _ in range(rng.choice((1, 1, 1, 3))):
-        inside = data.startswith(b"PK") and rng.random() < 0.7
+        deeper = _changed_inside if data.startswith(b"PK") else _changed_header if _is_tar(data) else None
+        change = deeper if deeper and rng.random() < 0.7 else rng.choice(CHANGES)
         try:
-            data = (_changed_inside if inside else rng.choice(CHANGES))(data, rng) or b"\0"
+            data = change(data, rng) or b"\0"
         except Exception:  # zipfile and zlib may raise anything
             data = _flip(data, rng)  # the zip is already too damaged to change its entries
     return data
@@ -448,6 +452,8 @@ def _problem(error: BaseException | None, too_much: bool, too_long: bool) -> str
         problems.append(f"{type(error).__name__}: {str(error)[:100]!r} at {Path(place.filename).name}:{place.lineno}")
     if isinstance(error, REFUSED) and ("\n" in str(error) or "allocate" in str(error)):
         problems.append(f"a message of several lines or about memory: {str(error)[:100]!r}")
+    if isinstance(error, REFUSED) and len(str(error)) > LONGEST_MESSAGE:
+        problems.append(f"a message of {len(str(error))} characters: {str(error)[:100]!r}")
     return ", ".join(problems)
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST = 200  # characters; a longer text is not a name with a typing error
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like `name`, in upper or lower case; None if none is similar.
+    """The known name that is most like `name`, in upper or lower case; None if none is similar, or if `name` is very long.
 
     >>> nearest("Persn", ["person", "dog"]), nearest("xyz", ["person", "dog"])
     ('person', None)
     """
     from difflib import get_close_matches  # here, because most commands need no suggestion
 
+    if len(name) > LONGEST:
+        return None
     by_key: dict[str, str] = {}
     for each in known:
         by_key.setdefault(each.casefold(), each)

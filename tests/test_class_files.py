@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+import time
 import unicodedata
 
 import pytest
@@ -160,6 +161,31 @@ def test_exclusive_groups_are_read_and_kept_by_as_prompts(tmp_path):
 )
 def test_a_hierarchy_that_contradicts_itself_is_refused(tmp_path, text, words):
     refused(tmp_path, text, *words)
+
+
+LONG = 40_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"cat{' ' * LONG}dog\nbird\n",
+        f"cat{':' * LONG}dog\nbird\n",
+        f"cat{',' * LONG}dog\nbird\n",
+        "names: [a" + " '" * LONG + "]",
+        "\n".join(f"a{n}" for n in range(LONG)) + f"\nexclusive: {', '.join(f'a{n}' for n in range(LONG))}",
+    ],
+)
+def test_long_runs_and_long_groups_are_read_in_linear_time(tmp_path, text):
+    started = time.process_time()
+    read(tmp_path, text)
+    assert time.process_time() - started < 3  # it took from 10 seconds to several minutes
+
+
+def test_the_message_about_a_long_group_is_short(tmp_path):
+    with pytest.raises(InputError, match="which is no class") as error:
+        read(tmp_path, f"a\nb\nexclusive: {'x' * LONG}, a\n")
+    assert len(str(error.value)) < 1000
 
 
 def test_a_parent_that_a_table_lacks_is_replaced_by_the_next_one_above():

@@ -298,6 +298,7 @@ def test_a_bare_file_is_used_with_openai_s_facts_only_aloud(reference, tmp_path)
         (lambda d: change(d / "open_clip_config.json", "model_cfg", "text_cfg", "vocab_size", 32000), "vocabulary of 32000"),
         (lambda d: change(d / "open_clip_config.json", "model_cfg", "text_cfg", "no_causal_mask", True), "the setting no_causal_mask True"),
         (lambda d: change(d / "open_clip_config.json", "model_cfg", "multimodal_cfg", {"width": 3}), "the setting multimodal_cfg"),
+        (lambda d: change(d / "open_clip_config.json", "model_cfg", "a\nb", "c\nd"), r"the setting a\\nb c\\nd,"),
         (lambda d: (d / "adapter_config.json").write_text('{"base_model_name_or_path": "x/y"}'), "LoRA adapter.*Merge it into x/y"),
     ],
 )  # fmt: skip
@@ -315,6 +316,9 @@ def test_a_damaged_or_foreign_open_clip_folder_is_refused_in_one_line(folder, da
         (lambda d: (d / "model.safetensors.index.json").unlink(), "a part of a model, but not the index"),
         (lambda d: change(d / "model.safetensors.index.json", "weight_map", "logit_scale", "../x.safetensors"), "a file name such as"),
         (lambda d: change(d / "model.safetensors.index.json", "weight_map", "x", sorted(d.glob("model-*"))[0].name), "does not hold x"),
+        (lambda d: change(d / "model.safetensors.index.json", "weight_map", "x\n", sorted(d.glob("model-*"))[0].name), r"not hold x\\n,"),
+        (lambda d: change(d / "config.json", "architectures", ["a\nb"]), r"a\\nb, not a CLIPModel"),
+        (lambda d: (d / "tokenizer_config.json").write_text('{"tokenizer_class": "%s"}' % ("a" * 5000)), r"another tokenizer.*\(a{60}\)"),
         (lambda d: (d / "config.json").unlink(), "holds no weights with a json file|holds weights but no config.json"),
         (lambda d: change(d / "config.json", "model_type", "siglip"), "holds a SigLIP.*hf-hub"),
         (lambda d: change(d / "config.json", "architectures", ["CLIPForImageClassification"]), "not a CLIPModel"),
@@ -328,7 +332,9 @@ def test_a_damaged_or_foreign_open_clip_folder_is_refused_in_one_line(folder, da
         (lambda d: change(d / "preprocessor_config.json", "resample", 0), "resample is '0'"),
         (lambda d: change(d / "preprocessor_config.json", "rescale_factor", 1.0), "1/255"),
         (lambda d: change(d / "preprocessor_config.json", "rescale_factor", "x"), "a number"),
+        (lambda d: change(d / "preprocessor_config.json", "rescale_factor", 10**400), "a number"),
         (lambda d: change(d / "preprocessor_config.json", "image_std", [0.5]), "three numbers"),
+        (lambda d: change(d / "preprocessor_config.json", "image_std", 10**400), "three numbers"),
     ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_hugging_face_folder_is_refused_in_one_line(hugging_face, damage, message):

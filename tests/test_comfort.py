@@ -92,12 +92,24 @@ def test_the_command_line_beats_the_section_and_the_section_beats_the_rest(tmp_p
         ("train = 3\n", "[train]"),
         ("a = \n", "cannot be read as settings in TOML"),
         ("a = " + "[" * 3000, "cannot be read as settings in TOML"),
+        ("epochs = inf\n", "`epochs` is Infinity, which it cannot be"),
+        (f"lr = {'9' * 400}\n", "`lr` is an integer with too many digits"),
+        (f"resume = 0x{'f' * 5000}\n", "`resume` is an integer with too many digits"),
+        ('"a\\nb" = 1\n', r"`a\x0ab` is not an option"),
+        ('["a\\nb"]\n', r"no section [a\x0ab]"),
+        (f"{'a' * 5000} = 1\n", "is not an option"),
     ],
 )
 def test_a_wrong_settings_file_is_refused_in_one_line_that_names_it(text, words, tmp_path):
     with pytest.raises(InputError) as error:
         settings_of(text, "train", tmp_path)
     assert words in str(error.value) and "settings.toml" in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+
+
+@needs_toml
+def test_one_number_is_a_list_of_one(tmp_path):
+    assert settings_of("grids = 1\n", "pseudolabel", tmp_path)["grids"] == (1,)
 
 
 def test_photos_are_not_a_setting_and_a_missing_file_is_named(tmp_path, capsys):

@@ -83,6 +83,13 @@ def test_a_voc_split_is_read_from_main_or_layout_in_its_order(voc):
     refused(lambda: read_voc(voc, "test"), "test.txt not found", "val")
 
 
+def test_a_name_in_a_split_that_no_file_can_have_is_refused_in_a_short_message(voc):
+    (voc / "ImageSets" / "Main" / "long.txt").write_text("a" * 5000)
+    with pytest.raises(InputError, match="is not the name of a photo") as error:
+        read_voc(voc, "long")
+    assert len(str(error.value)) < 1000
+
+
 def test_voc_boxes_count_pixels_from_0_and_skip_difficult_objects(voc):
     assert read_voc_boxes(voc) == {
         "2007_000027.jpg": [("person", (0.0, 1.0, 30.0, 40.0))],

@@ -147,6 +147,7 @@ def test_thresholds_are_read_back_and_missing_classes_keep_their_default(tmp_pat
     ("name", "text", "words"),
     [
         ("t.csv", "class,threshold\ncow,0.5\n", "t.csv names unknown classes: cow. The classes are cat, dog"),
+        ("t.json", '{"c\\now": 0.5}', r"t.json names unknown classes: c\now. The classes are cat, dog"),
         ("t.csv", "class,threshold\ncat,1.5\n", "t.csv, line 2: '1.5' is not a threshold"),
         ("t.csv", "class,threshold\ncat,\n", "t.csv, line 2: 'cat' has no threshold"),
         ("t.csv", "class,threshold\ncat,0.5\ncat,0.6\n", "t.csv, line 3: the class 'cat' is already in line 2"),

@@ -264,6 +264,22 @@ def test_a_column_of_a_parquet_file_names_photos(photos, tmp_path):
         find_images(f"@{tmp_path / 't.parquet'}")
 
 
+def test_paths_in_a_parquet_file_that_are_not_text_are_refused_in_one_line(tmp_path):
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    parquet.write_table(pyarrow.table({"path": ["aaaa.jpg"]}), tmp_path / "t.parquet", compression="none")
+    data = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(data.replace(b"aaaa", b"\xff\xfeaa"))
+    with pytest.raises(InputError, match=r"t\.parquet cannot be read as Parquet \('utf-8' codec"):
+        find_images(f"@{tmp_path / 't.parquet'}")
+
+
+def test_a_table_with_very_long_names_of_columns_is_refused_in_a_short_message(tmp_path):
+    (tmp_path / "t.csv").write_text(f"{'a' * 9000},b\n1,2\n")
+    with pytest.raises(InputError, match="no column 'path'") as error:
+        find_images(f"@{tmp_path / 't.csv'}")
+    assert len(str(error.value)) < 1000
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r'pip install "mlclip\[parquet\]"'):

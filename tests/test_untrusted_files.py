@@ -40,6 +40,7 @@ CLASSES = ["cat", "dog", "bird"]
 
 def _load_benchmark():
     file = Path(__file__).parents[1] / "benchmarks" / "faults.py"
+    sys.path.append(str(file.parent))  # where it finds `fault_files`
     spec = importlib.util.spec_from_file_location("faults", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules["faults"] = module
@@ -592,6 +593,15 @@ def test_random_damage_is_read_or_refused_in_bounded_memory(tmp_path, name):
     slow = name in ("model.pt", "model.resume.pt")
     result = faults.check(name, tmp_path, seed=1, cases=3 if slow else 25)
     assert result.cases and not result.failures
+
+
+@pytest.mark.skipif("model.onnx" not in faults.READERS, reason="needs onnx and onnxruntime")
+def test_onnxruntime_does_not_print_about_a_damaged_model(tmp_path, capfd):
+    reader, path = faults.READERS["model.onnx"], tmp_path / "model.onnx"
+    reader.make(path)
+    path.write_bytes(path.read_bytes().replace(b"Sigmoid", b"Sigm\xffid"))
+    assert "is not a readable ONNX file" in refusal(reader.read, path)
+    assert capfd.readouterr().out == ""
 
 
 def test_the_fuzzer_notices_a_wrong_exception_and_too_much_memory(tmp_path, monkeypatch):

@@ -150,6 +150,13 @@ def test_short_names_are_read_back_with_the_photo_s_suffix_and_may_not_collide(t
         write(table(tmp_path, [0.9], paths=["a.xmp"], classes=["cat"]), None, sidecar_name="stem")
 
 
+def test_a_damaged_sidecar_is_refused_in_a_short_message(tmp_path):
+    (tmp_path / "a.jpg.xmp").write_text(f'<?xml version="1.0" encoding="{"U" * 5000}"?><a/>')
+    with pytest.raises(InputError, match=r"a\.jpg\.xmp: it is damaged \(unknown encoding: U+\)\.") as error:
+        read_truth(f"xmp:{tmp_path}")
+    assert len(str(error.value)) < 1000
+
+
 def test_a_damaged_sidecar_stays_as_it_is_and_is_listed(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()

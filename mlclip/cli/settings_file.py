@@ -22,6 +22,7 @@ from .messages import printable
 
 SECTIONS = ("pseudolabel", "train", "predict")
 LARGEST = 1_000_000  # bytes
+LARGEST_INTEGER = 2**63 - 1  # as TOML asks for
 _NOT_SETTINGS = ("config", "print_config", "verbose", "quiet", "help")  # options that no file can set
 
 
@@ -30,9 +31,8 @@ def read_settings(file: str, command: click.Command, ctx: click.Context) -> dict
     content = _parse(file)
     for name, value in content.items():
         if isinstance(value, dict) and name not in SECTIONS:
-            raise InputError(
-                f"{file}: there is no section [{name}].{did_you_mean(name, SECTIONS)} The sections are {', '.join(SECTIONS)}."
-            )
+            shown, near = printable(name[:60]), did_you_mean(name, SECTIONS)
+            raise InputError(f"{file}: there is no section [{shown}].{near} The sections are {', '.join(SECTIONS)}.")
     section = content.get(command.name, {})
     if not isinstance(section, dict):
         raise InputError(f"{file}: `{command.name}` is a section. Write [{command.name}] on a line of its own.")
@@ -42,7 +42,7 @@ def read_settings(file: str, command: click.Command, ctx: click.Context) -> dict
     for key, value in [*common.items(), *section.items()]:
         option = options.get(key.replace("_", "-"))
         if option is None:
-            raise InputError(f"{file}: {_unknown(key, command, ctx)}")
+            raise InputError(f"{file}: {printable(_unknown(key, command, ctx))}")
         found[option.name] = _value(value, option, f"{file}: `{key}`", ctx)
     return found
 
@@ -81,24 +81,30 @@ def _unknown(key: str, command: click.Command, ctx: click.Context) -> str:
     if key in [p.name for p in command.params if isinstance(p, click.Argument)]:
         return f"`{key}` cannot be set here. Name the photos on the command line."
     known = [name.replace("-", "_") if "_" in key else name for name in _options(command)]
-    return f"`{key}` is not an option of `mlclip {command.name}`.{did_you_mean(key, known)}"
+    return f"`{key:.60}` is not an option of `mlclip {command.name}`.{did_you_mean(key, known)}"
 
 
 def _value(value: Any, option: click.Option, where: str, ctx: click.Context) -> Any:
     """The value of one key, as the option takes it."""
+    items = value if isinstance(value, list) else [value]
+    if any(type(item) is int and abs(item) > LARGEST_INTEGER for item in items):
+        raise InputError(f"{where} is an integer with too many digits. Correct it.")
     if option.is_flag != isinstance(value, bool):
         raise InputError(f"{where} must be {'true or false' if option.is_flag else 'a value'}, not {_shown(value)}.")
-    several = option.multiple or option.type.name in ("numbers", "words")
-    if isinstance(value, list) and several and not any(isinstance(item, dict | list) for item in value):
+    joined = option.type.name in ("numbers", "words")  # by commas
+    plain = not any(isinstance(item, dict | list) for item in items)
+    if isinstance(value, list) and (option.multiple or joined) and plain:
         value = value if option.multiple else ",".join(map(str, value))
     elif option.multiple:
         raise InputError(f'{where} must be a list such as ["..."], not {_shown(value)}.')
     elif not isinstance(value, bool | int | float | str):
         raise InputError(f"{where} must be one value, not {_shown(value)}.")
     try:
-        return option.type_cast_value(ctx, value)
+        return option.type_cast_value(ctx, str(value) if joined else value)
     except click.BadParameter as error:
-        raise InputError(f"{where}: {error.message}") from error
+        raise InputError(f"{where}: {printable(error.message)}") from error
+    except (ValueError, OverflowError) as error:  # an infinite number of epochs, a folder with a NUL in its name
+        raise InputError(f"{where} is {_shown(value)}, which it cannot be ({error}). Correct it.") from error
 
 
 def _shown(value: Any) -> str:

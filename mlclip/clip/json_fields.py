@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from .pixels import Pixels
 
 LARGEST_JSON = 16 << 20  # bytes; the index of a sharded model has less than 1 MiB
 LARGEST_SIZE = 1 << 24  # of any width, length, image side or vocabulary
+LARGEST_NUMBER = 1e30  # of any other field
 GET_FOLDER_AGAIN = "Download the folder again, or pass another one."
 
 
@@ -46,7 +46,7 @@ class Section:
 
     def number(self, key: str, default: float) -> float:
         value = self.get(key, default)
-        return self._checked(key, value, type(value) in (int, float) and math.isfinite(value), "a number")
+        return self._checked(key, value, _is_number(value), "a number")
 
     def yes_or_no(self, key: str, default: bool = False) -> bool:
         value = self.get(key, default)
@@ -65,7 +65,7 @@ class Section:
         """Three numbers; one number counts three times."""
         value = self.get(key, default)
         values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
-        good = len(values) == 3 and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+        good = len(values) == 3 and all(map(_is_number, values))
         return self._checked(key, values, good, "three numbers")
 
     def wrong(self, key: str, value: Any, wanted: str) -> InputError:
@@ -87,6 +87,19 @@ class Section:
 
     def _name(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key
+
+
+def one_line(value: Any) -> str:
+    r"""The start of a value for a message; line breaks and other control characters are escaped.
+
+    >>> one_line("a\nb")
+    'a\\nb'
+    """
+    return repr(str(value)[:60])[1:-1]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER  # a comparison fits any integer
 
 
 def read_json(file: Path) -> Section:

@@ -74,7 +74,7 @@ def parquet_paths(file: str, column: str | None) -> list[str]:
                     f"@{file} has {table.metadata.num_rows:,} rows, over {MOST_ROWS:,}. Write several files."
                 )
             return _values(file, lambda: table.iter_batches(ROWS_AT_ONCE, columns=[field.name]))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"@{file} cannot be read as Parquet ({reason}). Write the file again.") from error
 
@@ -97,4 +97,4 @@ def _column(file: str, column: str | None, header: Sequence[str]) -> int:
     what = "two columns" if name in header else "no column"
     hint = did_you_mean(name, header) if column and name not in header else ""
     how = "" if column else f" Name the column of the paths: @{file}:COLUMN."
-    raise InputError(f"@{file} has {what} {name!r}.{hint}{how} It has {', '.join(list(header)[:20])}.")
+    raise InputError(f"@{file} has {what} {name!r}.{hint}{how} It has {', '.join(cell[:60] for cell in header[:20])}.")

@@ -17,7 +17,8 @@ from ..files import parse_json
 
 _DROPPED = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width: space, word joiner, byte-order mark
 _ENDS = "\u200c\u200d\u200e\u200f"  # joiners and direction marks; inside a name they have a meaning
-_COMMENT = re.compile(r"\s+#\s.*$")
+_LONGEST_LINE = 1000  # characters; a longer line is no name with a number or an id, and the patterns would take long
+_COMMENT = re.compile(r"(?<!\s)\s+#\s.*$")
 _MARKED = re.compile(r"\(?(\d{1,6})\s*[.):]\s*(\S.*)")  # `1. cat`, `(1) cat`, `0: cat`
 _NUMBERED = re.compile(r"(\d{1,6})[\s,;]\s*(\S.*)")  # `0 cat`, `0,cat`
 _NUMBER_LAST = re.compile(r"(.*\S)\s*[\t:,;]\s*(\d{1,6})")  # `cat,0`
@@ -166,18 +167,20 @@ def _without_comment(line: str) -> str:
 def _flow_items(text: str, source: str) -> list[str]:
     """The items of `[a, 'b, c']` or `{0: a}`, up to the closing bracket."""
     end, items, item, quote = {"[": "]", "{": "}"}[text[0]], [], "", ""
+    last = ""  # the last character of the item that is not a space
     for c in text[1:]:
         if not quote and c in (end, ","):
             items.append(item.strip())
-            item = ""
+            item = last = ""
             if c == end:
                 return [item for item in items if item]
             continue
         if quote:
             quote = "" if c == quote else quote
-        elif c in "\"'" and item.rstrip()[-1:] in ("", ":"):
+        elif c in "\"'" and last in ("", ":"):
             quote = c
         item += c
+        last = last if c.isspace() else c
     raise InputError(f"{source}: the list of `names:` has no closing {end}. Correct it.")
 
 
@@ -252,8 +255,14 @@ def _members(text: str) -> list[str]:
 
 
 def _all(pattern: re.Pattern, lines: list[str]) -> list[re.Match] | None:
-    found = [pattern.fullmatch(line) for line in lines]
-    return found if lines and all(found) else None
+    """The matches if every line has one."""
+    found = []
+    for line in lines:
+        match = pattern.fullmatch(line) if len(line) <= _LONGEST_LINE else None
+        if match is None:
+            return None
+        found.append(match)
+    return found or None
 
 
 def _without_bullets(lines: list[str], source: str) -> tuple[list[str], str]:

@@ -14,6 +14,7 @@ from .class_files import clean_name, read_class_text
 from .class_tree import ClassTree, add_path, checked_groups
 
 MAX_CLASS_FILE = 4_000_000  # bytes; a larger file is not a list of names
+LONGEST_SHOWN = 200  # characters of a name in a message
 
 _VOC = """aeroplane=airplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable=dining table, dog,
 horse, motorbike, person, pottedplant=potted plant, sheep, sofa, train, tvmonitor=tv monitor"""
@@ -72,9 +73,14 @@ def decode_text(data: bytes, errors: str = "strict") -> str:
 
 
 def shorten(names: Collection[str], most: int = 8) -> str:
-    """The first names of a list for a one-line message: `cat, dog, ... (20 in total)`."""
-    text = ", ".join(list(names)[:most])
+    """The first names of a list for a one-line message: `cat, dog, ... (20 in total)`. Very long names are cut."""
+    text = ", ".join(map(_shown, list(names)[:most]))
     return f"{text}, ... ({len(names)} in total)" if len(names) > most else text
+
+
+def _shown(name: str) -> str:
+    text = name if name.isprintable() else repr(name[: LONGEST_SHOWN + 1])[1:-1]
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def parse_classes(spec: str | os.PathLike) -> ClassList:
@@ -123,7 +129,7 @@ def as_prompts(classes: Mapping[str, str] | Sequence[str] | str | os.PathLike) -
     names = [*classes, *classes.values()] if mapping else list(classes)
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
-        raise InputError(f"{source} contains {wrong[0]!r}, which is not text. Write every class name as text.")
+        raise InputError(f"{source} contains {wrong[0]!r:.200}, which is not text. Write every class name as text.")
     if isinstance(classes, ClassList):
         return ClassList(_checked(classes.items(), source), classes.tree, classes.notes)
     return ClassList(_checked(classes.items(), source)) if mapping else _named(names, source)
@@ -138,7 +144,7 @@ def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) 
         near = nearest(name, CLASS_PRESETS)
         hint = f" Did you mean the preset {near!r}?" if near else ""
         raise InputError(
-            f"the single class {name!r} would score 1.0 on every photo, because CLIP compares names with each other.{hint} "
+            f"the single class {name!r:.200} would score 1.0 on every photo, because CLIP compares names with each other.{hint} "
             "Add names of other things in the photos with `contrast`, for example landscape,building,food."
         )
 
@@ -157,7 +163,7 @@ def fill_template(template: str, name: str) -> str:
     count = template.count("{}")
     if count != 1:
         raise InputError(
-            f"the prompt template {template!r} contains {{}} {count} times. Write it once, where the class name goes."
+            f"the prompt template {template!r:.200} contains {{}} {count} times. Write it once, where the class name goes."
         )
     return template.replace("{}", name)
 
@@ -197,7 +203,7 @@ def _named(
             labels.setdefault(above, above)
         label = path[-1]
         if label in own:
-            raise InputError(f"{source} names the class {label!r} twice. Remove one.")
+            raise InputError(f"{source} names the class {label!r:.200} twice. Remove one.")
         own.add(label)
         labels[label] = prompt or label
     classes = _checked(labels.items(), source)
@@ -211,7 +217,7 @@ def _path_and_prompt(entry: str, source: str) -> tuple[list[str], str]:
     prompt = _literal(prompts[0]) if prompts else ""
     if not all(path) or (prompts and not prompt):
         raise InputError(
-            f"{source} has a blank class name ({entry.strip()!r}). Write `label` or `label = prompt name`."
+            f"{source} has a blank class name ({entry.strip()!r:.200}). Write `label` or `label = prompt name`."
         )
     return path, prompt
 
@@ -225,9 +231,11 @@ def _checked(pairs: Iterable[tuple[str, str]], source: str) -> dict[str, str]:
     classes: dict[str, str] = {}
     for label, prompt in pairs:
         if not label.strip() or not prompt.strip():
-            raise InputError(f"{source} has a blank class name ({label!r}: {prompt!r}). Give every class a name.")
+            raise InputError(
+                f"{source} has a blank class name ({label!r:.200}: {prompt!r:.200}). Give every class a name."
+            )
         if label in classes:
-            raise InputError(f"{source} names the class {label!r} twice. Remove one.")
+            raise InputError(f"{source} names the class {label!r:.200} twice. Remove one.")
         classes[label] = prompt
     if not classes:
         raise InputError(f"{source} contains no class name. Give at least one.")
@@ -241,7 +249,9 @@ def _refuse_duplicates(names: list[str], source: str, kind: str) -> None:
     for name in names:
         key = _key(name)
         if key in seen:
-            raise InputError(f"{source} has the {kind} {seen[key]!r} and {name!r}, which are the same. Remove one.")
+            raise InputError(
+                f"{source} has the {kind} {seen[key]!r:.200} and {name!r:.200}, which are the same. Remove one."
+            )
         seen[key] = name
 
 

@@ -76,13 +76,18 @@ def add_path(parents: dict[str, str], path: Sequence[str], source: str) -> None:
     for above, name in pairwise(path):
         if parents.get(name, above) != above:
             raise InputError(
-                f"{source} puts {name!r} below {parents[name]!r} and below {above!r}. A class has one parent; remove one line."
+                f"{source} puts {name!r:.200} below {parents[name]!r:.200} and below {above!r:.200}. "
+                "A class has one parent; remove one line."
             )
         higher = ancestors(above, parents)
         if len(higher) > MOST_LEVELS:
-            raise InputError(f"{source} puts {name!r} below {len(higher)} others. Use {MOST_LEVELS} levels at most.")
+            raise InputError(
+                f"{source} puts {name!r:.200} below {len(higher)} others. Use {MOST_LEVELS} levels at most."
+            )
         if name == above or name in higher:
-            raise InputError(f"{source} puts {name!r} below itself ({' > '.join(path)}). Remove one of the lines.")
+            raise InputError(
+                f"{source} puts {name!r:.200} below itself ({' > '.join(path):.200}). Remove one of the lines."
+            )
         parents[name] = above
 
 
@@ -90,17 +95,21 @@ def checked_groups(
     groups: Iterable[Sequence[str]], classes: Iterable[str], parents: Mapping[str, str], source: str
 ) -> list[list[str]]:
     """The groups, after checks. InputError for an unknown class, a class in two groups, or a class with its own ancestor."""
-    classes, taken, found = list(classes), set(), []
+    known, taken, found = dict.fromkeys(classes), set(), []
     for group in map(list, groups):
+        members = set(group)
         for name in group:
-            if name not in classes:
-                hint = did_you_mean(name, classes) or " Give it a line of its own."
-                raise InputError(f"{source}: `exclusive: {', '.join(group)}` names {name!r}, which is no class.{hint}")
+            if name not in known:
+                hint = did_you_mean(name, known) or " Give it a line of its own."
+                line = ", ".join(group)
+                raise InputError(f"{source}: `exclusive: {line:.100}` names {name!r:.60}, which is no class.{hint}")
             if name in taken:
-                raise InputError(f"{source} names {name!r} twice in `exclusive:`. A class can be in one group only.")
-            if set(ancestors(name, parents)) & set(group):
                 raise InputError(
-                    f"{source}: {name!r} and a class above it cannot exclude each other. Correct `exclusive:`."
+                    f"{source} names {name!r:.200} twice in `exclusive:`. A class can be in one group only."
+                )
+            if not members.isdisjoint(ancestors(name, parents)):
+                raise InputError(
+                    f"{source}: {name!r:.200} and a class above it cannot exclude each other. Correct `exclusive:`."
                 )
             taken.add(name)
         if len(group) < 2:

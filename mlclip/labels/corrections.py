@@ -17,6 +17,7 @@ from ..config import InputError, TableOptions
 from .class_names import shorten
 from .csv_lines import read_sheet
 from .table import Labels
+from .text_files import one_line
 
 HEADER = ["path", "class", "value"]
 
@@ -64,7 +65,7 @@ def read_corrections(path: str | Path) -> Corrections:
         first = lines.setdefault((photo, name), line)
         if found.setdefault(photo, {}).setdefault(name, value) != value:
             raise InputError(
-                f"{path}, line {line}: {value} for {name!r} in {photo}, but line {first} says {1 - value}. Remove one."
+                f"{path}, line {line}: {value} for {name!r:.200} in {one_line(photo, 200)}, but line {first} says {1 - value}. Remove one."
             )
     return found
 

@@ -130,7 +130,7 @@ def check_names(names: Sequence[str], lines: Sequence[int], file: Path, kind: st
             raise InputError(f"{file}, line {line}: a {kind} has no name. Give it one or remove it.")
         if name in first:
             raise InputError(
-                f"{file}, line {line}: the {kind} {name!r} is already in line {first[name]}. Remove one of them."
+                f"{file}, line {line}: the {kind} {name!r:.200} is already in line {first[name]}. Remove one of them."
             )
         first[name] = line
 
@@ -198,7 +198,7 @@ def _joined(scores: dict[str, float], names: Sequence[str], value: float, sheet:
     for name in names:
         if scores.setdefault(name, value) != value and value == value:
             raise InputError(
-                f"{sheet.file}, line {sheet.lines[row]}: the photo has two scores for {name!r}. Keep one of them."
+                f"{sheet.file}, line {sheet.lines[row]}: the photo has two scores for {name!r:.200}. Keep one of them."
             )
     return scores
 

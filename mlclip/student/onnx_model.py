@@ -88,8 +88,9 @@ def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # only fatal errors; others are raised
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoding threads need the cores
+    fallback = int(providers != ["CPUExecutionProvider"])  # with it, onnxruntime prints its errors to stdout
     try:
-        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers, enable_fallback=fallback)
     except _errors(onnxruntime) as error:
         raise InputError(
             f"{path} is not a readable ONNX file ({_reason(error)}). Create it again with `{MADE_BY}`."

@@ -27,6 +27,7 @@ from .source import (
 )
 
 MAX_XML = 4_000_000  # bytes; the files of VOC have fewer than 10,000
+LONGEST_ID = 250  # characters; file systems have no longer names
 _MARKS = {"1": 1.0, "-1": 0.0, "0": UNKNOWN}  # of a list of one class; 0 = only difficult objects
 
 
@@ -176,7 +177,7 @@ def _id(line: str, file: Path) -> str:
     """`2007_000027`, `2007_000027.jpg 1` or `JPEGImages/2007_000027.jpg` -> 2007_000027."""
     name = re.split(r"[\\/]", re.sub(r"\s+-?[01]$", "", line.strip()))[-1]
     name = without_photo_suffix(name).removesuffix(".xml")
-    if not name or "\0" in name or name in (".", ".."):
+    if not name or "\0" in name or name in (".", "..") or len(name) > LONGEST_ID:
         raise InputError(f"{file}: {line[:40]!r} is not the name of a photo. Unpack VOC's lists again.")
     return name
 
@@ -224,7 +225,7 @@ def _parse(data: bytes, file: Path) -> ElementTree.Element:
     try:
         return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
-        raise InputError(f"{file} is damaged ({error}). Unpack it again.") from error
+        raise InputError(f"{file} is damaged ({str(error)[:80]}). Unpack it again.") from error
 
 
 def _objects(photo: _Photo) -> Iterator[tuple[str, bool, ElementTree.Element]]:

@@ -58,7 +58,7 @@ def parse_xml(data: bytes) -> Element:
     try:
         parser.Parse(data, True)
     except (expat.ExpatError, ValueError, LookupError) as error:  # the last two: an unknown encoding
-        raise XmlError(f"is damaged ({error})") from error
+        raise XmlError(f"is damaged ({str(error)[:80]})") from error
     return builder.close()
 
 
