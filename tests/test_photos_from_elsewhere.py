@@ -15,7 +15,7 @@ from PIL import Image
 from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.images import Unreadable, find_images, open_image
-from mlclip.images.shards import index_of, locate
+from mlclip.images.shards import MOST_GLOBAL, index_of, locate
 
 
 def write_shard(file, photos, *, extra=(), format=tarfile.GNU_FORMAT):
@@ -291,3 +291,16 @@ def test_a_video_is_refused_with_the_ffmpeg_line(name, tmp_path):
     (tmp_path / name).write_bytes(b"\0\0\0\x18ftypmp42")
     with pytest.raises(InputError, match=r"is a video.*ffmpeg -skip_frame nokey -i \S.* -fps_mode vfr"):
         find_images(tmp_path / name)
+
+
+def test_global_headers_without_end_stop_the_index_and_a_few_are_read(tmp_path):
+    for count in (3, 30):
+        parts = []
+        for number in range(count):
+            settings = {f"comment.{number}.{key}": "x" for key in range(50)}
+            parts.append(tarfile.TarInfo.create_pax_global_header(settings))
+            parts.append(tarfile.TarInfo(f"{number}.jpg").tobuf())
+        (tmp_path / f"{count}.tar").write_bytes(b"".join(parts) + bytes(2 * tarfile.BLOCKSIZE))
+    assert index_of(str(tmp_path / "3.tar")).problem is None
+    index = index_of(str(tmp_path / "30.tar"))
+    assert "damaged" in index.problem and len(index.members) == MOST_GLOBAL // 50

@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 
 SUFFIX = ".tar"
 LARGEST_HEADER = 1 << 16  # bytes of one extended header, which holds a long name
+MOST_GLOBAL = 1000  # settings for all members, in global headers; tarfile copies them for each member
 BLOCK = tarfile.BLOCKSIZE
 _TAR_ERRORS = (tarfile.TarError, OSError, ValueError, OverflowError, LookupError, RecursionError)
 _COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
@@ -149,6 +150,8 @@ def _headers(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, int]]:
         while (info := archive.next()) is not None:
             if archive.offset <= place or info.size < 0:
                 raise tarfile.ReadError("a negative size")  # the next header would be read again and again
+            if len(archive.pax_headers) > MOST_GLOBAL:
+                raise tarfile.ReadError("too many global headers")
             place = archive.offset
             archive.members.clear()  # or every header would stay in memory
             yield info, place
