@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .labels.table import Labels as Labels
     from .labels.table import read_labels as read_labels
     from .labels.table import write_labels as write_labels
+    from .memory import keep_freed_memory as keep_freed_memory
     from .progress import SILENT as SILENT
     from .progress import Progress as Progress
     from .report.build import render_report as render_report
@@ -62,6 +63,7 @@ _MODULE_OF = {
     "Labels": "labels.table",
     "read_labels": "labels.table",
     "write_labels": "labels.table",
+    "keep_freed_memory": "memory",
     "SILENT": "progress",
     "Progress": "progress",
     "render_report": "report.build",

@@ -407,3 +407,31 @@ def test_a_write_that_was_killed_leaves_nothing_after_the_next_one(tmp_path):
     with files.atomic(tmp_path / "other.csv") as temporary:
         temporary.write_text("x")
     assert [path.name for path in tmp_path.iterdir()] == ["other.csv"]
+
+
+FAULTS = """
+import resource, sys, torch
+from mlclip.memory import keep_freed_memory
+kept = sys.argv[1] == "keep" and keep_freed_memory()
+for _ in range(20):
+    torch.ones(1 << 22)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    torch.ones(1 << 22)
+print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_kept_memory_needs_no_new_pages_and_a_choice_of_the_user_stands(monkeypatch):
+    def faults(how: str) -> tuple[int, int]:
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+        kept, count = done.stdout.split()
+        return int(kept), int(count)
+
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    if not faults("keep")[0]:
+        pytest.skip("this system has no glibc")
+    assert faults("keep")[1] < 1000 < faults("default")[1]  # 16 MB are 4,096 pages
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "100000")
+    assert faults("keep")[0] == 0

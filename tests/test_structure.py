@@ -20,6 +20,7 @@ LEVELS = {
         "spelling",
         "progress",
         "line_progress",
+        "memory",
         "distributed",
         "clip",
         "images",

@@ -8,6 +8,7 @@ import sys
 import click
 
 from ..config import InputError, OptionError
+from ..memory import keep_freed_memory
 from ..spelling import did_you_mean
 from .cache import cache
 from .calibrate import calibrate
@@ -86,6 +87,7 @@ def main(args: list[str] | None = None) -> None:
     """Run one command and exit with its status."""
     try:
         signal.signal(signal.SIGTERM, _interrupt)
+        keep_freed_memory()
         status = _status(args)
     except KeyboardInterrupt:  # before the command started, or while it was ending
         status = INTERRUPTED
