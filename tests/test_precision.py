@@ -11,7 +11,8 @@ import torch
 from mlclip.clip import load_clip
 from mlclip.config import OptionError
 from mlclip.images import find_images
-from mlclip.teacher import precision
+from mlclip.teacher import precision, scoring
+from mlclip.teacher.cells import embed_views_and_cells
 from mlclip.teacher.embed import embed_images
 from mlclip.teacher.embedding_store import MANIFEST
 from mlclip.teacher.precision import choose_precision, cpu_bf16_is_faster
@@ -77,3 +78,17 @@ def test_the_precision_is_part_of_the_store_and_fp32_stores_keep_their_old_key(p
     assert key == {"sha256": clip.sha256, "activation": "quick_gelu", "input_size": 64, "grids": [1, 3]}
     half = replace(store.key, precision="bf16")
     assert half.as_plain()["precision"] == "bf16" and half.as_plain() != store.key.as_plain()
+
+
+def test_a_cpu_encodes_many_views_in_parts_with_the_same_embeddings_and_cells(clip_file, monkeypatch):
+    teacher = Teacher(load_clip(str(clip_file)))
+    views = torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert len(teacher.portions(views)) == 1
+    whole, (also_whole, cells) = teacher.embed_views(views), embed_views_and_cells(teacher, views, "key")
+    monkeypatch.setattr(scoring, "CPU_PIXELS", 3 * 64**2)
+    assert [len(part) for part in teacher.portions(views)] == [3, 3, 1]
+    torch.testing.assert_close(teacher.embed_views(views), whole)
+    in_parts, cells_in_parts = embed_views_and_cells(teacher, views, "key")
+    torch.testing.assert_close(in_parts, also_whole)
+    torch.testing.assert_close(cells_in_parts, cells)
+    assert teacher.embed_views(views[:0]).shape == (0, 32)

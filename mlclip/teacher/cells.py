@@ -73,6 +73,9 @@ def cell_key(kind: str, teacher: Teacher, grids: Sequence[int], attention: str) 
 @torch.inference_mode()
 def embed_views_and_cells(teacher: Teacher, pixels: Tensor, attention: str) -> tuple[Tensor, Tensor]:
     """uint8 views (N, 3, H, W) -> embeddings (N, D) and cells (N, h, w, D), L2-normalised, float32, on the teacher's device."""
-    visual = teacher.clip.visual
-    embeddings, cells = embed_with_cells(visual, teacher.normalised(pixels).to(teacher.clip.dtype), attention)
-    return F.normalize(embeddings.float(), dim=-1), F.normalize(cells.float(), dim=-1)
+    visual, dtype = teacher.clip.visual, teacher.clip.dtype
+    parts = [
+        embed_with_cells(visual, teacher.normalised(part).to(dtype), attention) for part in teacher.portions(pixels)
+    ]
+    embeddings, cells = (torch.cat(found).float() for found in zip(*parts, strict=True))
+    return F.normalize(embeddings, dim=-1), F.normalize(cells, dim=-1)

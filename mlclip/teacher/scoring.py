@@ -20,6 +20,7 @@ from .precision import DTYPES, choose_precision
 
 TEXTS_AT_ONCE = 256
 MOST_COMPOUND = 400  # names whose pairs become prompts: 79,800 of them
+CPU_PIXELS = 16 * 224**2  # of the views that a CPU encodes together
 LARGER = 640 / 448  # size of CCD's view of the whole photo, relative to CLIP's input size
 
 
@@ -62,7 +63,14 @@ class Teacher:
     @torch.inference_mode()
     def embed_views(self, pixels: Tensor) -> Tensor:
         """uint8 views (N, 3, H, W) -> L2-normalised embeddings (N, D), float32, on the teacher's device."""
-        return F.normalize(self.clip.encode_image(self.normalised(pixels)).float(), dim=-1)
+        parts = [self.clip.encode_image(self.normalised(part)).float() for part in self.portions(pixels)]
+        return F.normalize(torch.cat(parts), dim=-1)
+
+    def portions(self, pixels: Tensor) -> Sequence[Tensor]:
+        """The views (N, 3, H, W) in parts that are encoded together: few on a CPU, whose cache holds the tensors of only a few."""
+        if self.device.type != "cpu" or not len(pixels):
+            return (pixels,)
+        return pixels.split(max(1, CPU_PIXELS // pixels[0, 0].numel()))
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """uint8 views (N, 3, H, W) -> the image encoder's input, float32, on the teacher's device."""
