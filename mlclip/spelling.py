@@ -32,3 +32,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     found = nearest(name, known)
     return f" Did you mean {found!r}?" if found else ""
+
+
+def one_line(value: object, most: int = 40) -> str:
+    r"""The start of a value for a message: control characters and undecodable bytes are escaped.
+
+    >>> one_line("a\nb")
+    'a\\nb'
+    """
+    return repr(str(value)[:most])[1:-1]

@@ -11,9 +11,10 @@ import pandas
 import pytest
 import torch
 
+from mlclip import spelling
 from mlclip.cli import _status
 from mlclip.config import InputError, OptionError, TableOptions
-from mlclip.labels import cells, label_cells, matching, name_rules, text_files
+from mlclip.labels import cells, label_cells, matching, name_rules
 from mlclip.labels.matching import match_classes, match_paths, match_tables, refuse_small_match
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.labels.text_formats import read_thresholds, write_thresholds
@@ -46,7 +47,7 @@ def equal(found: dict, wanted: dict) -> bool:
     return repr(found) == repr({path: {c: float(v) for c, v in row.items()} for path, row in wanted.items()})
 
 
-@pytest.mark.parametrize("module", [cells, label_cells, matching, name_rules, text_files])
+@pytest.mark.parametrize("module", [cells, label_cells, matching, name_rules, spelling])
 def test_the_examples_in_the_docstrings_are_correct(module):
     result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0

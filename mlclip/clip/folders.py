@@ -10,11 +10,12 @@ from pathlib import Path
 from torch import Tensor
 
 from ..config import InputError
+from ..spelling import one_line
 from . import hugging_face, open_clip_config
 from .facts import ClipFacts
 from .fetch import hash_file
 from .hugging_face import hugging_face_facts, is_hugging_face, to_our_names
-from .json_fields import one_line, read_json
+from .json_fields import read_json
 from .open_clip_config import open_clip_facts
 from .weights import read_state_dict
 
@@ -111,7 +112,7 @@ def _shards(folder: Path, index: str) -> dict[Path, set[str] | None]:
     names: dict[str, set[str]] = {}
     for tensor, file in places.content.items():
         if not isinstance(file, str) or not _SHARD.fullmatch(file):
-            raise places.wrong(one_line(tensor), file, "a file name such as model-00001-of-00002.safetensors")
+            raise places.wrong(one_line(tensor, 60), file, "a file name such as model-00001-of-00002.safetensors")
         names.setdefault(file, set()).add(tensor)
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing or not names:
@@ -129,7 +130,7 @@ def _read_all(files: Mapping[Path, set[str] | None]) -> dict[str, Tensor]:
         absent = sorted((names or set()) - part.keys())
         if absent:
             raise InputError(
-                f"{file} does not hold {one_line(absent[0])}, which the index promises: the parts are of different downloads. "
+                f"{file} does not hold {one_line(absent[0], 60)}, which the index promises: the parts are of different downloads. "
                 "Download all of them again."
             )
         state |= part

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from ..spelling import one_line
 from .facts import ClipFacts
-from .json_fields import Section, one_line, read_json
+from .json_fields import Section, read_json
 from .model import HeadWidths
 from .pixels import IMAGE_MEAN, IMAGE_STD, Pixels
 from .tokenizer import END, VOCAB_SIZE, same_merges
@@ -103,7 +104,7 @@ def _refuse_other_models(folder: Path, top: Section) -> None:
     classes = top.get("architectures", ["CLIPModel"])
     if isinstance(classes, list) and "CLIPModel" not in classes:
         raise InputError(
-            f"{folder} holds {one_line(', '.join(map(str, classes)))}, not a CLIPModel. Pass the CLIP it came from."
+            f"{folder} holds {one_line(', '.join(map(str, classes)), 60)}, not a CLIPModel. Pass the CLIP it came from."
         )
     vocabulary = _tower(top, "text_config").whole("vocab_size", VOCAB_SIZE)
     if vocabulary != VOCAB_SIZE:
@@ -121,7 +122,7 @@ def _refuse_other_tokenizers(folder: Path) -> None:
         merges.is_file() and (merges.stat().st_size > LARGEST_MERGES or not same_merges(merges.read_bytes()))
     )
     if other:
-        found = one_line(name) if name not in TOKENIZERS else MERGES
+        found = one_line(name, 60) if name not in TOKENIZERS else MERGES
         raise InputError(
             f"{folder} has another tokenizer than OpenAI's CLIP ({found}). Use a CLIP with OpenAI's tokenizer, or open_clip's "
             "version of this model."

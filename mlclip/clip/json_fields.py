@@ -89,15 +89,6 @@ class Section:
         return f"{self.where}.{key}" if self.where else key
 
 
-def one_line(value: Any) -> str:
-    r"""The start of a value for a message; line breaks and other control characters are escaped.
-
-    >>> one_line("a\nb")
-    'a\\nb'
-    """
-    return repr(str(value)[:60])[1:-1]
-
-
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER  # a comparison fits any integer
 

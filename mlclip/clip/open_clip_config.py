@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import InputError
+from ..spelling import one_line
 from .facts import ClipFacts
-from .json_fields import Section, one_line, read_json
+from .json_fields import Section, read_json
 from .model import HeadWidths
 from .pixels import IMAGE_MEAN, IMAGE_STD, INTERPOLATIONS, OPENAI, RESIZE_MODES, Pixels
 from .tokenizer import VOCAB_SIZE
@@ -130,5 +131,5 @@ def _others(
         if value is None or key in known or key in skip or key in ("timm_model_name", "hf_model_name"):
             continue
         if key not in only or (value or None) not in (None, only[key]):
-            wrong.append(f"{one_line(key)} {one_line(value)}")
+            wrong.append(f"{one_line(key, 60)} {one_line(value, 60)}")
     return wrong

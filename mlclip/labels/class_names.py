@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ..config import InputError
-from ..spelling import nearest
+from ..spelling import nearest, one_line
 from .class_files import clean_name, read_class_text
 from .class_tree import ClassTree, add_path, checked_groups
 
@@ -79,7 +79,7 @@ def shorten(names: Collection[str], most: int = 8) -> str:
 
 
 def _shown(name: str) -> str:
-    text = name if name.isprintable() else repr(name[: LONGEST_SHOWN + 1])[1:-1]
+    text = name if name.isprintable() else one_line(name, LONGEST_SHOWN + 1)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..config import InputError, TableOptions
+from ..spelling import one_line
 from .class_names import shorten
 from .csv_lines import read_sheet
 from .table import Labels
-from .text_files import one_line
 
 HEADER = ["path", "class", "value"]
 

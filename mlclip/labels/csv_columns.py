@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from ..config import InputError, TableOptions
+from ..spelling import one_line
 from .cells import is_known_score, is_score, number_in
 from .class_names import shorten
 from .csv_lines import LABEL_NAMES, Say, Sheet, short_key
 from .photo_column import is_nameless, named, photo_column, refuse_missing, shown
-from .text_files import one_line
 
 
 def _words(text: str) -> list[str]:

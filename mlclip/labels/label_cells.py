@@ -10,9 +10,9 @@ from itertools import pairwise
 
 from ..config import InputError, TableOptions
 from ..files import parse_json
+from ..spelling import one_line
 from .class_names import CLASS_PRESETS, shorten
 from .csv_lines import Say, Sheet, short_key
-from .text_files import one_line
 
 UNKNOWN = {"na", "n/a", "#n/a", "nan", "<na>", "null", "?", "unknown", "-", "–"}
 MARKS = {"semicolon": ";", "comma": ",", "pipe": "|"}

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 
 from ..config import InputError, TableOptions
+from ..spelling import one_line
 from .cells import is_score
 from .class_names import shorten
 from .csv_lines import PATH_NAMES, Say, Sheet, short_key
-from .text_files import one_line
 
 _WEAK_PATHS = {"name", "id", "key", "item", "title", "sample"}  # taken where no other column can be the photos
 _NAMELESS = re.compile(r"Unnamed: \d+(\.\d+|_level_\d+)*")  # what pandas calls a column without a name

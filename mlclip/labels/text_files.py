@@ -63,12 +63,3 @@ def is_valid_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def one_line(text: str, most: int = 40) -> str:
-    r"""The start of a text for a message: control characters and undecodable bytes are escaped.
-
-    >>> one_line("a\nb")
-    'a\\nb'
-    """
-    return repr(text[:most])[1:-1]
