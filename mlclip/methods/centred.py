@@ -109,33 +109,19 @@ def fit_mixture(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -
     photos, evenly spaced.
     """
     z = logits[:: math.ceil(len(logits) / MAX_PHOTOS)].double().T.contiguous()  # (C, N): sums read memory in order
-    photos, kappa = z.shape[1], prior_photos
-    total, total_square = z.sum(1), z.square().sum(1)  # (C,)
-    parts = z.split(max(1, CACHED_NUMBERS // photos))  # a few classes each: all classes would not fit into the cache
-    squares, split = [part.square() for part in parts], _least_variance_split(z.flatten())
-    uppers = [(part > split).double() for part in parts]  # probability of the upper component
+    together = max(1, CACHED_NUMBERS // z.shape[1])  # classes; the tables of all of them would not fit into the cache
+    parts, split = z.split(together), _least_variance_split(z.flatten())
+    squares, uppers = [part.square() for part in parts], [(part > split).double() for part in parts]
+    totals = torch.stack([z.sum(1), z.square().sum(1)])  # (2, C)
     sums = [_upper_sums(*part) for part in zip(uppers, parts, squares, strict=True)]
     for _ in range(rounds):
-        count, above, above_square = torch.cat(sums, dim=1)  # (C,) each; the sums of the lower component are the rest
-        below, below_square = total - above, total_square - above_square
-        all_upper = above.sum() / count.sum().clamp(min=TINY)
-        all_lower = below.sum() / (z.numel() - count.sum()).clamp(min=TINY)
-        high = (above + kappa * all_upper) / (count + kappa)  # (C,)
-        low = (below + kappa * all_lower) / (photos - count + kappa)  # (C,)
-        share = (count + kappa * count.sum() / z.numel()) / (photos + kappa)  # (C,)
-        spread = above_square - 2 * high * above + high.square() * count  # Σ (z − mean)² of both components
-        spread = spread + below_square - 2 * low * below + low.square() * (photos - count)
-        variance = ((spread + kappa * spread.sum() / z.numel()) / (photos + kappa)).clamp(min=MIN_VARIANCE)
-        slope = (high - low).clamp(min=0) / variance
-        offset = torch.logit(share, eps=MARGIN) - slope * (high + low) / 2
-        lines, change = zip(offset.split(len(parts[0])), slope.split(len(parts[0])), strict=True), 0.0
-        for number, (first, factor) in enumerate(lines):
-            before, uppers[number] = (
-                uppers[number],
-                torch.addcmul(first[:, None], factor[:, None], parts[number]).sigmoid_(),
-            )
+        slope, offset = _posterior(torch.cat(sums, dim=1), totals, z.shape[1], prior_photos)
+        change = 0.0
+        for number, (factor, first) in enumerate(zip(slope.split(together), offset.split(together), strict=True)):
+            before, part = uppers[number], parts[number]
+            uppers[number] = torch.addcmul(first[:, None], factor[:, None], part).sigmoid_()
             change = max(change, float(before.sub_(uppers[number]).abs_().max()))
-            sums[number] = _upper_sums(uppers[number], parts[number], squares[number])
+            sums[number] = _upper_sums(uppers[number], part, squares[number])
         if change < TOLERANCE:
             break
     return slope.to(logits.dtype), offset.to(logits.dtype)
@@ -144,6 +130,23 @@ def fit_mixture(logits: Tensor, prior_photos: float = 30.0, rounds: int = 500) -
 def _upper_sums(upper: Tensor, z: Tensor, square: Tensor) -> Tensor:
     """(3, C): the sums over the photos of the probabilities `upper` (C, N), and of z and z² with these weights."""
     return torch.stack([upper.sum(1), torch.linalg.vecdot(upper, z), torch.linalg.vecdot(upper, square)])
+
+
+def _posterior(sums: Tensor, totals: Tensor, photos: int, kappa: float) -> tuple[Tensor, Tensor]:
+    """Slope and offset (C,) from `_upper_sums` (3, C) and the sums of z and z² over all `photos` (2, C)."""
+    count, above, above_square = sums  # (C,) each; the sums of the lower component are the rest
+    below, below_square = totals - sums[1:]
+    numbers = photos * len(count)
+    all_upper = above.sum() / count.sum().clamp(min=TINY)
+    all_lower = below.sum() / (numbers - count.sum()).clamp(min=TINY)
+    high = (above + kappa * all_upper) / (count + kappa)  # (C,)
+    low = (below + kappa * all_lower) / (photos - count + kappa)  # (C,)
+    share = (count + kappa * count.sum() / numbers) / (photos + kappa)  # (C,)
+    spread = above_square - 2 * high * above + high.square() * count  # Σ (z − mean)² of both components
+    spread = spread + below_square - 2 * low * below + low.square() * (photos - count)
+    variance = ((spread + kappa * spread.sum() / numbers) / (photos + kappa)).clamp(min=MIN_VARIANCE)
+    slope = (high - low).clamp(min=0) / variance
+    return slope, torch.logit(share, eps=MARGIN) - slope * (high + low) / 2
 
 
 def _least_variance_split(values: Tensor) -> float:
