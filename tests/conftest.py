@@ -9,9 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mlclip.memory import keep_freed_memory
-
-keep_freed_memory()  # as the commands do: the tests take less time
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 

@@ -1,6 +1,8 @@
 """Our encoders equal those of open_clip with the same random weights, and the shapes give the architecture."""
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from random_weights import TEXTS, assert_close, pictures, randomise
 
-from mlclip.clip.encoders import HEAD_WIDTH, WIDE_HEADS, resize_positions
+from mlclip.clip.encoders import HEAD_WIDTH, WIDE_HEADS, QuickGELU, resize_positions
 from mlclip.clip.model import build_clip
 from mlclip.clip.tokenizer import tokenize
 from mlclip.config import InputError
@@ -143,6 +145,31 @@ def test_half_precision_files_and_other_checkpoint_entries_are_accepted(small):
     whole = build_clip(state).encode_text(tokenize(TEXTS))
     difference = half.encode_text(tokenize(TEXTS)) - whole
     assert 0 < difference.norm() < 0.01 * whole.norm()
+
+
+def test_a_clip_is_built_without_torch_s_compiler(clip_file):
+    code = (
+        "import sys, torch; from mlclip.clip import load_clip; before = 'torch._dynamo' in sys.modules;"
+        "load_clip(sys.argv[1]); sys.exit(not before and 'torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(clip_file)], check=True)
+
+
+def test_texts_do_not_depend_on_longer_ones_beside_them(small):
+    model = build_clip(small(SMALL_VIT).state_dict())
+    tokens = tokenize(["a cat", "a photo of a red car beside a very old and very tall tree"])
+    assert_close(model.encode_text(tokens)[:1], model.encode_text(tokens[:1]))
+
+
+def test_quick_gelu_has_the_same_bits_with_and_without_gradients():
+    with torch.inference_mode(False), torch.enable_grad():
+        x = torch.randn(64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        y = QuickGELU()(x)
+        with torch.no_grad():
+            without = QuickGELU()(x)
+        assert torch.equal(y, without)
+        y.sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
 def test_tokens_after_the_end_do_not_change_the_embedding(small):

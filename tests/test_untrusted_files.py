@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
 import pickle
 import re
 import struct
-import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
+from benchmark_faults import faults
 from click.testing import CliRunner
 from PIL import Image
 
@@ -36,19 +35,6 @@ from mlclip.teacher.embedding_store import Store, StoreKey
 PACKAGE = Path(mlclip.__file__).parent
 MEMORY = 48 << 20  # bytes that a refusal may take, above the process
 CLASSES = ["cat", "dog", "bird"]
-
-
-def _load_benchmark():
-    file = Path(__file__).parents[1] / "benchmarks" / "faults.py"
-    sys.path.append(str(file.parent))  # where it finds `fault_files`
-    spec = importlib.util.spec_from_file_location("faults", file)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["faults"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-faults = _load_benchmark()
 
 
 def refusal(read, *arguments, **options):

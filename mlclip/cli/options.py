@@ -150,7 +150,7 @@ num_workers = click.option(
     type=click.IntRange(0, 256),
     default=default_workers,
     show_default="one per core, at most 8",
-    help="Dataloader workers that decode photos; 0 decodes in the main process.",
+    help="Dataloader workers that decode photos, or on a CPU threads; 0 decodes in the main process.",
 )
 running = combine(device, num_workers, quiet, verbose)
 weight_facts = combine(

@@ -21,7 +21,9 @@ class QuickGELU(nn.Module):
     """x · sigmoid(1.702 x). OpenAI's weights were trained with it; most of LAION's need nn.GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        if torch.is_grad_enabled():
+            return x * torch.sigmoid(1.702 * x)
+        return (1.702 * x).sigmoid_().mul_(x)  # one new tensor and not three
 
 
 def _activation(name: str) -> nn.Module:

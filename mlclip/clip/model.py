@@ -55,7 +55,8 @@ class CLIP(nn.Module):
         self.context_length, self.vocab_size, self.embed_dim = text["context"], text["vocab"], embed_dim
         self.activation = activation
         self.transformer = Transformer(width, text["layers"], text.get("hidden", 4 * width), head_width, activation)
-        self.token_embedding = nn.Embedding(text["vocab"], width)
+        # The weight is passed so that torch draws no random numbers for it: on the device meta it loads its compiler for that, 1.8 s.
+        self.token_embedding = nn.Embedding(text["vocab"], width, _weight=torch.zeros(text["vocab"], width))
         self.positional_embedding = nn.Parameter(torch.zeros(text["context"], width))
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.zeros(width, embed_dim))
@@ -75,11 +76,13 @@ class CLIP(nn.Module):
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids (N, L) from `tokenize` -> embeddings (N, D) at the end-of-text token, not normalised."""
-        length = tokens.shape[1]
-        x = self.token_embedding(tokens) + self.positional_embedding[:length]  # (N, L, E)
+        ends = tokens.argmax(dim=-1)  # the end-of-text id is the largest in the vocabulary
+        length = (
+            int(ends.max()) + 1 if len(ends) else 1
+        )  # no token looks at a later one: those after the last end change nothing
+        x = self.token_embedding(tokens[:, :length]) + self.positional_embedding[:length]  # (N, L, E)
         mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)  # causal
         x = self.ln_final(self.transformer(x, mask))
-        ends = tokens.argmax(dim=-1)  # the end-of-text id is the largest in the vocabulary
         return x[torch.arange(len(x), device=x.device), ends] @ self.text_projection  # (N, D)
 
 

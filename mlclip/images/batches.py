@@ -8,8 +8,8 @@ Letters: n readable photos in a batch, S side of the square in pixels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from .decode import Unreadable
 from .find import Found, Photo, Skip
 from .views import read_views
 
+T, R = TypeVar("T"), TypeVar("R")
 AHEAD = 2  # batches that are being decoded while the caller uses another one
 
 
@@ -34,22 +35,33 @@ def read_batches(photos: Sequence[Photo], size: int, *, batch_size: int, num_thr
 
     `num_threads` threads decode in advance. With 0, or for a single photo, the calling thread decodes.
     """
-    starts = range(0, len(photos), batch_size)
-    if num_threads == 0 or len(photos) == 1:
+    start = 0
+    for items in in_threads(lambda photo: _read(photo, size), photos, batch_size=batch_size, num_threads=num_threads):
+        yield _batch(start, items, size)
+        start += len(items)
+
+
+def in_threads(read: Callable[[T], R], items: Sequence[T], *, batch_size: int, num_threads: int) -> Iterator[list[R]]:
+    """The results of `read` for all items, in order, in lists of `batch_size`.
+
+    `num_threads` threads work in advance. With 0, or for a single item, the calling thread works.
+    """
+    starts = range(0, len(items), batch_size)
+    if num_threads == 0 or len(items) == 1:
         for start in starts:
-            yield _batch(start, [_read(photo, size) for photo in photos[start : start + batch_size]], size)
+            yield [read(item) for item in items[start : start + batch_size]]
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    executor = ThreadPoolExecutor(min(num_threads, len(photos)), thread_name_prefix="decode")
+    executor = ThreadPoolExecutor(min(num_threads, len(items)), thread_name_prefix="decode")
     waiting: deque = deque()
     try:
         for start in starts:
-            waiting.append((start, [executor.submit(_read, p, size) for p in photos[start : start + batch_size]]))
+            waiting.append([executor.submit(read, item) for item in items[start : start + batch_size]])
             if len(waiting) > AHEAD:
-                yield _finished(*waiting.popleft(), size)
+                yield [future.result() for future in waiting.popleft()]
         while waiting:
-            yield _finished(*waiting.popleft(), size)
+            yield [future.result() for future in waiting.popleft()]
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -60,10 +72,6 @@ def _read(photo: Photo, size: int) -> np.ndarray | str:
         return read_views(photo.file, size)[0][0]
     except Unreadable as error:
         return str(error)
-
-
-def _finished(start: int, futures: list, size: int) -> PhotoBatch:
-    return _batch(start, [future.result() for future in futures], size)
 
 
 def _batch(start: int, items: list[np.ndarray | str], size: int) -> PhotoBatch:

@@ -107,7 +107,12 @@ def _compute(
     model.eval()
     skipped: list[Skip] = []
     shard = ShardWriter(store, distributed.rank)
-    batches = photo_batches(PhotoViews(missing, model.size), batch_size=BATCH, num_workers=num_workers)
+    batches = photo_batches(
+        PhotoViews(missing, model.size),
+        batch_size=BATCH,
+        num_workers=num_workers,
+        threads=distributed.device.type == "cpu",
+    )
     with (progress if distributed.is_main else SILENT).bar("computing features", len(missing), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, H, W)
             distributed.check()

@@ -77,7 +77,9 @@ def _encode(
     skipped: list[Skip] = []
     shard = ShardWriter(store, distributed.rank)
     dataset = PhotoViews(missing, store.key.input_size, store.key.grids, teacher.pixels.interpolation)
-    batches = photo_batches(dataset, batch_size=max(1, batch_size // store.key.views), num_workers=num_workers)
+    batches = photo_batches(
+        dataset, batch_size=max(1, batch_size // store.key.views), num_workers=num_workers, threads=teacher.on_cpu
+    )
     total = already_done + len(missing)
     with (progress if distributed.is_main else SILENT).bar(
         "encoding photos", total, "photos", done=already_done

@@ -132,7 +132,9 @@ def _encode(
     skipped: list[Skip] = []
     dataset = PhotoParts(photos, [(part.size, part.grids) for part in parts], teacher.pixels.interpolation)
     at_once = max(1, batch_size * teacher.input_size**2 // sum(part.pixels() for part in parts))
-    batches = photo_batches(dataset, batch_size=at_once, num_workers=num_workers, collate_fn=collate_parts)
+    batches = photo_batches(
+        dataset, batch_size=at_once, num_workers=num_workers, collate_fn=collate_parts, threads=teacher.on_cpu
+    )
     with progress.bar("encoding photos", len(photos), "photos") as bar:
         for indices, pixels, unreadable in batches:
             distributed.check()

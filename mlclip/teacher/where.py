@@ -65,7 +65,9 @@ def cell_levels(photos: Sequence[Photo], teacher: Teacher, text: Tensor, num_wor
     """The level (K,) of each name: its mean cosine over the cells of at most LEVEL_PHOTOS of the photos, evenly spaced."""
     sample = photos[:: max(1, -(-len(photos) // LEVEL_PHOTOS))]
     total, count = torch.zeros(len(text)), 0
-    batches = photo_batches(square_photos(sample, teacher), batch_size=BATCH, num_workers=num_workers)
+    batches = photo_batches(
+        square_photos(sample, teacher), batch_size=BATCH, num_workers=num_workers, threads=teacher.on_cpu
+    )
     for _, pixels, _ in batches:
         if pixels is not None:
             cosines = _cosines(teacher, text, pixels[:, 0]).flatten(0, 2)  # (n·h·w, K)
@@ -92,7 +94,7 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
     maps = CellMaps(teacher, text, scale, cell_levels(photos, teacher, text, num_workers))
     found: dict[str, dict] = {"classes": {}, "maps": {}}
     with progress.bar("class maps of CLIP", len(photos), "photos") as bar:
-        batches = photo_batches(maps.views(photos), batch_size=BATCH, num_workers=num_workers)
+        batches = photo_batches(maps.views(photos), batch_size=BATCH, num_workers=num_workers, threads=teacher.on_cpu)
         for indices, pixels, unreadable in batches:
             bar.update(len(indices) + len(unreadable))
             for index, drawn in zip(indices.tolist(), maps(pixels[:, 0]) if pixels is not None else (), strict=True):

@@ -107,7 +107,12 @@ def _views_from_maps(
     reported = set(pictured_rows(len(photos)))
     found: dict[int, list[Box]] = {}
     maps: dict[int, Tensor] = {}
-    batches = photo_batches(views_of([photos[row] for row in rows]), batch_size=32, num_workers=num_workers)
+    batches = photo_batches(
+        views_of([photos[row] for row in rows]),
+        batch_size=32,
+        num_workers=num_workers,
+        threads=distributed.device.type == "cpu",
+    )
     with progress.bar("  local views", len(rows), "photos") as bar:
         for indices, pixels, unreadable in batches:
             bar.update(len(indices) + len(unreadable))
