@@ -158,7 +158,7 @@ def test_a_clip_is_built_without_torch_s_compiler(clip_file):
 def test_texts_do_not_depend_on_longer_ones_beside_them(small):
     model = build_clip(small(SMALL_VIT).state_dict())
     tokens = tokenize(["a cat", "a photo of a red car beside a very old and very tall tree"])
-    assert_close(model.encode_text(tokens)[:1], model.encode_text(tokens[:1]))
+    assert_close(model.encode_text(tokens), torch.cat([model.encode_text(text) for text in tokens.split(1)]))
 
 
 def test_quick_gelu_has_the_same_bits_with_and_without_gradients():
