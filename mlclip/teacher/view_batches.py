@@ -14,7 +14,7 @@ from torch import Tensor
 from ..images import Photo
 from .embedding_store import Store
 
-MEMORY_LIMIT = 96 << 20  # bytes of half-precision embeddings that stay in memory between passes; others are read again
+MEMORY_LIMIT = 16 << 20  # bytes of half-precision embeddings that stay in memory between passes; others are read again
 
 
 class Views(Protocol):
