@@ -135,8 +135,10 @@ def test_any_number_of_workers_gives_the_same_batches_each_time(photos, num_work
 @pytest.mark.parametrize("num_threads", [0, 1, 3])
 def test_threads_give_the_same_batches_as_workers(photos, num_threads):
     dataset = PhotoViews(photos, 8)
-    assert read(photo_batches(dataset, batch_size=2, num_workers=num_threads, threads=True)) == EXPECTED
-    chosen = photo_batches(dataset, batch_size=3, num_workers=num_threads, order=[5, 6, 0, 4], threads=True)
+    assert read(photo_batches(dataset, batch_size=2, num_workers=num_threads, device=torch.device("cpu"))) == EXPECTED
+    chosen = photo_batches(
+        dataset, batch_size=3, num_workers=num_threads, order=[5, 6, 0, 4], device=torch.device("cpu")
+    )
     assert read(chosen) == [([5, 0], [50, 0], [6]), ([4], [40], [])]
 
 
@@ -148,7 +150,7 @@ def test_threads_read_a_few_batches_in_advance_and_stop_with_the_caller(photos):
             started.append(index)
             return super().__getitem__(index)
 
-    batches = photo_batches(Slow(photos * 20, 8), batch_size=2, num_workers=2, threads=True)
+    batches = photo_batches(Slow(photos * 20, 8), batch_size=2, num_workers=2, device=torch.device("cpu"))
     next(batches)
     del batches
     seen = len(started)
@@ -163,7 +165,7 @@ def test_an_error_in_a_thread_reaches_the_caller(photos):
             raise ZeroDivisionError(index)
 
     with pytest.raises(ZeroDivisionError):
-        read(photo_batches(Broken(photos, 8), batch_size=2, num_workers=2, threads=True))
+        read(photo_batches(Broken(photos, 8), batch_size=2, num_workers=2, device=torch.device("cpu")))
 
 
 def test_undecodable_names_reach_the_workers(tmp_path):

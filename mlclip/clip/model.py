@@ -79,7 +79,7 @@ class CLIP(nn.Module):
         ends = tokens.argmax(dim=-1)  # the end-of-text id is the largest in the vocabulary
         length = (
             int(ends.max()) + 1 if len(ends) else 1
-        )  # no token looks at a later one: those after the last end change nothing
+        )  # no token sees a later one: those after the last end are useless
         x = self.token_embedding(tokens[:, :length]) + self.positional_embedding[:length]  # (N, L, E)
         mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)  # causal
         x = self.ln_final(self.transformer(x, mask))

@@ -149,21 +149,21 @@ def photo_batches(
     pin: bool = False,
     persistent_workers: bool = False,
     collate_fn: Callable = collate,
-    threads: bool = False,
+    device: torch.device | None = None,
 ) -> Iterable:
-    """Batches of the photos in `order` (indices; all photos in sequence by default): a DataLoader.
+    """Batches of the photos in `order` (indices; all photos in sequence by default).
 
-    With `threads`, threads of this process take the place of the workers. Nothing has to start, and a network that computes on
-    the CPU uses its cores better. On a GPU workers are faster, as Python runs one thread at a time. It is for one epoch.
-
-    `collate_fn` makes a batch from items. `num_workers` workers load batches in advance; with 0 the main process loads
-    them. There are never more workers than batches, and none for a single batch: starting one takes seconds. The batches
-    are the same. If the main script has no guard, 0 workers are used, with a warning (`safe_num_workers`).
-    Workers are not forked from this process, which has threads and may use a GPU. `persistent_workers` keeps them
-    running between epochs. Torch's global random state does not change.
+    `collate_fn` makes a batch from items. `device` is where the network runs that uses the batches. For a CPU, `num_workers`
+    threads of this process load batches in advance: they start at once and disturb the network least. The result is then for one
+    epoch. For another device, or None, it is a DataLoader with `num_workers` workers, as Python runs one thread at a time. There
+    are never more workers than batches, and none for a single batch: starting one takes seconds. With 0 the main process loads
+    the batches. They are the same in all cases.
+    If the main script has no guard, 0 workers are used, with a warning (`safe_num_workers`). Workers are not forked from this
+    process, which has threads and may use a GPU. `persistent_workers` keeps them running between epochs. Torch's global random
+    state does not change.
     """
     order = list(range(len(dataset)) if order is None else order)
-    if threads:
+    if device and device.type == "cpu":
         lists = in_threads(dataset.__getitem__, order, batch_size=batch_size, num_threads=num_workers)
         return map(collate_fn, lists)
     num_workers, line = safe_num_workers(min(num_workers, _useful_workers(len(order), batch_size)))

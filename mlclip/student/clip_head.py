@@ -161,7 +161,7 @@ def score_views(
         PhotoViews(photos, model.size, model.grids, teacher.pixels.interpolation),
         batch_size=max(1, batch_size // model.views),
         num_workers=num_workers,
-        threads=teacher.on_cpu,
+        device=teacher.device,
     )
     with progress.bar(label, len(photos), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, V, 3, S, S)

@@ -111,7 +111,7 @@ def _compute(
         PhotoViews(missing, model.size),
         batch_size=BATCH,
         num_workers=num_workers,
-        threads=distributed.device.type == "cpu",
+        device=distributed.device,
     )
     with (progress if distributed.is_main else SILENT).bar("computing features", len(missing), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, H, W)

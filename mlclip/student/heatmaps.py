@@ -52,7 +52,7 @@ def write_heatmaps(
     fast_layout(model, device).eval()
     written, names = 0, output_names([photo.path for photo in photos], ".heatmap.jpg")
     batches = photo_batches(
-        PhotoViews(photos, model.size), batch_size=batch_size, num_workers=num_workers, threads=device.type == "cpu"
+        PhotoViews(photos, model.size), batch_size=batch_size, num_workers=num_workers, device=device
     )
     with progress.bar("heat maps", len(photos), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, S, S)

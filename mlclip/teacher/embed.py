@@ -78,7 +78,7 @@ def _encode(
     shard = ShardWriter(store, distributed.rank)
     dataset = PhotoViews(missing, store.key.input_size, store.key.grids, teacher.pixels.interpolation)
     batches = photo_batches(
-        dataset, batch_size=max(1, batch_size // store.key.views), num_workers=num_workers, threads=teacher.on_cpu
+        dataset, batch_size=max(1, batch_size // store.key.views), num_workers=num_workers, device=teacher.device
     )
     total = already_done + len(missing)
     with (progress if distributed.is_main else SILENT).bar(

@@ -133,7 +133,7 @@ def _encode(
     dataset = PhotoParts(photos, [(part.size, part.grids) for part in parts], teacher.pixels.interpolation)
     at_once = max(1, batch_size * teacher.input_size**2 // sum(part.pixels() for part in parts))
     batches = photo_batches(
-        dataset, batch_size=at_once, num_workers=num_workers, collate_fn=collate_parts, threads=teacher.on_cpu
+        dataset, batch_size=at_once, num_workers=num_workers, collate_fn=collate_parts, device=teacher.device
     )
     with progress.bar("encoding photos", len(photos), "photos") as bar:
         for indices, pixels, unreadable in batches:

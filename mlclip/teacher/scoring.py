@@ -52,10 +52,6 @@ class Teacher:
         return isinstance(self.clip.visual, ModifiedResNet)
 
     @property
-    def on_cpu(self) -> bool:
-        return self.device.type == "cpu"
-
-    @property
     def stride(self) -> int:
         """The side of a view in pixels must be a multiple of this: a transformer's patch size, a ResNet's total stride."""
         return getattr(self.clip.visual, "stride", 32)
@@ -72,7 +68,7 @@ class Teacher:
 
     def portions(self, pixels: Tensor) -> Sequence[Tensor]:
         """The views (N, 3, H, W) in parts that are encoded together: few on a CPU, whose cache holds the tensors of only a few."""
-        if not self.on_cpu or not len(pixels):
+        if self.device.type != "cpu" or not len(pixels):
             return (pixels,)
         return pixels.split(max(1, CPU_PIXELS // pixels[0, 0].numel()))
 

@@ -66,7 +66,7 @@ def cell_levels(photos: Sequence[Photo], teacher: Teacher, text: Tensor, num_wor
     sample = photos[:: max(1, -(-len(photos) // LEVEL_PHOTOS))]
     total, count = torch.zeros(len(text)), 0
     batches = photo_batches(
-        square_photos(sample, teacher), batch_size=BATCH, num_workers=num_workers, threads=teacher.on_cpu
+        square_photos(sample, teacher), batch_size=BATCH, num_workers=num_workers, device=teacher.device
     )
     for _, pixels, _ in batches:
         if pixels is not None:
@@ -94,7 +94,7 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
     maps = CellMaps(teacher, text, scale, cell_levels(photos, teacher, text, num_workers))
     found: dict[str, dict] = {"classes": {}, "maps": {}}
     with progress.bar("class maps of CLIP", len(photos), "photos") as bar:
-        batches = photo_batches(maps.views(photos), batch_size=BATCH, num_workers=num_workers, threads=teacher.on_cpu)
+        batches = photo_batches(maps.views(photos), batch_size=BATCH, num_workers=num_workers, device=teacher.device)
         for indices, pixels, unreadable in batches:
             bar.update(len(indices) + len(unreadable))
             for index, drawn in zip(indices.tolist(), maps(pixels[:, 0]) if pixels is not None else (), strict=True):

@@ -227,9 +227,7 @@ def _score_crops(scorer: CropScorer, photos: list[Photo], boxes: list[list[Box]]
 
     teacher = scorer.teacher
     dataset = PhotoCrops(photos, boxes, scorer.longest, teacher.stride, teacher.pixels.interpolation)
-    for items in photo_batches(
-        dataset, batch_size=16, num_workers=num_workers, collate_fn=list, threads=teacher.on_cpu
-    ):
+    for items in photo_batches(dataset, batch_size=16, num_workers=num_workers, collate_fn=list, device=teacher.device):
         for index, crops in items:
             for pixels in () if isinstance(crops, str) else crops:
                 same_size = waiting.setdefault(tuple(pixels.shape), [])

@@ -111,7 +111,7 @@ def _views_from_maps(
         views_of([photos[row] for row in rows]),
         batch_size=32,
         num_workers=num_workers,
-        threads=distributed.device.type == "cpu",
+        device=distributed.device,
     )
     with progress.bar("  local views", len(rows), "photos") as bar:
         for indices, pixels, unreadable in batches:

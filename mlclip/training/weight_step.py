@@ -216,10 +216,8 @@ def epoch_batches(
         batches = cache.batches(order, per_rank)
     else:
         dataset = PhotoViews(photos, config.size)
-        on_cpu = distributed.device.type == "cpu"
-        batches = iter(
-            photo_batches(dataset, batch_size=per_rank, num_workers=num_workers, order=order, threads=on_cpu)
-        )
+        options = {"batch_size": per_rank, "num_workers": num_workers, "order": order, "device": distributed.device}
+        batches = iter(photo_batches(dataset, **options))
     for _ in range(steps):
         rows, pixels, skipped = next(batches, (torch.empty(0, dtype=torch.long), None, []))
         unreadable = {photos[index].path: reason for index, reason in skipped}
