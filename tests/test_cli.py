@@ -49,6 +49,12 @@ def test_each_of_the_three_commands_reads_the_output_of_the_one_before(scenes):
     assert "00000.jpg" in done.stdout
 
 
+def test_without_a_command_the_help_is_printed_line_by_line(tmp_path):
+    done = mlclip(cwd=tmp_path)
+    asked = mlclip("--help", cwd=tmp_path)
+    assert (done.stdout + done.stderr).strip() == asked.stdout.strip() and len(asked.stdout.splitlines()) > 20
+
+
 def test_class_names_are_read_from_classes_txt_next_to_the_photos(scenes):
     assert read_labels(scenes / "labels.pt").classes == list(KINDS)
 

@@ -75,6 +75,10 @@ def cli():
     """
 
 
+NO_COMMAND = getattr(
+    click.exceptions, "NoArgsIsHelpError", ()
+)  # from click 8.2 on; its message is the help, of many lines
+
 for command in (pseudolabel, train, predict, evaluate, calibrate, report, review, export, models, cache, demo):
     cli.add_command(command)
 
@@ -108,7 +112,8 @@ def _status(args: list[str] | None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        error.message = printable(error.message)  # it can contain file names, from a shell pattern
+        if not isinstance(error, NO_COMMAND):
+            error.message = printable(error.message)  # it can contain file names, from a shell pattern
         error.show()
         return USAGE if isinstance(error, click.UsageError) else FAILED
     except InputError as error:
