@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..config import InputError
 from ..distributed import choose_device
 from ..images import Found, Photo, PhotoViews, photo_batches
-from ..images.batches import read_batches, separate_unreadable
+from ..images.batches import separate_unreadable
 from ..images.loader import Batch
 from ..labels.table import Labels
 from ..progress import SILENT, Progress
@@ -80,8 +80,7 @@ def score_photos(
     """Sigmoid scores (N, C) of photos, float32 on the CPU, and (index, reason) of the photos that cannot be read.
 
     Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Rows of unreadable
-    photos are NaN. `device`: None uses a GPU where there is one. `num_workers` decode photos in advance: threads for the CPU,
-    which start at once, and processes for a GPU, which needs more photos per second than threads can decode. `batches` are the
+    photos are NaN. `device`: None uses a GPU where there is one. `num_workers` decode photos in advance. `batches` are the
     photos where they have been read already, as `photo_batches` returns them. A ClipHead runs CLIP on the views of each photo (see
     `score_views`) and takes no `batches`.
     """
@@ -94,7 +93,8 @@ def score_photos(
     scores = torch.full((len(photos), len(model.classes)), float("nan"))
     skipped: list[tuple[int, str]] = []
     if batches is None:
-        batches = _batches(photos, model.size, device, batch_size, num_workers)
+        views = PhotoViews(photos, model.size)
+        batches = photo_batches(views, batch_size=batch_size, num_workers=num_workers, device=device)
     with progress.bar(label, len(photos), "photos") as bar, _scorer(model, device) as score:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, H, W)
             skipped += unreadable
@@ -102,16 +102,6 @@ def score_photos(
                 scores[indices] = score(pixels[:, 0])
             bar.update(len(indices) + len(unreadable))
     return scores, skipped
-
-
-def _batches(
-    photos: Sequence[Photo], size: int, device: torch.device, batch_size: int, num_workers: int
-) -> Iterable[Batch]:
-    if device.type != "cpu" and len(photos) > batch_size:
-        yield from photo_batches(PhotoViews(photos, size), batch_size=batch_size, num_workers=num_workers)
-        return
-    for rows, pixels, unreadable in read_batches(photos, size, batch_size=batch_size, num_threads=num_workers):
-        yield torch.tensor(rows, dtype=torch.int64), torch.from_numpy(pixels)[:, None] if rows else None, unreadable
 
 
 @contextmanager
