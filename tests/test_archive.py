@@ -9,11 +9,10 @@ import zipfile
 import pytest
 import torch
 from torch import nn
+from weight_files import refusal, repack
 
 from mlclip.clip import archive
-from mlclip.clip.load import load_clip
 from mlclip.clip.weights import read_state_dict
-from mlclip.config import InputError
 
 
 @pytest.fixture(scope="module")
@@ -25,25 +24,6 @@ def archive_file(tmp_path_factory):
         module = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128)).eval()
         torch.jit.trace(module, torch.rand(2, 64)).save(str(path))
     return path
-
-
-def refusal(path, **how):
-    """The one-line error of `load_clip` for a file."""
-    with pytest.raises(InputError) as caught:
-        load_clip(path, **how)
-    line = str(caught.value)
-    assert "\n" not in line and str(path) in line and re.search("[.] (Download|Use|Install|Run)", line)
-    return line
-
-
-def repack(source, target, change, compression=zipfile.ZIP_STORED):
-    """A copy of a zip with `change(name, data)` applied to every entry. None removes an entry."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
-        for name in old.namelist():
-            data = change(name, old.read(name))
-            if data is not None:
-                new.writestr(name, data)
-    return target
 
 
 class Malicious:

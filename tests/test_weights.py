@@ -1,7 +1,6 @@
 """Weight files in every supported format become a CLIP. Bad files: test_archive.py; downloads: test_download.py."""
 
 import hashlib
-import re
 import sys
 import warnings
 import zipfile
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from toy_clip import Downsample, ToyCLIP, trace
+from weight_files import refusal, repack
 
 from mlclip.clip import pickles
 from mlclip.clip.load import load_clip
@@ -51,25 +51,6 @@ def assert_same(tensors, state):
     assert set(tensors) == set(state)
     for name, tensor in state.items():
         assert tensors[name].dtype == tensor.dtype and torch.equal(tensors[name], tensor), name
-
-
-def refusal(path, **how):
-    """The one-line error of `load_clip` for a file."""
-    with pytest.raises(InputError) as caught:
-        load_clip(path, **how)
-    line = str(caught.value)
-    assert "\n" not in line and str(path) in line and re.search("[.] (Download|Use|Install|Run)", line)
-    return line
-
-
-def repack(source, target, change, compression=zipfile.ZIP_STORED):
-    """A copy of a zip with `change(name, data)` applied to every entry. None removes an entry."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", compression) as new:
-        for name in old.namelist():
-            data = change(name, old.read(name))
-            if data is not None:
-                new.writestr(name, data)
-    return target
 
 
 # Reading
