@@ -134,9 +134,8 @@ def test_on_a_cpu_a_script_needs_no_main_guard(scenes, tmp_path):
     environment = {**os.environ, "MLCLIP_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout.strip() == "24" and "__main__" not in done.stderr
-    )  # threads decode: nothing imports the script again
+    # Threads decode, so nothing imports the script again.
+    assert done.stdout.strip() == "24" and "__main__" not in done.stderr
 
 
 def test_progress_lines_have_counts_and_rates(capsys):

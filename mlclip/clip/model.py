@@ -77,9 +77,8 @@ class CLIP(nn.Module):
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids (N, L) from `tokenize` -> embeddings (N, D) at the end-of-text token, not normalised."""
         ends = tokens.argmax(dim=-1)  # the end-of-text id is the largest in the vocabulary
-        length = (
-            int(ends.max()) + 1 if len(ends) else 1
-        )  # no token sees a later one: those after the last end are useless
+        # No token sees a later one, so those after the last end change nothing.
+        length = int(ends.max()) + 1 if len(ends) else 1
         x = self.token_embedding(tokens[:, :length]) + self.positional_embedding[:length]  # (N, L, E)
         mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu(1)  # causal
         x = self.ln_final(self.transformer(x, mask))
