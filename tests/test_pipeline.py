@@ -45,6 +45,8 @@ class Counting:
     def __getattr__(self, name):
         return getattr(self.teacher, name)
 
+    embed_photos = Teacher.embed_photos  # through the counting `embed_views` below
+
     def embed_views(self, pixels):
         if self.stop_after is not None and self.views >= self.stop_after:
             raise KeyboardInterrupt

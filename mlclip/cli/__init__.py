@@ -75,9 +75,8 @@ def cli():
     """
 
 
-NO_COMMAND = getattr(
-    click.exceptions, "NoArgsIsHelpError", ()
-)  # from click 8.2 on; its message is the help, of many lines
+# From click 8.2 on, `mlclip` alone is this error. Its message is the help, of many lines.
+NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 for command in (pseudolabel, train, predict, evaluate, calibrate, report, review, export, models, cache, demo):
     cli.add_command(command)

@@ -55,7 +55,7 @@ class CLIP(nn.Module):
         self.context_length, self.vocab_size, self.embed_dim = text["context"], text["vocab"], embed_dim
         self.activation = activation
         self.transformer = Transformer(width, text["layers"], text.get("hidden", 4 * width), head_width, activation)
-        # The weight is passed so that torch draws no random numbers for it: on the device meta it loads its compiler for that, 1.8 s.
+        # The weight is passed because torch would draw random numbers, and on the device meta load its compiler for that.
         self.token_embedding = nn.Embedding(text["vocab"], width, _weight=torch.zeros(text["vocab"], width))
         self.positional_embedding = nn.Parameter(torch.zeros(text["context"], width))
         self.ln_final = nn.LayerNorm(width)

@@ -167,8 +167,7 @@ def score_views(
         for indices, pixels, unreadable in batches:  # pixels (n, V, 3, S, S)
             skipped += unreadable
             if pixels is not None:
-                parts = [teacher.embed_views(part) for part in pixels.flatten(0, 1).split(batch_size)]
-                views = torch.cat(parts).unflatten(0, pixels.shape[:2])  # (n, V, D)
+                views = teacher.embed_photos(pixels, batch_size)  # (n, V, D)
                 scores[indices] = model.logits(views).sigmoid().cpu()
             bar.update(len(indices) + len(unreadable))
     return scores, skipped

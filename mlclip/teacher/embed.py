@@ -88,8 +88,8 @@ def _encode(
             distributed.check()
             skipped += [Skip(missing[index].path, reason) for index, reason in unreadable]
             if pixels is not None:
-                flat = torch.cat([teacher.embed_views(p) for p in pixels.flatten(0, 1).split(batch_size)])  # (n·V, D)
-                shard.add([missing[i] for i in indices.tolist()], flat.unflatten(0, (len(pixels), -1)).half().cpu())
+                embeddings = teacher.embed_photos(pixels, batch_size)  # (n, V, D)
+                shard.add([missing[i] for i in indices.tolist()], embeddings.half().cpu())
             bar.update(len(indices) + len(unreadable))
     shard.flush()
     report_frames([missing[index].path for index in dataset.several.nonzero().flatten().tolist()], progress)

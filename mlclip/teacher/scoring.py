@@ -66,6 +66,11 @@ class Teacher:
         parts = [self.clip.encode_image(self.normalised(part)).float() for part in self.portions(pixels)]
         return F.normalize(torch.cat(parts), dim=-1)
 
+    def embed_photos(self, pixels: Tensor, batch_size: int) -> Tensor:
+        """uint8 views (n, V, 3, H, W) of photos -> embeddings (n, V, D) as of `embed_views`, `batch_size` views at a time."""
+        parts = [self.embed_views(part) for part in pixels.flatten(0, 1).split(batch_size)]
+        return torch.cat(parts).unflatten(0, pixels.shape[:2])
+
     def portions(self, pixels: Tensor) -> Sequence[Tensor]:
         """The views (N, 3, H, W) in parts that are encoded together: few on a CPU, whose cache holds the tensors of only a few."""
         if self.device.type != "cpu" or not len(pixels):

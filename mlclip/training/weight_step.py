@@ -215,9 +215,9 @@ def epoch_batches(
     if cache:
         batches = cache.batches(order, per_rank)
     else:
-        dataset = PhotoViews(photos, config.size)
-        options = {"batch_size": per_rank, "num_workers": num_workers, "order": order, "device": distributed.device}
-        batches = iter(photo_batches(dataset, **options))
+        views, device = PhotoViews(photos, config.size), distributed.device
+        batches = photo_batches(views, batch_size=per_rank, num_workers=num_workers, order=order, device=device)
+        batches = iter(batches)
     for _ in range(steps):
         rows, pixels, skipped = next(batches, (torch.empty(0, dtype=torch.long), None, []))
         unreadable = {photos[index].path: reason for index, reason in skipped}
