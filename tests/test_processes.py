@@ -5,6 +5,7 @@ With this file as a script, torchrun runs one of its functions on every rank. Ea
 
 from __future__ import annotations
 
+import atexit
 import csv
 import json
 import os
@@ -271,6 +272,20 @@ def test_a_job_whose_rank_is_killed_continues_when_torchrun_restarts_it(machines
     enter_machine(machines, 2)
     label_photos()
     assert torch.allclose(read_labels("labels.pt").scores, read_labels(results / "labels.pt").scores, atol=2e-3)
+
+
+def end_without_stopping() -> None:
+    """Record whether the process group still exists at the end. This runs after what is registered later."""
+    file = Path("initialized.txt").resolve()
+    atexit.register(lambda: file.write_text(str(torch.distributed.is_initialized())))
+    start_distributed("cpu")
+
+
+def test_a_script_leaves_the_process_group_when_it_ends(tmp_path):
+    for rank in range(2):
+        (tmp_path / f"machine-{rank}").mkdir()
+    launch(2, "end_without_stopping", tmp_path)
+    assert [(tmp_path / f"machine-{rank}" / "initialized.txt").read_text() for rank in range(2)] == ["False", "False"]
 
 
 def test_connections_to_other_machines_notice_that_a_machine_is_gone():

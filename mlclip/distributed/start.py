@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 import uuid
@@ -120,6 +121,7 @@ def _join(rank: int, size: int) -> Notices | None:
         store.set_timeout(WAIT)
         group = dist.PrefixStore(f"{name}-group", store)
         dist.init_process_group("gloo", store=group, rank=rank, world_size=size, timeout=WAIT)
+    atexit.register(stop_distributed)  # a script that ends inside the group is sometimes aborted by gloo's threads
     return Notices(dist.PrefixStore(f"{name}-notices", store))
 
 
