@@ -50,9 +50,29 @@ def test_a_precision_that_is_asked_for_is_taken_or_refused(encoder):
 def test_the_instructions_of_the_cpu_decide_and_not_how_busy_it_is(monkeypatch, avx512, amx):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    cpu_bf16_is_faster.cache_clear()
-    assert cpu_bf16_is_faster() == (avx512 or amx)
-    cpu_bf16_is_faster.cache_clear()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    assert cpu_bf16_is_faster.__wrapped__() == (avx512 or amx)
+
+
+@pytest.mark.parametrize(
+    ("name", "faster"),
+    [
+        ("", True),
+        ("all", True),
+        ("AVX512_CORE_BF16", True),
+        ("AVX512_CORE_AMX", True),
+        ("AVX512_CORE", False),
+        ("AVX2", False),
+    ],
+)
+def test_bf16_is_not_faster_where_onednn_may_not_use_its_instructions(monkeypatch, name, faster):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", name)
+    assert cpu_bf16_is_faster.__wrapped__() == faster
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not cpu_bf16_is_faster.__wrapped__()
 
 
 def test_bf16_embeddings_point_the_same_way_and_labels_hardly_move(photos, clip_file, tmp_path):

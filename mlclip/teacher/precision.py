@@ -5,6 +5,7 @@ The text encoder always runs in float32, and so do cosines and everything after 
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 
 import torch
@@ -39,7 +40,12 @@ def choose_precision(name: str, device: torch.device, encoder: nn.Module) -> str
 def cpu_bf16_is_faster() -> bool:
     """Whether this CPU has instructions for bf16 products (AVX-512 BF16 or AMX), which are about twice as fast as float32 ones.
 
-    The instructions decide and not a measurement: a busy moment must not change which numbers a run computes.
+    The instructions decide and not a measurement: a busy moment must not change which numbers a run computes. False where torch's
+    oneDNN, which has these products, is off or may not use the instructions (ONEDNN_MAX_CPU_ISA).
     """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
+    allowed = limit in ("", "ALL", "DEFAULT") or any(part in limit for part in ("BF16", "FP16", "AMX", "AVX10"))
+    if not (allowed and torch.backends.mkldnn.is_available()):
+        return False
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check() for check in checks if check)
