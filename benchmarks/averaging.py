@@ -32,7 +32,8 @@ from mlclip.progress import SILENT
 from mlclip.student.checkpoint import Checkpoint
 from mlclip.student.model import Classifier
 from mlclip.student.predict import predict
-from mlclip.training.state import TrainingState, start_training
+from mlclip.training.start import start_training
+from mlclip.training.state import TrainingState
 from mlclip.training.weight_average import start_average
 from mlclip.training.weight_step import weight_epoch
 

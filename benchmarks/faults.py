@@ -15,6 +15,7 @@ refused, how many were read, the largest growth of memory, and the longest time.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import io
 import json
 import random
@@ -53,7 +54,8 @@ from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from mlclip.student.model import Classifier
 from mlclip.student.onnx_model import load_onnx
 from mlclip.teacher.embedding_store import MANIFEST, Store, StoreKey
-from mlclip.training.state import identity_of, start_training
+from mlclip.training.identity import identity_of
+from mlclip.training.start import start_training
 
 FLOOR, GROWTH = 64 << 20, 40  # bytes; times the size of the file
 PICTURE = 2 << 30  # bytes: a picture may have MAX_PIXELS pixels, in RGB, RGBA and as read
@@ -157,7 +159,7 @@ def _training_folder(path: Path) -> Labels:
 def _resume(path: Path) -> None:
     from mlclip.distributed import Distributed
     from mlclip.progress import SILENT
-    from mlclip.training.state import save_state
+    from mlclip.training.resume import save_state
 
     state = start_training(_training_folder(path), SMALL, True, Distributed(), SILENT)
     for parameter in state.model.parameters():
@@ -400,6 +402,13 @@ def _status(field_name: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field_name}:"))
 
 
+def _give_back_freed_memory() -> None:
+    """Return the memory that this process has freed to the system, with glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
+
+
 def growth_of(action: Callable[[], Any]) -> tuple[int, BaseException | None]:
     """By how many bytes the memory of the process grows at most during `action`, and the exception it raises.
 
@@ -407,6 +416,7 @@ def growth_of(action: Callable[[], Any]) -> tuple[int, BaseException | None]:
     """
     exact, error = Path("/proc/self/clear_refs").exists(), None
     if exact:
+        _give_back_freed_memory()  # else `action` can use it, and nothing grows
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS") if exact else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     try:

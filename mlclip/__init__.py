@@ -11,8 +11,9 @@ The public names are looked up on first use, so that `import mlclip` stays free 
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .lazy_names import lazy_names
 
 __version__ = "0.1.0"
 
@@ -70,16 +71,4 @@ _MODULE_OF = {
     "Checkpoint": "student.checkpoint",
     "Classifier": "student.model",
 }
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'mlclip' has no attribute {name!r}")
-    value = getattr(import_module(f"mlclip.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__all__, __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -113,10 +113,17 @@ def remove_temporaries(folder: Path) -> None:
 
 def _is_left(file: str, *, machine: str, process: int) -> bool:
     """Whether no process writes this temporary file any more."""
-    with suppress(OSError):
-        if time.time() - os.stat(file).st_mtime > STALE_SECONDS:
-            return True
+    if is_stale(file):
+        return True
     return machine == _machine() and not _is_running(process)
+
+
+def is_stale(file: str | Path) -> bool:
+    """Whether a temporary file was last written more than STALE_SECONDS ago. False if it does not exist any more."""
+    try:
+        return time.time() - os.stat(file).st_mtime > STALE_SECONDS
+    except OSError:
+        return False
 
 
 @lru_cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,6 @@ def own_cache(tmp_path_factory, monkeypatch) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MLCLIP_CACHE", str(folder))
     return folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def freed_memory_goes_back() -> Iterator[None]:
-    """A command that runs inside a test process keeps no freed memory there: tests after it could miss a growth of memory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlclip.cli.keep_freed_memory", lambda: False)
-        yield
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 import mlclip
+import mlclip.clip
+import mlclip.images
 from mlclip.cli import _status
 from mlclip.config import InputError, OptionError
 from mlclip.demo import write_scenes
@@ -107,12 +109,14 @@ def test_public_names_are_listed_without_importing_torch():
     assert (Path(mlclip.__file__).parent / "py.typed").is_file()
 
 
-def test_type_checkers_see_every_public_name():
-    text = Path(mlclip.__file__).read_text()
-    for name in mlclip.__all__:
+@pytest.mark.parametrize("package", [mlclip, mlclip.clip, mlclip.images], ids=lambda package: package.__name__)
+def test_every_public_name_exists_and_type_checkers_see_it(package):
+    text = Path(package.__file__).read_text()
+    for name in package.__all__:
         assert f"import {name} as {name}" in text, name
-    with pytest.raises(AttributeError, match="nothing"):
-        mlclip.nothing  # noqa: B018
+        assert getattr(package, name) is vars(package)[name]  # kept after the first use
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        package.nothing  # noqa: B018
 
 
 def test_the_quickstart_runs(tmp_path):

@@ -10,7 +10,7 @@ import unicodedata
 import pytest
 
 from mlclip.config import InputError
-from mlclip.labels import class_files, class_tree
+from mlclip.labels import class_files, class_tree, simple_yaml
 from mlclip.labels.class_choice import find_classes, find_contrast
 from mlclip.labels.class_names import as_prompts, parse_classes
 
@@ -27,7 +27,7 @@ def refused(tmp_path, text, *words, name="c.txt"):
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in (name, *words)), error.value
 
 
-@pytest.mark.parametrize("module", [class_files, class_tree])
+@pytest.mark.parametrize("module", [class_files, class_tree, simple_yaml])
 def test_the_examples_in_the_docstrings_are_correct(module):
     result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0

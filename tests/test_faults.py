@@ -183,8 +183,9 @@ def test_if_no_photo_can_be_read_nothing_is_written(command, tmp_path, sources):
 def test_photos_that_vanish_after_they_were_listed_are_skipped_by_every_command(
     command, photos, model_file, monkeypatch
 ):
-    from mlclip import api, images
-    from mlclip.training import state
+    from mlclip import images
+    from mlclip.api import inputs
+    from mlclip.training import start
 
     def vanish(find):
         def listed(*arguments):
@@ -195,8 +196,8 @@ def test_photos_that_vanish_after_they_were_listed_are_skipped_by_every_command(
         return listed
 
     picture = (photos / "03.jpg").read_bytes()
-    monkeypatch.setattr(api, "find_images", vanish(images.find_images))
-    monkeypatch.setattr(state, "labelled_photos", vanish(state.labelled_photos))
+    monkeypatch.setattr(inputs, "find_images", vanish(images.find_images))
+    monkeypatch.setattr(start, "labelled_photos", vanish(start.labelled_photos))
     commands = [
         ["pseudolabel", "photos", "--clip", "CLIP", "--classes", "red,green,blue"],
         [

@@ -361,12 +361,3 @@ def test_finding_and_cutting_photos_does_not_import_torch(photos):
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, photos[0].file], check=True)
-
-
-def test_every_public_name_of_the_package_exists():
-    import mlclip.images
-
-    for name in mlclip.images.__all__:
-        getattr(mlclip.images, name)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        mlclip.images.nothing  # noqa: B018

@@ -27,7 +27,7 @@ from mlclip.teacher.embedding_store import clear_stores, list_stores
 from mlclip.training.loop import resume_file, train
 from mlclip.training.probe import fit_probe
 from mlclip.training.random_crop import SMALLEST, crop_boxes, crops
-from mlclip.training.state import start_training
+from mlclip.training.start import start_training
 from mlclip.training.weight_step import epoch_batches
 
 PROBE = TrainConfig(method="probe", arch="resnet18", init="none", size=64)

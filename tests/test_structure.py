@@ -16,6 +16,7 @@ LEVELS = {
     0: {
         "config",
         "files",
+        "lazy_names",
         "schema",
         "spelling",
         "progress",

@@ -32,7 +32,7 @@ from mlclip.training.label_step import label_step
 from mlclip.training.loop import resume_file, train
 from mlclip.training.plan import duration
 from mlclip.training.precision import choose_training_precision, fast_convolutions
-from mlclip.training.state import start_training
+from mlclip.training.start import start_training
 from mlclip.training.weight_average import start_average
 from mlclip.training.weight_step import weight_step
 
@@ -312,7 +312,7 @@ def test_resuming_with_other_settings_or_labels_is_an_error_that_names_every_dif
 
 def test_a_refused_resume_builds_no_model_and_prints_nothing(labels, tmp_path, monkeypatch):
     interrupt_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
-    monkeypatch.setattr("mlclip.training.state.new_student", None)
+    monkeypatch.setattr("mlclip.training.start.new_student", None)
     messages = Messages()
     rest = {"num_workers": 0, "resume": True, "progress": messages}
     with pytest.raises(InputError, match="`lr` was"):

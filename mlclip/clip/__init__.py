@@ -1,6 +1,23 @@
 """CLIP: a weight file becomes an image encoder and a text encoder. The names are looked up on first use."""
 
-from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .fetch import download as download
+    from .load import load_clip as load_clip
+    from .model import CLIP as CLIP
+    from .model import build_clip as build_clip
+    from .registry import MODELS as MODELS
+    from .registry import Entry as Entry
+    from .registry import available_models as available_models
+    from .registry import cached_weights as cached_weights
+    from .registry import is_cached as is_cached
+    from .registry import model_path as model_path
+    from .tokenizer import count_tokens as count_tokens
+    from .tokenizer import tokenize as tokenize
+    from .weights import read_state_dict as read_state_dict
 
 _MODULE_OF = {
     "CLIP": "model",
@@ -17,10 +34,4 @@ _MODULE_OF = {
     "cached_weights": "registry",
     "download": "fetch",
 }
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'mlclip.clip' has no attribute {name!r}")
-    return getattr(import_module(f"mlclip.clip.{_MODULE_OF[name]}"), name)
+__all__, __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

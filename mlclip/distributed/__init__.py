@@ -3,6 +3,7 @@
 from .ranks import Distributed
 from .start import (
     choose_device,
+    describe_device,
     rank_device,
     restarted,
     start_distributed,
@@ -13,6 +14,7 @@ from .start import (
 __all__ = [
     "Distributed",
     "choose_device",
+    "describe_device",
     "rank_device",
     "restarted",
     "start_distributed",

@@ -9,6 +9,7 @@ import uuid
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise InputError('`device="mps"` does not exist on this machine. Use cpu or auto.')
     return chosen
+
+
+def describe_device(device: torch.device) -> str:
+    """The device and what computes on it, for a message."""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'' if count == 1 else 's'}" if device.type == "cpu" else ""
+    return f"device {device}{threads}, torch {torch.__version__}"
 
 
 def start_distributed(device: str | torch.device = "auto") -> Distributed:
@@ -108,9 +116,15 @@ def status_for_launcher(status: int) -> int:
 
 @cache
 def _join(rank: int, size: int) -> Notices | None:
-    """Join the process group. None if the caller has already joined one."""
+    """Join the process group, and leave it when the process ends. None if the caller has already joined one.
+
+    A script that ends inside the group is sometimes aborted: a thread of gloo still frees a tensor while Python ends.
+    """
     if dist.is_initialized():
         return None
+    # Its functions have the group as a default, if there is one when it is imported. No thread of that group would ever end.
+    import_module("torch.distributed.nn.functional")
+
     with lost_machines_noticed():
         try:
             store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=JOIN))
@@ -121,7 +135,7 @@ def _join(rank: int, size: int) -> Notices | None:
         store.set_timeout(WAIT)
         group = dist.PrefixStore(f"{name}-group", store)
         dist.init_process_group("gloo", store=group, rank=rank, world_size=size, timeout=WAIT)
-    atexit.register(stop_distributed)  # a script that ends inside the group is sometimes aborted by gloo's threads
+    atexit.register(stop_distributed)
     return Notices(dist.PrefixStore(f"{name}-notices", store))
 
 

@@ -3,8 +3,9 @@
 Only `loader` and `overlay` import torch.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from .decode import BACKGROUND as BACKGROUND
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from .decode import SEVERAL as SEVERAL
     from .decode import Unreadable as Unreadable
     from .decode import open_image as open_image
-    from .find import STORE_MARK as STORE_MARK
-    from .find import SUFFIXES as SUFFIXES
     from .find import Found as Found
     from .find import Photo as Photo
     from .find import Skip as Skip
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from .loader import collate_parts as collate_parts
     from .loader import photo_batches as photo_batches
     from .loader import view_pixels as view_pixels
+    from .sources import STORE_MARK as STORE_MARK
+    from .sources import SUFFIXES as SUFFIXES
     from .views import Box as Box
     from .views import crop_size as crop_size
     from .views import read_views as read_views
@@ -39,8 +40,8 @@ _MODULE_OF = {
     "SEVERAL": "decode",
     "Unreadable": "decode",
     "open_image": "decode",
-    "STORE_MARK": "find",
-    "SUFFIXES": "find",
+    "STORE_MARK": "sources",
+    "SUFFIXES": "sources",
     "Found": "find",
     "Photo": "find",
     "Skip": "find",
@@ -60,12 +61,4 @@ _MODULE_OF = {
     "tile_boxes": "views",
     "view_array": "views",
 }
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'mlclip.images' has no attribute {name!r}")
-    value = getattr(import_module(f"mlclip.images.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__all__, __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

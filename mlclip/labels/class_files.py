@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..config import InputError
 from ..files import parse_json
+from .simple_yaml import unquoted, yaml_names
 
 _DROPPED = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width: space, word joiner, byte-order mark
 _ENDS = "\u200c\u200d\u200e\u200f"  # joiners and direction marks; inside a name they have a meaning
@@ -28,7 +29,6 @@ _SYNSET = re.compile(r"(n\d{8})[\s,:]+(\S.*)")
 _SYNSET_LAST = re.compile(r"(.*\S)[\s,:]+(n\d{8})")
 _MID = re.compile(r"(/[mgt]/\w+)[\s,]+(\S.*)")
 _GROUP = re.compile(r"exclusive\s*:(.*)", re.IGNORECASE)
-_YAML_NAMES = re.compile(r"""(?:names|"names"|'names')\s*:(.*)""")
 
 
 class ClassFile(NamedTuple):
@@ -123,101 +123,6 @@ def _texts(names: Iterable[Any], source: str) -> list[str]:
     return [escaped(name) for name in names]
 
 
-# -- YAML
-
-
-def yaml_names(text: str, source: str) -> dict[int, str] | None:
-    """{number: name} of `names:` in the simple YAML that YOLO's tools write: a list or numbers with names, in either form.
-
-    None if there is no `names:`. Raises InputError for a value that is neither.
-
-    >>> yaml_names("nc: 2\\nnames: ['cat', \\"dog\\"]  # two", "data.yaml")
-    {0: 'cat', 1: 'dog'}
-    >>> yaml_names("names:\\n  0: cat\\n  5: dog\\nnc: 2", "data.yaml")
-    {0: 'cat', 5: 'dog'}
-    """
-    lines = text.splitlines()
-    start = next((number for number, line in enumerate(lines) if _YAML_NAMES.fullmatch(line.rstrip())), None)
-    if start is None:
-        return None
-    value = _without_comment(_YAML_NAMES.fullmatch(lines[start].rstrip())[1])
-    if value[:1] in ("[", "{"):
-        rest = [_without_comment(line) for line in lines[start + 1 :]]
-        items = _flow_items(" ".join([value, *rest]), source)
-    elif value:
-        raise InputError(f"{source}: `names:` is neither a list nor numbers with names. Correct it.")
-    else:
-        items = _block_items(lines[start + 1 :])
-    return _numbered_items(items, source)
-
-
-def _without_comment(line: str) -> str:
-    """A line of YAML without the comment at its end; a `#` in quotes stays."""
-    quote = ""
-    for at, c in enumerate(line):
-        if quote:
-            quote = "" if c == quote else quote
-        elif c in "\"'" and (at == 0 or line[at - 1] in " ,[{:-"):
-            quote = c
-        elif c == "#" and (at == 0 or line[at - 1].isspace()):
-            return line[:at].strip()
-    return line.strip()
-
-
-def _flow_items(text: str, source: str) -> list[str]:
-    """The items of `[a, 'b, c']` or `{0: a}`, up to the closing bracket."""
-    end, items, item, quote = {"[": "]", "{": "}"}[text[0]], [], "", ""
-    last = ""  # the last character of the item that is not a space
-    for c in text[1:]:
-        if not quote and c in (end, ","):
-            items.append(item.strip())
-            item = last = ""
-            if c == end:
-                return [item for item in items if item]
-            continue
-        if quote:
-            quote = "" if c == quote else quote
-        elif c in "\"'" and last in ("", ":"):
-            quote = c
-        item += c
-        last = last if c.isspace() else c
-    raise InputError(f"{source}: the list of `names:` has no closing {end}. Correct it.")
-
-
-def _block_items(lines: list[str]) -> list[str]:
-    """The lines below `names:` that belong to it: `- cat`, or `0: cat` with spaces in front."""
-    items = []
-    for line in lines:
-        text = _without_comment(line)
-        if not text:
-            continue
-        if not line[0].isspace() and not line.startswith("-"):
-            break
-        items.append(text[1:].strip() if text.startswith("-") else text)
-    return items
-
-
-def _numbered_items(items: list[str], source: str) -> dict[int, str]:
-    keyed = [re.fullmatch(r"""["']?(\d{1,9})["']?\s*:\s*(.*)""", item) for item in items]
-    pairs = list(enumerate(map(_unquoted, items)))
-    if items and all(keyed):
-        pairs = [(int(match[1]), _unquoted(match[2])) for match in keyed]
-    if len(dict(pairs)) < len(pairs) or not all(name for _, name in pairs):
-        raise InputError(f"{source}: `names:` has a number twice or a blank name. Correct it.")
-    return dict(pairs)
-
-
-def _unquoted(text: str) -> str:
-    if len(text) > 1 and text[0] == text[-1] == "'":
-        return text[1:-1].replace("''", "'")
-    if len(text) > 1 and text[0] == text[-1] == '"':
-        try:
-            return str(json.loads(text))
-        except ValueError:
-            return text[1:-1]
-    return text
-
-
 # -- lines
 
 
@@ -300,7 +205,7 @@ def _without_ids(lines: list[str], source: str) -> tuple[list[str], str]:
     for pattern, id, name, split in ((_SYNSET, 1, 2, ","), (_SYNSET_LAST, 2, 1, ","), (_MID, 1, 2, None)):
         found = _all(pattern, lines)
         if found:
-            pairs = [(match[id], _unquoted(match[name]) if split is None else match[name]) for match in found]
+            pairs = [(match[id], unquoted(match[name]) if split is None else match[name]) for match in found]
             return _distinct(pairs, _first_of if split else str), (
                 "the ids beside the names are left out"
                 + "; of several names of an id, the first is taken" * bool(split)

@@ -4,7 +4,7 @@ A name that ends in .safetensors makes a file of that format, with the same cont
 
 `model.pt` is {"format": "mlclip.model", "version": 1, "arch", "classes", "size", "thresholds", "weights", "meta"} of
 plain containers and tensors. With the arch clip-head, "clip" and "grids" say which CLIP and which views the head needs; CLIP's
-weights are not in the file. The state of an unfinished training is a separate file, see `training/state.py`.
+weights are not in the file. The state of an unfinished training is a separate file, see `training/resume.py`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from torch import Tensor
 from ..clip.weights import read_safetensors
 from ..config import InputError
 from ..files import atomic, parse_json
-from ..schema import SCHEMAS, is_list_of, is_number
+from ..schema import SCHEMAS
+from ..schema.values import is_list_of, is_number
 
 FORMAT, VERSION = "mlclip.model", 1
 SUFFIX = ".safetensors"

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -28,10 +27,10 @@ from torch import Tensor
 from ..clip.pixels import OPENAI, Pixels
 from ..config import InputError
 from ..files import (
-    STALE_SECONDS,
     TEMPORARY,
     atomic,
     cache_folder,
+    is_stale,
     load_plain,
     locked,
     parse_json,
@@ -211,8 +210,8 @@ def token_file(folder: Path, name: str) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files and tokens of processes that were killed. The caller holds the lock."""
     for file in _files(folder, _TEMPORARY):
-        with suppress(OSError):
-            if time.time() - file.stat().st_mtime > STALE_SECONDS:
+        if is_stale(file):
+            with suppress(OSError):
                 file.unlink()
 
 

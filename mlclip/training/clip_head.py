@@ -28,8 +28,10 @@ from ..teacher.embedding_store import Store, is_store
 from ..teacher.facts import check_same_teacher
 from ..teacher.scoring import Teacher
 from ..teacher.view_batches import ViewBatches
+from .identity import identity_of, model_meta
 from .probe import FittedHead, report_fit
-from .state import corrected_photos, identity_of, label_weights, model_meta, training_photos
+from .start import training_photos
+from .state import corrected_photos, label_weights
 
 GRIDS = (1, 2, 3)  # the views for labels that do not come from CLIP
 

@@ -22,11 +22,13 @@ from ..teacher.scoring import Teacher
 from .clip_head import train_clip_head
 from .crop_labels import crop_scorer_for
 from .epoch_log import EpochLog, epoch_line
+from .identity import model_meta
 from .input_cache import open_input_cache, remove_input_cache
 from .label_step import epoch_facts, label_step, predict_all, refined_labels, update_labels
 from .local_views import Annotated
 from .plan import plan_line
 from .probe import start_from_probe, train_probe
+from .resume import resume_file, save_state
 from .schedule import (
     changes_labels,
     label_step_due,
@@ -35,7 +37,8 @@ from .schedule import (
     schedule_warnings,
     training_is_over,
 )
-from .state import TrainingState, model_meta, resume_file, save_state, share_skipped, start_training
+from .start import start_training
+from .state import TrainingState, share_skipped
 from .weight_step import weight_epoch
 
 

@@ -27,15 +27,9 @@ from ..student.consistency import fitted_thresholds
 from ..student.features import photo_features
 from ..student.model import Classifier
 from .epoch_log import REPORT_ONLY, write_rows
-from .state import (
-    TrainingState,
-    corrected_photos,
-    identity_of,
-    label_weights,
-    model_meta,
-    new_model,
-    training_photos,
-)
+from .identity import identity_of, model_meta
+from .start import new_model, training_photos
+from .state import TrainingState, corrected_photos, label_weights
 
 
 @dataclass(frozen=True)

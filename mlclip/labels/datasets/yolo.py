@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...config import InputError
-from ..class_files import yaml_names
 from ..class_names import parse_classes
+from ..simple_yaml import yaml_names
 from ..table import Labels
 from .source import (
     Box,

@@ -1,0 +1,190 @@
+"""Pseudo labels and photos to a student."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, InputError, OptionError, TableOptions, TrainConfig
+from ..distributed import Distributed, describe_device, restarted, start_distributed
+from ..files import cache_folder, locked
+from ..labels.corrections import Corrections, correct, read_corrections
+from ..labels.datasets import read_boxes
+from ..labels.matching import match_tables, refuse_small_match
+from ..labels.metrics import truth_for
+from ..labels.table import Labels, read_labels
+from ..line_progress import LineProgress
+from ..progress import SILENT, Progress
+from .evaluation import name_of, read_known
+from .inputs import config_of, workers_or_default
+
+if TYPE_CHECKING:
+    from ..student.checkpoint import Checkpoint
+    from ..teacher.scoring import Teacher
+
+
+def train(
+    labels: Labels | str | Path = LABELS_FILE,
+    output: str | Path = MODEL_FILE,
+    *,
+    root: str | Path | None = None,
+    clip: str | None = None,
+    other_teacher: bool = False,
+    boxes: str | None = None,
+    corrections: Corrections | str | Path | None = None,
+    truth: Labels | str | Path | None = None,
+    partial: bool = False,
+    tables: TableOptions | None = None,
+    save_labels: str | Path | None = None,
+    resume: bool = False,
+    offline: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    num_workers: int | None = None,
+    distributed: Distributed | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Checkpoint:
+    """Train a student on labels and their photos, as `mlclip train` does, and write it to `output`.
+
+    `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
+    labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR", "coco:FILE" or another form of
+    `read_boxes`, for `local_views` "boxes" and "around". `corrections`: a file of lines `path,class,value`, or {path: {class: 1 or 0}};
+    these labels do not change and count `correction_weight` times. `truth` adds mAPs to the report of every epoch and changes
+    nothing else; `partial` accepts one of which less than half matches. `tables` says how a .csv of another program is read; its
+    `split` chooses rows of the labels. `resume` continues after the last finished epoch of a stopped training. `settings` are
+    fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the main one reads the labels, `truth` and
+    `boxes` for all; every rank reads the photos. A job that torchrun restarts continues as with `resume`, unless `overwrite`
+    is set. Raises InputError.
+    """
+    from ..training.loop import train as train_student
+
+    distributed = distributed or start_distributed(device)
+    config = train_config(settings, distributed.device.type)
+    if save_labels and not isinstance(labels, Labels) and _same_file(save_labels, labels):
+        raise OptionError(f"`save_labels` {save_labels} would replace the labels that are read; choose another file")
+    progress, output = progress or LineProgress(), Path(output)
+    lock = output.with_name(f".{output.name}.lock")
+    with distributed.session(), ExitStack() as locks:
+        table, known, annotated = distributed.on_main(
+            lambda: (
+                *_labels_and_truth(labels, truth, tables or TableOptions(), partial, progress, corrections),
+                _boxes(config, boxes),
+            )
+        )
+        for note in annotated.notes if annotated else []:
+            progress.log(note)
+        if root:
+            table = replace(table, root=os.fspath(root))
+        progress.detail(
+            f"labels of {len(table)} photos in {table.root}; {describe_device(distributed.device)}; cache {cache_folder()}"
+        )
+        with distributed.together():
+            if distributed.is_main:
+                locks.enter_context(locked(lock, str(output)))
+            teacher = _update_teacher(config, table, clip, offline, distributed, progress)
+        return train_student(
+            table,
+            output,
+            config=config,
+            teacher=teacher,
+            other_teacher=other_teacher,
+            annotated=annotated,
+            truth=known,
+            save_labels=save_labels,
+            resume=resume or (any(distributed.all_gather(restarted())) and not overwrite),
+            overwrite=overwrite,
+            offline=offline,
+            num_workers=workers_or_default(num_workers),
+            distributed=distributed,
+            progress=progress,
+        )
+
+
+def train_config(settings: dict[str, Any], device_type: str) -> TrainConfig:
+    """The settings of a training: those given, and where nothing is given, those of the preset for the device ("cpu", "cuda", ...)."""
+    preset = settings.get("preset") or ("laptop" if device_type == "cpu" else "paper")
+    return config_of(TrainConfig, {**settings, "preset": preset})
+
+
+def _labels_and_truth(
+    labels: Labels | str | Path,
+    truth: Labels | str | Path | None,
+    tables: TableOptions,
+    partial: bool,
+    progress: Progress,
+    corrections: Corrections | str | Path | None,
+) -> tuple[Labels, Labels | None]:
+    """The corrected labels, and the true labels of their photos with the same names; a line about what matched."""
+    table = labels if isinstance(labels, Labels) else read_labels(labels, tables, progress=progress)
+    table = _corrected(table, corrections, progress)
+    if truth is None:
+        return table, None
+    known = read_known(truth, table.classes, replace(tables, split=None), progress)
+    match = match_tables(table, known)
+    first, second = name_of(labels, "the labels"), name_of(truth, "the truth")
+    refuse_small_match(match, first, second, partial=partial)
+    for line in match.summary(first, second):
+        progress.log(line)
+    return table, truth_for(table, known, match)
+
+
+def _corrected(labels: Labels, corrections: Corrections | str | Path | None, progress: Progress) -> Labels:
+    if corrections is None:
+        return labels
+    given = isinstance(corrections, dict)
+    found = correct(labels, corrections if given else read_corrections(corrections))
+    for line in found.summary("corrections" if given else os.fspath(corrections)):
+        progress.log(line)
+    return found.labels
+
+
+def _same_file(first: str | Path, second: str | Path) -> bool:
+    return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+
+
+def _update_teacher(
+    config: TrainConfig, labels: Labels, clip: str | None, offline: bool, distributed: Distributed, progress: Progress
+) -> Teacher | None:
+    """The CLIP that CCD's label update needs: the labels' own unless `clip` names one; None where none is needed."""
+    from ..clip import load_clip
+    from ..teacher.scoring import Teacher
+
+    made = labels.meta.get("clip")
+    head = config.arch == CLIP_HEAD
+    if not (config.updates_labels or head):
+        if clip:
+            raise OptionError(
+                '`clip` is only used by `method="ccd"` with a label update and `arch="clip-head"`; remove it'
+            )
+        return None
+    if head and not (clip or made):
+        raise InputError(f'`arch="{CLIP_HEAD}"`: the labels do not say which CLIP made them. Pass one as `clip`.')
+    if not (clip or made):
+        return None
+    told = progress if distributed.is_main else SILENT
+    model = load_clip(clip or made["name"], **_as_made(made, clip), offline=offline, progress=told)
+    made = made or {}
+    precision = made.get("precision", "fp32")
+    on_cpu = distributed.device.type == "cpu"
+    if head:  # the labels' own precision, so that their store can be used
+        return Teacher(model, distributed.device, "auto" if not made or (on_cpu and precision == "fp16") else precision)
+    return Teacher(model, distributed.device, precision if on_cpu else "auto")
+
+
+def _as_made(made: dict | None, clip: str | None) -> dict[str, Any]:
+    """The activation and pixels that the labels were made with, for `load_clip`. Another CLIP than theirs has its own."""
+    from ..clip.pixels import pixels_of
+
+    if not made or (clip and clip != made["name"] and not Path(clip).is_file()):
+        return {}
+    return {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
+
+
+def _boxes(config: TrainConfig, boxes: str | None) -> Any:
+    if (config.local_views in config.ANNOTATED_VIEWS) != (boxes is not None):
+        raise OptionError('`local_views="boxes"` or "around" and `boxes` belong together: pass both, or neither')
+    return read_boxes(boxes) if boxes is not None else None

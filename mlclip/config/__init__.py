@@ -1,0 +1,58 @@
+"""The settings of labelling, training, export and tables, and the one error that a user can cause. No torch here.
+
+Each setting is one dataclass field: its default, its help text, its choices and the methods that use it. The command line
+builds its options from these fields.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .errors import InputError, OptionError
+from .export import ExportConfig
+from .fields import used_settings
+from .labelling import LARGEST_KIND, NAMED_KINDS, PseudolabelConfig
+from .tables import TableOptions
+from .training import (
+    ARCHS,
+    AVERAGED,
+    CLIP_ARCH,
+    CLIP_HEAD,
+    LARGEST_SEED,
+    LARGEST_SIZE,
+    PAPER_SCHEDULES,
+    PRESETS,
+    TrainConfig,
+)
+
+LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`
+MODEL_FILE = "model.pt"  # default output of `mlclip train`, default input of `predict`, `calibrate` and `export`
+
+
+def default_workers() -> int:
+    """Dataloader workers, or threads that decode photos, where the user does not say: one per core, at most 8."""
+    return min(8, os.cpu_count() or 1)
+
+
+__all__ = [
+    "ARCHS",
+    "AVERAGED",
+    "CLIP_ARCH",
+    "CLIP_HEAD",
+    "LABELS_FILE",
+    "LARGEST_KIND",
+    "LARGEST_SEED",
+    "LARGEST_SIZE",
+    "MODEL_FILE",
+    "NAMED_KINDS",
+    "PAPER_SCHEDULES",
+    "PRESETS",
+    "ExportConfig",
+    "InputError",
+    "OptionError",
+    "PseudolabelConfig",
+    "TableOptions",
+    "TrainConfig",
+    "default_workers",
+    "used_settings",
+]

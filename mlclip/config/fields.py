@@ -1,0 +1,61 @@
+"""A setting is a dataclass field with its help text, its choices and the methods that use it; what a config checks of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import Field, field, fields
+from typing import Any
+
+from .errors import OptionError
+
+
+def setting(default: Any, help: str, *, methods: tuple[str, ...] = (), **more: Any) -> Any:
+    """A field with its help text. `methods`: the methods that use it; empty for all of them.
+
+    Further metadata: `choices`, the allowed values, `known`, names that are allowed besides files, `if_none`, what happens where
+    the value is None, and `unused_by`, the few methods that do not use a setting of all others.
+    """
+    return field(default=default, metadata={"help": help, "methods": methods, **more})
+
+
+def require(holds: bool, name: str, value: object, wanted: str) -> None:
+    """OptionError with the value of a setting, and what it must be, unless that `holds`."""
+    if not holds:
+        raise OptionError(f"`{name}` is {value}: it must be {wanted}")
+
+
+def require_finite(config: Any) -> None:
+    """OptionError for an infinite number or NaN."""
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        require(not isinstance(value, float) or math.isfinite(value), entry.name, value, "a finite number")
+
+
+def require_choices(config: Any) -> None:
+    """OptionError for a value that is not one of the setting's `choices`."""
+    for entry in fields(config):
+        value, choices = getattr(config, entry.name), entry.metadata.get("choices")
+        require(choices is None or value in choices, entry.name, value, f"one of {', '.join(choices or ())}")
+
+
+def _methods_of(entry: Field, config: Any) -> tuple[str, ...]:
+    """The methods that use a setting."""
+    unused_by = entry.metadata.get("unused_by", ())
+    return entry.metadata["methods"] or tuple(method for method in config.METHODS if method not in unused_by)
+
+
+def used_settings(config: Any) -> dict[str, Any]:
+    """The settings that the method of `config` uses, by name, in the order of the fields."""
+    used = [entry.name for entry in fields(config) if config.method in _methods_of(entry, config)]
+    return {name: getattr(config, name) for name in used}
+
+
+def refuse_unused(config: Any) -> None:
+    """OptionError for a changed setting that belongs to another method and would be ignored silently."""
+    for entry in fields(config):
+        name, methods = entry.name, _methods_of(entry, config)
+        if config.method not in methods and getattr(config, name) != entry.default:
+            use = " or ".join(f'`method="{method}"`' for method in methods)
+            raise OptionError(
+                f'`{name}` has no effect with `method="{config.method}"`. Use {use}, or do not set `{name}`.'
+            )

@@ -1,0 +1,128 @@
+"""The settings of labelling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from .fields import refuse_unused, require, require_choices, require_finite, setting
+
+NAMED_KINDS = ("views", "cells")  # of views, for dense labels; any other kind is a number
+LARGEST_KIND = 8  # the largest multiple of CLIP's input size
+
+_CDUL, _CCD, _CENTRED, _DENSE = ("cdul",), ("ccd",), ("centred", "dense"), ("dense",)  # methods of labelling
+
+
+@dataclass(frozen=True)
+class PseudolabelConfig:
+    """How view embeddings become pseudo labels. The defaults of a paper's method are the paper's."""
+
+    METHODS = ("cdul", "ccd", "centred", "dense")
+    PARTS = ("final", "global", "aggregate")
+
+    method: str | None = setting(
+        None,
+        "centred: views of several sizes; the mean level of each class is subtracted first. cdul: the whole photo and its "
+        "snippets (crops on a grid), fused. ccd: the whole photo at a larger size, debiased. dense: as centred, and also every "
+        "cell of CLIP's feature maps.",
+        choices=METHODS,
+        if_none="dense for a CLIP with a ResNet, else centred",
+    )
+    part: str = setting(
+        "final", "The final labels, or one of the two parts they combine.", methods=_CDUL, choices=PARTS
+    )
+    snippets: int = setting(3, "n of the n×n grid of snippets.", methods=_CDUL)
+    zeta: float = setting(
+        0.5,
+        "Threshold ζ: a class whose highest snippet score reaches it takes that maximum, any other class its minimum. "
+        "0 always takes the maximum.",
+        methods=_CDUL,
+    )
+    disagreement: float = setting(
+        0.0, "λ: weight of |global − aggregate| in the final labels (the paper's supplement).", methods=_CDUL
+    )
+    view_size: int | None = setting(
+        None,
+        "Side of the photo after resizing, in pixels.",
+        methods=_CCD,
+        if_none="10/7 of CLIP's input size",  # 448 -> 640
+    )
+    max_entropy: float = setting(2.0, "A photo is confident up to this entropy, in nats.", methods=_CCD)
+    floor: float = setting(0.05, "Scores below this value are raised to it before debiasing.", methods=_CCD)
+    debias: bool = setting(True, "Divide the scores by the bias of each class.", methods=_CCD)
+    grids: tuple[int, ...] = setting(
+        (1, 2, 3), "The views: an n×n grid for each n; 1 is the whole photo.", methods=_CENTRED
+    )
+    rank_scale: float = setting(
+        0.4, "Scale of the softmax within a view, as a multiple of CLIP's logit scale.", methods=_CENTRED
+    )
+    prior_photos: float = setting(
+        30.0,
+        "Weight of the other classes when the scores of one class are fitted, as a number of photos.",
+        methods=_CENTRED,
+    )
+    profiles: bool = setting(
+        True,
+        "Also compare each view with the profile of each class, learned from the views that clearly show it. With dense: each "
+        "cell, too.",
+        methods=_CENTRED,
+    )
+    kinds: tuple[str, ...] = setting(
+        ("views", "cells", "2"),
+        "What is averaged: views (the centred labels), cells (those of the same views, without a further pass), and numbers: the "
+        "cells of the whole photo at that multiple of CLIP's input size, each with a further pass.",
+        methods=_DENSE,
+    )
+    attention: str = setting(
+        "key",
+        "With a transformer: which patches its last block mixes for the cells. identity: none. query, key: those with similar "
+        "queries or keys.",
+        methods=_DENSE,
+        choices=("identity", "query", "key"),
+    )
+    compound: bool = setting(
+        False,
+        'Also encode a prompt such as "cat and dog" for every pair of names, and give a class what its pairs have in common. '
+        "For up to 400 names; it costs nothing per photo.",
+    )
+    temperature: float | None = setting(None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights")
+
+    def __post_init__(self):
+        if self.method is None:
+            dense = any(s.metadata["methods"] == _DENSE and getattr(self, s.name) != s.default for s in fields(self))
+            object.__setattr__(self, "method", "dense" if dense else "centred")
+        require_choices(self)
+        require(1 <= self.snippets <= 16, "snippets", self.snippets, "from 1 to 16")
+        require(0 <= self.zeta <= 1, "zeta", self.zeta, "from 0 (always the maximum) to 1")
+        require(self.temperature is None or self.temperature > 0, "temperature", self.temperature, "above 0")
+        require(0 <= self.disagreement <= 1, "disagreement", self.disagreement, "from 0 to 1")
+        require(self.view_size is None or self.view_size >= 32, "view_size", self.view_size, "at least 32 pixels")
+        require(self.max_entropy > 0, "max_entropy", self.max_entropy, "above 0 nats")
+        require(self.rank_scale > 0, "rank_scale", self.rank_scale, "above 0")
+        require(self.prior_photos > 0, "prior_photos", self.prior_photos, "above 0")
+        text, in_range = ",".join(map(str, self.grids)), all(1 <= n <= 16 for n in self.grids)
+        wanted = "different numbers from 1 to 16, such as 1,2,3"
+        require(bool(self.grids) and in_range and len(set(self.grids)) == len(self.grids), "grids", text, wanted)
+        object.__setattr__(self, "grids", tuple(sorted(self.grids)))
+        self._require_kinds()
+        require(0 <= self.floor < 1, "floor", self.floor, "0 or more, and below 1")
+        require_finite(self)
+        refuse_unused(self)
+
+    def _require_kinds(self) -> None:
+        object.__setattr__(self, "kinds", tuple(map(str, self.kinds)))
+        different = {kind if kind in NAMED_KINDS else _number(kind) for kind in self.kinds}
+        holds = bool(self.kinds) and len(different) == len(self.kinds)
+        holds = holds and all(kind in NAMED_KINDS or 0.5 <= kind <= LARGEST_KIND for kind in different)
+        wanted = (
+            f"different ones of {', '.join(NAMED_KINDS)} and numbers from 0.5 to {LARGEST_KIND}, such as views,cells,2"
+        )
+        require(holds, "kinds", ",".join(map(str, self.kinds)), wanted)
+
+
+def _number(text: str) -> float:
+    """The number in a text; NaN if there is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
