@@ -25,6 +25,7 @@ JOIN = timedelta(minutes=30)  # for a rank that has not started yet
 WAIT = timedelta(
     hours=24
 )  # for a rank that has more to do than the others; a rank that ends is noticed at once, a lost machine in minutes
+LAST_MESSAGE = 0.2  # seconds in which gloo frees the tensors of the last message
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -171,8 +172,13 @@ def _nccl_group() -> Any:
 
 
 def stop_distributed() -> None:
-    """Leave the process group, if this process has joined one."""
+    """Leave the process group, if this process has joined one.
+
+    A thread of gloo may still be freeing the tensors of the last message, and needs Python's lock for it. Older versions of torch
+    keep that lock while they wait for the thread, and would wait forever. So the thread gets a moment before.
+    """
     if dist.is_available() and dist.is_initialized():
+        time.sleep(LAST_MESSAGE)
         dist.destroy_process_group()
         _join.cache_clear()
         _nccl_group.cache_clear()
