@@ -32,10 +32,11 @@ def require_finite(config: Any) -> None:
 
 
 def require_choices(config: Any) -> None:
-    """OptionError for a value that is not one of the setting's `choices`."""
+    """OptionError for a value that is not one of the setting's `choices`. None is allowed where it is the default."""
     for entry in fields(config):
         value, choices = getattr(config, entry.name), entry.metadata.get("choices")
-        require(choices is None or value in choices, entry.name, value, f"one of {', '.join(choices or ())}")
+        holds = choices is None or value in choices or (value is None and entry.default is None)
+        require(holds, entry.name, value, f"one of {', '.join(choices or ())}")
 
 
 def _methods_of(entry: Field, config: Any) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
-from .fields import require, setting
+from .fields import require, require_choices, setting
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,7 @@ class TableOptions:
         return replace(self, split=None, empty_cells=None)
 
     def __post_init__(self):
-        for entry in fields(self):
-            value, choices = getattr(self, entry.name), entry.metadata.get("choices")
-            require(
-                choices is None or value in (None, *choices), entry.name, value, f"one of {', '.join(choices or ())}"
-            )
+        require_choices(self)
         if self.encoding is not None:
             try:
                 known = codecs.lookup(self.encoding)._is_text_encoding
