@@ -60,7 +60,9 @@ def test_photos_in_shards_are_found_in_their_order_and_have_the_same_pixels(shar
         assert photo.size == file.stat().st_size
         assert photo.mtime_ns == os.stat(os.path.dirname(photo.file)).st_mtime_ns
         assert (pixels(photo.file) == pixels(file)).all()
-        assert content_hash(photo.file) == content_hash(str(file)) == blake2b(file.read_bytes(), digest_size=16).digest()
+        assert (
+            content_hash(photo.file) == content_hash(str(file)) == blake2b(file.read_bytes(), digest_size=16).digest()
+        )
 
 
 def test_a_shard_a_pattern_a_list_and_a_single_member_name_the_same_photos(shards, tmp_path, monkeypatch):
