@@ -200,6 +200,29 @@ def _try_lock(file: int) -> bool:
 
 
 @contextmanager
+def shared_lock(path: str | Path) -> Iterator[None]:
+    """Let nobody else get the `file_lock` of `path` while this process, and perhaps others, read what it protects.
+
+    Nothing is locked where the file cannot be created, where somebody else holds the lock alone, and on Windows.
+    """
+    if not fcntl:
+        yield
+        return
+    with ExitStack() as stack:
+        file = None
+        with suppress(OSError):
+            file = stack.enter_context(open(path, "a"))
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while others read
+                    os.unlink(path)
+
+
+@contextmanager
 def locked(path: str | Path, what: str) -> Iterator[None]:
     """`file_lock` without waiting: InputError if another process holds the lock. `what` names the protected thing."""
 
@@ -220,10 +243,15 @@ def save_plain(content: Any, path: str | Path) -> None:
 
     with atomic(path) as temporary:
         try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # torch's zip writer raises it when the disk is full
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+        except (OSError, RuntimeError) as error:  # torch's zip writer hides what the system said
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
             raise InputError(
-                f"cannot write {path}: {str(error).splitlines()[0]}. The previous content is unchanged."
+                f"cannot write {path}: {cause.strerror}. The previous content is unchanged. Make room for it, and run the same "
+                "command again."
             ) from error
 
 
