@@ -214,14 +214,11 @@ def shared_lock(path: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: str | Path, what: str, otherwise: str = "choose another output") -> Iterator[None]:
-    """`file_lock` without waiting: InputError if another process holds the lock.
-
-    `what` names the protected thing, `otherwise` what else than waiting helps.
-    """
+def locked(path: str | Path, what: str) -> Iterator[None]:
+    """`file_lock` without waiting: InputError if another process holds the lock. `what` names the protected thing."""
 
     def refuse() -> None:
-        raise InputError(f"another mlclip process is writing {what}. Wait until it ends, or {otherwise}.")
+        raise InputError(f"another mlclip process is writing {what}. Wait until it ends, or choose another output.")
 
     with ExitStack() as stack:
         try:
