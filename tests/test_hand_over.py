@@ -12,10 +12,10 @@ import torch
 import mlclip
 from mlclip.cli import _status
 from mlclip.config import InputError
-from mlclip.student import card, safetensors_file
-from mlclip.student.card import model_card
+from mlclip.student import card
+from mlclip.student import checkpoint as checkpoint_module
+from mlclip.student.card import hand_over, model_card
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from mlclip.student.hand_over import hand_over
 from mlclip.student.model import Classifier
 
 pytest.importorskip("safetensors", reason="the extra mlclip[safetensors] is not installed")
@@ -78,7 +78,7 @@ def with_texts(file, **changes):
     return file
 
 
-@pytest.mark.parametrize("module", [card, safetensors_file])
+@pytest.mark.parametrize("module", [card, checkpoint_module])
 def test_the_examples_in_the_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted and not result.failed
@@ -147,7 +147,7 @@ def test_existing_files_stay_without_overwrite(model, handed, tmp_path, capfd):
         assert "--overwrite" in capfd.readouterr().err
     assert (tmp_path / "n.md").read_text() == "notes" and not (tmp_path / "n.safetensors").exists()
     assert _status(["export", "--model", str(model), "-o", str(handed), "--overwrite"]) == 0
-    assert _status(["export", "--model", str(model), "-o", str(handed), "--overwrite", "--variant", "fp16"]) == 2
+    assert _status(["export", "--model", str(model), "-o", str(handed), "--overwrite", "--variant", "int8"]) == 2
 
 
 CHANGES = [
