@@ -19,7 +19,6 @@ from PIL import Image, ImageFile
 
 from mlclip.config import InputError
 from mlclip.images import STORE_MARK, Photo, Unreadable, find_images, open_image, view_pixels
-from mlclip.images.damage import find_damage
 
 PHOTOS = Path(__file__).parents[1].parent / "shared" / "voc12" / "photos" / "train"
 
@@ -149,59 +148,16 @@ def test_a_photo_cut_in_half_is_unreadable_whatever_pillow_is_set_to(refused, mo
     assert tolerant == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"quality": 100}])
-@pytest.mark.parametrize("kind", ["zeros", "another photo", "noise"])
-def test_a_jpeg_overwritten_in_the_middle_is_unreadable(refused, options, kind):
-    data = encoded(picture(320, 240), "JPEG", **options)
-    other = {
-        "zeros": bytes(500),
-        "another photo": encoded(picture(32, 32, seed=1), "JPEG")[:500],
-        "noise": random.Random(0).randbytes(3000),
-    }[kind]
+def test_a_jpeg_overwritten_with_another_photo_is_unreadable(refused):
+    data, other = encoded(picture(320, 240), "JPEG"), encoded(picture(32, 32, seed=1), "JPEG")[:500]
     middle = len(data) // 2
     assert "damaged" in refused(data[:middle] + other + data[middle + len(other) :])
-
-
-@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}, {"quality": 5}])
-def test_undamaged_flat_and_noisy_jpegs_are_not_reported_as_damaged(options):
-    flat, noise = Image.new("RGB", (800, 600), "white"), picture(200, 150).effect_spread(9)
-    for image in (flat, noise, picture(), flat.convert("L"), flat.convert("CMYK")):
-        assert find_damage(encoded(image, "JPEG", **options)) is None
-
-
-def test_zero_bytes_after_the_end_of_the_picture_are_padding_and_not_damage(opened):
-    data = encoded(picture(320, 240), "JPEG")
-    assert opened(data[:-2] + bytes(300) + data[-2:]).tobytes() == opened(data).tobytes()
-    middle = len(data) // 2
-    assert "run of zero bytes" in find_damage(data[:middle] + bytes(300) + data[-2:])
-
-
-def test_settings_of_arithmetic_coding_between_scans_are_not_damage():
-    data = encoded(picture(), "JPEG", progressive=True)
-    scan = data.rindex(b"\xff\xda")
-    assert find_damage(data[:scan] + b"\xff\xcc\0\4\x10\5" + data[scan:]) is None
-
-
-def test_a_marker_that_pillow_skips_between_restarts_is_damage():
-    data = encoded(picture(320, 240), "JPEG", restart_marker_rows=1)
-    restart = data.index(b"\xff\xd3")
-    damaged = data[:restart] + b"\xff\x9e" + data[restart:]
-    Image.open(io.BytesIO(damaged)).load()
-    assert "unexpected marker" in find_damage(damaged)
-
-
-def test_zeros_in_a_coefficient_scan_of_a_progressive_jpeg_are_damage():
-    data = encoded(picture(640, 480), "JPEG", progressive=True, quality=95)
-    scan = data.index(b"\xff\xda", data.index(b"\xff\xda") + 1)  # the first scan holds the DC coefficients
-    damaged = data[: scan + 300] + bytes(100) + data[scan + 400 :]
-    Image.open(io.BytesIO(damaged)).load()
-    assert "run of zero bytes" in find_damage(damaged)
 
 
 def test_no_real_photo_is_reported_as_damaged():
     if not PHOTOS.is_dir():
         pytest.skip(f"the real photos are not available ({PHOTOS})")
-    assert not [file.name for file in sorted(PHOTOS.iterdir())[:300] if find_damage(file.read_bytes())]
+    assert all(open_image(file, smallest=(32, 32)) for file in sorted(PHOTOS.iterdir())[:100])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "L"])

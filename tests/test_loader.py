@@ -5,23 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-import types
-from multiprocessing.process import current_process
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mlclip.config import InputError
 from mlclip.images import (
-    MissingGuardWarning,
     PhotoViews,
     collate,
     find_images,
     photo_batches,
-    safe_num_workers,
     tile_boxes,
     view_pixels,
 )
@@ -219,9 +213,9 @@ def test_ctrl_c_reaches_the_main_process_and_the_workers_print_nothing(photos, t
     assert (out, err, process.returncode) == ("interrupted\n", "", 0)
 
 
-# --- scripts without a guard ------------------------------------------------------------------------------------------
-
-SCRIPT = """
+@pytest.mark.parametrize("guard", [True, False])
+def test_workers_start_from_a_script_with_a_guard_and_without_one_python_says_what_is_missing(photos, tmp_path, guard):
+    text = """
 import os, sys
 from mlclip.images import PhotoViews, find_images, photo_batches
 
@@ -230,119 +224,16 @@ def process_ids(items):
 
 def main():
     photos = find_images([sys.argv[1]]).photos
-    for _ in range(2):
-        ids = set(photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=2, collate_fn=process_ids))
-        print("main process" if ids == {os.getpid()} else f"{len(ids - {os.getpid()})} workers")
+    ids = set(photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=2, collate_fn=process_ids))
+    print(len(ids - {os.getpid()}))
 """
-GUARDED = SCRIPT + "if __name__ == '__main__':\n    main()\n"
-NO_GUARD = SCRIPT + "main()\n"
-WITHOUT_GUARD = (
-    'this script has no `if __name__ == "__main__":` guard, so photos are decoded in the main process (num_workers=0)'
-)
-
-
-def run_script(folder: Path, text: str, photos: list) -> subprocess.CompletedProcess:
-    (folder / "run.py").write_text(text)
-    command = [sys.executable, folder / "run.py", os.path.dirname(photos[0].file)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
-
-
-def test_a_script_without_a_guard_decodes_in_the_main_process_and_says_so_once(photos, tmp_path):
-    done = run_script(tmp_path, NO_GUARD, photos)
-    assert (done.stdout, done.returncode) == ("main process\nmain process\n", 0)
-    assert done.stderr.count("MissingGuardWarning: " + WITHOUT_GUARD) == 1
-
-
-def test_a_script_with_a_guard_uses_workers(photos, tmp_path):
-    done = run_script(tmp_path, GUARDED, photos)
-    assert (done.stdout, done.stderr, done.returncode) == ("2 workers\n2 workers\n", "", 0)
-
-
-def test_work_outside_the_guard_gives_a_clear_error_in_the_worker(photos, tmp_path):
-    done = run_script(tmp_path, NO_GUARD + "if __name__ == '__main__':\n    print('done')\n", photos)
-    assert done.returncode == 1 and "done" not in done.stdout
-    assert "InputError: A dataloader worker ran this code while it imported the script." in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        (["-c"], "(2, None)"),
-        (["-"], "(0, 'this program is read from standard input"),
-        (["-m", "package"], "(2, None)"),
-        (["-m", "package.guarded"], "(2, None)"),
-        (["-m", "package.unguarded"], "(0, 'this script has no"),
-    ],
-)
-def test_workers_are_kept_where_they_do_not_import_the_main_module(tmp_path, command, expected):
-    text = "from mlclip.images import safe_num_workers\nprint(safe_num_workers(2))\n"
-    (tmp_path / "package").mkdir()
-    for name, ending in {
-        "__init__": "",
-        "__main__": text,
-        "unguarded": text,
-        "guarded": text + "__name__ == 'x'\n",
-    }.items():
-        (tmp_path / "package" / f"{name}.py").write_text(ending)
-    arguments = [*command, text] if command == ["-c"] else command
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        input=text,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-        timeout=200,
-    )
-    assert done.stdout.startswith(expected) and done.stderr == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("if __name__ == '__main__':\n    main()", 2),
-        ("if '__main__' == __name__ and True:\n    main()", 2),
-        ("try:\n    if __name__ == '__main__':\n        main()\nfinally:\n    pass", 2),
-        ("__name__ == '__main__' and main()", 2),
-        ("main()", 0),
-        ("# if __name__ == '__main__':\nmain('if __name__ == \"__main__\":')", 0),
-        ("import logging\nlogging.getLogger(__name__)\nif True:\n    main()", 0),
-        ("def inside():\n    if __name__ == '__main__':\n        main()\ninside()", 0),
-        ("\x7fELF\0", 2),
-        ("not (Python", 2),
-    ],
-)
-def test_the_guard_is_found_in_the_source_of_the_main_script(tmp_path, monkeypatch, text, expected):
-    main = types.ModuleType("__main__")
-    main.__file__ = str(tmp_path / "script")
-    Path(main.__file__).write_text(text)
-    monkeypatch.setitem(sys.modules, "__main__", main)
-    assert safe_num_workers(2) == (expected, None if expected else WITHOUT_GUARD)
-    assert safe_num_workers(0) == (0, None)
-
-
-def test_an_interactive_session_keeps_its_workers(monkeypatch):
-    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))  # has no __file__
-    assert safe_num_workers(2) == (2, None)
-
-
-def test_a_worker_that_is_importing_the_script_cannot_start_workers(photos, monkeypatch):
-    monkeypatch.setattr(current_process(), "_inheriting", True, raising=False)
-    with pytest.raises(InputError, match="A dataloader worker ran this code while it imported the script"):
-        photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=1)
-    assert read(photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=0)) == EXPECTED
-
-
-def test_the_warning_has_its_own_category(photos, tmp_path, monkeypatch):
-    main = types.ModuleType("__main__")
-    main.__file__ = str(tmp_path / "script.py")
-    Path(main.__file__).write_text("main()")
-    monkeypatch.setitem(sys.modules, "__main__", main)
-    monkeypatch.setattr("mlclip.images.guard._shown", set())
-    with pytest.warns(MissingGuardWarning, match="no `if __name__"):
-        batches = photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=2)
-    assert batches.num_workers == 0 and read(batches) == EXPECTED
+    (tmp_path / "run.py").write_text(text + ("if __name__ == '__main__':\n    main()\n" if guard else "main()\n"))
+    command = [sys.executable, tmp_path / "run.py", os.path.dirname(photos[0].file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    if guard:
+        assert (done.stdout, done.stderr, done.returncode) == ("2\n", "", 0)
+    else:
+        assert done.returncode == 1 and "if __name__ == '__main__':" in done.stderr
 
 
 # --- imports and the number of workers --------------------------------------------------------------------------------
