@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import subprocess
 import sys
 import time
@@ -48,13 +47,6 @@ def exported(tmp_path_factory):
     return file, graph, difference
 
 
-def test_without_the_extra_the_error_says_how_to_install_it(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(InputError, match=r"mlclip\[onnx\]"):
-        export_onnx(checkpoint, tmp_path / "m.onnx")
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_exported_scores_equal_those_of_the_model_for_any_number_of_photos(checkpoint, exported):
     file, _, difference = exported
     assert difference.largest < 1e-4 and difference.photos == 0
@@ -71,13 +63,6 @@ def test_the_exported_scores_equal_those_of_the_model_for_any_number_of_photos(c
     assert model.thresholds == pytest.approx([0.3, 0.6])
 
 
-def test_the_metadata_say_what_the_file_is_and_how_far_its_scores_are_from_pytorch(exported):
-    file, _, difference = exported
-    metadata = load_onnx(file).session.get_modelmeta().custom_metadata_map
-    assert (metadata["format"], metadata["version"], metadata["variant"]) == ("mlclip.onnx", "1", "fp32")
-    assert json.loads(metadata["difference"])["largest"] == pytest.approx(difference.largest)
-
-
 def test_a_variant_that_is_too_far_from_the_model_is_not_written(checkpoint, exported, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_graph", lambda *_: copy.deepcopy(exported[1]))
     monkeypatch.setitem(export.TOLERANCE, "fp32", (1e-9, 1e-9))
@@ -91,12 +76,6 @@ def test_int8_needs_photos_and_a_variant_must_exist(checkpoint, tmp_path):
         export_onnx(checkpoint, tmp_path / "m.onnx", variant="int8")
     with pytest.raises(OptionError, match='`variant="int4"` is not known'):
         export_onnx(checkpoint, tmp_path / "m.onnx", variant="int4")
-
-
-def test_at_most_so_many_photos_are_read_evenly_spaced(photos):
-    found = find_images([photos])
-    every, some = export.photo_pixels(found, 32), export.photo_pixels(found, 32, most=4)
-    assert np.array_equal(some, every[[0, 3, 6, 9]])
 
 
 def test_int8_is_a_quarter_of_the_size_and_predict_reads_it(checkpoint, exported, photos, tmp_path, monkeypatch, capfd):

@@ -13,7 +13,6 @@ from PIL import Image
 
 from mlclip.images import (
     PhotoViews,
-    collate,
     find_images,
     photo_batches,
     tile_boxes,
@@ -61,17 +60,6 @@ def test_snippets_are_never_empty_and_cover_the_image(size, n):
         assert all(abs((box[high] - box[low]) - max(1, side / n)) < 1 for box in boxes)
 
 
-def test_snippets_come_row_by_row():
-    assert tile_boxes(9, 6, 3) == [(x, y, x + 3, y + 2) for y in (0, 2, 4) for x in (0, 3, 6)]
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 2)])
-def test_tiny_and_thin_photos_have_all_their_views(size):
-    views = view_pixels(grey(77, size), 16, (1, 3))
-    assert views.shape == (10, 3, 16, 16) and views.dtype == torch.uint8
-    assert (views == 77).all()
-
-
 def test_a_view_is_its_snippet_resized_to_a_square_without_its_neighbours():
     pixels = np.zeros((60, 90, 3), np.uint8)
     for row in range(3):
@@ -95,19 +83,6 @@ def test_an_unreadable_photo_gives_a_reason_and_no_pixels(photos):
     assert dataset[2] == (2, "not an image (looks like HTML)")
     index, views = dataset[1]
     assert index == 1 and views.shape == (10, 3, 8, 8) and (views == 10).all()
-
-
-def test_a_photo_deleted_after_it_was_found_gives_a_reason(photos):
-    os.unlink(photos[4].file)
-    assert PhotoViews(photos, 8)[4] == (4, "the file no longer exists")
-
-
-def test_collate_keeps_the_order_of_readable_and_unreadable_photos():
-    views = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
-    rows, pixels, unreadable = collate([(5, views), (3, "damaged"), (4, views + 1), (1, "empty")])
-    assert rows.tolist() == [5, 4] and rows.dtype == torch.int64
-    assert pixels.shape == (2, 1, 3, 4, 4) and pixels[1, 0, 0, 0, 0] == 1
-    assert unreadable == [(3, "damaged"), (1, "empty")]
 
 
 def test_a_batch_of_unreadable_photos_keeps_the_others_in_order(photos):
@@ -160,13 +135,6 @@ def test_an_error_in_a_thread_reaches_the_caller(photos):
 
     with pytest.raises(ZeroDivisionError):
         read(photo_batches(Broken(photos, 8), batch_size=2, num_workers=2, device=torch.device("cpu")))
-
-
-def test_undecodable_names_reach_the_workers(tmp_path):
-    grey(50).save(tmp_path / "x.png")
-    os.rename(tmp_path / "x.png", os.fsencode(tmp_path) + b"/\xff.png")
-    dataset = PhotoViews(find_images([tmp_path]).photos, 8)
-    assert read(photo_batches(dataset, batch_size=2, num_workers=1)) == [([0], [50], [])]
 
 
 def test_loading_does_not_change_the_global_random_state(photos):

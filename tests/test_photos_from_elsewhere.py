@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import tarfile
 import time
 from hashlib import blake2b
@@ -209,15 +208,6 @@ def test_every_command_works_on_shards_and_a_cut_shard_gives_status_3(shards, cl
     assert "encoding photos" not in capsys.readouterr().err
 
 
-def test_several_threads_read_one_shard_at_the_same_time(shards):
-    from mlclip.images.batches import read_batches
-
-    photos = find_images(shards).photos
-    alone = [batch.pixels for batch in read_batches(photos, 32, batch_size=3)]
-    several = [batch.pixels for batch in read_batches(photos, 32, batch_size=3, num_threads=4)]
-    assert all((a == b).all() for a, b in zip(alone, several, strict=True))
-
-
 @pytest.mark.parametrize(
     ("name", "text", "spec"),
     [
@@ -266,21 +256,6 @@ def test_a_column_of_a_parquet_file_names_photos(photos, tmp_path):
     data = (tmp_path / "t.parquet").read_bytes()
     (tmp_path / "t.parquet").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match="cannot be read as Parquet"):
-        find_images(f"@{tmp_path / 't.parquet'}")
-
-
-def test_paths_in_a_parquet_file_that_are_not_text_are_refused_in_one_line(tmp_path):
-    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
-    parquet.write_table(pyarrow.table({"path": ["aaaa.jpg"]}), tmp_path / "t.parquet", compression="none")
-    data = (tmp_path / "t.parquet").read_bytes()
-    (tmp_path / "t.parquet").write_bytes(data.replace(b"aaaa", b"\xff\xfeaa"))
-    with pytest.raises(InputError, match=r"t\.parquet cannot be read as Parquet \('utf-8' codec"):
-        find_images(f"@{tmp_path / 't.parquet'}")
-
-
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r'pip install "mlclip\[parquet\]"'):
         find_images(f"@{tmp_path / 't.parquet'}")
 
 

@@ -171,9 +171,7 @@ def test_heat_maps_are_refused(model, photos, tmp_path, capfd):
         ({"classes": '["red", "red", "blue"]'}, "classes are not a list of different names"),
         ({"classes": '["red", "blue"]', "thresholds": "[0.5, 0.5]"}, "one score for each of 2 classes"),
         ({"thresholds": "[0.5, 0.5]"}, "thresholds are not one number from 0 to 1 per class"),
-        ({"thresholds": "[0.5, 0.5, 1.5]"}, "thresholds are not one number"),
         ({"thresholds": "[0.5, 0.5, NaN]"}, "thresholds are not one number"),
-        ({"size": "1e9"}, "input is not uint8 pixels"),
         ({"size": "64"}, "input is not uint8 pixels of 64×64"),
     ],
 )
@@ -204,23 +202,6 @@ def test_a_model_that_names_files_elsewhere_is_refused(model, photos, place, cap
     assert _status(["predict", str(photos), "--model", str(model)]) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert "model.onnx is not a readable ONNX file" in line
-
-
-def test_metadata_that_are_not_text_are_refused(model):
-    model.write_bytes(model.read_bytes().replace(b'"green"', b'"gr\xff\xffn"'))
-    with pytest.raises(InputError, match=r"model\.onnx is not a readable ONNX file \(its metadata are not text"):
-        load_onnx(model)
-
-
-def test_a_network_that_fails_while_it_runs_is_one_clear_line(model):
-    loaded = load_onnx(model)
-    with pytest.raises(InputError, match="the ONNX model cannot be run"):
-        loaded.scores(np.zeros((1, 3, SIZE, SIZE + 1), np.uint8))
-
-
-def test_a_missing_file_says_how_to_make_it(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.onnx not found. `mlclip export"):
-        load_onnx(tmp_path / "gone.onnx")
 
 
 def test_scores_out_of_range_are_refused(tmp_path, photos):
@@ -260,21 +241,3 @@ def test_a_photo_is_decoded_by_the_calling_thread_and_several_by_threads(photos,
         list(range(5)), list(range(5, 10)), [10, 11]
     ]  # fmt: skip
     assert used and threading.main_thread() not in used
-
-
-def test_threads_leave_pillow_s_settings_and_the_warnings_as_they_were(tmp_path, monkeypatch):
-    import warnings
-
-    from PIL import ImageFile
-
-    for number in range(8):
-        Image.new("RGB", (40, 30)).save(tmp_path / f"{number}.jpg")
-    data = (tmp_path / "0.jpg").read_bytes()
-    (tmp_path / "0.jpg").write_bytes(data[: len(data) // 2])
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    before = list(warnings.filters)
-    found = find_images([tmp_path]).photos
-    for _ in range(5):
-        unreadable = [row for b in read_batches(found, 8, batch_size=4, num_threads=4) for row, _ in b.unreadable]
-        assert unreadable == [0]  # strict in every thread
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is True and warnings.filters == before
