@@ -357,6 +357,11 @@ def test_hidden_names_and_mlclips_own_folders_are_not_searched(tmp_path):
     assert paths(find_images([tmp_path])) == ["a/1.jpg"]
 
 
+def test_the_store_mark_is_the_one_the_store_writes():
+    store = pytest.importorskip("mlclip.teacher.store")
+    assert store.MANIFEST == STORE_MARK
+
+
 def test_photos_with_the_same_name_in_two_folders_are_two_photos(tmp_path):
     fill(tmp_path, "a/1.jpg", "b/1.jpg")
     assert paths(find_images([tmp_path])) == ["a/1.jpg", "b/1.jpg"]
