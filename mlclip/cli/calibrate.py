@@ -7,7 +7,7 @@ import math
 import click
 
 from ..config import MODEL_FILE
-from . import completion, options
+from . import options
 from .console import Console
 
 OUTPUT = "calibrated.pt"
@@ -19,19 +19,19 @@ OUTPUT = "calibrated.pt"
     "--model",
     default=MODEL_FILE,
     show_default=True,
-    shell_complete=completion.files,
+    type=click.Path(),
     help="The model that `mlclip train` wrote, .pt or .safetensors.",
 )
 @click.option(
     "--truth",
-    shell_complete=completion.files,
+    type=click.Path(),
     required=True,
     help="True labels of some of the IMAGES: a table such as FILE.csv, or another form of `mlclip evaluate`.",
 )
 @click.option(
     "-o",
     "--output",
-    shell_complete=completion.files,
+    type=click.Path(),
     default=OUTPUT,
     show_default=True,
     help="Where the calibrated model is written.",

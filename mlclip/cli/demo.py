@@ -18,8 +18,8 @@ from .console import Console, table
 TRAIN_SCENES, TEST_SCENES = 1200, 500
 CDUL = ("--method", "cdul")
 LABELS = [  # name, file, options of `mlclip pseudolabel`
-    ("CDUL's global", "labels_global.pt", (*CDUL, "--part", "global")),
-    ("CDUL's aggregate", "labels_aggregate.pt", (*CDUL, "--part", "aggregate")),
+    ("CDUL's global", "labels_global.pt", (*CDUL, "--set", "part=global")),
+    ("CDUL's aggregate", "labels_aggregate.pt", (*CDUL, "--set", "part=aggregate")),
     ("CDUL's final", "labels_cdul.pt", CDUL),
     ("centred", "labels.pt", ("--method", "centred")),
 ]

@@ -6,26 +6,26 @@ import json
 
 import click
 
-from . import completion, options
+from . import options
 from .console import Console, table
 from .messages import printable
 
 
 @click.command(cls=options.Command)
-@click.argument("images", nargs=-1, metavar="[IMAGES...]", shell_complete=completion.files)
+@click.argument("images", nargs=-1, metavar="[IMAGES...]", type=click.Path())
 @click.option(
     "--labels",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE, cvat:FILE, coco:FILE, fiftyone:DIR, xmp:DIR.",
 )
 @click.option(
     "--model",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts the scores of IMAGES.",
 )
 @click.option(
     "--truth",
-    shell_complete=completion.files,
+    type=click.Path(),
     required=True,
     help="The true labels: voc:DIR[:split], coco:FILE, openimages:DIR[:split], imagefolder:DIR[:split], labelme:DIR, "
     "yolo:DIR[:split], nuswide:DIR[:split], label-studio:FILE, cvat:FILE, fiftyone:DIR, xmp:DIR, a folder that looks like a data "
@@ -34,7 +34,6 @@ from .messages import printable
 )
 @click.option(
     "--only",
-    shell_complete=completion.names_or_files(completion.class_presets),
     help="Evaluate only these classes: a FILE, a preset, or names separated by commas.",
 )
 @click.option(

@@ -7,7 +7,7 @@ from dataclasses import fields
 import click
 
 from ..config import LABELS_FILE, MODEL_FILE, ExportConfig
-from . import completion, options
+from . import options
 from .console import Console
 
 NEXT = {  # what a person does with the result
@@ -25,7 +25,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 @click.command(cls=options.Command)
 @click.option(
     "--model",
-    shell_complete=completion.files,
+    type=click.Path(),
     default=MODEL_FILE,
     show_default=True,
     help="The model that `mlclip train` wrote, .pt or .safetensors.",
@@ -33,7 +33,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 @click.option(
     "-o",
     "--output",
-    shell_complete=completion.files,
+    type=click.Path(),
     show_default="model.onnx, or named after --to",
     help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds. With --to, a "
     "file, or a folder for fiftyone, yolo-cls and xmp.",
@@ -47,7 +47,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 )
 @click.option(
     "--photos",
-    shell_complete=completion.files,
+    type=click.Path(),
     multiple=True,
     metavar="IMAGES",
     help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",

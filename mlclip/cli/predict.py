@@ -11,7 +11,7 @@ import sys
 import click
 
 from ..config import MODEL_FILE, InputError
-from . import completion, options, settings_file
+from . import options, settings_file
 from .console import Console, table
 from .messages import printable
 
@@ -24,7 +24,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
     "--model",
     default=MODEL_FILE,
     show_default=True,
-    shell_complete=completion.files,
+    type=click.Path(),
     help="The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.",
 )
 @click.option(

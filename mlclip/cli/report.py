@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ..config import LABELS_FILE
-from . import completion, options
+from . import options
 from .console import Console
 
 
@@ -16,24 +16,24 @@ from .console import Console
     "--labels",
     default=LABELS_FILE,
     show_default=True,
-    shell_complete=completion.files,
+    type=click.Path(),
     help="The table to show: .pt, .csv, .json or .jsonl.",
 )
 @click.option(
     "--truth",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="True labels to compare with, as for `mlclip evaluate`.",
 )
 @click.option(
     "--root",
-    shell_complete=completion.folders,
+    type=click.Path(),
     metavar="DIR",
     help="The folder of the photos, if the photos have moved or the labels are a .csv.",
 )
 @options.threshold_file
 @click.option(
     "--predictions",
-    shell_complete=completion.files,
+    type=click.Path(),
     metavar="FILE",
     help="A model's scores of the same photos, as a table: the page shows where it contradicts the labels.",
 )
@@ -61,7 +61,7 @@ from .console import Console
 @click.option(
     "-o",
     "--output",
-    shell_complete=completion.files,
+    type=click.Path(),
     default="report.html",
     show_default=True,
     help="Where the page is written.",

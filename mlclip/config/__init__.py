@@ -9,7 +9,7 @@ from __future__ import annotations
 from .errors import InputError, OptionError
 from .export import ExportConfig
 from .fields import used_settings
-from .labelling import LARGEST_KIND, NAMED_KINDS, PseudolabelConfig
+from .labelling import LARGEST_KIND, NAMED_KINDS, PseudolabelConfig, TeacherConfig
 from .tables import TableOptions
 from .training import (
     ARCHS,
@@ -45,6 +45,7 @@ __all__ = [
     "OptionError",
     "PseudolabelConfig",
     "TableOptions",
+    "TeacherConfig",
     "TrainConfig",
     "used_settings",
 ]

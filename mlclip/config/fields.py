@@ -12,8 +12,8 @@ from .errors import OptionError
 def setting(default: Any, help: str, *, methods: tuple[str, ...] = (), **more: Any) -> Any:
     """A field with its help text. `methods`: the methods that use it; empty for all of them.
 
-    Further metadata: `choices`, the allowed values, `known`, names that are allowed besides files, `if_none`, what happens where
-    the value is None, and `unused_by`, the few methods that do not use a setting of all others.
+    Further metadata: `choices`, the allowed values, `if_none`, what happens where the value is None, `unused_by`, the few methods
+    that do not use a setting of all others, and `rare`: it has no option of its own, `--set` changes it.
     """
     return field(default=default, metadata={"help": help, "methods": methods, **more})
 
