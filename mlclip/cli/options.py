@@ -77,18 +77,20 @@ class RareSettings(click.Option):
 
     def __init__(self, fields: dict[str, Field], types: dict[str, click.ParamType]):
         self.fields, self.types = fields, types
-        names = list(fields)
         super().__init__(
             ["--set", "changed"],
             multiple=True,
             metavar="NAME=VALUE",
             callback=self._parse,
-            help=f"Change a setting that has no option of its own: {', '.join(names)}. docs/reference.md explains them. Can be "
-            "repeated.",
+            help=f"Change a setting that has no option of its own, such as {' or '.join(list(fields)[:2])}; --set help lists "
+            "them. Can be repeated.",
         )
 
     def _parse(self, ctx: click.Context, _: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
         found = dict(ctx.meta.get(SET_IN_FILE, {}))
+        if "help" in given:
+            click.echo("\n\n".join(self.describe(field) for field in self.fields.values()))
+            ctx.exit()
         for text in given:
             name, separator, value = text.partition("=")
             name = name.strip().replace("-", "_")
@@ -107,6 +109,17 @@ class RareSettings(click.Option):
             return self.types[name].convert(value, None, ctx)
         except click.BadParameter as error:
             self.fail_on(ctx, f"{name}: {error.message}")
+
+    def describe(self, field: Field) -> str:
+        """One setting as text: name and default, then the methods that use it, its help and its choices."""
+        told = field.metadata
+        default = told.get("if_none") or (
+            ",".join(map(str, field.default)) if type(field.default) is tuple else field.default
+        )
+        methods = f"[{', '.join(told['methods'])}] " if told["methods"] else ""
+        choices = f" One of {', '.join(told['choices'])}." if "choices" in told else ""
+        text = f"{methods}{told['help']}{choices}"
+        return f"{field.name} = {default}\n{click.formatting.wrap_text(text, 100, '    ', '    ')}"
 
     def fail_on(self, ctx: click.Context, message: str) -> NoReturn:
         raise click.BadParameter(message, ctx, self)
