@@ -6,6 +6,7 @@ import math
 from dataclasses import Field, field, fields
 from typing import Any
 
+from ..spelling import nearest
 from .errors import OptionError
 
 
@@ -60,3 +61,14 @@ def refuse_unused(config: Any) -> None:
             raise OptionError(
                 f'`{name}` has no effect with `method="{config.method}"`. Use {use}, or do not set `{name}`.'
             )
+
+
+def config_of(config: type, settings: dict[str, Any]) -> Any:
+    """A config from settings by name. OptionError for a name that it does not have, with the nearest one."""
+    names = [entry.name for entry in fields(config)]
+    for name in settings:
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"did you mean `{near}`?" if near else f"there are {', '.join(names)}"
+            raise OptionError(f"there is no setting `{name}`; {hint}")
+    return config(**settings)
