@@ -33,9 +33,8 @@ from mlclip.config import PseudolabelConfig
 from mlclip.demo import KINDS
 from mlclip.images import find_images
 from mlclip.labels.class_names import TEMPLATES
-from mlclip.labels.datasets import read_truth
 from mlclip.labels.metrics import average_precision, mean_average_precision
-from mlclip.labels.table import read_labels
+from mlclip.labels.table import read_labels, read_truth
 from mlclip.teacher.cells import embed_views_and_cells
 from mlclip.teacher.embed_kinds import embed_kinds
 from mlclip.teacher.label_by_kinds import label_by_kinds

@@ -1,10 +1,14 @@
-"""Which rows and classes two tables share, what is said about it, and when it is too little. `name_rules` has the rules.
+"""Which rows and classes two tables share, what is said about it, and when it is too little.
 
 Letters: N photos (rows), C classes (columns).
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,13 +16,15 @@ from torch import Tensor
 
 from ..config import InputError
 from .class_names import shorten
-from .name_rules import Pairs
-from .name_rules import match_classes as match_classes
-from .name_rules import match_paths as match_paths
-from .table import Labels
+from .labels import Labels
 
 SHOWN_NAMES = 3  # photos or classes without a match that a summary names
 ENOUGH = 0.5  # share of the smaller table that must match
+_SUFFIX = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"^(/|[a-z]:/|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
+Pairs = list[tuple[int, int]]
+Rule = Callable[[Sequence[str], Sequence[str]], Pairs]
+Accept = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +67,7 @@ class Match:
 
 
 def _first_few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN_NAMES] + ["..."] * (len(names) > SHOWN_NAMES))
+    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
 def match_tables(labels: Labels, truth: Labels) -> Match:
@@ -77,7 +83,11 @@ def match_tables(labels: Labels, truth: Labels) -> Match:
     if not columns:
         both = f"{shorten(labels.classes, 20)} | {shorten(truth.classes, 20)}"
         raise InputError(f"no class is in both tables ({both}). Use the same class names in both.")
-    rest = [_unmatched(names, pairs, side) for names, pairs, side in _sides(labels, truth, rows, columns)]
+    sides = ((labels.paths, rows, 0), (truth.paths, rows, 1), (labels.classes, columns, 0), (truth.classes, columns, 1))
+    rest = []
+    for names, pairs, side in sides:
+        found = {pair[side] for pair in pairs}
+        rest.append([name for n, name in enumerate(names) if n not in found])
     return Match(rows, [labels.classes[i] for i, _ in columns], *rest, columns, row_notes + column_notes)
 
 
@@ -92,20 +102,6 @@ def placed(values: Tensor, match: Match, shape: tuple[int, int]) -> Tensor:
     (rows, other_rows), (columns, other_columns) = (torch.tensor(pairs).T for pairs in (match.rows, match.columns))
     found[rows[:, None], columns] = values[other_rows][:, other_columns]
     return found
-
-
-def _sides(labels: Labels, truth: Labels, rows: Pairs, columns: Pairs) -> list[tuple[list[str], Pairs, int]]:
-    return [
-        (labels.paths, rows, 0),
-        (truth.paths, rows, 1),
-        (labels.classes, columns, 0),
-        (truth.classes, columns, 1),
-    ]
-
-
-def _unmatched(names: list[str], pairs: Pairs, side: int) -> list[str]:
-    found = {pair[side] for pair in pairs}
-    return [name for n, name in enumerate(names) if n not in found]
 
 
 def refuse_small_match(match: Match, first: str, second: str, *, partial: bool = False) -> None:
@@ -125,3 +121,148 @@ def refuse_small_match(match: Match, first: str, second: str, *, partial: bool =
                 f"only {len(found)} of {len(found) + len(left)} {kind} of {smaller} are in {other}{such}; not there: "
                 f"{_first_few(left)}. Correct the names, or judge what matches with `partial=True`."
             )
+
+
+# -- paths: equal ones first, then looser rules where only one pair fits
+
+
+def match_paths(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, list[str]]:
+    r"""Pairs of rows whose paths name the same photo, sorted, and a line for each looser rule.
+
+    Equal paths first. Then each rule looks at what is left, and only takes pairs that are unique in both tables: other slashes,
+    other letter case, an absolute path that ends with the other, no file suffix (`2008_000008`). Only if nothing matched so
+    far, as for tables that are relative to different folders: one path ends with the other.
+
+    >>> match_paths(["a/1.jpg", "a/2.jpg"], ["a\\2.JPG", "a/1.jpg"])[0]
+    [(0, 1), (1, 0)]
+    """
+    pairs, notes = _equal(first, second), []
+    for words, rule, only_alone in _PATH_RULES:
+        if len(pairs) == min(len(first), len(second)):
+            break
+        if not (only_alone and pairs):
+            pairs = _more(pairs, notes, words, first, second, rule)
+    return sorted(pairs), notes
+
+
+def _equal(first: Sequence[str], second: Sequence[str]) -> Pairs:
+    position = {name: j for j, name in enumerate(second)}
+    return [(i, position[name]) for i, name in enumerate(first) if name in position]
+
+
+def _more(pairs: Pairs, notes: list[str], words: str, first: Sequence[str], second: Sequence[str], rule: Rule) -> Pairs:
+    """The pairs with those that a further rule adds. `notes` gets a line about them."""
+    taken = [{pair[side] for pair in pairs} for side in (0, 1)]
+    found = [(i, j) for i, j in rule(first, second) if i not in taken[0] and j not in taken[1]]
+    if found:
+        i, j = found[0]
+        notes.append(f"{len(found)} matched {words}, such as {first[i]} = {second[j]}")
+    return pairs + found
+
+
+def _by_key(key: Callable[[str], str], accept: Accept = lambda one, two: True) -> Rule:
+    """A rule: pairs with the same key, where the key is unique in both tables."""
+
+    def rule(first: Sequence[str], second: Sequence[str]) -> Pairs:
+        places = []
+        for names in (first, second):
+            keys = [key(name) for name in names]
+            counts = Counter(keys)
+            places.append({each: n for n, each in enumerate(keys) if counts[each] == 1})
+        both = ((i, places[1][each]) for each, i in places[0].items() if each in places[1])
+        return [(i, j) for i, j in both if accept(first[i], second[j])]
+
+    return rule
+
+
+def _by_end(key: Callable[[str], str], accept: Accept = lambda one, two: True) -> Rule:
+    """A rule: pairs of which one path ends with the other, in whole parts, where that is so for one pair only."""
+
+    def rule(first: Sequence[str], second: Sequence[str]) -> Pairs:
+        one, two = [key(path) for path in first], [key(path) for path in second]
+        pairs = {*_ends(one, two), *((i, j) for j, i in _ends(two, one))}
+        counts = [Counter(pair[side] for pair in pairs) for side in (0, 1)]
+        found = ((i, j) for i, j in sorted(pairs) if counts[0][i] == counts[1][j] == 1)
+        return [(i, j) for i, j in found if accept(first[i], second[j])]
+
+    return rule
+
+
+def _ends(long: Sequence[str], short: Sequence[str]) -> Pairs:
+    """Pairs (place in `long`, place in `short`) of a path and the one path that ends with it."""
+    owner: dict[str, int] = {}
+    for i, path in enumerate(long):
+        for start in [0, *(found.end() for found in re.finditer("/", path))]:
+            owner[path[start:]] = -1 if path[start:] in owner else i
+    return [(owner[path], j) for j, path in enumerate(short) if owner.get(path, -1) >= 0]
+
+
+def _slashes(path: str) -> str:
+    r"""Forward slashes, no "./" in front, no blanks around, and accents as single characters.
+
+    >>> _slashes(".\\a\\b.jpg ")
+    'a/b.jpg'
+    """
+    path = re.sub(r"(?<!:)/{2,}", "/", path.strip().replace("\\", "/"))
+    while path.startswith("./"):
+        path = path[2:]
+    return unicodedata.normalize("NFC", path)
+
+
+def _folded(path: str) -> str:
+    return _slashes(path).casefold()
+
+
+def _stem(path: str) -> str:
+    return _SUFFIX.sub("", _folded(path))
+
+
+def _one_absolute(one: str, two: str) -> bool:
+    return bool(_ABSOLUTE.match(_slashes(one))) != bool(_ABSOLUTE.match(_slashes(two)))
+
+
+def _one_without_suffix(one: str, two: str) -> bool:
+    return bool(_SUFFIX.search(one.strip())) != bool(_SUFFIX.search(two.strip()))
+
+
+# Words, the rule, and whether it is only for tables without any match so far: among paths of which some match, 3.jpg and
+# q/3.jpg are different photos.
+_PATH_RULES: list[tuple[str, Rule, bool]] = [
+    ("with other slashes or accents", _by_key(_slashes), False),
+    ("in another letter case", _by_key(_folded), False),
+    ("by the end of an absolute path", _by_end(_folded, _one_absolute), False),
+    ("without a file suffix", _by_key(_stem, _one_without_suffix), False),
+    ("by the end of the path", _by_end(_folded), True),
+    ("by the end of the path, without a file suffix", _by_end(_stem, _one_without_suffix), True),
+]
+
+
+# -- classes
+
+
+def match_classes(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, list[str]]:
+    """Pairs of columns whose names are the same class, sorted, and a line for each looser rule.
+
+    Equal names first, then names that differ in letter case, or in blanks, hyphens and underscores; only where one pair fits.
+
+    >>> match_classes(["potted plant", "Cat"], ["cat", "potted_plant"])[0]
+    [(0, 1), (1, 0)]
+    """
+    pairs, notes = _equal(first, second), []
+    for words, rule in _CLASS_RULES:
+        if len(pairs) < min(len(first), len(second)):
+            pairs = _more(pairs, notes, words, first, second, rule)
+    return sorted(pairs), notes
+
+
+def _case_key(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+_CLASS_RULES: list[tuple[str, Rule]] = [
+    ("classes in another letter case", _by_key(_case_key)),
+    (
+        "classes with other blanks, hyphens or underscores",
+        _by_key(lambda name: re.sub(r"[\s_\-]+", "", _case_key(name))),
+    ),
+]
