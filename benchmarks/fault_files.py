@@ -30,7 +30,8 @@ from mlclip.labels.class_names import CLASS_PRESETS, parse_classes
 from mlclip.labels.corrections import read_corrections
 from mlclip.labels.export import export_labels
 from mlclip.labels.table import Labels, read_labels, read_truth
-from mlclip.student.safetensors_file import load_safetensors, save_safetensors
+from mlclip.student.checkpoint import _load_safetensors as load_safetensors
+from mlclip.student.checkpoint import _save_safetensors as save_safetensors
 
 REFUSED = (InputError, Unreadable)
 CLASSES = ["cat", "dog", "bird"]

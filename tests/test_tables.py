@@ -6,6 +6,8 @@ import doctest
 import io
 import json
 import math
+import re
+from pathlib import Path
 
 import pandas
 import pytest
@@ -315,9 +317,8 @@ def scores(tmp_path, monkeypatch) -> Labels:
     return labels
 
 
-def evaluated(capsys, text: str, *options: str) -> tuple[int, dict, str]:
-    with open("truth.csv", "w", encoding="utf-8") as file:
-        file.write(text)
+def evaluated(capsys, text: str | bytes, *options: str) -> tuple[int, dict, str]:
+    Path("truth.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     status = _status(["evaluate", "--labels", "p.csv", "--truth", "truth.csv", "--format", "json", *options])
     out, err = capsys.readouterr()
     return status, json.loads(out) if out else {}, err
@@ -414,3 +415,66 @@ def test_the_csv_has_no_byte_order_mark_and_ends_its_lines_with_a_line_feed(tmp_
     write_labels(strange(), tmp_path / "l.csv")
     data = (tmp_path / "l.csv").read_bytes()
     assert data.startswith(b"path,") and b"\r" not in data and io.BytesIO(data).read().decode("utf-8")
+
+
+# -- docs/formats.md
+
+
+RECIPE_FILES = {
+    "marks.csv": "path,cat,dog\na.jpg,x,x\nb.jpg,,x\n",
+    "words.csv": "Datei;cat;dog\na.jpg;WAHR;WAHR\nb.jpg;FALSCH;WAHR\n",
+    "percent.csv": "path,cat,dog\na.jpg,100%,100%\nb.jpg,0%,100%\n",
+    "ones.csv": "path,cat,dog\na.jpg,1,1\nb.jpg,,1\n",
+    "names.csv": "path,what is there\na.jpg,cat dog\nb.jpg,dog\n",
+    "pairs.csv": "path,class,score\na.jpg,cat,1\na.jpg,dog,1\nb.jpg,cat,0\nb.jpg,dog,1\n",
+    "numbers.csv": "id,age,cat,dog\n1,58,1,1\n2,60,0,1\n",
+    "labelme/a.json": '{"imagePath": "a.jpg", "shapes": [{"label": "cat"}, {"label": "dog"}]}',
+    "labelme/b.json": '{"imagePath": "b.jpg", "shapes": [{"label": "dog"}, {"label": "dog"}]}',
+    "class-descriptions.csv": "/m/1,cat\n/m/2,dog\n",
+    "val-labels.csv": "ImageID,Source,LabelName,Confidence\na,v,/m/1,1\na,v,/m/2,1\nb,v,/m/1,0\nb,v,/m/2,1\n",
+}
+PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+def test_the_recipes_in_python_give_the_same_labels(tmp_path, monkeypatch, block):
+    monkeypatch.chdir(tmp_path)
+    Path("labelme").mkdir()
+    for name, text in RECIPE_FILES.items():
+        Path(name).write_text(text, encoding="utf-8")
+    scores = torch.tensor([[0.9, 0.7], [0.1, 0.8]])
+    write_labels(Labels(["a.jpg", "b.jpg"], ["cat", "dog"], scores), "labels.pt")
+    exec(block, {})
+    result = "truth.csv" if "truth.csv" in block else "binary.csv"
+    assert read_labels(result).scores.tolist() == [[1, 1], [0, 1]] and read_labels(result).classes == ["cat", "dog"]
+
+
+# -- tables that people have, through the command
+
+REAL = {
+    "Excel, German": "\ufeffDateiname;cat;potted plant\r\na.jpg;1,0;0,0\r\nb.jpg;1,0;1,0\r\nc.jpg;0,0;0,0\r\n".encode(),
+    "Excel, Unicode text": "Photo\tcat\tpotted plant\r\na.jpg\tTRUE\tFALSE\r\nb.jpg\tTRUE\tTRUE\r\n"
+    "c.jpg\tFALSE\tFALSE\r\n".encode("utf-16"),
+    "pandas": ",filename,cat,potted plant\n0,a.jpg,1.0,0.0\n1,b.jpg,1.0,1.0\n2,c.jpg,0.0,0.0\n",
+    "pandas with booleans and a split": "image_path,cat,potted plant,split\na.jpg,True,False,train\nb.jpg,True,True,val\n"
+    "c.jpg,False,False,val\n",
+    "R": '"file","cat","potted plant"\n"1","a.jpg",1,0\n"2","b.jpg",1,1\n"3","c.jpg",0,0\n',
+    "fastai": "fname,labels,is_valid\na.jpg,cat,True\nb.jpg,cat;potted plant,False\nc.jpg,,False\n",
+    "lists": "image,tags\na.jpg,\"['cat']\"\nb.jpg,\"['cat', 'potted plant']\"\nc.jpg,[]\n",
+    "one row per pair, other columns": "filename,width,height,class\na.jpg,9,9,cat\nb.jpg,9,9,cat\nb.jpg,9,9,potted plant\nc.jpg,9,9,\n",
+    "Windows paths": "path,cat,potted_plant\nC:\\photos\\A.JPG,1,0\nC:\\photos\\B.JPG,1,1\nC:\\photos\\C.JPG,0,0\n",
+    "ids without a suffix": "image_id,Cat,Potted Plant\na,1,0\nb,1,1\nc,0,0\n",
+    "1 and -1": "image_id,cat,potted_plant\na.jpg,1,-1\nb.jpg,1,1\nc.jpg,-1,-1\n",
+    "Label Studio": 'annotation_id,choice,id,image,lead_time\n1,cat,1,a.jpg,2.5\n'
+    '2,"{""choices"": [""cat"", ""potted plant""]}",2,b.jpg,1.5\n3,,3,c.jpg,0.5\n',
+    "ExifTool": 'SourceFile,Subject\nphotos/a.jpg,cat\nphotos/b.jpg,"cat;potted plant"\nphotos/c.jpg,\n',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REAL.values(), ids=REAL)
+def test_evaluate_reads_tables_that_people_have(scores, capsys, text):
+    _, wanted, _ = evaluated(capsys, PLAIN)
+    status, found, err = evaluated(capsys, text)
+    assert status == 0, err
+    assert {name: found[name] for name in ("mAP", "ECE", "AP")} == {name: wanted[name] for name in ("mAP", "ECE", "AP")}

@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +24,6 @@ ENOUGH = 0.5  # share of the smaller table that must match
 _SUFFIX = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"^(/|[a-z]:/|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 Pairs = list[tuple[int, int]]
-Rule = Callable[[Sequence[str], Sequence[str]], Pairs]
-Accept = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +122,17 @@ def refuse_small_match(match: Match, first: str, second: str, *, partial: bool =
             )
 
 
-# -- paths: equal ones first, then looser rules where only one pair fits
+# -- equal names first, then looser rules where only one pair fits
+
+
+class Rule(NamedTuple):
+    """Names match if their keys are equal, or if one ends with the other (`ends`), and if `accept` allows the pair."""
+
+    words: str
+    key: Callable[[str], str]
+    ends: bool = False
+    accept: Callable[[str, str], bool] = lambda one, two: True
+    only_alone: bool = False  # only for tables without any match so far
 
 
 def match_paths(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, list[str]]:
@@ -136,65 +145,51 @@ def match_paths(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, lis
     >>> match_paths(["a/1.jpg", "a/2.jpg"], ["a\\2.JPG", "a/1.jpg"])[0]
     [(0, 1), (1, 0)]
     """
-    pairs, notes = _equal(first, second), []
-    for words, rule, only_alone in _PATH_RULES:
-        if len(pairs) == min(len(first), len(second)):
-            break
-        if not (only_alone and pairs):
-            pairs = _more(pairs, notes, words, first, second, rule)
+    return _match(first, second, _PATH_RULES)
+
+
+def match_classes(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, list[str]]:
+    """Pairs of columns whose names are the same class, sorted, and a line for each looser rule.
+
+    Equal names first, then names that differ in letter case, or in blanks, hyphens and underscores; only where one pair fits.
+
+    >>> match_classes(["potted plant", "Cat"], ["cat", "potted_plant"])[0]
+    [(0, 1), (1, 0)]
+    """
+    return _match(first, second, _CLASS_RULES)
+
+
+def _match(first: Sequence[str], second: Sequence[str], rules: Sequence[Rule]) -> tuple[Pairs, list[str]]:
+    position = {name: j for j, name in enumerate(second)}
+    pairs, notes = [(i, position[name]) for i, name in enumerate(first) if name in position], []
+    for rule in rules:
+        if len(pairs) == min(len(first), len(second)) or (rule.only_alone and pairs):
+            continue
+        taken = [{pair[side] for pair in pairs} for side in (0, 1)]
+        found = [(i, j) for i, j in _pairs_of(rule, first, second) if i not in taken[0] and j not in taken[1]]
+        if found:
+            i, j = found[0]
+            notes.append(f"{len(found)} matched {rule.words}, such as {first[i]} = {second[j]}")
+        pairs = pairs + found
     return sorted(pairs), notes
 
 
-def _equal(first: Sequence[str], second: Sequence[str]) -> Pairs:
-    position = {name: j for j, name in enumerate(second)}
-    return [(i, position[name]) for i, name in enumerate(first) if name in position]
-
-
-def _more(pairs: Pairs, notes: list[str], words: str, first: Sequence[str], second: Sequence[str], rule: Rule) -> Pairs:
-    """The pairs with those that a further rule adds. `notes` gets a line about them."""
-    taken = [{pair[side] for pair in pairs} for side in (0, 1)]
-    found = [(i, j) for i, j in rule(first, second) if i not in taken[0] and j not in taken[1]]
-    if found:
-        i, j = found[0]
-        notes.append(f"{len(found)} matched {words}, such as {first[i]} = {second[j]}")
-    return pairs + found
-
-
-def _by_key(key: Callable[[str], str], accept: Accept = lambda one, two: True) -> Rule:
-    """A rule: pairs with the same key, where the key is unique in both tables."""
-
-    def rule(first: Sequence[str], second: Sequence[str]) -> Pairs:
-        places = []
-        for names in (first, second):
-            keys = [key(name) for name in names]
-            counts = Counter(keys)
-            places.append({each: n for n, each in enumerate(keys) if counts[each] == 1})
-        both = ((i, places[1][each]) for each, i in places[0].items() if each in places[1])
-        return [(i, j) for i, j in both if accept(first[i], second[j])]
-
-    return rule
-
-
-def _by_end(key: Callable[[str], str], accept: Accept = lambda one, two: True) -> Rule:
-    """A rule: pairs of which one path ends with the other, in whole parts, where that is so for one pair only."""
-
-    def rule(first: Sequence[str], second: Sequence[str]) -> Pairs:
-        one, two = [key(path) for path in first], [key(path) for path in second]
-        pairs = {*_ends(one, two), *((i, j) for j, i in _ends(two, one))}
-        counts = [Counter(pair[side] for pair in pairs) for side in (0, 1)]
-        found = ((i, j) for i, j in sorted(pairs) if counts[0][i] == counts[1][j] == 1)
-        return [(i, j) for i, j in found if accept(first[i], second[j])]
-
-    return rule
-
-
-def _ends(long: Sequence[str], short: Sequence[str]) -> Pairs:
-    """Pairs (place in `long`, place in `short`) of a path and the one path that ends with it."""
-    owner: dict[str, int] = {}
-    for i, path in enumerate(long):
-        for start in [0, *(found.end() for found in re.finditer("/", path))]:
-            owner[path[start:]] = -1 if path[start:] in owner else i
-    return [(owner[path], j) for j, path in enumerate(short) if owner.get(path, -1) >= 0]
+def _pairs_of(rule: Rule, first: Sequence[str], second: Sequence[str]) -> Pairs:
+    """The pairs that a rule finds, where neither name has another partner."""
+    keys = [[rule.key(name) for name in names] for names in (first, second)]
+    found: set[tuple[int, int]] = set()
+    for side in (0, 1):
+        owner: dict[str, int] = {}  # a key or the end of one -> its only place; -1 where there are several
+        for place, key in enumerate(keys[side]):
+            for start in [0, *(mark.end() for mark in re.finditer("/", key))] if rule.ends else [0]:
+                owner[key[start:]] = -1 if key[start:] in owner else place
+        for other, key in enumerate(keys[1 - side]):
+            place = owner.get(key, -1)
+            if place >= 0:
+                found.add((place, other) if side == 0 else (other, place))
+    counts = [Counter(pair[side] for pair in found) for side in (0, 1)]
+    single = [(i, j) for i, j in sorted(found) if counts[0][i] == counts[1][j] == 1]
+    return [(i, j) for i, j in single if rule.accept(first[i], second[j])]
 
 
 def _slashes(path: str) -> str:
@@ -225,44 +220,20 @@ def _one_without_suffix(one: str, two: str) -> bool:
     return bool(_SUFFIX.search(one.strip())) != bool(_SUFFIX.search(two.strip()))
 
 
-# Words, the rule, and whether it is only for tables without any match so far: among paths of which some match, 3.jpg and
-# q/3.jpg are different photos.
-_PATH_RULES: list[tuple[str, Rule, bool]] = [
-    ("with other slashes or accents", _by_key(_slashes), False),
-    ("in another letter case", _by_key(_folded), False),
-    ("by the end of an absolute path", _by_end(_folded, _one_absolute), False),
-    ("without a file suffix", _by_key(_stem, _one_without_suffix), False),
-    ("by the end of the path", _by_end(_folded), True),
-    ("by the end of the path, without a file suffix", _by_end(_stem, _one_without_suffix), True),
-]
-
-
-# -- classes
-
-
-def match_classes(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, list[str]]:
-    """Pairs of columns whose names are the same class, sorted, and a line for each looser rule.
-
-    Equal names first, then names that differ in letter case, or in blanks, hyphens and underscores; only where one pair fits.
-
-    >>> match_classes(["potted plant", "Cat"], ["cat", "potted_plant"])[0]
-    [(0, 1), (1, 0)]
-    """
-    pairs, notes = _equal(first, second), []
-    for words, rule in _CLASS_RULES:
-        if len(pairs) < min(len(first), len(second)):
-            pairs = _more(pairs, notes, words, first, second, rule)
-    return sorted(pairs), notes
-
-
 def _case_key(name: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
-_CLASS_RULES: list[tuple[str, Rule]] = [
-    ("classes in another letter case", _by_key(_case_key)),
-    (
-        "classes with other blanks, hyphens or underscores",
-        _by_key(lambda name: re.sub(r"[\s_\-]+", "", _case_key(name))),
-    ),
-]
+_PATH_RULES = (
+    Rule("with other slashes or accents", _slashes),
+    Rule("in another letter case", _folded),
+    Rule("by the end of an absolute path", _folded, ends=True, accept=_one_absolute),
+    Rule("without a file suffix", _stem, accept=_one_without_suffix),
+    # Among paths of which some match, 3.jpg and q/3.jpg are different photos.
+    Rule("by the end of the path", _folded, ends=True, only_alone=True),
+    Rule("by the end of the path, without a file suffix", _stem, True, _one_without_suffix, only_alone=True),
+)
+_CLASS_RULES = (
+    Rule("classes in another letter case", _case_key),
+    Rule("classes with other blanks, hyphens or underscores", lambda name: re.sub(r"[\s_\-]+", "", _case_key(name))),
+)

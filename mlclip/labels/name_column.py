@@ -15,7 +15,7 @@ UNKNOWN = frozenset(("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "?"
 MARKS = {"semicolons": ";", "commas": ",", "pipes": "|"}
 
 # Names of such columns, as `short_key` gives them.
-_SEVERAL_WORDS = "labels tags classes categories targets annotations choices keywords objects findinglabels"
+_SEVERAL_WORDS = "labels tags classes categories targets annotations choices keywords objects findinglabels subject"
 _ONE_WORDS = "label tag class category categoryname classname labelname target choice species groundtruth"
 SEVERAL_NAMES, ONE_NAME = frozenset(_SEVERAL_WORDS.split()), frozenset(_ONE_WORDS.split())
 

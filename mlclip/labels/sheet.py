@@ -27,7 +27,7 @@ RECIPES = "docs/formats.md has recipes for other tables"
 # Names of a column of photos, as `short_key` gives them.
 _PATH_WORDS = """path filepath imagepath imgpath relativepath fullpath filename file files image images imageid imageids imageindex
 imagename imagefile imagefilename imgid imgname imgfile img fname photo photos photoid photopath photoname photofile picture
-pictureid picturename imageurl url uri"""
+pictureid picturename imageurl url uri sourcefile"""
 PATH_NAMES = frozenset(_PATH_WORDS.split())
 
 Lines = list[tuple[int, list[str]]]  # line number and cells of each row that is not empty
