@@ -49,7 +49,7 @@ from mlclip.images import open_image
 from mlclip.images.list_file import read_paths
 from mlclip.labels.class_names import fill_template, parse_classes
 from mlclip.labels.table import Labels, read_labels, write_labels
-from mlclip.labels.text_formats import read_thresholds, write_thresholds
+from mlclip.labels.thresholds import read_thresholds, write_thresholds
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import Classifier
 from mlclip.student.onnx_model import load_onnx
