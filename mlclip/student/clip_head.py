@@ -23,7 +23,7 @@ from ..clip.pixels import OPENAI, Pixels, pixels_of
 from ..clip.registry import find_name
 from ..config import CLIP_HEAD, InputError
 from ..images import Photo, PhotoViews, photo_batches
-from ..methods.pooled_head import pooled_logits
+from ..methods.linear_head import pooled_logits
 from ..progress import SILENT, Progress
 from ..teacher.scoring import Teacher
 
