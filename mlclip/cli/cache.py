@@ -34,7 +34,7 @@ def cache(clear, clear_weights, yes, quiet):
     """
     from ..clip.registry import cached_weights
     from ..files import cache_folder
-    from ..teacher.store import clear_stores, list_stores
+    from ..teacher.cache import clear_stores, list_stores
     from ..training.input_cache import clear_input_caches, list_input_caches
 
     if (clear_weights or yes) and not clear:
