@@ -159,7 +159,7 @@ def test_a_name_that_is_not_text_cannot_be_printed_as_toml():
         (["pseudolabel", "{photos}", "--classes", "vco"], "Did you mean the preset 'voc'?"),
         (["pseudolabel", "{photos}", "--clip", "ViT-B/23"], "Did you mean 'ViT-B/32'?"),
         (["evaluate", "--labels", "{table}", "--truth", "{table}", "--only", "Catt"], "Did you mean 'cat'?"),
-        (["report", "--labels", "{table}", "--threshold-file", "{limits}"], "Did you mean 'dog'?"),
+        (["report", "--labels", "{table}", "--threshold", "{limits}"], "Did you mean 'dog'?"),
     ],
 )
 def test_a_misspelt_name_gets_a_suggestion_and_no_colours(args, words, photos, tmp_path, monkeypatch, capsys):

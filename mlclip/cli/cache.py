@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import click
 
 from ..config import InputError
-from . import options
 from .console import Console, table
 
 
@@ -20,8 +19,7 @@ from .console import Console, table
 )
 @click.option("--weights", "clear_weights", is_flag=True, help="With --clear: delete the downloaded weights, too.")
 @click.option("--yes", is_flag=True, help="With --clear: do not ask for confirmation.")
-@options.quiet
-def cache(clear, clear_weights, yes, quiet):
+def cache(clear, clear_weights, yes):
     """List or clear the cache: CLIP weights, embeddings, cells, features and decoded photos.
 
     The cache is the folder $MLCLIP_CACHE, or ~/.cache/mlclip. An embedding store keeps what CLIP computed for the photos
@@ -39,7 +37,7 @@ def cache(clear, clear_weights, yes, quiet):
 
     if (clear_weights or yes) and not clear:
         raise click.UsageError("--weights and --yes have no effect without --clear.")
-    weights, stores, progress = cached_weights(), list_stores(), Console(quiet=quiet)
+    weights, stores, progress = cached_weights(), list_stores(), Console()
     inputs = list_input_caches()
     if not clear:
         if weights or stores or inputs:

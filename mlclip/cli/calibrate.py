@@ -6,7 +6,7 @@ import math
 
 import click
 
-from ..config import MODEL_FILE
+from ..config import MODEL_FILE, TableOptions
 from . import options
 from .console import Console
 
@@ -37,11 +37,10 @@ OUTPUT = "calibrated.pt"
     help="Where the calibrated model is written.",
 )
 @options.overwrite
-@options.partial
-@options.batch_size
 @options.running
+@options.settings(TableOptions)
 @options.tables
-def calibrate(images, model, truth, output, overwrite, partial, tables, quiet, **running):
+def calibrate(images, model, truth, output, overwrite, tables, quiet, **running):
     """Fit scores and thresholds to a few true labels.
 
     Label twenty photos or more. Choose them at random from photos like those that the model will see: the labels also
@@ -64,7 +63,7 @@ def calibrate(images, model, truth, output, overwrite, partial, tables, quiet, *
     check_truth(checkpoint.model.classes, known)
     predicted = api.predict(images, checkpoint, progress=progress, **running)
     match = match_tables(predicted, known)
-    refuse_small_match(match, "the predictions", truth, partial=partial)
+    refuse_small_match(match, "the predictions", truth, partial=tables.partial)
     before, found = checkpoint.thresholds.tolist(), fit(checkpoint, predicted, known)
     save_checkpoint(found.checkpoint, output)
     for line in match.summary("the predictions", truth):

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from ..config import TableOptions
 from . import options
 from .console import Console, table
 from .messages import printable
@@ -43,11 +44,10 @@ from .messages import printable
     show_default=True,
     help="How the result is printed.",
 )
-@options.partial
-@options.batch_size
 @options.running
+@options.settings(TableOptions)
 @options.tables
-def evaluate(images, labels, model, truth, only, form, partial, tables, quiet, **running):
+def evaluate(images, labels, model, truth, only, form, tables, quiet, **running):
     """Compare scores with true labels.
 
     The result is the average precision (AP) of each class, their mean (mAP), and the expected calibration error (ECE). The ECE
@@ -67,7 +67,7 @@ def evaluate(images, labels, model, truth, only, form, partial, tables, quiet, *
         raise click.UsageError("IMAGES are only used with --model. Remove them, or replace --labels by --model.")
     progress = Console(quiet=quiet)
     scores, own = _predicted(images, model, progress, running) if model else (labels, None)
-    found = api.evaluate(scores, truth, only=only, partial=partial, tables=tables, progress=progress)
+    found = api.evaluate(scores, truth, only=only, tables=tables, progress=progress)
     for line in found.match.summary(labels or "the predictions", truth):
         progress.log(line)
     if form == "json":

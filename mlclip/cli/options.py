@@ -27,17 +27,15 @@ SET_IN_FILE = (
 
 
 class Command(click.Command):
-    """A command whose help lists the options that only some methods use, or that are about tables, in sections at the end."""
+    """A command whose help lists the options that only some methods use in a section at the end."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        common, special, table = [], [], []
+        common, special = [], []
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record and isinstance(param, click.Option):
-                kinds = {MethodOption: special, TableOption: table}
-                kinds.get(type(param), common).append(record)
-        titles = ("Options", "Options for some methods, named in [brackets]", "Options for a .csv of another program")
-        for title, records in zip(titles, (common, special, table), strict=True):
+                (special if isinstance(param, MethodOption) else common).append(record)
+        for title, records in (("Options", common), ("Options for some methods, named in [brackets]", special)):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
@@ -48,10 +46,6 @@ class MethodOption(click.Option):
 
     def __init__(self, *args: Any, methods: Sequence[str], help: str, **more: Any):
         super().__init__(*args, help=f"[{', '.join(methods)}] {help}", **more)
-
-
-class TableOption(click.Option):
-    """An option that says how a .csv of another program is read."""
 
 
 class Listed(click.ParamType):
@@ -157,10 +151,10 @@ def _click_type(field: Field, hint: Any) -> click.ParamType:
     return click.types.convert_type(get_args(hint)[0] if get_args(hint) else hint)
 
 
-def _option(field: Field, hint: Any, **more: Any) -> Callable:
+def _option(field: Field, hint: Any) -> Callable:
     """The option of one field: name, type and default come from the field, the help from its metadata."""
     told, name = field.metadata, "--" + field.name.replace("_", "-")
-    more |= {"help": told["help"], "show_default": told.get("if_none", True)}
+    more = {"help": told["help"], "show_default": told.get("if_none", True)}
     if hint is bool:
         name = f"{name}/--no-{name.removeprefix('--')}"
     else:
@@ -220,7 +214,7 @@ num_workers = click.option(
     show_default="one per core, at most 8",
     help="Dataloader workers that decode photos, or on a CPU threads; 0 decodes in the main process.",
 )
-running = combine(device, num_workers, quiet, verbose)
+running = combine(device, num_workers, quiet)
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -228,38 +222,40 @@ batch_size = click.option(
     show_default=True,
     help="Images per forward pass; use fewer if memory runs out.",
 )
-partial = click.option(
-    "--partial",
-    is_flag=True,
-    help="Accept true labels of which fewer than half of the photos or classes match (of the smaller table).",
-)
 
 
 def tables(command: Callable) -> Callable:
-    """The fields of TableOptions as options; the command gets one argument, `tables`."""
+    """The fields of TableOptions as settings of --set; the command gets one argument, `tables`."""
 
     @functools.wraps(command)
     def run(*args: Any, **settings: Any) -> Any:
-        chosen = {setting.name: settings.pop(setting.name) for setting in fields(TableOptions)}
+        chosen = {field.name: settings.pop(field.name) for field in fields(TableOptions) if field.name in settings}
         return command(*args, tables=TableOptions(**chosen), **settings)
 
-    hints = get_type_hints(TableOptions)
-    return combine(*(_option(f, hints[f.name], cls=TableOption) for f in fields(TableOptions)))(run)
+    return run
 
 
-threshold_file = click.option(
-    "--threshold-file",
-    metavar="FILE",
-    type=click.Path(),
-    help="Thresholds per class: lines `class,threshold`, or {class: threshold} in a .json file. Other classes keep theirs.",
+threshold = click.option(
+    "--threshold",
+    metavar="NUMBER|FILE",
+    help="One threshold for all classes, or a FILE with those of some classes: lines `class,threshold`, or {class: threshold} in "
+    "a .json file.  [default: the threshold of each class in the model or table]",
 )
 
 
-def thresholds_of(file: str, classes: Sequence[str], defaults: Sequence[float]) -> list[float]:
-    """One threshold per class: from the file of --threshold-file, else from `defaults`."""
+def thresholds_of(given: str | None, classes: Sequence[str], defaults: Sequence[float]) -> list[float]:
+    """One threshold per class: the number or the file of --threshold, else `defaults`."""
     from ..labels.thresholds import read_thresholds
 
-    return read_thresholds(Path(file), classes, defaults)
+    if given is None:
+        return list(defaults)
+    try:
+        number = float(given)
+    except ValueError:
+        return read_thresholds(Path(given), classes, defaults)
+    if not 0 <= number <= 1:
+        raise click.UsageError(f"--threshold is {given}: it must be a number from 0 to 1, or a file.")
+    return [number] * len(classes)
 
 
 def report_skipped(skipped: Sequence[Sequence[str]], output: str | Path | None) -> int:

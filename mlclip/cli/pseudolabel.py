@@ -54,6 +54,7 @@ from .console import Console
 @options.overwrite
 @options.batch_size
 @options.running
+@options.verbose
 @options.offline
 @settings_file.config_file
 @settings_file.print_config

@@ -52,7 +52,6 @@ from .messages import printable
     show_default=True,
     help="How they are printed; csv can be edited into a file of corrections.",
 )
-@options.batch_size
 @options.running
 def review(labels, predictions, model, root, corrections, count, form, quiet, **running):
     """Name the labels that are most worth a look.

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import click
 
-from ..config import LABELS_FILE, MODEL_FILE, TrainConfig, used_settings
+from ..config import LABELS_FILE, MODEL_FILE, TableOptions, TrainConfig, used_settings
 from . import options, settings_file
 from .console import Console
 
@@ -33,7 +33,7 @@ from .console import Console
     type=click.Path(),
     help="Where the model is written.",
 )
-@options.settings(TrainConfig)
+@options.settings(TrainConfig, TableOptions)
 @click.option(
     "--corrections",
     metavar="FILE",
@@ -49,6 +49,7 @@ from .console import Console
     help="True labels, as for `mlclip evaluate`: report the mAP of every epoch. They do not influence the training.",
 )
 @options.running
+@options.verbose
 @options.offline
 @settings_file.config_file
 @settings_file.print_config
