@@ -58,7 +58,7 @@ def train_clip_head(
     with distributed.together():
         teacher = _checked(labels, teacher, other_teacher)
         grids, size = views_of(labels, teacher)
-    photos, scores, skipped = training_photos(labels, config, distributed)
+    photos, scores, skipped = training_photos(labels, config, num_workers, distributed, progress)
     store, unreadable = embed_images(
         photos, teacher, root=labels.root, grids=grids, size=size, store=_store_of(labels, teacher), num_workers=num_workers,
         distributed=distributed, progress=progress,

@@ -166,6 +166,9 @@ def refined_labels(state: TrainingState, labels: Labels) -> Labels:
     kept = [row for row, photo in enumerate(state.photos) if photo.path not in state.skipped]
     meta = {**labels.meta, "refined": state.identity["settings"], "skipped": sorted(map(list, state.skipped.items()))}
     meta["thresholds"] = match_expected_positives(state.targets[kept], state.targets[kept]).tolist()
+    if "content" in labels.meta:
+        place = {path: row for row, path in enumerate(labels.paths)}
+        meta["content"] = labels.meta["content"][[place[state.photos[row].path] for row in kept]]
     if state.update:
         new_row = {row: i for i, row in enumerate(kept)}
         meta["update"] = {
