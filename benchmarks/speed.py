@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from mlclip.memory import keep_freed_memory
+from mlclip.machine import keep_freed_memory
 
 LOOPS = str(Path(__file__).with_name("reference_loops.py"))
 MLCLIP = [sys.executable, "-m", "mlclip"]
@@ -162,7 +162,7 @@ def ceiling(photos: Path, rounds: int, out: Path) -> None:
 
 FREED = """
 import resource, sys, time, torch, torchvision
-from mlclip.memory import keep_freed_memory
+from mlclip.machine import keep_freed_memory
 keep = sys.argv[1] == "kept" and keep_freed_memory()
 training, arch, batch = sys.argv[2] == "train", sys.argv[3], int(sys.argv[4])
 model = torchvision.models.get_model(arch).train(training).to(memory_format=torch.channels_last)
