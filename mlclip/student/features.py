@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..config import InputError
 from ..distributed import Distributed
 from ..images import Photo, PhotoViews, Skip, photo_batches
 from ..progress import SILENT, Progress
@@ -76,25 +77,46 @@ def photo_features(
     """Features (N, 2, K) in half precision of all photos and their mirror images, and path -> reason of unreadable photos.
 
     The trunk is in eval mode: its batch norms use their running means. The rows of unreadable photos are NaN. Photos that are
-    already in the store in the cache are read from there. With several ranks, each computes its share, and the main rank gets
-    the complete result; the others get None and the unreadable photos. `root` is the folder of the photos. Raises InputError
-    if the store cannot be used.
+    already in the store in the cache are read from there. Where the store cannot be used (a full disk, a cache that cannot be
+    written), all features are computed and only held in memory, with a message. With several ranks, each computes its share,
+    and the main rank gets the complete result; the others get None and the unreadable photos. `root` is the folder of the
+    photos.
     """
     distributed = distributed or Distributed()
     key = feature_key(model, distributed.device)
-    folder = default_store(key, root)
-    progress.detail(f"store of features: {folder}")
 
-    def compute(store: Store, missing: list[Photo]) -> list[Skip]:
+    def compute(store: Store | _InMemory, missing: list[Photo]) -> list[Skip]:
         return _compute(store, missing, model, num_workers, distributed, progress)
 
-    store, skipped = fill_store(folder, key, photos, compute, distributed)
-    features = _read(store, photos, model.head.in_channels) if distributed.is_main else None
+    try:
+        folder = default_store(key, root)
+        progress.detail(f"store of features: {folder}")
+        store, skipped = fill_store(folder, key, photos, compute, distributed)
+        features = _read(store, photos, model.head.in_channels) if distributed.is_main else None
+    except InputError as error:  # of every rank
+        progress.log(f"the features are not kept: {str(error).rstrip('.')}. They are computed again for every probe")
+        memory = _InMemory()
+        own = compute(memory, distributed.shard(list(photos)))
+        gathered = distributed.all_gather((own, memory.features if not distributed.is_main else {}))
+        skipped = [skip for part, _ in gathered for skip in part]
+        every = memory.features | {path: vectors for _, part in gathered for path, vectors in part.items()}
+        missing = torch.full((2, model.head.in_channels), torch.nan, dtype=torch.float16)
+        features = torch.stack([every.get(photo.path, missing) for photo in photos]) if distributed.is_main else None
     return features, {skip.path: skip.reason for skip in skipped}
 
 
+class _InMemory:
+    """Takes features like a store, and holds them: path -> (2, K)."""
+
+    def __init__(self):
+        self.features: dict[str, Tensor] = {}
+
+    def write_shard(self, photos: Sequence[Photo], features: Tensor, rank: int) -> None:
+        self.features |= dict(zip([photo.path for photo in photos], features, strict=True))
+
+
 def _compute(
-    store: Store,
+    store: Store | _InMemory,
     missing: list[Photo],
     model: Classifier,
     num_workers: int,
