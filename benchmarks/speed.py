@@ -118,8 +118,7 @@ def ceiling(photos: Path, rounds: int, out: Path) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from mlclip.clip import load_clip
-    from mlclip.teacher.precision import DTYPES
-    from mlclip.teacher.scoring import Teacher
+    from mlclip.teacher.scoring import DTYPES, Teacher
 
     keep_freed_memory()  # as the commands do
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

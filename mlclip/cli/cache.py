@@ -34,7 +34,7 @@ def cache(clear, clear_weights, yes, quiet):
     """
     from ..clip.registry import cached_weights
     from ..files import cache_folder
-    from ..teacher.embedding_store import clear_stores, list_stores
+    from ..teacher.store import clear_stores, list_stores
 
     if (clear_weights or yes) and not clear:
         raise click.UsageError("--weights and --yes have no effect without --clear.")
@@ -58,7 +58,7 @@ def cache(clear, clear_weights, yes, quiet):
 
 def _rows(weights: Sequence, stores: Sequence) -> list[list[str]]:
     """One line per weight file and per store; stores in the order of their last use, latest first."""
-    from ..teacher.embedding_store import MANIFEST
+    from ..teacher.store import MANIFEST
 
     lines = [
         [f"CLIP {file.name}" + ("" if file.complete else " (unfinished)"), _size(file.size), "", "", str(file.path)]

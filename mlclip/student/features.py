@@ -10,50 +10,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..config import InputError
-from ..distributed import Distributed
-from ..images import Photo, PhotoViews, Skip, photo_batches
-from ..progress import SILENT, Progress
-from ..teacher.embed import ShardWriter
-from ..teacher.embedding_store import Store, default_store
-from ..teacher.shared_store import fill_store
+from ..distributed import Runtime
+from ..images import Photo, PhotoViews, photo_batches
+from ..teacher.encode import filled_stores
+from ..teacher.store import Key, Store, default_store
 from .model import Classifier
 from .predict import autocast
 
 BATCH = 32  # photos per pass through the trunk
 
 
-@dataclass(frozen=True)
-class FeatureKey:
-    """What features depend on besides the photo."""
-
-    kind: ClassVar[str] = "features"
-    elsewhere: ClassVar[str] = "Choose another folder for the cache with MLCLIP_CACHE."
-
-    sha256: str  # of the trunk's weights
-    arch: str
-    size: int  # pixels; side of the square input
-    dtype: str  # in which the trunk computes
-
-    def as_plain(self) -> dict:
-        """The key as JSON holds it."""
-        return asdict(self)
-
-
-def feature_key(model: Classifier, device: torch.device) -> FeatureKey:
+def feature_key(model: Classifier, device: torch.device) -> Key:
     """The key of the store for the trunk of `model` on `device`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.trunk.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     dtype = autocast(device).fast_dtype if device.type == "cuda" else torch.float32
-    return FeatureKey(digest.hexdigest(), model.arch, model.size, str(dtype).removeprefix("torch."))
+    return Key("features", digest.hexdigest(), model.arch, model.size, precision=str(dtype).removeprefix("torch."))
 
 
 @torch.inference_mode()
@@ -66,13 +45,7 @@ def pooled_features(model: Classifier, pixels: Tensor, device: torch.device) -> 
 
 
 def photo_features(
-    model: Classifier,
-    photos: Sequence[Photo],
-    root: str,
-    *,
-    num_workers: int = 2,
-    distributed: Distributed | None = None,
-    progress: Progress = SILENT,
+    model: Classifier, photos: Sequence[Photo], root: str, runtime: Runtime
 ) -> tuple[Tensor | None, dict[str, str]]:
     """Features (N, 2, K) in half precision of all photos and their mirror images, and path -> reason of unreadable photos.
 
@@ -82,69 +55,48 @@ def photo_features(
     and the main rank gets the complete result; the others get None and the unreadable photos. `root` is the folder of the
     photos.
     """
-    distributed = distributed or Distributed()
-    key = feature_key(model, distributed.device)
+    model.eval()
+    key, channels = feature_key(model, runtime.device), model.head.in_channels
 
-    def compute(store: Store | _InMemory, missing: list[Photo]) -> list[Skip]:
-        return _compute(store, missing, model, num_workers, distributed, progress)
+    def encode(pixels: Tensor, _: list[Key]) -> list[Tensor]:  # (n, 1, 3, S, S)
+        return [pooled_features(model, pixels[:, 0], runtime.device).half()]
 
     try:
-        folder = default_store(key, root)
-        progress.detail(f"store of features: {folder}")
-        store, skipped = fill_store(folder, key, photos, compute, distributed)
-        features = _read(store, photos, model.head.in_channels) if distributed.is_main else None
-    except InputError as error:  # of every rank
-        progress.log(f"the features are not kept: {str(error).rstrip('.')}. They are computed again for every probe")
-        memory = _InMemory()
-        own = compute(memory, distributed.shard(list(photos)))
-        gathered = distributed.all_gather((own, memory.features if not distributed.is_main else {}))
-        skipped = [skip for part, _ in gathered for skip in part]
-        every = memory.features | {path: vectors for _, part in gathered for path, vectors in part.items()}
-        missing = torch.full((2, model.head.in_channels), torch.nan, dtype=torch.float16)
-        features = torch.stack([every.get(photo.path, missing) for photo in photos]) if distributed.is_main else None
-    return features, {skip.path: skip.reason for skip in skipped}
+        wanted = [(default_store(key, root), key)]
+        with filled_stores(wanted, photos, encode, BATCH * model.size**2, channels, runtime) as ([store], skipped):
+            features = _read(store, photos, channels) if runtime.distributed.is_main else None
+            return features, {skip.path: skip.reason for skip in skipped}
+    except InputError as error:  # on every rank
+        runtime.progress.log(f"the features are not kept: {str(error).rstrip('.')}. The next probe computes them again")
+        return _features_in_memory(model, photos, runtime)
 
 
-class _InMemory:
-    """Takes features like a store, and holds them: path -> (2, K)."""
-
-    def __init__(self):
-        self.features: dict[str, Tensor] = {}
-
-    def write_shard(self, photos: Sequence[Photo], features: Tensor, rank: int) -> None:
-        self.features |= dict(zip([photo.path for photo in photos], features, strict=True))
-
-
-def _compute(
-    store: Store | _InMemory,
-    missing: list[Photo],
-    model: Classifier,
-    num_workers: int,
-    distributed: Distributed,
-    progress: Progress,
-) -> list[Skip]:
-    """Put the features of the `missing` photos of this rank into the store. Returns the photos that cannot be read."""
-    if not missing:
-        return []
-    model.eval()
-    skipped: list[Skip] = []
-    shard = ShardWriter(store, distributed.rank)
+def _features_in_memory(
+    model: Classifier, photos: Sequence[Photo], runtime: Runtime
+) -> tuple[Tensor | None, dict[str, str]]:
+    """`photo_features` without a store."""
+    distributed = runtime.distributed
+    rows = distributed.shard(list(range(len(photos))))
+    features = torch.full((len(photos), 2, model.head.in_channels), torch.nan, dtype=torch.float16)
+    skipped: dict[str, str] = {}
     batches = photo_batches(
-        PhotoViews(missing, model.size),
+        PhotoViews([photos[row] for row in rows], model.size),
         batch_size=BATCH,
-        num_workers=num_workers,
-        device=distributed.device,
+        num_workers=runtime.num_workers,
+        device=runtime.device,
     )
-    with (progress if distributed.is_main else SILENT).bar("computing features", len(missing), "photos") as bar:
-        for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, H, W)
-            distributed.check()
-            skipped += [Skip(missing[index].path, reason) for index, reason in unreadable]
+    with runtime.bars.bar("encoding photos", len(rows), "photos") as bar:
+        for indices, pixels, unreadable in batches:  # (n,), (n, 1, 3, S, S)
+            skipped |= {photos[rows[index]].path: reason for index, reason in unreadable}
             if pixels is not None:
-                features = pooled_features(model, pixels[:, 0], distributed.device).half()
-                shard.add([missing[index] for index in indices.tolist()], features)
+                features[[rows[index] for index in indices]] = pooled_features(
+                    model, pixels[:, 0], runtime.device
+                ).half()
             bar.update(len(indices) + len(unreadable))
-    shard.flush()
-    return skipped
+    for part, rank_features, rank_skipped in distributed.all_gather((rows, features[rows], skipped)):
+        features[part] = rank_features
+        skipped |= rank_skipped
+    return (features if distributed.is_main else None), skipped
 
 
 def _read(store: Store, photos: Sequence[Photo], channels: int) -> Tensor:

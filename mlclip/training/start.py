@@ -14,8 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from ..config import InputError, TrainConfig
 from ..distributed import Distributed
 from ..images import Photo
-from ..images.batches import in_threads
-from ..images.content import content_hash
 from ..images.names import photo_file
 from ..images.shards import locate
 from ..labels.table import Labels
@@ -24,13 +22,16 @@ from ..progress import Progress
 from ..student.init import new_student, start_bias
 from ..student.model import Classifier
 from ..student.predict import fast_layout
-from ..teacher.shared_store import check_same_photos
+from ..teacher.encode import check_same_photos
+from ..teacher.store import contents_of
 from .batch_norm import sync_batch_norm
 from .identity import check_same_training, identity_of
 from .precision import choose_training_precision
 from .resume import check_photos, read_state, restore
 from .state import TrainingState, corrected_photos
 from .weight_average import start_average
+
+PHOTOS_AT_ONCE = 256  # whose content is compared, between two steps of the progress bar
 
 
 def start_training(
@@ -131,22 +132,20 @@ def _warn_of_changed(labels: Labels, found: list[tuple[int, Photo]], num_workers
     `meta["content"]` has the hash of each labelled photo, uint8 (N, 16). Nothing is said about labels without it.
     """
     hashes = labels.meta.get("content")
-    if hashes is None or len(hashes) != len(labels.paths):
+    if not isinstance(hashes, Tensor) or len(hashes) != len(labels.paths):
         return
-
-    def is_changed(item: tuple[int, Photo]) -> bool:
-        row, photo = item
-        try:
-            return content_hash(photo.file) != hashes[row].numpy().tobytes()
-        except OSError:  # the training says that it cannot be read
-            return False
-
-    flags: list[bool] = []
+    changed = []
     with progress.bar("comparing photos", len(found), "photos") as bar:
-        for part in in_threads(is_changed, found, batch_size=64, num_threads=num_workers):
-            flags += part
+        for first in range(0, len(found), PHOTOS_AT_ONCE):
+            part = found[first : first + PHOTOS_AT_ONCE]
+            contents = contents_of([photo for _, photo in part], num_workers)
+            changed += [
+                photo.path
+                for (row, photo), content in zip(part, contents, strict=True)
+                if content
+                not in (None, hashes[row].numpy().tobytes())  # None: the training says that it cannot be read
+            ]
             bar.update(len(part))
-    changed = [photo.path for (_, photo), flag in zip(found, flags, strict=True) if flag]
     if changed:
         progress.log(
             f"{len(changed):,} of {len(found):,} photos changed since they were labelled, such as {changed[0]}. They keep their "
