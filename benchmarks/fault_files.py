@@ -31,7 +31,8 @@ from mlclip.labels.corrections import read_corrections
 from mlclip.labels.datasets import read_boxes, read_truth
 from mlclip.labels.exchange import export_labels, read_scores
 from mlclip.labels.table import Labels, read_labels
-from mlclip.student.safetensors_file import load_safetensors, save_safetensors
+from mlclip.student.checkpoint import _load_safetensors as load_safetensors
+from mlclip.student.checkpoint import _save_safetensors as save_safetensors
 
 REFUSED = (InputError, Unreadable)
 CLASSES = ["cat", "dog", "bird"]

@@ -70,18 +70,6 @@ def test_a_calibration_changes_logits_but_not_maps_and_a_second_one_is_added_to_
     assert not {"scale", "offset"} & {name for name, _ in model.named_parameters()}
 
 
-def test_model_files_from_before_calibration_existed_can_still_be_loaded(tmp_path):
-    model = Classifier("resnet18", CLASSES, 64).eval()
-    save_checkpoint(Checkpoint(model, torch.full((3,), 0.5)), tmp_path / "model.pt")
-    content = torch.load(tmp_path / "model.pt", weights_only=True)
-    content["weights"] = {k: v for k, v in content["weights"].items() if k not in ("scale", "offset")}
-    torch.save(content, tmp_path / "old.pt")
-    old = load_checkpoint(tmp_path / "old.pt").model
-    assert old.scale.tolist() == [1, 1, 1] and old.offset.tolist() == [0, 0, 0]
-    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    assert torch.equal(old(pixels), model(pixels))
-
-
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "convnext_tiny"])
 def test_torchvision_weights_are_loaded_from_a_file(arch, tmp_path):
     torch.manual_seed(1)

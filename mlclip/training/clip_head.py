@@ -22,7 +22,7 @@ from ..methods.pooled_head import choose_pooled_l2, fit_pooled_head
 from ..progress import Progress
 from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ClipHead, clip_of
-from ..student.consistency import fitted_thresholds
+from ..student.predict import fitted_thresholds
 from ..teacher.encode import encoded_views
 from ..teacher.scoring import Teacher, check_same_teacher
 from ..teacher.store import Store, StoredViews, is_store

@@ -17,7 +17,7 @@ from ..files import beside, check_output
 from ..labels.table import Labels, write_labels
 from ..progress import SILENT, Progress
 from ..student.checkpoint import Checkpoint, save_checkpoint
-from ..student.consistency import fitted_thresholds
+from ..student.predict import fitted_thresholds
 from ..teacher.scoring import Teacher
 from .clip_head import train_clip_head
 from .crop_labels import crop_scorer_for
