@@ -161,7 +161,7 @@ def _resume(path: Path) -> None:
     from mlclip.progress import SILENT
     from mlclip.training.resume import save_state
 
-    state = start_training(_training_folder(path), SMALL, True, Distributed(), SILENT)
+    state = start_training(_training_folder(path), SMALL, True, 0, Distributed(), SILENT)
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()
@@ -175,7 +175,7 @@ def _read_resume(path: Path) -> None:
     labels = _labels()
     labels.root = str(path.parent / "photos")
     assert identity_of(labels, SMALL)
-    start_training(labels, SMALL, True, Distributed(), SILENT, path)
+    start_training(labels, SMALL, True, 0, Distributed(), SILENT, path)
 
 
 def _shard(path: Path) -> None:
