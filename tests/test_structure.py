@@ -17,7 +17,7 @@ LEVELS = {
         "config",
         "files",
         "lazy_names",
-        "schema",
+        "plain",
         "spelling",
         "progress",
         "line_progress",

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..config import InputError, TableOptions
 from ..files import check_output, load_plain, save_plain
+from ..plain import check_fields
 from ..progress import SILENT, Progress
-from ..schema import SCHEMAS
 from . import text_formats as tables
 from .class_names import shorten
 from .csv_table import read_csv
@@ -225,7 +225,7 @@ def _from_json(path: Path) -> dict:
         raise InputError(f"{path} is not a labels file of version 1. Make one with `{MADE_BY}`.")
     classes = content.get("classes")
     content |= {"scores": _tensor(content["scores"], len(classes) if isinstance(classes, list) else 0)}
-    SCHEMAS["labels"].check(content, str(path), f"Make the file again with `{MADE_BY}`.")
+    check_fields("labels", content, path, MADE_BY)
     return content
 
 

@@ -58,7 +58,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read the student of a `model.pt` or `model.safetensors`, in eval mode on `device`.
 
-    `schema.SCHEMAS["model"]` says what it must hold. InputError if the file is missing or damaged.
+    `plain.FIELDS["model"]` says what it must hold. InputError if the file is missing or damaged.
     """
     content = load_safetensors(path) if is_safetensors(path) else load_plain(path, kind="model", made_by=MADE_BY)
     try:

@@ -191,7 +191,7 @@ def plain_clip(model: ClipHead) -> dict[str, Any]:
 
 
 def clip_head_of(content: Mapping[str, Any]) -> ClipHead:
-    """The model in the content of a `model.pt`, which `schema.SCHEMAS["model"]` has checked. InputError if it does not fit."""
+    """The model in the content of a `model.pt`, which `plain.FIELDS["model"]` has checked. InputError if it does not fit."""
     weights = content["weights"]
     model = ClipHead(
         content["classes"],

@@ -20,8 +20,7 @@ from torch import Tensor
 from ..clip.weights import read_safetensors
 from ..config import InputError
 from ..files import atomic, parse_json
-from ..schema import SCHEMAS
-from ..schema.values import is_list_of, is_number
+from ..plain import check_fields, is_list_of, is_number
 
 FORMAT, VERSION = "mlclip.model", 1
 SUFFIX = ".safetensors"
@@ -112,7 +111,7 @@ def save_safetensors(content: Mapping[str, Any], path: str | Path) -> None:
 
 
 def load_safetensors(path: str | Path) -> dict[str, Any]:
-    """The content of a `model.pt` from a file of `save_safetensors`, checked as `schema.SCHEMAS["model"]` says.
+    """The content of a `model.pt` from a file of `save_safetensors`, checked as `plain.FIELDS["model"]` says.
 
     InputError if the file is missing, damaged, or not a student.
     """
@@ -134,7 +133,7 @@ def load_safetensors(path: str | Path) -> dict[str, Any]:
     content["meta"] = _meta_of(
         {name: facts.get(name) for name in ("calibration", "teacher", "labels", "training", "measured", "hierarchy")}
     )
-    SCHEMAS["model"].check(content, str(path), f"Create the file again with `{MADE_BY}`.")
+    check_fields("model", content, path, MADE_BY)
     return content
 
 

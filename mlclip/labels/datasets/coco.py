@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ...config import InputError
-from ...schema.values import is_number
+from ...plain import is_number
 from ..class_names import shorten
 from ..table import Labels
 from .source import LARGEST_FILE, UNKNOWN, Boxes, Tally, area_box, check_cells, labels_of, photo_path, read_json

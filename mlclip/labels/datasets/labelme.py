@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import InputError
-from ...schema.values import is_number
+from ...plain import is_number
 from ..table import Labels
 from .source import (
     Box,

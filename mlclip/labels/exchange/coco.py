@@ -8,7 +8,7 @@ from typing import Any
 
 from ...config import InputError
 from ...files import atomic
-from ...schema.values import is_number
+from ...plain import is_number
 from ..class_tree import ClassTree
 from ..datasets.source import photo_path, read_json, table_of
 from ..table import Labels

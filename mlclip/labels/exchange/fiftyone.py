@@ -14,7 +14,7 @@ from typing import Any
 from ...config import InputError
 from ...files import atomic
 from ...images import SUFFIXES
-from ...schema.values import is_dict_of, is_list_of, is_number, is_text
+from ...plain import is_dict_of, is_list_of, is_number, is_text
 from ..datasets.source import photo_path, read_json, table_of
 from ..table import Labels
 from .chosen import checked_paths, chosen, photo_file

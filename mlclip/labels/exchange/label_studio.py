@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element
 from ... import __version__
 from ...config import InputError
 from ...files import atomic, beside
-from ...schema.values import is_dict_of, is_number, is_text
+from ...plain import is_dict_of, is_number, is_text
 from ..datasets.source import photo_path, read_json, table_of
 from ..table import Labels
 from .chosen import checked_paths, chosen, short
