@@ -207,7 +207,7 @@ def test_a_file_with_another_suffix_is_known_by_its_first_bytes(handed, tmp_path
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(handed, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
+    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
     with pytest.raises(InputError, match=r"mlclip\[safetensors\]"):
         load_checkpoint(handed)
 
