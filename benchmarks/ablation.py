@@ -29,13 +29,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_scenes import demo_scenes
+from demo_scenes import demo_scenes, scene_boxes
 from voc12 import CONSISTENT as CONSISTENT_ROW
 from voc12 import EVALUATED, FIXED, STUDENT, make_labels
 
 from mlclip.cli.demo import STUDENT as DEMO_STUDENT
 from mlclip.demo.scenes import SCENE_SIZE
-from mlclip.labels.datasets import read_boxes
 from mlclip.labels.metrics import mean_average_precision
 from mlclip.labels.table import Labels, read_labels, write_labels
 
@@ -97,8 +96,6 @@ CCD_WORLD = [
     Case("update from the teacher's cells", ccd(*OWN), ccd("--local-views", "cells")),
     Case("update from a grid", ccd(*OWN), ccd("--local-views", "grid")),
     Case("update from random boxes", ccd(*OWN), ccd("--local-views", "random")),
-    Case("update from annotated boxes", ccd(*OWN), ccd("--local-views", "boxes")),
-    Case("update from around annotated boxes", ccd(*OWN), ccd("--local-views", "around")),
     Case("no consistency", ccd(*OWN), ccd("--consistency", "0")),
     Case("no stopping", ccd(*OWN), ccd("--no-stopping")),
     Case("its labels, fixed", ccd(*OWN), PLAIN),
@@ -252,13 +249,10 @@ class Bench:
         truth_train, test, truth_test, only = self.places(seed)
         tag = "".join(c if c.isalnum() else "-" for c in case.name) + f"-{seed}"
         labels, model, refined = (self.out / f"{self.part}-{tag}.{end}.pt" for end in ("labels", "model", "refined"))
-        boxes = (
-            ["--boxes", f"coco:{self.out}/world-{seed}/boxes_train.json"] if {"boxes", "around"} & {*case.train} else []
-        )
         self.labels(case, seed, labels)
         started = time.monotonic()
         save = ["--save-labels", refined] if case.moves_labels else []
-        training = [*self.student(), *(case.train or FIXED), *boxes, *save]
+        training = [*self.student(), *(case.train or FIXED), *save]
         self.mlclip("train", "--labels", labels, *training, "--seed", seed, "-o", model,
                     "--overwrite", "--workers", 0)  # fmt: skip
         seconds = time.monotonic() - started
@@ -279,7 +273,7 @@ class Bench:
         after = read_labels(refined if save else labels)
         row |= label_quality(read_labels(labels), after, read_labels(truth_train), EVALUATED if only else None)
         if self.world and "update" in after.meta:
-            row["shown_well"] = shown_well(after, read_boxes(f"coco:{self.out}/world-{seed}/boxes_train.json"))
+            row["shown_well"] = shown_well(after, scene_boxes(self.out / f"world-{seed}"))
         with model.with_suffix(".log.csv").open() as log:
             row["epochs"] = len(log.readlines()) - 1
         with self.lock, self.file.open("a") as file:

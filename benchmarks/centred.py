@@ -25,7 +25,7 @@ from mlclip.labels.class_names import TEMPLATES
 from mlclip.labels.metrics import average_precision
 from mlclip.labels.table import read_labels
 from mlclip.methods import centred, profiles
-from mlclip.teacher.label_from_store import LEVEL_ROUNDS
+from mlclip.teacher.label import LEVEL_ROUNDS
 from mlclip.teacher.scoring import Teacher, class_embeddings
 
 GRIDS = (1, 2, 3, 4)

@@ -24,14 +24,13 @@ import voc12
 from demo_scenes import demo_scenes
 
 from mlclip.config import TrainConfig
-from mlclip.distributed import Distributed
+from mlclip.distributed import Runtime
 from mlclip.images import find_images
 from mlclip.labels.corrections import Corrections, correct
 from mlclip.labels.metrics import mean_average_precision
 from mlclip.labels.review import questions
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods.thresholds import f1_of_classes
-from mlclip.progress import SILENT
 from mlclip.student.checkpoint import Checkpoint
 from mlclip.student.features import photo_features
 from mlclip.training.loop import train
@@ -93,9 +92,7 @@ def predict(checkpoint: Checkpoint, root: str | Path, paths: list[str]) -> Label
     model = checkpoint.model
     place = {photo.path: photo for photo in find_images([str(root)]).photos}
     photos = [place[path] for path in paths]
-    features, _ = photo_features(
-        model, photos, str(root), num_workers=0, distributed=Distributed(), progress=SILENT
-    )  # (N, 2, K)
+    features, _ = photo_features(model, photos, str(root), Runtime())  # (N, 2, K)
     logits = features[:, 0].float() @ model.head.weight.flatten(1).T + model.head.bias
     scores = (model.scale * logits + model.offset).sigmoid().detach()
     meta = {"thresholds": checkpoint.thresholds.tolist()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from mlclip.cli.demo import TEST_SCENES, TRAIN_SCENES
@@ -15,3 +16,15 @@ def demo_scenes(out: Path, seed: int) -> Path:
         write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed)
         (folder / "ready").touch()
     return folder
+
+
+def scene_boxes(folder: Path) -> dict[str, list[tuple[str, tuple[float, ...]]]]:
+    """The drawn things of the training scenes: {file name: [(kind, box_xyxy in pixels)]}."""
+    content = json.loads((folder / "boxes_train.json").read_text())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    kinds = {category["id"]: category["name"] for category in content["categories"]}
+    found = {name: [] for name in names.values()}
+    for item in content["annotations"]:
+        x, y, width, height = item["bbox"]
+        found[names[item["image_id"]]].append((kinds[item["category_id"]], (x, y, x + width, y + height)))
+    return found

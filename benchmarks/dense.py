@@ -36,12 +36,10 @@ from mlclip.labels.class_names import TEMPLATES
 from mlclip.labels.datasets import read_truth
 from mlclip.labels.metrics import average_precision, mean_average_precision
 from mlclip.labels.table import read_labels
-from mlclip.teacher.cells import embed_views_and_cells
-from mlclip.teacher.embed_kinds import embed_kinds
-from mlclip.teacher.label_by_kinds import label_by_kinds
-from mlclip.teacher.label_from_store import label_by_centring
+from mlclip.teacher.encode import embed_views_and_cells, encoded_views
+from mlclip.teacher.label import label_by_centring, label_by_view_sets
 from mlclip.teacher.scoring import Teacher, class_embeddings
-from mlclip.teacher.view_batches import ViewBatches
+from mlclip.teacher.store import StoredViews
 
 SIZES = ("1", "1.5", "2", "2.5", "3", "4")
 FREE = ("views", "cells")  # no further pass
@@ -82,13 +80,13 @@ def labels_of_world(out: Path, seed: int, teacher: Teacher, attention: str) -> d
     truth = read_labels(demo_scenes(out, seed) / "truth_test.csv").scores
     settings = {"grids": (1, 2, 3), "kinds": (*FREE, *SIZES), "attention": attention}
     settings["store"] = out / f"store-{seed}{'' if teacher.name == 'tiny' else '-' + teacher.sha256[:8]}"
-    stored, cells, _ = embed_kinds(found.photos, teacher, root=found.root, num_workers=0, **settings)
-    views = ViewBatches(stored, found.photos)
-    kinds = {name: ViewBatches(store, found.photos) for name, store in cells.items()}
+    with encoded_views(found.photos, teacher, root=found.root, **settings) as (stores, _):
+        views, *cells = (StoredViews(store, found.photos) for store in stores)
+    kinds = dict(zip([kind for kind in settings["kinds"] if kind != "views"], cells, strict=True))
     asked = (class_embeddings(teacher, KINDS, TEMPLATES["paper-cdul"]), len(KINDS), teacher.logit_scale)
     made = {"centred": label_by_centring(views, *asked, PseudolabelConfig("centred"))[0]}
     for name, changed in ROWS.items():
-        made[name] = label_by_kinds(kinds, views, *asked, PseudolabelConfig("dense", **changed))[0]
+        made[name] = label_by_view_sets(kinds, views, *asked, PseudolabelConfig("dense", **changed))[0]
     return {name: (mean_ap(labels, truth), macro_f1(labels, truth)) for name, labels in made.items()}
 
 

@@ -53,7 +53,7 @@ from mlclip.labels.text_formats import read_thresholds, write_thresholds
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import Classifier
 from mlclip.student.onnx_model import load_onnx
-from mlclip.teacher.embedding_store import MANIFEST, Store, StoreKey
+from mlclip.teacher.store import MANIFEST, Key, Store
 from mlclip.training.identity import identity_of
 from mlclip.training.start import start_training
 
@@ -93,7 +93,7 @@ WORDS += (
 )
 FAILURES_SHOWN = 3
 HAS_ONNX = bool(find_spec("onnx") and find_spec("onnxruntime"))
-KEY = StoreKey("0" * 64, "quick_gelu", 64, (1, 2))
+KEY = Key("embeddings", "0" * 64, "quick_gelu", 64, (1, 2))
 
 
 @dataclass
@@ -179,16 +179,19 @@ def _read_resume(path: Path) -> None:
 
 
 def _shard(path: Path) -> None:
-    photos = [[f"p{i}.jpg", 100 + i, 10**18 + i] for i in range(5)]
-    content = {"format": "mlclip.embeddings", "version": 1, "photos": photos, "embeddings": torch.rand(5, 5, 8).half()}
+    content = {
+        "format": "mlclip.embeddings",
+        "version": 1,
+        "content": torch.zeros(5, 16, dtype=torch.uint8),
+        "bytes": [1] * 5,
+        "embeddings": torch.rand(5, 5, 8).half(),
+    }
     save_plain(content, path)
 
 
 def _read_shard(path: Path) -> None:
-    store = Store(path.parent / "store", KEY)
     for mmap in (True, False):
-        content = load_plain(path, kind="embeddings", made_by="mlclip pseudolabel", mmap=mmap)
-    store._register(path, content["photos"])
+        load_plain(path, kind="embeddings", made_by="mlclip pseudolabel", mmap=mmap)
 
 
 def _manifest(path: Path) -> None:

@@ -78,18 +78,21 @@ def lists_per_photo(out: Path, count: int = 200_000) -> None:
 
     from mlclip.images import Photo
     from mlclip.labels.table import Labels
-    from mlclip.teacher.embedding_store import Store, StoreKey
+    from mlclip.teacher.store import Key, Store
 
     shutil.rmtree(out / "index", ignore_errors=True)
-    key = StoreKey("0" * 64, "gelu", 224, (1,))
+    key = Key("embeddings", "0" * 64, "gelu", 224, (1,))
     start = resident()
     photos = [
         Photo(f"folder/{n:09d}.jpg", f"/data/photos/folder/{n:09d}.jpg", 100_000 + n, 10**18 + n) for n in range(count)
     ]
     listed = resident()
+    (out / "index").mkdir(parents=True)
     store = Store(out / "index", key)
     for first in range(0, count, 20_000):
-        store.write_shard(photos[first : first + 20_000], torch.zeros(20_000, 1, 1))
+        contents = [n.to_bytes(16, "big") for n in range(first, first + 20_000)]
+        store.write_shard(store.next_shard(), photos[first : first + 20_000], contents, torch.zeros(20_000, 1, 1))
+    store.write_index(complete=True)
     del store
     before = resident()
     store = Store(out / "index", key)

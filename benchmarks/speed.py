@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from mlclip.memory import keep_freed_memory
+from mlclip.machine import keep_freed_memory
 
 LOOPS = str(Path(__file__).with_name("reference_loops.py"))
 MLCLIP = [sys.executable, "-m", "mlclip"]
@@ -118,8 +118,7 @@ def ceiling(photos: Path, rounds: int, out: Path) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from mlclip.clip import load_clip
-    from mlclip.teacher.precision import DTYPES
-    from mlclip.teacher.scoring import Teacher
+    from mlclip.teacher.scoring import DTYPES, Teacher
 
     keep_freed_memory()  # as the commands do
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -162,7 +161,7 @@ def ceiling(photos: Path, rounds: int, out: Path) -> None:
 
 FREED = """
 import resource, sys, time, torch, torchvision
-from mlclip.memory import keep_freed_memory
+from mlclip.machine import keep_freed_memory
 keep = sys.argv[1] == "kept" and keep_freed_memory()
 training, arch, batch = sys.argv[2] == "train", sys.argv[3], int(sys.argv[4])
 model = torchvision.models.get_model(arch).train(training).to(memory_format=torch.channels_last)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from demo_scenes import scene_boxes
 from PIL import Image
 
 from mlclip.clip import load_clip
 from mlclip.demo import KINDS, write_scenes
 from mlclip.images import open_image
-from mlclip.labels.datasets import read_boxes
 from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
 
 MARGINS = (0.0, 0.15, 0.3, 0.5)  # on each side, as a share of the object's longer side
@@ -44,7 +44,7 @@ def main() -> None:
     teacher = Teacher(load_clip("tiny"))
     text = class_embeddings(teacher, KINDS, ["a photo of the {}"])
     objects = []
-    for path, boxes in read_boxes(f"coco:{args.out}/boxes_train.json").items():
+    for path, boxes in scene_boxes(args.out).items():
         image = open_image(args.out / "train" / path)
         objects += [(image, KINDS.index(kind), box, box[2] - box[0] > LARGE_SHARE * image.width) for kind, box in boxes]
     kinds, large = torch.tensor([kind for _, kind, _, _ in objects]), torch.tensor([big for *_, big in objects])

@@ -30,7 +30,7 @@ from mlclip.labels.metrics import mean_average_precision
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.methods import ccd, centred, profiles
 from mlclip.methods.cdul import fuse
-from mlclip.teacher.label_from_store import LEVEL_ROUNDS
+from mlclip.teacher.label import LEVEL_ROUNDS
 
 # The classes with at least 10 positives in both parts.
 EVALUATED = [

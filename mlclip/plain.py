@@ -177,8 +177,11 @@ _WEIGHTS = Field(_are_weights, "a dict of named tensors without NaN or infinite 
 _HIERARCHY = Field(
     lambda v: _is_dict(v) and v.keys() == {"parents", "groups"}, "parents and groups of classes", optional=True
 )
+_PHOTOS = Field(is_list_of(_is_photo), "a list of path, size and time of each photo")
+_HASHES = Field(_tensor(torch.uint8, 2), "a uint8 tensor with a hash of each photo")
 _SHARD = {
-    "photos": Field(is_list_of(_is_photo), "a list of path, size and time of each photo"),
+    "content": _HASHES,
+    "bytes": Field(is_list_of(lambda v: type(v) is int and v >= 0), "a list of whole numbers, 0 or more"),
     "embeddings": Field(_tensor(torch.float16, 3), "a float16 tensor of photos × views × dimensions"),
 }
 FIELDS: dict[str, dict[str, Field]] = {
@@ -232,14 +235,15 @@ FIELDS: dict[str, dict[str, Field]] = {
     "embeddings": _SHARD,
     "cells": _SHARD,
     "features": _SHARD,
+    "photos": {"photos": _PHOTOS, "content": _HASHES},
     "update": {
         "run": _TEXT,
         "rows": Field(is_list_of(_is_whole), "a list of whole numbers, 0 or more"),
         "known": _TABLE,
     },
 }
-_SAME_LENGTH = {"model": ("thresholds", "classes"), "update": ("known", "rows")}
-_SAME_LENGTH |= dict.fromkeys(("embeddings", "cells", "features"), ("embeddings", "photos"))
+_SAME_LENGTH = {"model": ("thresholds", "classes"), "update": ("known", "rows"), "photos": ("content", "photos")}
+_SAME_LENGTH |= dict.fromkeys(("embeddings", "cells", "features"), ("embeddings", "content", "bytes"))
 
 
 def check_fields(kind: str, content: Mapping[str, Any], path: str | Path, made_by: str) -> None:
@@ -259,13 +263,10 @@ def check_fields(kind: str, content: Mapping[str, Any], path: str | Path, made_b
             )
     if content.get("arch") == CLIP_HEAD and not {"clip", "grids"} <= content.keys():
         raise InputError(f"{path}: 'clip' or 'grids' is missing. Create the file again with `{made_by}`.")
-    if kind in _SAME_LENGTH:
-        one, other = _SAME_LENGTH[kind]
-        if len(content[one]) != len(content[other]):
-            raise InputError(
-                f"{path}: '{one}' has {len(content[one])} entries and '{other}' has {len(content[other])}. "
-                f"Create the file again with `{made_by}`."
-            )
+    counts = {name: len(content[name]) for name in _SAME_LENGTH.get(kind, ())}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"'{name}' has {count}" for name, count in counts.items())
+        raise InputError(f"{path}: the numbers of entries differ: {found}. Create the file again with `{made_by}`.")
 
 
 def _shown(value: Any) -> str:

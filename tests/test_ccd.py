@@ -43,7 +43,7 @@ def teacher(clip_file):
 
 @pytest.fixture
 def labels(photos, teacher) -> Labels:
-    return pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(method="ccd"), num_workers=0)
+    return pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(method="ccd"))
 
 
 def test_the_worked_examples_in_the_docstrings_hold():
@@ -133,10 +133,10 @@ def test_the_whole_photo_is_encoded_at_ten_sevenths_of_clip_s_input_size(labels,
 
 def test_debiasing_can_be_turned_off_and_a_view_size_that_does_not_fit_is_an_error(photos, teacher):
     plain = PseudolabelConfig(method="ccd", debias=False, floor=0.0)
-    scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain, num_workers=0).scores
+    scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain).scores
     assert torch.allclose(scores.sum(1), torch.ones(12), atol=1e-4)
     with pytest.raises(InputError, match="needs a multiple of 32 pixels, such as 96"):
-        pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100), num_workers=0)
+        pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100))
     with pytest.raises(OptionError, match=r'`floor` .*`method="ccd"`'):
         PseudolabelConfig(floor=0.1)
     with pytest.raises(OptionError, match=r'`zeta` .*`method="cdul"`'):
@@ -165,7 +165,7 @@ def test_the_strong_view_depends_only_on_its_row_and_changes_only_colours():
     assert len(jitter_colours(grey, table[:1]).unique()) == 1
 
 
-def local_views_of(choice, photos, labels, annotated=None, seed=0, cells=None):
+def local_views_of(choice, photos, labels, seed=0, cells=None):
     torch.manual_seed(0)
     model = Classifier("resnet18", labels.classes, 64)
     scores = torch.tensor([[0.9, 0.8, 0.1]] * 11 + [[0.0, 0.0, 0.0]])
@@ -177,7 +177,6 @@ def local_views_of(choice, photos, labels, annotated=None, seed=0, cells=None):
         scores,
         0.5,
         config,
-        annotated=annotated,
         num_workers=0,
         distributed=Distributed(),
         progress=SILENT,
@@ -186,25 +185,14 @@ def local_views_of(choice, photos, labels, annotated=None, seed=0, cells=None):
 
 
 def test_every_choice_of_local_views_has_the_same_number_of_views(photos, labels, teacher):
-    annotated = {
-        f"{n:02d}.jpg": [("red", (0, 0, 30, 20)), ("blue", (5, 5, 40, 40)), ("red", (1, 1, 9, 9))] for n in range(12)
-    }
     cells = CellMaps(teacher, torch.eye(3, teacher.clip.embed_dim), 10.0, torch.zeros(3))
-    for choice in ("cam", "cells", "grid", "random", "boxes", "around"):
-        views, _ = local_views_of(choice, photos, labels, annotated, cells=cells)
+    for choice in ("cam", "cells", "grid", "random"):
+        views, _ = local_views_of(choice, photos, labels, cells=cells)
         assert [len(boxes) for boxes in views.boxes] == [2] * 11 + [0], choice
         for x0, y0, x1, y1 in (box for boxes in views.boxes for box in boxes):
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
-        again, _ = local_views_of(choice, photos, labels, annotated, cells=cells)
+        again, _ = local_views_of(choice, photos, labels, cells=cells)
         assert again.boxes == views.boxes
-
-
-def test_around_is_the_annotated_boxes_with_the_margin_of_the_maps(photos, labels):
-    annotated = {"00.jpg": [("red", (0, 10, 30, 20)), ("blue", (6, 8, 12, 16))]}  # of a photo of 60 × 40 pixels
-    tight, wide = (local_views_of(choice, photos, labels, annotated)[0].boxes[0] for choice in ("boxes", "around"))
-    assert sorted(tight) == [(0.0, 0.25, 0.5, 0.5), (0.1, 0.2, 0.2, 0.4)]
-    expected = torch.tensor([[0.0, 0.125, 0.625, 0.625], [0.0, 0.075, 0.325, 0.525]])
-    assert torch.allclose(torch.tensor(sorted(wide, reverse=True)).sort(0).values, expected.sort(0).values)
 
 
 def test_maps_are_kept_for_the_report(photos, labels):
@@ -270,7 +258,7 @@ def test_an_interrupted_update_continues_without_repeating_finished_parts(
 
 
 def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, teacher, tmp_path):
-    made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"}, num_workers=0)
+    made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"})
     scorer, found = crop_scorer_for(made, teacher), find_images([photos]).photos
     boxes = [[(0.0, 0.0, 0.5, 0.5), (0.2, 0.2, 1.0, 1.0)]] * 11 + [[]]
     local = local_labels(
@@ -278,7 +266,7 @@ def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, tea
     )
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
     level = torch.tensor(list(made.meta["levels"].values())).mean(0)
-    slope, offset = torch.tensor(made.meta["heaps"])
+    slope, offset = torch.tensor(made.meta["mixture"])
     for row in range(11):
         _, crops = PhotoCrops([found[row]], [boxes[row]], teacher.input_size, 32)[0]
         shares = [
