@@ -348,10 +348,10 @@ VALID = {
         "run": {"settings": {}, "labels": "0"}, "epochs": 1, "weights": {"a": torch.ones(1)}, "given": torch.ones(2, 1),
         "optimizer": {"state": {}, "param_groups": [{}]}, "latent": None, "update": {}, "average": None, "skipped": {}, "log": [],
     },
-    **dict.fromkeys(
-        ("embeddings", "features", "cells"),
-        {"content": torch.zeros(1, 16, dtype=torch.uint8), "bytes": [1], "embeddings": torch.ones(1, 2, 3).half()},
-    ),
+    **{
+        kind: {"content": torch.zeros(1, 16, dtype=torch.uint8), "bytes": [1], "embeddings": torch.ones(1, 2, 3).half()}
+        for kind in ("embeddings", "features", "cells")
+    },
     "photos": {"photos": [["a", 1, 2]], "content": torch.zeros(1, 16, dtype=torch.uint8)},
     "update": {"run": "0", "rows": [0], "known": torch.ones(1, 2)},
 }  # fmt: skip
