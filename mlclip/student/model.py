@@ -264,7 +264,7 @@ def _hash_prefix(file: Path) -> str:
 
 
 def _check_hash(file: Path, url: str, arch: str) -> None:
-    from ..clip.fetch import hash_file
+    from ..clip.registry import hash_file
 
     try:
         found = hash_file(file)
