@@ -92,22 +92,22 @@ class Field(NamedTuple):
     optional: bool = False
 
 
-def is_text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     """Whether the value is text."""
     return type(value) is str
 
 
-def is_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     """Whether the value is a finite number. True and False are not numbers."""
     return type(value) in (int, float) and abs(value) < 2**63 and math.isfinite(value)
 
 
-def is_list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _is_list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """A test: whether the value is a list of items that pass `test`."""
     return lambda value: isinstance(value, list) and all(map(test, value))
 
 
-def is_dict_of(key: Callable[[Any], bool], item: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _is_dict_of(key: Callable[[Any], bool], item: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """A test: whether the value is a dict whose keys pass `key` and whose values pass `item`."""
     return lambda value: isinstance(value, dict) and all(key(k) and item(v) for k, v in value.items())
 
@@ -121,11 +121,11 @@ def _tensor(dtype: torch.dtype, axes: int) -> Callable[[Any], bool]:
 
 
 def _are_names(value: Any) -> bool:
-    return is_list_of(is_text)(value) and all(value) and 0 < len(set(value)) == len(value)
+    return _is_list_of(_is_text)(value) and all(value) and 0 < len(set(value)) == len(value)
 
 
 def _are_weights(value: Any) -> bool:
-    return is_dict_of(is_text, lambda item: isinstance(item, Tensor) and bool(item.isfinite().all()))(value)
+    return _is_dict_of(_is_text, lambda item: isinstance(item, Tensor) and bool(item.isfinite().all()))(value)
 
 
 def _is_head(value: Any) -> bool:
@@ -150,8 +150,8 @@ def _made_by_clip(value: Any) -> bool:
         return True
     return (
         _is_dict(value)
-        and is_number(value.get("logit_scale"))
-        and all(is_text(value.get(k)) for k in ("name", "sha256"))
+        and _is_number(value.get("logit_scale"))
+        and all(_is_text(value.get(k)) for k in ("name", "sha256"))
     )
 
 
@@ -161,27 +161,27 @@ def _is_calibration(value: Any) -> bool:
         return value is None
     before = value.get("before")
     numbers = ("scale", "offset", "thresholds")
-    undone = _is_dict(before) and all(is_list_of(is_number)(before.get(name)) for name in numbers)
+    undone = _is_dict(before) and all(_is_list_of(_is_number)(before.get(name)) for name in numbers)
     return undone or value.get("source") != "true labels"
 
 
 def _needs_clip(value: Any) -> bool:
     known = ("name", "sha256", "activation", "precision")
-    return _is_dict(value) and {*known} <= value.keys() <= {*known, "pixels"} and all(is_text(value[k]) for k in known)
+    return _is_dict(value) and {*known} <= value.keys() <= {*known, "pixels"} and all(_is_text(value[k]) for k in known)
 
 
-_DICT, _TEXT = Field(_is_dict, "a dict"), Field(is_text, "text")
-_TEXTS = Field(is_list_of(is_text), "a list of text")
+_DICT, _TEXT = Field(_is_dict, "a dict"), Field(_is_text, "text")
+_TEXTS = Field(_is_list_of(_is_text), "a list of text")
 _TABLE = Field(_tensor(torch.float32, 2), "a float32 table")
 _WEIGHTS = Field(_are_weights, "a dict of named tensors without NaN or infinite numbers")
 _HIERARCHY = Field(
     lambda v: _is_dict(v) and v.keys() == {"parents", "groups"}, "parents and groups of classes", optional=True
 )
-_PHOTOS = Field(is_list_of(_is_photo), "a list of path, size and time of each photo")
+_PHOTOS = Field(_is_list_of(_is_photo), "a list of path, size and time of each photo")
 _HASHES = Field(_tensor(torch.uint8, 2), "a uint8 tensor with a hash of each photo")
 _SHARD = {
     "content": _HASHES,
-    "bytes": Field(is_list_of(lambda v: type(v) is int and v >= 0), "a list of whole numbers, 0 or more"),
+    "bytes": Field(_is_list_of(lambda v: type(v) is int and v >= 0), "a list of whole numbers, 0 or more"),
     "embeddings": Field(_tensor(torch.float16, 3), "a float16 tensor of photos × views × dimensions"),
 }
 FIELDS: dict[str, dict[str, Field]] = {
@@ -199,7 +199,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "meta.calibration": Field(_is_calibration, "the facts of a calibration", optional=True),
         "clip": Field(_needs_clip, "the name, sha256, activation and precision of a CLIP", optional=True),
         "grids": Field(
-            lambda v: is_list_of(_is_whole)(v) and min(v, default=0) > 0, "a list of whole numbers", optional=True
+            lambda v: _is_list_of(_is_whole)(v) and min(v, default=0) > 0, "a list of whole numbers", optional=True
         ),
     },
     "labels": {
@@ -215,7 +215,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "meta.contrast": _TEXTS._replace(optional=True),
         "meta.templates": _TEXTS._replace(optional=True),
         "meta.corrections": Field(
-            is_dict_of(is_text, is_dict_of(is_text, _is_whole)),
+            _is_dict_of(_is_text, _is_dict_of(_is_text, _is_whole)),
             "the corrections: path -> class -> 1 or 0",
             optional=True,
         ),
@@ -229,8 +229,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "optimizer": Field(lambda v: _is_dict(v) and _is_dict(v.get("state")), "the state of an optimizer"),
         "given": _TABLE,
         "update": _DICT,
-        "skipped": Field(is_dict_of(is_text, is_text), "a dict of paths with reasons"),
-        "log": Field(is_list_of(is_dict_of(is_text, is_number)), "a list with numbers of each epoch"),
+        "skipped": Field(_is_dict_of(_is_text, _is_text), "a dict of paths with reasons"),
+        "log": Field(_is_list_of(_is_dict_of(_is_text, _is_number)), "a list with numbers of each epoch"),
     },
     "embeddings": _SHARD,
     "cells": _SHARD,
@@ -238,7 +238,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     "photos": {"photos": _PHOTOS, "content": _HASHES},
     "update": {
         "run": _TEXT,
-        "rows": Field(is_list_of(_is_whole), "a list of whole numbers, 0 or more"),
+        "rows": Field(_is_list_of(_is_whole), "a list of whole numbers, 0 or more"),
         "known": _TABLE,
     },
 }
