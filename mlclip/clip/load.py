@@ -18,9 +18,19 @@ from .encoders import HEAD_WIDTH, WIDE_HEADS, ModifiedResNet
 from .families import licence_of_folder, restriction
 from .folders import ClipFacts, foreign_setting, read_folder
 from .model import CLIP, HeadWidths, build_clip
-from .open_clip_model import FOLDER, OWN, is_open_clip_name, load_open_clip
+from .open_clip_model import OWN, load_open_clip
 from .pixels import OPENAI, Pixels, parse_pixels
-from .registry import MODELS, TINY, TINY_FILE, available_models, download, find_name, hash_file
+from .registry import (
+    FOLDER,
+    MODELS,
+    TINY,
+    TINY_FILE,
+    available_models,
+    download,
+    find_name,
+    hash_file,
+    is_open_clip_name,
+)
 from .tokenizer import VOCAB_SIZE
 from .weights import GET_AGAIN, read_state_dict
 

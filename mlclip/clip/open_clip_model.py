@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from ..config import InputError
 from .families import licence_of_folder, licence_of_tag
 from .folders import HUGGING_FACE_WEIGHTS, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, open_clip_pixels, read_json
+from .registry import BUILT_IN, FOLDER, HUB
 from .weights import read_state_dict
 
-BUILT_IN, HUB, FOLDER = "open_clip:", "hf-hub:", "local-dir:"
 OWN = "own"  # the activation: what the model's configuration says
 INSTALL = 'Run: pip install "mlclip[open_clip]"'
 
@@ -84,11 +84,6 @@ class OpenClipModel(nn.Module):
                 "Shorten it."
             )
         return tokens[1:]
-
-
-def is_open_clip_name(name: str) -> bool:
-    """Whether a name asks for open_clip: "open_clip:NAME/TAG", "hf-hub:OWNER/NAME" or "local-dir:DIR"."""
-    return name.startswith((BUILT_IN, HUB, FOLDER))
 
 
 def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:

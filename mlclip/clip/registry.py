@@ -22,6 +22,7 @@ from ..spelling import did_you_mean
 
 TINY = "tiny"  # a toy model that is part of the package, for trying mlclip
 TINY_FILE = Path(__file__).with_name("tiny.pt")
+BUILT_IN, HUB, FOLDER = "open_clip:", "hf-hub:", "local-dir:"  # how the names start that open_clip loads
 PART_SUFFIX = ".part"  # of an unfinished download
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without data
@@ -76,6 +77,11 @@ def _key(name: str) -> str:
 def find_name(name: str) -> str | None:
     """The registered spelling of a name in upper or lower case, with "-" for "/" ("vit-b-32" -> "ViT-B/32"), or None."""
     return next((known for known in available_models() if _key(known) == _key(name)), None)
+
+
+def is_open_clip_name(name: str) -> bool:
+    """Whether a name asks for open_clip: "open_clip:NAME/TAG", "hf-hub:OWNER/NAME" or "local-dir:DIR"."""
+    return name.startswith((BUILT_IN, HUB, FOLDER))
 
 
 def model_path(name: str) -> Path:
