@@ -1,4 +1,4 @@
-"""What the ONNX variants of a model cost: mAP, file size and photos per second of PyTorch and of ONNX fp32, fp16 and int8.
+"""What the ONNX variants of a model cost: mAP, file size and photos per second of PyTorch and of ONNX fp32 and int8.
 
     python benchmarks/onnx_variants.py --model model.pt
 

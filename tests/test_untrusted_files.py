@@ -27,7 +27,6 @@ from mlclip.clip.weights import read_state_dict
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.schema import SCHEMAS
-from mlclip.student import model as student_model
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import Classifier, clip_trunk, load_trunk
 from mlclip.teacher.store import Key, Store
@@ -476,12 +475,12 @@ def test_a_resume_file_of_another_training_is_refused_and_named(photos, tmp_path
     from mlclip.training.start import start_training
 
     config = TrainConfig(**settings)
-    save_state(start_training(labels, config, True, Distributed(), SILENT), tmp_path / "model.resume.pt")
-    start_training(labels, config, True, Distributed(), SILENT, tmp_path / "model.resume.pt")
+    save_state(start_training(labels, config, True, 0, Distributed(), SILENT), tmp_path / "model.resume.pt")
+    start_training(labels, config, True, 0, Distributed(), SILENT, tmp_path / "model.resume.pt")
     content = torch.load(tmp_path / "model.resume.pt", weights_only=True)
     torch.save({**content, **change}, tmp_path / "model.resume.pt")
     with pytest.raises(InputError, match=r"model\.resume\.pt"):
-        start_training(labels, config, True, Distributed(), SILENT, tmp_path / "model.resume.pt")
+        start_training(labels, config, True, 0, Distributed(), SILENT, tmp_path / "model.resume.pt")
 
 
 # Names, seeds, folders, locks
@@ -604,7 +603,3 @@ def test_the_fuzzer_notices_a_wrong_exception_and_too_much_memory(tmp_path, monk
     result = faults.check("x", tmp_path, seed=0, cases=3)
     assert any("KeyError" in line for line in result.failures)
     assert any("too much memory" in line for line in result.failures) and pinned
-
-
-def test_a_hash_in_the_name_is_found():
-    assert student_model._hash_prefix(Path("mobilenet_v3_small-047dcff4.pth")) == "047dcff4"
