@@ -475,12 +475,12 @@ def test_a_resume_file_of_another_training_is_refused_and_named(photos, tmp_path
     from mlclip.training.start import start_training
 
     config = TrainConfig(**settings)
-    save_state(start_training(labels, config, True, Distributed(), SILENT), tmp_path / "model.resume.pt")
-    start_training(labels, config, True, Distributed(), SILENT, tmp_path / "model.resume.pt")
+    save_state(start_training(labels, config, True, 0, Distributed(), SILENT), tmp_path / "model.resume.pt")
+    start_training(labels, config, True, 0, Distributed(), SILENT, tmp_path / "model.resume.pt")
     content = torch.load(tmp_path / "model.resume.pt", weights_only=True)
     torch.save({**content, **change}, tmp_path / "model.resume.pt")
     with pytest.raises(InputError, match=r"model\.resume\.pt"):
-        start_training(labels, config, True, Distributed(), SILENT, tmp_path / "model.resume.pt")
+        start_training(labels, config, True, 0, Distributed(), SILENT, tmp_path / "model.resume.pt")
 
 
 # Names, seeds, folders, locks

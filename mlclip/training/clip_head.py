@@ -56,7 +56,7 @@ def train_clip_head(
     with distributed.together():
         teacher = _checked(labels, teacher, other_teacher)
         grids, size = views_of(labels, teacher)
-    photos, scores, skipped = training_photos(labels, config, distributed)
+    photos, scores, skipped = training_photos(labels, config, num_workers, distributed, progress)
     device = distributed.device if distributed.device.type == "cuda" else torch.device("cpu")
     weights = label_weights(corrected_photos(labels, photos), config)
     runtime = Runtime(distributed, num_workers, progress)
