@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..clip.pixels import OPENAI, Pixels, pixels_of
 from ..clip.registry import find_name, is_open_clip_name
 from ..config import CLIP_HEAD, InputError
-from ..methods.pooled_head import pooled_logits
+from ..methods.linear_head import pooled_logits
 from ..progress import SILENT, Progress
 
 if TYPE_CHECKING:  # a model that needs no CLIP does not import it
