@@ -102,7 +102,7 @@ def train_and_evaluate(labels: Labels, epochs: int, decay: bool, seed: int, fold
     config = TrainConfig(
         arch="clip-resnet", init="clip", size=96, epochs=epochs, batch_size=32, lr=1e-3, average=0.0, seed=seed
     )  # the demo's
-    run = start_training(labels, config, offline=True, distributed=Distributed(), progress=SILENT)
+    run = start_training(labels, config, offline=True, num_workers=0, distributed=Distributed(), progress=SILENT)
     run.average = averages = AveragePerShare(run, decay)
     while run.epochs < epochs:
         weight_epoch(run, run.labels, 0, SILENT)

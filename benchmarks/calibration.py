@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from mlclip.images import find_images
-from mlclip.labels.datasets import read_truth
 from mlclip.labels.metrics import match_tables
-from mlclip.labels.table import Labels, read_labels
+from mlclip.labels.table import Labels, read_labels, read_truth
 from mlclip.methods.calibration import expected_calibration_error, fit_calibration, logits_of
 from mlclip.methods.thresholds import best_expected_f1, f1_of_classes, match_expected_positives
 from mlclip.student.calibrate import calibrate, undo_calibration

@@ -33,9 +33,8 @@ from mlclip.config import PseudolabelConfig
 from mlclip.demo import KINDS
 from mlclip.images import find_images
 from mlclip.labels.class_names import TEMPLATES
-from mlclip.labels.datasets import read_truth
 from mlclip.labels.metrics import average_precision, mean_average_precision
-from mlclip.labels.table import read_labels
+from mlclip.labels.table import read_labels, read_truth
 from mlclip.teacher.encode import embed_views_and_cells, encoded_views
 from mlclip.teacher.label import label_by_centring, label_by_view_sets
 from mlclip.teacher.scoring import Teacher, class_embeddings

@@ -22,15 +22,14 @@ from PIL import Image
 from mlclip.cli import cli
 from mlclip.cli.settings_file import SECTIONS, read_settings
 from mlclip.clip import load_clip
-from mlclip.clip.hugging_face import to_our_names
+from mlclip.clip.folders import to_our_names
 from mlclip.config import ExportConfig, InputError, TableOptions
 from mlclip.images import Unreadable, find_images, open_image
 from mlclip.images.list_file import read_paths
 from mlclip.labels.class_names import CLASS_PRESETS, parse_classes
 from mlclip.labels.corrections import read_corrections
-from mlclip.labels.datasets import read_boxes, read_truth
-from mlclip.labels.exchange import export_labels, read_scores
-from mlclip.labels.table import Labels, read_labels
+from mlclip.labels.export import export_labels
+from mlclip.labels.table import Labels, read_labels, read_truth
 from mlclip.student.checkpoint import _load_safetensors as load_safetensors
 from mlclip.student.checkpoint import _save_safetensors as save_safetensors
 
@@ -129,11 +128,7 @@ def _voc(folder: Path) -> None:
 
 
 def _voc_reader(name: str, *specs: str) -> Reader:
-    reads = [lambda folder, spec=spec, read=read: read(spec.format(folder)) for spec in specs for read in _BOTH]
-    return inside(_voc, name, all_of(*reads))
-
-
-_BOTH = (read_truth, read_boxes)
+    return inside(_voc, name, all_of(*(lambda folder, spec=spec: read_truth(spec.format(folder)) for spec in specs)))
 
 
 def _nuswide(folder: Path) -> None:
@@ -145,55 +140,13 @@ def _nuswide(folder: Path) -> None:
         (folder / "Groundtruth" / "AllLabels" / f"Labels_{concept}.txt").write_text("0\n1\n0\n")
 
 
-def _labelme(folder: Path) -> None:
-    shapes = [
-        {"label": "cat", "points": [[1, 2], [8.5, 9]], "shape_type": "rectangle"},
-        {"label": "dog", "points": [[5, 5], [6, 6]], "shape_type": "circle"},
-    ]
-    content = {"version": "5", "imagePath": "a.jpg", "imageHeight": 24, "flags": {"bird": True}, "shapes": shapes}
-    (folder / "a.json").write_text(json.dumps(content))
-    photo(folder / "a.jpg")
-    photo(folder / "b.jpg")
-
-
-def _yolo(folder: Path) -> None:
-    (folder / "data.yaml").write_text(
-        "path: .\ntrain: images/train\nnc: 3\nnames:\n  0: cat\n  1: 'dog'\n  2: \"bird\"\n"
-    )
-    photo(folder / "images" / "train" / "a.jpg")
-    (folder / "labels" / "train").mkdir(parents=True, exist_ok=True)
-    (folder / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n2 0.1 0.1 0.9 0.1 0.9 0.9 0.5 0.5\n")
-
-
-def _open_images(folder: Path) -> None:
-    labels = (
-        "ImageID,Source,LabelName,Confidence\na,verification,/m/01,1\na,machine,/m/02,0.7\nb,verification,/m/02,0\n"
-    )
-    boxes = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf\na,x,/m/01,1,0.1,0.9,0.2,0.8,0\n"
-    (folder / "val-labels.csv").write_text(labels)
-    (folder / "val-bbox.csv").write_text(boxes + "b,x,/m/02,1,0.1,0.5,0.2,0.8,1\n")
-    (folder / "class-descriptions.csv").write_text('LabelName,DisplayName\n/m/01,Cat\n/m/02,"Dog, big"\n')
-    photo(folder / "a.jpg")
-    photo(folder / "b.jpg")
-
-
-def _data_set(make: Callable[[Path], None], name: str, kind: str) -> Reader:
-    return inside(make, name, all_of(named(kind, ""), named(kind, read=read_boxes)))
-
-
 DATA_SETS = {
-    "coco.json": Reader(_coco, all_of(named("coco", ""), named("coco", read=read_boxes))),
+    "coco.json": Reader(_coco, named("coco", "")),
     "voc.xml": _voc_reader("Annotations/p0.xml", "voc:{}", "{}"),
     "voc-split.txt": _voc_reader("ImageSets/Main/val.txt", "voc:{}:val"),
     "voc-class.txt": _voc_reader("ImageSets/Main/cat_val.txt", "voc:{}:val"),
     "nuswide-list.txt": inside(_nuswide, "ImageList/Imagelist.txt", named("nuswide")),
     "nuswide-labels.txt": inside(_nuswide, "Groundtruth/AllLabels/Labels_animal.txt", named("nuswide")),
-    "labelme.json": _data_set(_labelme, "a.json", "labelme"),
-    "yolo.yaml": _data_set(_yolo, "data.yaml", "yolo"),
-    "yolo.txt": _data_set(_yolo, "labels/train/a.txt", "yolo"),
-    "openimages.csv": _data_set(_open_images, "val-labels.csv", "openimages"),
-    "openimages-boxes.csv": _data_set(_open_images, "val-bbox.csv", "openimages"),
-    "openimages-names.csv": _data_set(_open_images, "class-descriptions.csv", "openimages"),
 }
 
 
@@ -220,41 +173,9 @@ def _label_studio(path: Path) -> None:
     path.write_text(json.dumps([ours, other, {**reviewed, "meta": {}}]))
 
 
-_XMP = """<?xml version="1.0" encoding="UTF-8"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<r:Description r:about="" xmlns:photoshop="http://ns.adobe.com/photoshop/1.0/" photoshop:SidecarForExtension="jpg"><!-- a note -->
-<DC:subject xmlns:DC="http://purl.org/dc/elements/1.1/"><r:Bag><r:li>dog</r:li><r:li>home</r:li></r:Bag></DC:subject>
-<lr:hierarchicalSubject xmlns:lr="http://ns.adobe.com/lightroom/1.0/"><r:Bag><r:li>pet|dog</r:li></r:Bag></lr:hierarchicalSubject>
-</r:Description></r:RDF></x:xmpmeta>
-"""
-
-
-def _sidecar(folder: Path) -> None:
-    _table(folder)
-    (folder / "a.xmp").write_text(_XMP)
-
-
-def _merge_sidecar(folder: Path) -> None:
-    table = Labels(["a.jpg", "b.jpg"], CLASSES, torch.tensor([[0.9, 0.2, 0.7], [0.1, 0.8, 0.3]]), root=str(folder))
-    config = ExportConfig("xmp", sidecar_name="stem")
-    for _, reason in export_labels(table, folder.parent / "out" / folder.name, config).skipped:
-        raise InputError(reason)
-    (folder.parent / "out" / folder.name / "a.xmp").unlink()
-
-
 TOOLS = {
-    "sidecar.xmp": inside(_sidecar, "a.xmp", all_of(named("xmp"), named("xmp", read=read_scores), _merge_sidecar)),
-    "cvat.xml": Reader(_exported("cvat"), all_of(named("cvat"), named("cvat", read=read_scores))),
-    "label-studio.json": Reader(_label_studio, all_of(named("label-studio"), named("label-studio", read=read_scores))),
-    "coco-scores.json": Reader(_exported("coco"), all_of(named("coco", read=read_scores), named("coco"))),
-    **{
-        f"fiftyone-{name}.json": inside(
-            lambda folder: _exported("fiftyone")(folder),
-            f"{name}.json",
-            all_of(named("fiftyone"), named("fiftyone", read=read_scores)),
-        )
-        for name in ("labels", "data")
-    },
+    "label-studio.json": Reader(_label_studio, all_of(named("label-studio"), named("label-studio", read=read_labels))),
+    "coco-scores.json": Reader(_exported("coco"), all_of(named("coco", read=read_labels), named("coco"))),
 }
 
 
@@ -263,7 +184,6 @@ TOOLS = {
 
 _SEMICOLONS = "Image;cat;dog;split;width\na.jpg;0,5;1;train;640\nb.jpg;0,25;;val;480\n"
 _NAMES = "\tfilename\tlabels\n0\ta.jpg\tcat|dog\n1\tb.jpg\t\n2\tc.jpg\tbird\n"
-_PAIRS = "image_id,class,confidence\na,cat,0.5\na,dog,1\nb,cat,0\n"
 _CORRECTIONS = 'path,class,value\na.jpg,cat,1\n"b, c.jpg",dog,0\npath,class,value\na.jpg,cat,1\n'
 _TREE = "# animals\nanimal > pet > dog = a small dog\nanimal > cat\nday\nnight\nexclusive: day, night\n"
 _SETTINGS = """name = 1
@@ -297,10 +217,8 @@ TABLES = {
     "semicolons.csv": Reader(text(_SEMICOLONS), _read_table),
     "utf16.csv": Reader(text(_SEMICOLONS.replace(";", "\t"), "utf-16"), read_labels),
     "names.csv": Reader(text(_NAMES), lambda path: read_labels(path, known_classes=CLASSES)),
-    "pairs.csv": Reader(text(_PAIRS), read_labels),
     "corrections.csv": Reader(text(_CORRECTIONS), read_corrections),
     "tree.txt": Reader(text(_TREE), parse_classes),
-    "ids.txt": Reader(text("n02123045 tabby, tabby cat\nn02085620 Chihuahua\n"), parse_classes),
     "classes.json": Reader(text('{"cat": "a cat", "d=g": "a dog", "b\\u00efrd": "a bird"}'), parse_classes),
     "classes.yaml": Reader(text("nc: 2\nnames: ['cat', \"dog, big\"]  # two\n"), parse_classes),
     "settings.toml": Reader(text(_SETTINGS.removeprefix("name = 1\n")), _read_settings),

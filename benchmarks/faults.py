@@ -49,7 +49,7 @@ from mlclip.images import open_image
 from mlclip.images.list_file import read_paths
 from mlclip.labels.class_names import fill_template, parse_classes
 from mlclip.labels.table import Labels, read_labels, write_labels
-from mlclip.labels.text_formats import read_thresholds, write_thresholds
+from mlclip.labels.thresholds import read_thresholds, write_thresholds
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import Classifier
 from mlclip.student.onnx_model import load_onnx
@@ -161,7 +161,7 @@ def _resume(path: Path) -> None:
     from mlclip.progress import SILENT
     from mlclip.training.resume import save_state
 
-    state = start_training(_training_folder(path), SMALL, True, Distributed(), SILENT)
+    state = start_training(_training_folder(path), SMALL, True, 0, Distributed(), SILENT)
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()
@@ -175,7 +175,7 @@ def _read_resume(path: Path) -> None:
     labels = _labels()
     labels.root = str(path.parent / "photos")
     assert identity_of(labels, SMALL)
-    start_training(labels, SMALL, True, Distributed(), SILENT, path)
+    start_training(labels, SMALL, True, 0, Distributed(), SILENT, path)
 
 
 def _shard(path: Path) -> None:
@@ -190,10 +190,8 @@ def _shard(path: Path) -> None:
 
 
 def _read_shard(path: Path) -> None:
-    store = Store(path.parent / "store", KEY)
     for mmap in (True, False):
-        content = load_plain(path, kind="embeddings", made_by="mlclip pseudolabel", mmap=mmap)
-    store._register(path, content["photos"])
+        load_plain(path, kind="embeddings", made_by="mlclip pseudolabel", mmap=mmap)
 
 
 def _manifest(path: Path) -> None:

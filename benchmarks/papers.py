@@ -26,9 +26,8 @@ import torch
 
 from mlclip import api
 from mlclip.images import Found, find_images
-from mlclip.labels.datasets import read_truth
 from mlclip.labels.metrics import mean_average_precision
-from mlclip.labels.table import Labels
+from mlclip.labels.table import Labels, read_truth
 
 METHODS = {"cdul": "cdul", "ccd": "ccd", "centred": "fixed", "dense": "fixed"}  # of labels -> of the training
 

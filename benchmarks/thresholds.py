@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from mlclip.images import find_images
-from mlclip.labels.datasets import read_truth
-from mlclip.labels.table import read_labels
+from mlclip.labels.table import read_labels, read_truth
 from mlclip.methods import centred
 from mlclip.methods.thresholds import best_expected_f1, match_expected_positives
 from mlclip.student.checkpoint import load_checkpoint

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import doctest
 import json
 import math
@@ -15,8 +14,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from mlclip.config import InputError
-from mlclip.labels import class_names, matching
-from mlclip.labels import table as table_module
+from mlclip.labels import class_names, class_tree, datasets, label_studio, labels, matching
 from mlclip.labels.class_names import (
     CLASS_PRESETS,
     TEMPLATES,
@@ -27,7 +25,7 @@ from mlclip.labels.class_names import (
 )
 from mlclip.labels.metrics import Match, average_precision, match_tables, mean_average_precision
 from mlclip.labels.table import Labels, read_labels, write_labels
-from mlclip.labels.text_formats import read_thresholds, write_thresholds
+from mlclip.labels.thresholds import read_thresholds, write_thresholds
 
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 NAN = math.nan
@@ -70,7 +68,7 @@ def one_line(error):
     return text
 
 
-@pytest.mark.parametrize("module", [class_names, matching, table_module])
+@pytest.mark.parametrize("module", [class_names, class_tree, datasets, label_studio, labels, matching])
 def test_the_examples_in_the_docstrings_are_correct(module):
     result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0
@@ -201,12 +199,6 @@ def test_a_file_name_that_is_not_utf8_keeps_its_bytes_in_the_csv(tmp_path):
     assert (tmp_path / "l.csv").read_bytes() == b"path,x\n\xe9.jpg,1\n"
 
 
-def test_the_csv_can_be_read_by_pythons_csv_reader(tmp_path):
-    write_labels(Labels(UNUSUAL[:9], ["x"], torch.rand(9, 1)), tmp_path / "l.csv")
-    with open(tmp_path / "l.csv", newline="", encoding="utf-8") as file:
-        assert [row[0] for row in csv.reader(file)] == ["path", *UNUSUAL[:9]]
-
-
 def test_the_csv_can_be_read_by_pandas(tmp_path):
     pandas = pytest.importorskip("pandas")
     labels = Labels(UNUSUAL, ["x", 'a "b", c'], torch.rand(len(UNUSUAL), 2))
@@ -294,7 +286,7 @@ def test_a_csv_from_a_spreadsheet_is_read_with_its_byte_order_mark_and_line_ends
         ("size,cat\n3,1\n", "no column `path`"),
         ("a.jpg,1\nb.jpg,0\n", "line 1: the first line has a photo"),
         ("path,cat\na,1\nb,perhaps\n", "line 3: 'perhaps'"),
-        ("path,cat\na,85%\n", "line 2: '85%'.*divide the numbers by 100"),
+        ("path,cat\na,85%\n", "line 2: '85%'.*divide percentages by 100"),
         ("path,cat\na,1\nb\n", "line 3: 1 cells"),
         ("path,cat\na,1,0\n", "line 2: 3 cells"),
         ("path,cat\na,1.1\n", "line 2: '1.1'"),
@@ -470,15 +462,6 @@ def test_a_class_without_positives_is_listed_but_not_counted():
     assert mean == each["x"] == 1.0 and math.isnan(each["y"])
     mean, _ = mean_average_precision(labels, Labels(["a", "b"], ["y"], torch.zeros(2, 1)))
     assert math.isnan(mean)
-
-
-def test_photos_and_classes_of_only_one_table_are_listed():
-    match = match_tables(
-        Labels(["a", "b"], ["x", "y"], torch.rand(2, 2)), Labels(["b", "c"], ["z", "x"], torch.ones(2, 2))
-    )
-    assert match.rows == [(1, 0)] and match.classes == ["x"]
-    assert (match.paths_only_first, match.paths_only_second) == (["a"], ["c"])
-    assert (match.classes_only_first, match.classes_only_second) == (["y"], ["z"])
 
 
 def test_file_names_are_matched_only_if_they_are_unique_and_no_full_path_matches():

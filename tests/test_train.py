@@ -20,6 +20,7 @@ from mlclip.clip import read_state_dict
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.distributed import Distributed
 from mlclip.images import find_images
+from mlclip.images.content import content_hash
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods.cdul import latent_of
 from mlclip.progress import Progress
@@ -442,7 +443,7 @@ def test_a_resumed_training_keeps_the_precision_that_it_started_with(labels, tmp
         output = tmp_path / f"{started}.pt"
         interrupt_before_the_model_is_written(labels, output, monkeypatch)
         monkeypatch.setattr("mlclip.training.precision.cpu_bf16_is_faster", lambda started=started: not started)
-        state = start_training(labels, CONFIG, True, Distributed(), Messages(), resume_file(output))
+        state = start_training(labels, CONFIG, True, 0, Distributed(), Messages(), resume_file(output))
         assert state.precision == ("bf16" if started else "fp32")
 
 
@@ -521,6 +522,32 @@ def test_photos_that_cannot_be_read_are_skipped_and_listed(labels, photos, tmp_p
     (photos / "04.jpg").unlink()
     checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
     assert [path for path, _ in checkpoint.meta["skipped"]] == ["03.jpg", "04.jpg"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("method", ["fixed", "probe"])
+def test_photos_that_changed_after_they_were_labelled_are_counted_by_their_content(
+    labels, photos, tmp_path, method, num_workers
+):
+    hashes = [list(content_hash(str(photos / path))) for path in labels.paths]
+    labels = replace(labels, meta={"content": torch.tensor(hashes, dtype=torch.uint8)})
+    small = {"epochs": 1} if method == "fixed" else {}
+    config, lines = TrainConfig(method=method, arch="resnet18", init="none", size=64, **small), []
+    told = Progress()
+    told.log = lines.append
+    os.utime(photos / "01.jpg", ns=(1, 1))  # the same content
+    train(labels, tmp_path / "a.pt", config=config, num_workers=num_workers, progress=told)
+    assert not any("changed" in line for line in lines)
+    for name in ("02.jpg", "07.jpg"):
+        status = os.stat(photos / name)
+        data = bytearray((photos / name).read_bytes())
+        data[-10] ^= 1
+        (photos / name).write_bytes(data)
+        os.utime(photos / name, ns=(status.st_atime_ns, status.st_mtime_ns))  # another content with the same date
+    (photos / "03.jpg").unlink()
+    checkpoint = train(labels, tmp_path / "b.pt", config=config, num_workers=num_workers, progress=told)
+    assert "2 of 11 photos changed since they were labelled, such as 02.jpg. They keep their old labels" in str(lines)
+    assert "content" not in checkpoint.meta["labels_meta"]
 
 
 def test_labels_whose_photos_are_missing_are_an_error_that_names_root(labels, tmp_path):

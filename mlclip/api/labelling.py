@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import PseudolabelConfig
 from ..distributed import Distributed, Runtime, choose_device, describe_device, start_distributed
 from ..files import cache_folder, check_output
-from ..labels.class_choice import Classes, find_classes, find_contrast, templates_for
-from ..labels.class_names import check_class_count
+from ..labels.class_names import Classes, check_class_count, find_classes, find_contrast, templates_for
 from ..labels.table import Labels, write_labels
 from ..line_progress import LineProgress
 from ..progress import SILENT, Progress
@@ -113,6 +112,7 @@ def check_clip(
     *,
     clip_activation: str | None = None,
     clip_pixels: str | None = None,
+    precision: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
 ) -> tuple[Teacher, TeacherCheck]:
@@ -131,7 +131,7 @@ def check_clip(
     model = load_clip(
         clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress or LineProgress()
     )
-    teacher = Teacher(model, choose_device(device))
+    teacher = Teacher(model, choose_device(device), precision)
     rng = np.random.default_rng(0)
     drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
     return teacher, check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)

@@ -8,25 +8,22 @@ from dataclasses import fields
 import click
 
 from ..config import LABELS_FILE, MODEL_FILE, ExportConfig
-from . import completion, options
+from . import options
 from .console import Console
 
 NEXT = {  # what a person does with the result
     "label-studio": "create a project with the configuration {1}, and import {0}",
-    "cvat": "create a task with the labels of {1}, and upload {0} as CVAT 1.1",
-    "fiftyone": "fiftyone.Dataset.from_dir({0!r}, fiftyone.types.FiftyOneImageClassificationDataset)",
     "coco": "it can also be read here: mlclip evaluate --truth coco:{0}",
-    "yolo-cls": "one line of a file in {0}/labels is the number of a class; see {0}/data.yaml",
     "csv": "open it in a spreadsheet or with pandas",
-    "xmp": "let your photo manager read the metadata again",
+    "exiftool": 'exiftool -csv={0} -sep "; " PHOTOS writes the keywords into the photos',
 }
-OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "threshold", "threshold_file")
+OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "threshold")
 
 
 @click.command(cls=options.Command)
 @click.option(
     "--model",
-    shell_complete=completion.files,
+    type=click.Path(),
     default=MODEL_FILE,
     show_default=True,
     help="The model that `mlclip train` wrote, .pt or .safetensors.",
@@ -34,10 +31,10 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 @click.option(
     "-o",
     "--output",
-    shell_complete=completion.files,
+    type=click.Path(),
     show_default="model.onnx, or named after --to",
-    help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds. With --to, a "
-    "file, or a folder for fiftyone, yolo-cls and xmp.",
+    help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds; with --to "
+    "the table.",
 )
 @click.option(
     "--variant",
@@ -48,7 +45,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 )
 @click.option(
     "--photos",
-    shell_complete=completion.files,
+    type=click.Path(),
     multiple=True,
     metavar="IMAGES",
     help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",
@@ -63,12 +60,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 @click.option(
     "--root", metavar="DIR", help="For --to: the folder of the photos, if they have moved or the table is a .csv."
 )
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    help="For --to: one threshold for all classes; 0 writes every class with its score.  [default: the table's thresholds]",
-)
-@options.threshold_file
+@options.threshold
 @options.overwrite
 @options.quiet
 @click.pass_context
@@ -82,23 +74,21 @@ def export(ctx, model, output, variant, photos, overwrite, quiet, **table):
     With -o model.safetensors, the weights and what is recorded about the model are written, and model.md, a card for people.
     All commands take the file as --model. This needs pip install "mlclip[safetensors]".
 
-    With -o FILE.csv or FILE.json, only the thresholds are written. Edit them and pass the file to `mlclip predict
-    --threshold-file`.
+    With -o FILE.csv or FILE.json, only the thresholds are written. Edit them and pass the file to `mlclip predict --threshold`.
 
-    With --to, a table of labels is written for an annotation tool or a photo manager:
+    With --to, a table of labels is written for an annotation tool or a photo manager; docs/formats.md has recipes for others:
 
     \b
       mlclip export --to label-studio
-      mlclip export --to xmp --beside-photos
 
     A photo gets the classes that reach their thresholds. `mlclip evaluate`, `report` and `train` read the corrected labels
-    as label-studio:FILE, cvat:FILE, coco:FILE, fiftyone:DIR or xmp:DIR.
+    as label-studio:FILE or coco:FILE.
     """
     progress = Console(quiet=quiet)
     if table["to"]:
         _refuse(ctx, OF_MODELS, "has no effect with --to, which writes a table of labels")
         return _for_tool(table, output, overwrite, progress)
-    _refuse(ctx, [*OF_TABLES, *(setting.name for setting in fields(ExportConfig))], "needs --to")
+    _refuse(ctx, [*OF_TABLES, "changed"], "needs --to")
     return _model(model, output or "model.onnx", variant, photos, overwrite, progress)
 
 
@@ -115,25 +105,19 @@ def _refuse(ctx: click.Context, names, why: str) -> None:
 def _for_tool(table, output, overwrite, progress) -> int:
     from dataclasses import replace
 
-    from ..labels.exchange import export_labels
+    from ..labels.export import export_labels
     from ..labels.table import read_labels
 
-    config = ExportConfig(**{setting.name: table[setting.name] for setting in fields(ExportConfig)})
-    if config.beside_photos and output:
-        raise click.UsageError("-o has no effect with --beside-photos. Remove one of them.")
-    if table["threshold"] is not None and table["threshold_file"]:
-        raise click.UsageError("--threshold cannot be combined with --threshold-file. Remove one of them.")
+    config = ExportConfig(**{field.name: table[field.name] for field in fields(ExportConfig) if field.name in table})
     labels = read_labels(table["labels"])
     if table["root"]:
         labels = replace(labels, root=table["root"])
     if table["threshold"] is not None:
-        labels.meta["thresholds"] = table["threshold"]
-    if table["threshold_file"]:
         defaults = labels.thresholds.tolist()
-        labels.meta["thresholds"] = options.thresholds_of(table["threshold_file"], labels.classes, defaults)
+        labels.meta["thresholds"] = options.thresholds_of(table["threshold"], labels.classes, defaults)
     written = export_labels(labels, output or ExportConfig.OUTPUTS[config.to], config, overwrite=overwrite)
-    progress.log(f"{written.files[0]}: {written.photos} photos; next: {NEXT[config.to].format(*written.files)}")
-    return options.report_skipped(written.skipped, None)
+    progress.log(f"{written[0]}: {len(labels)} photos; next: {NEXT[config.to].format(*written)}")
+    return 0
 
 
 def _model(model, output, variant, photos, overwrite, progress) -> int:
@@ -141,7 +125,7 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
 
     from ..files import check_output
     from ..images import find_images
-    from ..labels.text_formats import write_thresholds
+    from ..labels.thresholds import write_thresholds
     from ..student.card import hand_over
     from ..student.checkpoint import load_checkpoint
     from ..student.export import export_onnx
@@ -157,7 +141,7 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
     checkpoint = load_checkpoint(model)
     if suffix in (".csv", ".json"):
         write_thresholds(Path(output), checkpoint.model.classes, checkpoint.thresholds.tolist())
-        progress.log(f"{output}: next: mlclip predict PHOTO --threshold-file {output}")
+        progress.log(f"{output}: next: mlclip predict PHOTO --threshold {output}")
         return 0
     found = find_images(photos) if photos else None
     try:

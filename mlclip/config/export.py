@@ -1,11 +1,11 @@
-"""The settings of a table of labels for another tool."""
+"""The settings of a table of labels for another tool, and of the page about labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from .errors import OptionError
-from .fields import require, setting
+from .fields import require, require_choices, setting
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,9 @@ class ExportConfig:
 
     OUTPUTS = {  # noqa: RUF012 (not a field) tool -> default output
         "label-studio": "label-studio.json",
-        "cvat": "cvat.xml",
-        "fiftyone": "fiftyone",
         "coco": "coco.json",
-        "yolo-cls": "yolo-cls",
         "csv": "export.csv",
-        "xmp": "xmp",
+        "exiftool": "keywords.csv",
     }
 
     to: str | None = setting(
@@ -33,29 +30,35 @@ class ExportConfig:
         "What stands before the path of a photo in its URL. The default is for Label Studio's local files; an empty text gives "
         "relative paths.",
         methods=("label-studio",),
-    )
-    csv_form: str = setting(
-        "scores",
-        "scores or binary (1 from the threshold on, else 0): a column per class. long: a line per photo and class.",
-        methods=("csv",),
-        choices=("scores", "binary", "long"),
-    )
-    copy_photos: bool = setting(False, "Copy the photos instead of linking to them.", methods=("yolo-cls",))
-    sidecar_name: str = setting(
-        "full",
-        "The sidecar of photo.jpg: photo.jpg.xmp (full) or photo.xmp (stem).",
-        methods=("xmp",),
-        choices=("full", "stem"),
-    )
-    beside_photos: bool = setting(
-        False, "Write sidecars beside the photos. What others wrote there is kept.", methods=("xmp",)
+        rare=True,
     )
 
     def __post_init__(self):
         require(self.to in self.OUTPUTS, "to", self.to, f"one of {', '.join(self.OUTPUTS)}")
-        for entry in fields(self)[1:]:
-            value, (tool,) = getattr(self, entry.name), entry.metadata["methods"]
-            choices = entry.metadata.get("choices", (value,))
-            require(value in choices, entry.name, value, f"one of {', '.join(map(str, choices))}")
-            if value != entry.default and tool != self.to:
-                raise OptionError(f'`{entry.name}` has no effect with `to="{self.to}"`. Use `to="{tool}"`.')
+        if self.to != "label-studio" and self.url_prefix != ExportConfig.url_prefix:
+            raise OptionError(f'`url_prefix` has no effect with `to="{self.to}"`. Use `to="label-studio"`.')
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the page of `mlclip report` shows at first."""
+
+    limit: int = setting(
+        20_000, "Number of photos in the gallery; if there are more, those most worth a look.", rare=True
+    )
+    thumbnails: str = setting(
+        "auto",
+        "Where the thumbnails are: in the page (embed), in a folder beside it, or in the page up to 40 MB (auto).",
+        choices=("auto", "embed", "folder"),
+        rare=True,
+    )
+    sort: str = setting(
+        "review",
+        "The order of the photos at first; review: as `mlclip review` names them.",
+        choices=("review", "doubt", "contradicted", "duplicates", "high", "low", "table"),
+        rare=True,
+    )
+
+    def __post_init__(self):
+        require(self.limit >= 0, "limit", self.limit, "0 or more")
+        require_choices(self)

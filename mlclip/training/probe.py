@@ -60,7 +60,7 @@ def train_probe(
     `model.log.csv` beside `output` lists the penalties that were tried. `truth` only adds mAPs of labels and held-out
     predictions to it. A stopped probe continues from the features in the cache.
     """
-    photos, scores, skipped = training_photos(labels, config, distributed)
+    photos, scores, skipped = training_photos(labels, config, num_workers, distributed, progress)
     model = new_model(labels, scores, config, offline, distributed, progress)
     corrected = corrected_photos(labels, photos)
     fitted, unreadable = _fit_probe(
