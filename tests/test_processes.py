@@ -30,8 +30,8 @@ from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.progress import SILENT, Progress
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
-from mlclip.teacher import encode
-from mlclip.teacher.encode import filled_stores
+from mlclip.teacher import fill
+from mlclip.teacher.fill import filled_stores
 from mlclip.teacher.scoring import Teacher
 from mlclip.teacher.store import Key, Store
 from mlclip.training import loop
@@ -72,8 +72,8 @@ def test_two_processes_train_by_gradient_alignment_like_one(photos, tmp_path):
     write_labels(Labels(paths, CLASSES, true * 0.6 + 0.2, root=str(photos)), tmp_path / "labels.pt")
     write_labels(Labels(paths, CLASSES, true), tmp_path / "truth.csv")
     shared = ["train", "--labels", str(tmp_path / "labels.pt"), "--truth", str(tmp_path / "truth.csv"), "--method", "cdul",
-              "--init", "none", "--size", "64", "--batch-size", "4", "--warmup", "1", "--arch", "resnet18", "--epochs", "3",
-              "--lr", "1e-5", "--average", "0.5", "--precision", "fp32"]  # fmt: skip
+              "--init", "none", "--size", "64", "--batch-size", "4", "--set", "warmup=1", "--arch", "resnet18", "--epochs", "3",
+              "--lr", "1e-5", "--set", "average=0.5", "--set", "precision=fp32"]  # fmt: skip
     for processes, name in ((1, "one"), (2, "two")):
         outputs = ["-o", str(tmp_path / f"{name}.pt"), "--save-labels", str(tmp_path / f"{name}.csv")]
         assert run(processes, *shared, *outputs) == 0
@@ -222,9 +222,9 @@ def test_an_error_of_one_rank_ends_every_rank_with_the_same_message(machines):
     assert main["settings"].startswith("rank 1 and rank 0 differ in `epochs`")
     assert main["at work"] == "rank 1: it cannot be"
     assert main["photos"].startswith(
-        "rank 1 finds 13 photos, rank 0 finds 12; every rank needs the same photos (only rank 1"
+        "rank 1 finds 13 photos, rank 0 finds 12; every rank needs the same photos, byte by byte (the first that differs is 20.jpg)"
     )
-    assert "00.jpg has " in main["size"] and "0 bytes on rank 1" in main["size"]
+    assert "the first that differs is 00.jpg" in main["size"]
     assert (machines / "machine-0" / "foreign" / "lock").read_text() == "mine"
 
 
@@ -232,7 +232,7 @@ def killed_twice() -> None:
     """A job in which rank 1 is killed while it encodes, then while it trains, and which then comes to an end."""
     rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     if not Path("labels.pt").exists() and attempt < 2:
-        encode.SHARD_PHOTOS = 2
+        fill.SHARD_PHOTOS = 2
         if rank == 1 and attempt == 0:
             kill_at(Teacher, "embed_views", call=3)
         label_photos(batch_size=2)

@@ -105,11 +105,6 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def status_for_launcher(status: int) -> int:
-    """The exit status of a command that is done. torchrun takes each but 0 for a failure, and would start the job again."""
-    return 0 if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else status
-
-
 @cache
 def _join() -> None:
     """Join the process group, unless the caller has, and leave it when the process ends.
@@ -121,7 +116,10 @@ def _join() -> None:
     # Its functions have the group as a default, if there is one when it is imported. No thread of that group would ever end.
     import_module("torch.distributed.nn.functional")
     try:
-        dist.init_process_group("gloo", timeout=WAIT)
+        store, rank, size = next(dist.rendezvous("env://", timeout=WAIT))
+        # torchrun keeps the store when it starts a job again; without a prefix a rank could read the address of a killed one.
+        attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("gloo", store=attempt, rank=rank, world_size=size, timeout=WAIT)
     except dist.DistError as error:
         raise InputError(f"cannot join the other ranks: {str(error).splitlines()[0]}") from error
     atexit.register(stop_distributed)
