@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..config import LARGEST_SIZE, InputError
-from .agreement import index_mismatch, labels_mismatch, model_mismatch, resume_mismatch, shard_mismatch, update_mismatch
+from .agreement import index_mismatch, labels_mismatch, model_mismatch, resume_mismatch, shard_mismatch
 from .values import (
     LARGEST_INTEGER,
     are_corrections,
@@ -159,7 +159,8 @@ SCHEMAS: dict[str, Schema] = {
             "latent": Rule(is_none_or(is_scores), "a float32 table, or None"),
             "update": Rule(is_update, "the facts of a label update"),
             "average": Rule(is_none_or(WEIGHTS.holds), f"{WEIGHTS.wanted}, or None", optional=True),
-            "precision": Rule(lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16", optional=True),
+            "precision": Rule(lambda v: v in ("fp32", "bf16", "fp16"), "fp32, bf16 or fp16"),
+            "photos": Rule(is_list_of(is_text), "a list of file names"),
             "skipped": Rule(is_dict_of(is_text, is_text), "a dict of paths with reasons"),
             "log": Rule(
                 is_list_of(is_dict_of(is_text, lambda v: type(v) in (int, float))), "a list with numbers of each epoch"
@@ -176,13 +177,5 @@ SCHEMAS: dict[str, Schema] = {
             "content": Rule(are_hashes, "a uint8 tensor with a hash of each photo"),
         },
         index_mismatch,
-    ),
-    "update": Schema(
-        {
-            "run": Rule(is_text, "text"),
-            "rows": Rule(is_list_of(is_whole), "a list of whole numbers, 0 or more"),
-            "known": Rule(is_scores, "a float32 table of the scores of each photo"),
-        },
-        update_mismatch,
     ),
 }

@@ -52,11 +52,6 @@ def index_mismatch(content: Mapping[str, Any]) -> str | None:
     return f"'content' has {rows} rows for {photos} photos" if photos != rows else None
 
 
-def update_mismatch(content: Mapping[str, Any]) -> str | None:
-    rows, known = len(content["rows"]), len(content["known"])
-    return f"'known' has {known} rows for {rows} photos" if rows != known else None
-
-
 def resume_mismatch(content: Mapping[str, Any]) -> str | None:
     given, latent = content["given"], content["latent"]
     if latent is not None and latent.shape != given.shape:
