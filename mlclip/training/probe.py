@@ -2,8 +2,7 @@
 
 The features are those of the frozen trunk, which sees each photo and its mirror image once. With `arch="clip-head"` they are
 CLIP's own embeddings of the views that the labels were made from; no photo is encoded again if the labels' store still exists. The
-head is fitted by L-BFGS, with a penalty that is chosen by cross-validation against the labels (`methods/linear_head.py`,
-`methods/pooled_head.py`).
+head is fitted by L-BFGS, with a penalty that is chosen by cross-validation against the labels (`methods/linear_head.py`).
 
 Letters: N photos, C classes, K trunk channels, V views per photo, D the joint embedding.
 """
@@ -21,8 +20,7 @@ from ..distributed import Distributed, Runtime
 from ..files import beside
 from ..images import Photo
 from ..labels.table import Labels
-from ..methods.linear_head import FOLDS, choose_l2, fit_head
-from ..methods.pooled_head import choose_pooled_l2, fit_pooled_head
+from ..methods.linear_head import FOLDS, choose_l2, choose_pooled_l2, fit_head, fit_pooled_head
 from ..progress import Progress
 from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ClipHead, clip_of

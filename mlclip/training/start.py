@@ -26,7 +26,7 @@ from ..methods.cdul import latent_of
 from ..student.init import new_student, start_bias
 from ..student.model import Classifier
 from ..student.predict import fast_layout
-from ..teacher.encode import check_same_photos
+from ..teacher.fill import check_same_photos
 from ..teacher.store import contents_of
 from .schedule import changes_labels
 from .state import (
