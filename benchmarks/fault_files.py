@@ -22,7 +22,7 @@ from PIL import Image
 from mlclip.cli import cli
 from mlclip.cli.settings_file import SECTIONS, read_settings
 from mlclip.clip import load_clip
-from mlclip.clip.hugging_face import to_our_names
+from mlclip.clip.folders import to_our_names
 from mlclip.config import ExportConfig, InputError, TableOptions
 from mlclip.images import Unreadable, find_images, open_image
 from mlclip.images.list_file import read_paths

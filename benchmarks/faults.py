@@ -188,10 +188,8 @@ def _shard(path: Path) -> None:
 
 
 def _read_shard(path: Path) -> None:
-    store = Store(path.parent / "store", KEY)
     for mmap in (True, False):
-        content = load_plain(path, kind="embeddings", made_by="mlclip pseudolabel", mmap=mmap)
-    store._register(path, content["photos"])
+        load_plain(path, kind="embeddings", made_by="mlclip pseudolabel", mmap=mmap)
 
 
 def _manifest(path: Path) -> None:

@@ -54,8 +54,7 @@ def _by_name() -> str:
 
 
 def _families() -> str:
-    from ..clip.families import FAMILIES, in_hub_cache
-    from ..clip.licences import restriction
+    from ..clip.families import FAMILIES, in_hub_cache, restriction
 
     rows = []
     for family in FAMILIES:
