@@ -24,18 +24,16 @@ from demo_scenes import demo_scenes
 from torch import nn
 
 from mlclip.config import TrainConfig
-from mlclip.distributed import Distributed
+from mlclip.distributed import Runtime
 from mlclip.images import find_images
 from mlclip.labels.metrics import mean_average_precision
 from mlclip.labels.table import Labels, read_labels
-from mlclip.progress import SILENT
 from mlclip.student.checkpoint import Checkpoint
 from mlclip.student.model import Classifier
 from mlclip.student.predict import predict
 from mlclip.training.start import start_training
 from mlclip.training.state import TrainingState
-from mlclip.training.weight_average import start_average
-from mlclip.training.weight_step import weight_epoch
+from mlclip.training.weight_step import WeightAverage, weight_epoch
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 TRAININGS = [  # labels, epochs, whether the learning rate decays
@@ -54,7 +52,7 @@ class AveragePerShare:
     """Replaces a training's average: keeps one average per share and, with `decay`, lowers the learning rate at every step."""
 
     def __init__(self, run: TrainingState, decay: bool):
-        self.averages = [start_average(run.model, share) for share in SHARES]
+        self.averages = [WeightAverage(run.model, share) for share in SHARES]
         self.groups = run.optimizer.param_groups if decay else []
         self.rates = [group["lr"] for group in self.groups]
         self.left = self.steps = run.config.epochs * math.ceil(len(run.photos) / run.config.batch_size)
@@ -102,10 +100,10 @@ def train_and_evaluate(labels: Labels, epochs: int, decay: bool, seed: int, fold
     config = TrainConfig(
         arch="clip-resnet", init="clip", size=96, epochs=epochs, batch_size=32, lr=1e-3, average=0.0, seed=seed
     )  # the demo's
-    run = start_training(labels, config, offline=True, num_workers=0, distributed=Distributed(), progress=SILENT)
+    run = start_training(labels, config, Runtime(), offline=True)
     run.average = averages = AveragePerShare(run, decay)
     while run.epochs < epochs:
-        weight_epoch(run, run.labels, 0, SILENT)
+        weight_epoch(run, run.labels)
         run.epochs += 1
     return [test_map(average.module, folder) for average in averages.averages]
 

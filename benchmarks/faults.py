@@ -54,8 +54,8 @@ from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from mlclip.student.model import Classifier
 from mlclip.student.onnx_model import load_onnx
 from mlclip.teacher.store import MANIFEST, Key, Store
-from mlclip.training.identity import identity_of
 from mlclip.training.start import start_training
+from mlclip.training.state import identity_of
 
 FLOOR, GROWTH = 64 << 20, 40  # bytes; times the size of the file
 PICTURE = 2 << 30  # bytes: a picture may have MAX_PIXELS pixels, in RGB, RGBA and as read
@@ -157,11 +157,10 @@ def _training_folder(path: Path) -> Labels:
 
 
 def _resume(path: Path) -> None:
-    from mlclip.distributed import Distributed
-    from mlclip.progress import SILENT
-    from mlclip.training.resume import save_state
+    from mlclip.distributed import Runtime
+    from mlclip.training.state import save_state
 
-    state = start_training(_training_folder(path), SMALL, True, 0, Distributed(), SILENT)
+    state = start_training(_training_folder(path), SMALL, Runtime(), offline=True)
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimizer.step()
@@ -169,13 +168,12 @@ def _resume(path: Path) -> None:
 
 
 def _read_resume(path: Path) -> None:
-    from mlclip.distributed import Distributed
-    from mlclip.progress import SILENT
+    from mlclip.distributed import Runtime
 
     labels = _labels()
     labels.root = str(path.parent / "photos")
     assert identity_of(labels, SMALL)
-    start_training(labels, SMALL, True, 0, Distributed(), SILENT, path)
+    start_training(labels, SMALL, Runtime(), offline=True, resume_from=path)
 
 
 def _shard(path: Path) -> None:
@@ -203,12 +201,6 @@ def _read_manifest(path: Path) -> None:
     (path.parent / "store").mkdir(exist_ok=True)
     (path.parent / "store" / MANIFEST).write_bytes(path.read_bytes())
     Store(path.parent / "store", KEY)
-
-
-def _update(path: Path) -> None:
-    save_plain(
-        {"format": "mlclip.update", "version": 1, "run": "0" * 64, "rows": [0, 1], "known": torch.rand(2, 3)}, path
-    )
 
 
 def _onnx(path: Path) -> None:
@@ -261,7 +253,6 @@ READERS: dict[str, Reader] = {
     "model.pt": Reader(_model, load_checkpoint),
     "model.resume.pt": Reader(_resume, _read_resume),
     "shard.pt": Reader(_shard, _read_shard),
-    "update.pt": Reader(_update, lambda path: load_plain(path, kind="update", made_by="mlclip train --overwrite")),
     MANIFEST: Reader(_manifest, _read_manifest),
     "labels.csv": Reader(lambda path: write_labels(_labels(), path), read_labels),
     "labels.json": Reader(lambda path: write_labels(_labels(), path), lambda path: read_labels(path).above_threshold()),

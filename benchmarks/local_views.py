@@ -17,21 +17,19 @@ import numpy as np
 from ablation import label_quality, shown_well
 from demo_scenes import demo_scenes, scene_boxes
 
-from mlclip import api
+import mlclip
 from mlclip.cli.demo import STUDENT
 from mlclip.clip import load_clip
-from mlclip.config import TrainConfig
-from mlclip.distributed import Distributed
+from mlclip.distributed import Runtime
 from mlclip.images import find_images
 from mlclip.labels.table import read_labels
 from mlclip.methods import ccd
 from mlclip.progress import SILENT
 from mlclip.teacher.scoring import Teacher
 from mlclip.teacher.where import CellMaps, cell_levels
-from mlclip.training.crop_labels import crop_scorer_for, local_labels
-from mlclip.training.local_views import choose_local_views
+from mlclip.training.local_views import choose_local_views, crop_scorer_for, local_labels
 
-CHOICES = ("cam", "cells", "grid", "random")
+CHOICES = ("cam", "cells")
 COLUMNS = ("labels", "refined", "true_moved", "false_moved", "shown_well")
 SETTINGS = {name[2:].replace("-", "_"): value for name, value in zip(STUDENT[::2], STUDENT[1::2], strict=True)}
 
@@ -40,22 +38,22 @@ def updates(out: Path, seed: int) -> dict[str, list[float]]:
     """Per choice of local views: the numbers of COLUMNS."""
     world, teacher = demo_scenes(out, seed), Teacher(load_clip("tiny"))
     running = {"num_workers": 0, "progress": SILENT}
-    labels = api.pseudolabel([world / "train"], clip="tiny", method="ccd", view_size=64, **running)
+    labels = mlclip.pseudolabel([world / "train"], clip="tiny", method="ccd", view_size=64, **running)
     student = {name: int(value) if value.isdigit() else value for name, value in SETTINGS.items()}
     student |= {"epochs": 2, "lr": float(student["lr"]), "init": "clip", "seed": seed, "local_views": "none"}
     model = out / f"warm-{seed}.pt"
     if not model.exists():
-        api.train(labels, model, method="ccd", stopping=False, overwrite=True, **student, **running)
-    checkpoint, photos = api.load_model(model, device="cpu"), find_images([world / "train"]).photos
-    scores = api.predict([world / "train"], checkpoint, **running).scores
+        mlclip.train(labels, model, method="ccd", stopping=False, overwrite=True, **student, **running)
+    checkpoint, photos = mlclip.load_model(model, device="cpu"), find_images([world / "train"]).photos
+    scores = mlclip.predict([world / "train"], checkpoint, **running).scores
     scorer, truth = crop_scorer_for(labels, teacher), read_labels(world / "truth_train.csv")
     cells = CellMaps(teacher, scorer.text, scorer.logit_scale, cell_levels(photos, teacher, scorer.text, 0))
     annotated = scene_boxes(world)
-    rest, found = {"num_workers": 0, "distributed": Distributed(), "progress": SILENT}, {}
+    runtime, found = Runtime(num_workers=0), {}
     for choice in CHOICES:
-        config, threshold = TrainConfig(method="ccd", local_views=choice, seed=seed), ccd.calibrate_threshold(scores)
-        views = choose_local_views(checkpoint.model, photos, scores, threshold, config, cells=cells, **rest)
-        local = local_labels(scorer, photos, views.boxes, out / f"update-{seed}", (seed, choice), **rest)
+        maps, threshold = cells if choice == "cells" else None, ccd.calibrate_threshold(scores)
+        views = choose_local_views(checkpoint.model, photos, scores, threshold, runtime, maps)
+        local = local_labels(scorer, photos, views.boxes, runtime)
         updated = replace(labels, scores=ccd.merge_local(labels.scores, local), meta={"update": {"boxes": views.boxes}})
         facts = label_quality(labels, updated, truth, None) | {"shown_well": 100 * shown_well(updated, annotated)}
         found[choice] = [facts[column] for column in COLUMNS]

@@ -90,7 +90,9 @@ def pseudolabel(
             progress.detail(f"cache: {cache_folder()}")
             if clip is None:
                 clip = default_clip(distributed.device)
-                progress.log(f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`")
+                progress.log(
+                    f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`"
+                )
             told = progress if distributed.is_main else SILENT  # one warning, not one per rank
             model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=offline, progress=told)
             teacher = Teacher(model, distributed.device, precision)
