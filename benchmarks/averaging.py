@@ -82,7 +82,7 @@ def make_labels(out: Path, seed: int) -> dict[str, Labels]:
             method,
         ]
         cache = {**os.environ, "MLCLIP_CACHE": str(out / "cache")}
-        subprocess.run([*command, "-o", file, "--overwrite", "--workers", "0", "--quiet"], check=True, env=cache)
+        subprocess.run([*command, "-o", file, "--overwrite", "--quiet"], check=True, env=cache)
         made[name] = read_labels(file)
     true = read_labels(folder / "truth_train.csv")
     return made | {"true": replace(true, root=made["centred"].root, meta=made["centred"].meta)}
@@ -91,7 +91,7 @@ def make_labels(out: Path, seed: int) -> dict[str, Labels]:
 def test_map(model: Classifier, folder: Path) -> float:
     """mAP in percent on the test scenes."""
     checkpoint = Checkpoint(model.eval(), torch.full((len(model.classes),), 0.5))
-    scores = predict(find_images([str(folder / "test")]), checkpoint, num_workers=0)
+    scores = predict(find_images([str(folder / "test")]), checkpoint)
     return 100 * mean_average_precision(scores, read_labels(folder / "truth_test.csv"))[0]
 
 

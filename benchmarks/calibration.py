@@ -54,8 +54,8 @@ def main() -> None:
     parser.add_argument("--only", help="evaluate only these classes, separated by commas")
     args = parser.parse_args()
     checkpoint, labels = undo_calibration(load_checkpoint(args.model)), read_labels(args.labels)
-    learned = predict(find_images([labels.root]), checkpoint, num_workers=0)
-    tested = predict(find_images([args.test]), checkpoint, num_workers=0)
+    learned = predict(find_images([labels.root]), checkpoint)
+    tested = predict(find_images([args.test]), checkpoint)
     evaluated = args.only.split(",") if args.only else tested.classes
     columns = [tested.classes.index(name) for name in evaluated]
     truth = read_truth(args.truth).aligned(tested.paths, evaluated).scores
@@ -71,7 +71,7 @@ def main() -> None:
     }
     if args.few_truth:
         few = read_truth(args.few_truth)
-        photos = predict(find_images([args.few]), checkpoint, num_workers=0) if args.few else learned
+        photos = predict(find_images([args.few]), checkpoint) if args.few else learned
         paths = [few.paths[row] for _, row in match_tables(photos, few).rows]
         for count in FEW:
             chosen = [sample(few, paths, count, seed) for seed in range(args.draws)]

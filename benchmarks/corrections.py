@@ -69,7 +69,7 @@ def demo_labels(folder: Path, out: Path, seed: int) -> Labels:
     file = out / f"{seed}.labels.pt"
     if not file.exists():
         command = [sys.executable, "-m", "mlclip", "pseudolabel", folder / "train", "--clip", "tiny", "-o", file]
-        subprocess.run([*command, "--workers", "0", "--quiet"], check=True)
+        subprocess.run([*command, "--quiet"], check=True)
     return read_labels(file)
 
 

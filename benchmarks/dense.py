@@ -131,7 +131,7 @@ def student(table, world: Path, seed: int, out: Path) -> float:
     """mAP in percent, on the test scenes, of a student of these labels."""
     settings = {"method": "fixed", "seed": seed, "overwrite": True, "root": world / "train", "num_workers": 0}
     mlclip.train(table, out / "model.pt", **settings, **STUDENT)
-    return _map(mlclip.predict([world / "test"], out / "model.pt", num_workers=0), world / "truth_test.csv")
+    return _map(mlclip.predict([world / "test"], out / "model.pt"), world / "truth_test.csv")
 
 
 def _map(table, truth: Path) -> float:

@@ -34,7 +34,7 @@ STEPS = ["--epochs", "4", "--batch-size", "8", "--lr", "1e-3"]
 
 
 def command(arguments: list[str]) -> list[str]:
-    return [sys.executable, "-c", SMALL_SHARDS, *arguments, "--workers", "0", "--device", "cpu", "--quiet"]
+    return [sys.executable, "-c", SMALL_SHARDS, *arguments, "--device", "cpu", "--quiet"]
 
 
 def run(arguments: list[str], folder: Path) -> None:

@@ -60,9 +60,9 @@ def main() -> None:
     parser.add_argument("--only", help="evaluate only these classes, separated by commas")
     args = parser.parse_args()
     checkpoint, labels = load_checkpoint(args.model), read_labels(args.labels)
-    learned = predict(find_images([labels.root]), checkpoint, num_workers=0)
+    learned = predict(find_images([labels.root]), checkpoint)
     labels = labels.aligned(learned.paths, checkpoint.model.classes)
-    tested = predict(find_images([args.test]), checkpoint, num_workers=0)
+    tested = predict(find_images([args.test]), checkpoint)
     evaluated = args.only.split(",") if args.only else tested.classes
     columns = [tested.classes.index(name) for name in evaluated]
     truth = read_truth(args.truth).aligned(tested.paths, evaluated).scores
