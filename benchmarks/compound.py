@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from demo_scenes import demo_scenes
 
-from mlclip import api
+import mlclip
 from mlclip.demo import KINDS
 from mlclip.labels.metrics import mean_average_precision
 from mlclip.labels.table import read_labels
@@ -41,7 +41,7 @@ def quality(out: Path, seed: int, method: str, compound: bool) -> float:
     """mAP in percent of the labels of one world's test scenes."""
     world = demo_scenes(out, seed)
     running = {"clip": "tiny", "store": out / f"compound-{seed}-{method}", "num_workers": 0, "progress": SILENT}
-    labels = api.pseudolabel([world / "test"], list(KINDS), method=method, compound=compound, **running)
+    labels = mlclip.pseudolabel([world / "test"], list(KINDS), method=method, compound=compound, **running)
     return 100 * mean_average_precision(labels, read_labels(world / "truth_test.csv"))[0]
 
 

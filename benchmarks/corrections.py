@@ -33,7 +33,7 @@ from mlclip.labels.table import Labels, read_labels
 from mlclip.methods.thresholds import f1_of_classes
 from mlclip.student.checkpoint import Checkpoint
 from mlclip.student.features import photo_features
-from mlclip.training.loop import train
+from mlclip.training.loop import train_student
 
 COUNTS = (20, 50, 100, 200)
 CHOICES = ("review", "random", "random yes")
@@ -108,7 +108,7 @@ def fit(world: World, cells: list[tuple[str, str]], args: argparse.Namespace, se
     found = correct(world.labels, answers)
     config = TrainConfig(method="probe", seed=seed, correction_weight=args.weight, **world.student)
     labels = found.labels if cells else world.labels
-    model = train(labels, args.out / "model.pt", config=config, overwrite=True, num_workers=0, device="cpu")
+    model = train_student(labels, args.out / "model.pt", config=config, overwrite=True, num_workers=0, device="cpu")
     return model, found.changed
 
 

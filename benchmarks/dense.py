@@ -23,7 +23,7 @@ from demo_scenes import demo_scenes
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlclip import api
+import mlclip
 from mlclip.clip import load_clip
 from mlclip.clip.cells import ATTENTIONS
 from mlclip.clip.encoders import ModifiedResNet, VisionTransformer
@@ -122,7 +122,7 @@ def labelled_student(name: str, seed: int, out: Path) -> dict[str, float]:
         table = read_labels(world / "truth_train.csv")
     else:
         running = {"clip": "tiny", "store": out / f"store-train-{seed}", "num_workers": 0}
-        table = api.pseudolabel([world / "train"], **running, **LABELLINGS[name])
+        table = mlclip.pseudolabel([world / "train"], **running, **LABELLINGS[name])
     own = _map(table, world / "truth_train.csv")
     return {"own": own, "student": student(table, world, seed, out)}
 
@@ -130,8 +130,8 @@ def labelled_student(name: str, seed: int, out: Path) -> dict[str, float]:
 def student(table, world: Path, seed: int, out: Path) -> float:
     """mAP in percent, on the test scenes, of a student of these labels."""
     settings = {"method": "fixed", "seed": seed, "overwrite": True, "root": world / "train", "num_workers": 0}
-    api.train(table, out / "model.pt", **settings, **STUDENT)
-    return _map(api.predict([world / "test"], out / "model.pt"), world / "truth_test.csv")
+    mlclip.train(table, out / "model.pt", **settings, **STUDENT)
+    return _map(mlclip.predict([world / "test"], out / "model.pt"), world / "truth_test.csv")
 
 
 def _map(table, truth: Path) -> float:

@@ -27,7 +27,7 @@ from mlclip.labels.class_names import CLASS_PRESETS, parse_classes, without_clas
 from mlclip.labels.metrics import mean_average_precision
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods.cdul import fuse
-from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher
 
 SETS = 10  # sets of names for each number of names, real photos
@@ -90,7 +90,7 @@ def measure_demo(out: Path, seeds: list[int]) -> None:
                 names = {every[i]: every[i] for i in sample(len(every), count, number).tolist()}
                 contrasts = ({}, {n: n for n in every if n not in names}, without_classes(CLASS_PRESETS["coco"], names))
                 for kind, contrast in zip(rows, contrasts, strict=True):
-                    labels = pseudolabel(
+                    labels = label_photos(
                         find_images([str(folder / "train")]), names, teacher, contrast=contrast,
                         store=out / f"embeddings-{seed}", num_workers=0,
                     )  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from ablation import label_quality, shown_well
 from demo_scenes import demo_scenes, scene_boxes
 
-from mlclip import api
+import mlclip
 from mlclip.cli.demo import STUDENT
 from mlclip.clip import load_clip
 from mlclip.distributed import Runtime
@@ -38,14 +38,14 @@ def updates(out: Path, seed: int) -> dict[str, list[float]]:
     """Per choice of local views: the numbers of COLUMNS."""
     world, teacher = demo_scenes(out, seed), Teacher(load_clip("tiny"))
     running = {"num_workers": 0, "progress": SILENT}
-    labels = api.pseudolabel([world / "train"], clip="tiny", method="ccd", view_size=64, **running)
+    labels = mlclip.pseudolabel([world / "train"], clip="tiny", method="ccd", view_size=64, **running)
     student = {name: int(value) if value.isdigit() else value for name, value in SETTINGS.items()}
     student |= {"epochs": 2, "lr": float(student["lr"]), "init": "clip", "seed": seed, "local_views": "none"}
     model = out / f"warm-{seed}.pt"
     if not model.exists():
-        api.train(labels, model, method="ccd", stopping=False, overwrite=True, **student, **running)
-    checkpoint, photos = api.load_model(model, device="cpu"), find_images([world / "train"]).photos
-    scores = api.predict([world / "train"], checkpoint, **running).scores
+        mlclip.train(labels, model, method="ccd", stopping=False, overwrite=True, **student, **running)
+    checkpoint, photos = mlclip.load_model(model, device="cpu"), find_images([world / "train"]).photos
+    scores = mlclip.predict([world / "train"], checkpoint, **running).scores
     scorer, truth = crop_scorer_for(labels, teacher), read_labels(world / "truth_train.csv")
     cells = CellMaps(teacher, scorer.text, scorer.logit_scale, cell_levels(photos, teacher, scorer.text, 0))
     annotated = scene_boxes(world)

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from mlclip import api
+import mlclip
 from mlclip.images import Found, find_images
 from mlclip.labels.metrics import mean_average_precision
 from mlclip.labels.table import Labels, read_truth
@@ -113,11 +113,13 @@ def run(name: str, folder: Path, clip: str, out: Path, *, only: Path | None = No
     out.mkdir(parents=True, exist_ok=True)
     for method, training in METHODS.items():
         settings = {"classes": protocol.classes, "clip": clip, "method": method}
-        labels = api.pseudolabel(train.photos, output=out / f"{name}-{method}.labels.pt", overwrite=True, **settings)
-        on_test = api.pseudolabel(test.photos, **settings)
+        labels = mlclip.pseudolabel(train.photos, output=out / f"{name}-{method}.labels.pt", overwrite=True, **settings)
+        on_test = mlclip.pseudolabel(test.photos, **settings)
         model = out / f"{name}-{method}.pt"
-        api.train(labels, model, method=training, clip=clip if training == "ccd" else None, overwrite=True, **student)
-        predicted = api.predict(test.photos, model)
+        mlclip.train(
+            labels, model, method=training, clip=clip if training == "ccd" else None, overwrite=True, **student
+        )
+        predicted = mlclip.predict(test.photos, model)
         pairs = ((labels, train.truth), (on_test, test.truth), (predicted, test.truth), (predicted, test.showing))
         lines.append(f"| {method} | {' | '.join(percent(scores, truth) for scores, truth in pairs)} |")
         print(lines[-1], flush=True)
