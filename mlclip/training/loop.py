@@ -137,9 +137,8 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
         # Report.
         facts = {"epoch": epoch, "loss": loss, "photos_per_second": speed}
         facts |= epoch_facts(state, epoch, targets, predictions, truth)
-        progress.log(epoch_line(facts))
 
-        # Save.
+        # Save. Then the epoch is reported, so that an interrupt after the line finds it saved.
         state.epochs = epoch
         state.log.append(facts)
         share_skipped(state)
@@ -147,6 +146,7 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
             if log:
                 save_state(state, resume_file(output))
                 log.write(state.log)
+        progress.log(epoch_line(facts))
 
     if log:
         log.close()
