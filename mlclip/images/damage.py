@@ -36,7 +36,7 @@ _END = b"\xff\xd9"
 def find_damage(data: bytes) -> str | None:
     """The reason if a JPEG or PNG has damage that Pillow decodes without an error, otherwise None.
 
-    Each rule finds damage that Pillow does not find, and refuses no good file: benchmarks/damage.py measures both.
+    Each rule finds damage that Pillow does not find, and refuses no good file.
     Neither finds most changes of a single byte of a JPEG, a third of the stretches of random bytes, and most zeros in a
     progressive JPEG. A file that ends early is left to Pillow, which must be strict
     (`ImageFile.LOAD_TRUNCATED_IMAGES` is False, as by default).
