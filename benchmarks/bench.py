@@ -115,7 +115,7 @@ def fixed_as(truth: mlclip.Labels, labels: mlclip.Labels) -> mlclip.Labels:
     return replace(truth, root=labels.root, meta=labels.meta)
 
 
-def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+def numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
@@ -123,7 +123,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> l
 
 
 option = partial(click.option, show_default=True)
-seeds = option("--seeds", default="0,1,2", callback=_numbers, help="Seeds of scenes and students, as 0,1,2.")
+seeds = option("--seeds", default="0,1,2", callback=numbers, help="Seeds of scenes and students, as 0,1,2.")
 data = option("--data", type=click.Path(path_type=Path), default=SHARED, help="Folder of the real photos and scores.")
 count = option("--count", type=int, help="Use only so many photos to label and train on, to try the script.")
 

@@ -279,10 +279,11 @@ def centred_choices(seeds: list[int], data: Path, count: int | None, out: Path) 
 
 
 def scene_labels(out: Path, seed: int, count: int | None, part: str = "test", **settings) -> tuple[Tensor, Tensor]:
-    """Labels of the scenes of one world, and their true labels (N, C). Embeddings are stored once per world."""
+    """Labels of the scenes of one world, and their true labels (N, C). Embeddings are stored once per world and method."""
     world = bench.demo_world(out, seed, count)
     photos, truth = (world.test, world.truth_test) if part == "test" else (world.train, world.truth_train)
-    asked = {"clip": "tiny", "store": out / f"store-{part}-{seed}-{count}", "progress": mlclip.SILENT, **settings}
+    views = settings["method"].replace("dense", "centred")  # dense labels extend the store of centred ones
+    asked = {"clip": "tiny", "store": out / f"{part}-{seed}-{count}-{views}", "progress": mlclip.SILENT, **settings}
     labels = mlclip.pseudolabel([photos], **asked)
     return labels.scores, truth.aligned(labels.paths, labels.classes).scores
 

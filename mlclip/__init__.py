@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .labels.table import Labels as Labels
     from .labels.table import read_labels as read_labels
     from .labels.table import write_labels as write_labels
-    from .memory import keep_freed_memory as keep_freed_memory
+    from .machine import keep_freed_memory as keep_freed_memory
     from .progress import SILENT as SILENT
     from .progress import Progress as Progress
     from .report.build import render_report as render_report
@@ -64,7 +64,7 @@ _MODULE_OF = {
     "Labels": "labels.table",
     "read_labels": "labels.table",
     "write_labels": "labels.table",
-    "keep_freed_memory": "memory",
+    "keep_freed_memory": "machine",
     "SILENT": "progress",
     "Progress": "progress",
     "render_report": "report.build",

@@ -6,10 +6,9 @@ import errno
 import json
 import os
 import re
-import socket
+import secrets
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
@@ -29,17 +28,25 @@ except ImportError:
 
 LOCK_SECONDS = 0.2  # between two attempts to get a lock that another process holds
 REPLACE_SECONDS = (0.1, 0.3, 1.0)  # waits on Windows, where a virus scanner or another program may have the file open
-TEMPORARY = (
-    r"\.{name}\.([0-9a-f]{{8}})-(\d+)\.tmp"  # of `atomic`: name of the file, checksum of the machine's name, process
-)
+TEMPORARY = r"\.{name}\.[0-9a-f]{{8}}\.tmp"  # of `atomic`
 STALE_SECONDS = 3600.0  # no write takes longer: an older temporary file was left by a process that was killed
 DEEPEST_JSON = 60  # nested arrays and objects
 OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors", ".xml")
 
 
 def cache_folder() -> Path:
-    """The folder of downloaded weights and view embeddings: $MLCLIP_CACHE, or ~/.cache/mlclip. "~" is expanded."""
-    return Path(os.environ.get("MLCLIP_CACHE") or "~/.cache/mlclip").expanduser()
+    """The folder of downloaded weights and view embeddings: $MLCLIP_CACHE, or mlclip in $XDG_CACHE_HOME or ~/.cache. "~" is expanded.
+
+    InputError if the user has no home folder and none of these variables is set, as in some containers.
+    """
+    folder = os.environ.get("MLCLIP_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mlclip")
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            "there is no folder for the cache, because this user has no home folder. Set the environment variable MLCLIP_CACHE "
+            "to a folder that can be written."
+        ) from error
 
 
 def beside(output: str | Path, ending: str) -> Path:
@@ -83,9 +90,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
     A full disk or a read-only folder raises an InputError that names `path`. The previous content then stays.
     """
     path = Path(path)
-    remove_temporaries(path.parent)
-    temporary = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
+    temporary, lock = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(path.parent)
+        lock = _create_locked(temporary)
         yield temporary
         with open(temporary, "r+b") as file:  # Windows syncs only files open for writing
             os.fsync(file.fileno())
@@ -97,25 +106,35 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+        if lock is not None:
+            os.close(lock)
+
+
+def _create_locked(temporary: Path) -> int | None:
+    """Create a temporary file with a lock, so that no other process deletes it. None on Windows, where no process would."""
+    if not fcntl:
+        return None
+    while True:
+        file = os.open(temporary, os.O_CREAT | os.O_RDWR, 0o666)
+        if _try_lock(file) and temporary.exists():
+            return file
+        os.close(file)  # another process took it for a left file before it was locked, and has deleted it
 
 
 @lru_cache(maxsize=1000)  # once per process and folder: thousands of files may be written into one folder
 def remove_temporaries(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in a folder: those of this machine, and those older than an hour."""
+    """Delete the temporary files that killed processes left in a folder: those that no process has locked.
+
+    The lock decides, and neither process numbers nor times: the writer may run in another container or on another machine. Where the
+    file system has no locks, nothing is deleted.
+    """
     with suppress(OSError):  # the folder does not exist, or cannot be listed
         with os.scandir(folder) as entries:
-            found = [(entry.path, re.fullmatch(TEMPORARY.format(name=".+"), entry.name)) for entry in entries]
-        for file, parts in found:
-            if parts and _is_left(file, machine=parts[1], process=int(parts[2])):
-                with suppress(OSError):
-                    os.unlink(file)
-
-
-def _is_left(file: str, *, machine: str, process: int) -> bool:
-    """Whether no process writes this temporary file any more."""
-    if is_stale(file):
-        return True
-    return machine == _machine() and not _is_running(process)
+            found = [entry.path for entry in entries if re.fullmatch(TEMPORARY.format(name=".+"), entry.name)]
+        for path in found if fcntl else ():
+            with suppress(OSError), open(path, "r+b") as file:  # it is in use, or is gone
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
 
 
 def is_stale(file: str | Path) -> bool:
@@ -124,25 +143,6 @@ def is_stale(file: str | Path) -> bool:
         return time.time() - os.stat(file).st_mtime > STALE_SECONDS
     except OSError:
         return False
-
-
-@lru_cache
-def _machine() -> str:
-    """A short checksum of this machine's name: several machines may write into one network folder."""
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
-
-
-def _is_running(process: int) -> bool:
-    """Whether there is a process with this number. True on Windows, where asking would end it."""
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass  # of another user
-    return True
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -200,11 +200,14 @@ def _try_lock(file: int) -> bool:
 
 
 @contextmanager
-def locked(path: str | Path, what: str) -> Iterator[None]:
-    """`file_lock` without waiting: InputError if another process holds the lock. `what` names the protected thing."""
+def locked(path: str | Path, what: str, otherwise: str = "choose another output") -> Iterator[None]:
+    """`file_lock` without waiting: InputError if another process holds the lock.
+
+    `what` names the protected thing, `otherwise` what else than waiting helps.
+    """
 
     def refuse() -> None:
-        raise InputError(f"another mlclip process is writing {what}. Wait until it ends, or choose another output.")
+        raise InputError(f"another mlclip process is writing {what}. Wait until it ends, or {otherwise}.")
 
     with ExitStack() as stack:
         try:
@@ -220,11 +223,10 @@ def save_plain(content: Any, path: str | Path) -> None:
 
     with atomic(path) as temporary:
         try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # torch's zip writer raises it when the disk is full
-            raise InputError(
-                f"cannot write {path}: {str(error).splitlines()[0]}. The previous content is unchanged."
-            ) from error
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+        except RuntimeError as error:  # torch's zip writer raises it after an OSError of the file
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False) -> dict:

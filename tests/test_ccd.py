@@ -165,7 +165,7 @@ def test_the_strong_view_depends_only_on_its_row_and_changes_only_colours():
     assert len(jitter_colours(grey, table[:1]).unique()) == 1
 
 
-def local_views_of(choice, photos, labels, annotated=None, seed=0, cells=None):
+def local_views_of(choice, photos, labels, seed=0, cells=None):
     torch.manual_seed(0)
     model = Classifier("resnet18", labels.classes, 64)
     scores = torch.tensor([[0.9, 0.8, 0.1]] * 11 + [[0.0, 0.0, 0.0]])
@@ -177,7 +177,6 @@ def local_views_of(choice, photos, labels, annotated=None, seed=0, cells=None):
         scores,
         0.5,
         config,
-        annotated=annotated,
         num_workers=0,
         distributed=Distributed(),
         progress=SILENT,
@@ -186,25 +185,14 @@ def local_views_of(choice, photos, labels, annotated=None, seed=0, cells=None):
 
 
 def test_every_choice_of_local_views_has_the_same_number_of_views(photos, labels, teacher):
-    annotated = {
-        f"{n:02d}.jpg": [("red", (0, 0, 30, 20)), ("blue", (5, 5, 40, 40)), ("red", (1, 1, 9, 9))] for n in range(12)
-    }
     cells = CellMaps(teacher, torch.eye(3, teacher.clip.embed_dim), 10.0, torch.zeros(3))
-    for choice in ("cam", "cells", "grid", "random", "boxes", "around"):
-        views, _ = local_views_of(choice, photos, labels, annotated, cells=cells)
+    for choice in ("cam", "cells", "grid", "random"):
+        views, _ = local_views_of(choice, photos, labels, cells=cells)
         assert [len(boxes) for boxes in views.boxes] == [2] * 11 + [0], choice
         for x0, y0, x1, y1 in (box for boxes in views.boxes for box in boxes):
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
-        again, _ = local_views_of(choice, photos, labels, annotated, cells=cells)
+        again, _ = local_views_of(choice, photos, labels, cells=cells)
         assert again.boxes == views.boxes
-
-
-def test_around_is_the_annotated_boxes_with_the_margin_of_the_maps(photos, labels):
-    annotated = {"00.jpg": [("red", (0, 10, 30, 20)), ("blue", (6, 8, 12, 16))]}  # of a photo of 60 × 40 pixels
-    tight, wide = (local_views_of(choice, photos, labels, annotated)[0].boxes[0] for choice in ("boxes", "around"))
-    assert sorted(tight) == [(0.0, 0.25, 0.5, 0.5), (0.1, 0.2, 0.2, 0.4)]
-    expected = torch.tensor([[0.0, 0.125, 0.625, 0.625], [0.0, 0.075, 0.325, 0.525]])
-    assert torch.allclose(torch.tensor(sorted(wide, reverse=True)).sort(0).values, expected.sort(0).values)
 
 
 def test_maps_are_kept_for_the_report(photos, labels):

@@ -17,9 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mlclip import files
+from mlclip import files, machine
 from mlclip.cli import _status
 from mlclip.config import InputError
+from mlclip.files import cache_folder
 from mlclip.images import find_images
 from mlclip.images.names import LONGEST_NAME, output_names, photo_file
 from mlclip.labels.table import Labels, write_labels
@@ -29,6 +30,7 @@ from mlclip.student.model import Classifier
 
 CLASSES = ["red", "green", "blue"]
 NOBODY = 65534
+WRITE = "import sys, os, signal; from mlclip import files\nwith files.atomic(sys.argv[1]) as file:\n file.write_text('half')\n"
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can do this")
 
 
@@ -355,12 +357,12 @@ def test_on_windows_replacing_a_file_that_another_program_has_just_opened_is_tri
 
 
 def test_on_windows_a_closed_pipe_is_an_invalid_argument_and_no_failure(monkeypatch):
-    from mlclip.cli import failures
+    from mlclip.cli import streams
 
     error = OSError(errno.EINVAL, "Invalid argument")
-    assert not failures.is_closed_pipe(error)
+    assert not streams.is_closed_pipe(error)
     monkeypatch.setattr(sys, "platform", "win32")
-    assert failures.is_closed_pipe(error)
+    assert streams.is_closed_pipe(error)
 
 
 def test_without_fork_workers_are_spawned(monkeypatch):
@@ -381,26 +383,23 @@ def test_on_windows_the_same_photo_in_another_case_is_found_once(photos, monkeyp
     assert len(found.photos) == 1 and found.repeated == 1
 
 
-def test_temporary_files_of_killed_processes_are_deleted_by_the_next_write_and_others_stay(tmp_path, monkeypatch):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    here, elsewhere = files._machine(), "00000000"
-    left = [f".old.pt.{here}-{ended.pid}.tmp", f".log.csv.{elsewhere}-5.tmp"]
-    kept = [f".old.pt.{here}-{os.getppid()}.tmp", f".old.pt.{elsewhere}-6.tmp", f".notes.{ended.pid}.tmp", "new.csv"]
-    for name in [*left, *kept[:-1]]:
+def test_temporary_files_of_killed_processes_are_deleted_by_the_next_write_and_others_stay(tmp_path):
+    left, kept = [".old.pt.00000001.tmp", ".log.csv.deadbeef.tmp"], [".notes.5.tmp", ".old.pt.tmp"]
+    for name in [*left, *kept]:
         (tmp_path / name).touch()
-    os.utime(tmp_path / left[1], (0, 0))
     files.remove_temporaries.cache_clear()
-    with files.atomic(tmp_path / "new.csv") as temporary:
-        temporary.write_text("x")
-    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+    with files.atomic(tmp_path / "alive.csv") as alive:
+        os.utime(alive, (0, 0))  # a clock that jumps makes no file a left one
+        subprocess.run([sys.executable, "-c", WRITE, tmp_path / "new.csv"], check=True)
+        assert alive.exists()
+        alive.write_text("x")
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "new.csv", "alive.csv"}
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_write_that_was_killed_leaves_nothing_after_the_next_one(tmp_path):
-    write = "import sys, os, signal; from mlclip import files\nwith files.atomic(sys.argv[1]) as file:\n file.write_text('half')\n"
     killed = subprocess.run(
-        [sys.executable, "-c", write + " os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "a.csv"], check=False
+        [sys.executable, "-c", WRITE + " os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "a.csv"], check=False
     )
     assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.glob(".a.csv.*.tmp"))) == 1
     files.remove_temporaries.cache_clear()
@@ -411,7 +410,7 @@ def test_a_write_that_was_killed_leaves_nothing_after_the_next_one(tmp_path):
 
 FAULTS = """
 import resource, sys, torch
-from mlclip.memory import keep_freed_memory
+from mlclip.machine import keep_freed_memory
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 for _ in range(20):
     torch.ones(1 << 24)
@@ -435,3 +434,46 @@ def test_kept_memory_needs_no_new_pages_and_a_choice_of_the_user_stands(monkeypa
     assert faults("keep")[1] < 1000 < faults("default")[1]  # 64 MB are 16,384 pages
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "100000")
     assert faults("keep")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, 1.5),
+        (
+            {
+                "proc/self/cgroup": "3:cpu,cpuacct:/docker/x\n0::/\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "25000\n",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+            },
+            0.25,
+        ),
+    ],
+)
+def test_the_quota_of_a_container_is_read_from_its_control_group(tmp_path, files, cores):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert min(machine._cpu_quotas(tmp_path), default=None) == cores
+
+
+def test_half_a_core_means_one_thread_and_one_worker(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "_cpu_quotas", lambda root: iter([0.5]))
+    monkeypatch.setattr(machine, "_allowed_cores", lambda: 4)
+    assert machine.available_cores() == machine.default_workers() == 1
+    machine.limit_threads()
+    assert os.environ.pop("OMP_NUM_THREADS") == "1"
+
+
+def test_the_cache_is_where_the_environment_says_and_a_user_without_a_home_is_told(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLCLIP_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "mlclip"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does where there is no home folder
+    with pytest.raises(InputError, match="Set the environment variable MLCLIP_CACHE"):
+        cache_folder()

@@ -105,7 +105,7 @@ def test_help_lists_common_options_first(capsys):
     text = capsys.readouterr().out
     common, special = text.split("Options for some methods")
     assert all(f" {name} " in common for name in ("--labels", "--method", "--epochs", "--device", "--help"))
-    assert all(f" {name} " in special for name in ("--warmup", "--sigma", "--boxes"))
+    assert all(f" {name} " in special for name in ("--warmup", "--sigma", "--save-labels"))
     assert "[cdul]" not in common and "[consistent, ccd]" in " ".join(special.split())
 
 

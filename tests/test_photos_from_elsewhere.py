@@ -7,6 +7,7 @@ import os
 import sys
 import tarfile
 import time
+from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.images import Unreadable, find_images, open_image
+from mlclip.images.content import content_hash
 from mlclip.images.shards import MOST_GLOBAL, index_of, locate
 
 
@@ -58,6 +60,9 @@ def test_photos_in_shards_are_found_in_their_order_and_have_the_same_pixels(shar
         assert photo.size == file.stat().st_size
         assert photo.mtime_ns == os.stat(os.path.dirname(photo.file)).st_mtime_ns
         assert (pixels(photo.file) == pixels(file)).all()
+        assert (
+            content_hash(photo.file) == content_hash(str(file)) == blake2b(file.read_bytes(), digest_size=16).digest()
+        )
 
 
 def test_a_shard_a_pattern_a_list_and_a_single_member_name_the_same_photos(shards, tmp_path, monkeypatch):

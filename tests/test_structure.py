@@ -21,7 +21,7 @@ LEVELS = {
         "spelling",
         "progress",
         "line_progress",
-        "memory",
+        "machine",
         "distributed",
         "clip",
         "images",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..config import OptionError, default_workers
+from ..config import OptionError
 from ..images import Found, find_images
+from ..machine import default_workers
 from ..spelling import nearest
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found

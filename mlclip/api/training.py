@@ -12,7 +12,6 @@ from ..config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, InputError, OptionError
 from ..distributed import Distributed, describe_device, restarted, start_distributed
 from ..files import cache_folder, locked
 from ..labels.corrections import Corrections, correct, read_corrections
-from ..labels.datasets import read_boxes
 from ..labels.matching import match_tables, refuse_small_match
 from ..labels.metrics import truth_for
 from ..labels.table import Labels, read_labels
@@ -33,7 +32,6 @@ def train(
     root: str | Path | None = None,
     clip: str | None = None,
     other_teacher: bool = False,
-    boxes: str | None = None,
     corrections: Corrections | str | Path | None = None,
     truth: Labels | str | Path | None = None,
     partial: bool = False,
@@ -50,15 +48,14 @@ def train(
 ) -> Checkpoint:
     """Train a student on labels and their photos, as `mlclip train` does, and write it to `output`.
 
-    `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where the
-    labels' own CLIP is; `other_teacher` allows a different one. `boxes`: "voc:DIR", "coco:FILE" or another form of
-    `read_boxes`, for `local_views` "boxes" and "around". `corrections`: a file of lines `path,class,value`, or {path: {class: 1 or 0}};
-    these labels do not change and count `correction_weight` times. `truth` adds mAPs to the report of every epoch and changes
-    nothing else; `partial` accepts one of which less than half matches. `tables` says how a .csv of another program is read; its
-    `split` chooses rows of the labels. `resume` continues after the last finished epoch of a stopped training. `settings` are
-    fields of TrainConfig, such as `arch="mobilenet_v2"`. With several ranks, the main one reads the labels, `truth` and
-    `boxes` for all; every rank reads the photos. A job that torchrun restarts continues as with `resume`, unless `overwrite`
-    is set. Raises InputError.
+    `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd",
+    where the labels' own CLIP is; `other_teacher` allows a different one. `corrections`: a file of lines
+    `path,class,value`, or {path: {class: 1 or 0}}; these labels do not change and count `correction_weight` times.
+    `truth` adds mAPs to the report of every epoch and changes nothing else; `partial` accepts one of which less than
+    half matches. `tables` says how a .csv of another program is read; its `split` chooses rows of the labels. `resume`
+    continues after the last finished epoch of a stopped training. `settings` are fields of TrainConfig, such as
+    `arch="mobilenet_v2"`. With several ranks, the main one reads the labels and `truth` for all; every rank reads the
+    photos. A job that torchrun restarts continues as with `resume`, unless `overwrite` is set. Raises InputError.
     """
     from ..training.loop import train as train_student
 
@@ -69,14 +66,9 @@ def train(
     progress, output = progress or LineProgress(), Path(output)
     lock = output.with_name(f".{output.name}.lock")
     with distributed.session(), ExitStack() as locks:
-        table, known, annotated = distributed.on_main(
-            lambda: (
-                *_labels_and_truth(labels, truth, tables or TableOptions(), partial, progress, corrections),
-                _boxes(config, boxes),
-            )
+        table, known = distributed.on_main(
+            lambda: _labels_and_truth(labels, truth, tables or TableOptions(), partial, progress, corrections)
         )
-        for note in annotated.notes if annotated else []:
-            progress.log(note)
         if root:
             table = replace(table, root=os.fspath(root))
         progress.detail(
@@ -92,7 +84,6 @@ def train(
             config=config,
             teacher=teacher,
             other_teacher=other_teacher,
-            annotated=annotated,
             truth=known,
             save_labels=save_labels,
             resume=resume or (any(distributed.all_gather(restarted())) and not overwrite),
@@ -182,9 +173,3 @@ def _as_made(made: dict | None, clip: str | None) -> dict[str, Any]:
     if not made or (clip and clip != made["name"] and not Path(clip).is_file()):
         return {}
     return {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
-
-
-def _boxes(config: TrainConfig, boxes: str | None) -> Any:
-    if (config.local_views in config.ANNOTATED_VIEWS) != (boxes is not None):
-        raise OptionError('`local_views="boxes"` or "around" and `boxes` belong together: pass both, or neither')
-    return read_boxes(boxes) if boxes is not None else None

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
 import click
 
 from ..config import InputError, OptionError
-from ..memory import keep_freed_memory
+from ..machine import keep_freed_memory, limit_threads
 from ..spelling import did_you_mean
+from . import options
 from .cache import cache
 from .calibrate import calibrate
 from .demo import demo
 from .evaluate import evaluate
 from .export import export
-from .failures import drop_stdout, explain, is_closed_pipe
 from .messages import in_options, printable
 from .models import models
 from .predict import predict
 from .pseudolabel import pseudolabel
 from .report import report
 from .review import review
+from .streams import drop_stdout, explain, is_closed_pipe, prepare_streams
 from .train import train
 from .version import print_version
 
@@ -90,8 +92,12 @@ def main(args: list[str] | None = None) -> None:
     """Run one command and exit with its status."""
     try:
         signal.signal(signal.SIGTERM, _interrupt)
+        prepare_streams()
         keep_freed_memory()
+        limit_threads()
         status = _status(args)
+        if status == options.SKIPPED and "TORCHELASTIC_RUN_ID" in os.environ:
+            status = 0  # torchrun takes every other status for a failure, and stops the other ranks
     except KeyboardInterrupt:  # before the command started, or while it was ending
         status = INTERRUPTED
     sys.exit(status)

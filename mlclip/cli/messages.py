@@ -10,7 +10,7 @@ import re
 
 import click
 
-_OPTION_FOR = {"teacher": "clip", "annotated": "boxes"}  # the library takes an object, the command its name
+_OPTION_FOR = {"teacher": "clip"}  # the library takes an object, the command its name
 _PARAMETER = re.compile(r"`([a-z]\w*)(?:=([^`]*))?`")
 # C0 and C1 control characters, line separators, characters that change the writing direction, undecodable bytes
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

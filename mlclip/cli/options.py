@@ -12,7 +12,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
-from ..config import TableOptions, default_workers
+from ..config import TableOptions
+from ..machine import default_workers
 from . import completion
 from .console import VERBOSE
 from .messages import printable

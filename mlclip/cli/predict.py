@@ -205,7 +205,6 @@ def _write_jsonl(labels, thresholds, topk) -> None:
 
 
 def _write_csv(labels, thresholds, topk) -> None:
-    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
     shown = printable if sys.stdout.isatty() else str  # a file keeps the exact paths
     writer = csv.writer(sys.stdout)
     writer.writerow(["path", *labels.classes])

@@ -82,7 +82,6 @@ def review(labels, predictions, model, root, corrections, count, form, quiet, **
     rows = [[q.path, q.name, f"{q.score:.3f}", q.reason] for q in questions(known, scores, count)]
     header = ["path", "class", "score", "reason"]
     if form == "csv":
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
         shown = printable if sys.stdout.isatty() else str  # a file keeps the exact paths
         csv.writer(sys.stdout, lineterminator="\n").writerows(
             [header, *([shown(cell) for cell in row] for row in rows)]

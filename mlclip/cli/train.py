@@ -62,14 +62,6 @@ from .console import Console
     help="Where the updated labels are written: .pt, .csv, .json or .jsonl.",
 )
 @click.option(
-    "--boxes",
-    shell_complete=completion.files,
-    cls=options.MethodOption,
-    methods=("ccd",),
-    help="For --local-views boxes or around: the annotated boxes: voc:DIR[:split], coco:FILE, openimages:DIR[:split], "
-    "labelme:DIR or yolo:DIR[:split].",
-)
-@click.option(
     "--clip",
     shell_complete=completion.names_or_files(completion.clip_models),
     cls=options.MethodOption,

@@ -6,8 +6,6 @@ builds its options from these fields.
 
 from __future__ import annotations
 
-import os
-
 from .errors import InputError, OptionError
 from .export import ExportConfig
 from .fields import used_settings
@@ -29,11 +27,6 @@ LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default inp
 MODEL_FILE = "model.pt"  # default output of `mlclip train`, default input of `predict`, `calibrate` and `export`
 
 
-def default_workers() -> int:
-    """Dataloader workers, or threads that decode photos, where the user does not say: one per core, at most 8."""
-    return min(8, os.cpu_count() or 1)
-
-
 __all__ = [
     "ARCHS",
     "AVERAGED",
@@ -53,6 +46,5 @@ __all__ = [
     "PseudolabelConfig",
     "TableOptions",
     "TrainConfig",
-    "default_workers",
     "used_settings",
 ]

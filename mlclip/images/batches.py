@@ -44,10 +44,10 @@ def read_batches(photos: Sequence[Photo], size: int, *, batch_size: int, num_thr
 def in_threads(read: Callable[[T], R], items: Sequence[T], *, batch_size: int, num_threads: int) -> Iterator[list[R]]:
     """The results of `read` for all items, in order, in lists of `batch_size`.
 
-    `num_threads` threads work in advance. With 0, or for a single item, the calling thread works.
+    `num_threads` threads work in advance. With 0, or for at most one item, the calling thread works.
     """
     starts = range(0, len(items), batch_size)
-    if num_threads == 0 or len(items) == 1:
+    if num_threads == 0 or len(items) <= 1:
         for start in starts:
             yield [read(item) for item in items[start : start + batch_size]]
         return

@@ -32,6 +32,12 @@ def view_pixels(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> T
     return torch.from_numpy(view_array(image, size, grids))
 
 
+def _shared_flags(count: int) -> Tensor:
+    """Zeros (N,) uint8 in shared memory, which threads and workers can set, also if they are made inside inference mode."""
+    with torch.inference_mode(False):
+        return torch.zeros(count, dtype=torch.uint8).share_memory_()
+
+
 class PhotoViews(Dataset):
     """Item i is (i, views of photo i as uint8 (V, 3, S, S)), or (i, reason) if the photo cannot be read.
 
@@ -40,7 +46,7 @@ class PhotoViews(Dataset):
 
     def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,), interpolation: str = "bicubic"):
         self.photos, self.size, self.grids, self.interpolation = photos, size, tuple(grids), interpolation
-        self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
+        self.several = _shared_flags(len(photos))
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -66,7 +72,7 @@ class PhotoParts(Dataset):
         self, photos: Sequence[Photo], parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
     ):
         self.photos, self.parts, self.interpolation = photos, list(parts), interpolation
-        self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
+        self.several = _shared_flags(len(photos))
 
     def __len__(self) -> int:
         return len(self.photos)

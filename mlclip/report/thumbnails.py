@@ -21,10 +21,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..config import InputError, default_workers
+from ..config import InputError
 from ..files import beside
 from ..images import Unreadable, open_image
 from ..images.names import photo_file
+from ..machine import default_workers
 from ..progress import Progress
 
 SIDE = 240  # longer side of a thumbnail, pixels

@@ -25,7 +25,7 @@ from ..teacher.where import CellMaps, cell_levels
 from .crop_labels import CentredCropScorer, DebiasedCropScorer, local_labels
 from .epoch_log import REPORT_ONLY
 from .input_cache import InputCache
-from .local_views import Annotated, LocalViews, choose_local_views
+from .local_views import LocalViews, choose_local_views
 from .schedule import label_step_due, stopping_measure_due
 from .state import TrainingState, pinned
 
@@ -46,7 +46,6 @@ def label_step(latent: Tensor, predictions: Tensor, config: TrainConfig, correct
 def update_labels(
     state: TrainingState,
     scorer: DebiasedCropScorer | CentredCropScorer,
-    annotated: Annotated | None,
     folder: Path,
     num_workers: int,
     progress: Progress,
@@ -62,7 +61,7 @@ def update_labels(
     readable = scores[shuffled[~scores[shuffled].isnan().any(1)]]
     threshold = ccd.calibrate_threshold(readable)
     views = choose_local_views(
-        state.student, state.photos, scores, threshold, config, annotated=annotated, num_workers=num_workers, distributed=state.distributed,
+        state.student, state.photos, scores, threshold, config, num_workers=num_workers, distributed=state.distributed,
         progress=progress, cells=_cell_maps(state, scorer, num_workers) if config.local_views == "cells" else None,
     )  # fmt: skip
     per_photo = sum(map(len, views.boxes)) / len(state.photos)

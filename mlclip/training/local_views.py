@@ -7,7 +7,7 @@ Letters: N photos, C classes, K local views of one photo, h w cells of a map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..distributed import Distributed
-from ..images import Box, Photo, PhotoViews, Unreadable, open_image, photo_batches
+from ..images import Box, Photo, PhotoViews, photo_batches
 from ..images.overlay import as_bytes
 from ..methods import ccd
 from ..progress import Progress
@@ -33,7 +33,6 @@ RANDOM_SIDES = (0.25, 0.75)  # range of the sides of a random box, as shares of 
 REPORTED_PHOTOS = 60  # photos whose maps are kept for the report
 
 MapsOf = Callable[[Tensor], Tensor]  # uint8 photos (n, 3, S, S) -> class maps (n, C, h, w)
-Annotated = Mapping[str, Sequence[tuple[str, Box]]]  # path -> (class, box_xyxy in pixels)
 
 
 @dataclass
@@ -53,14 +52,13 @@ def pictured_rows(count: int) -> list[int]:
 
 def choose_local_views(
     model: Classifier, photos: Sequence[Photo], scores: Tensor, threshold: float, config: TrainConfig, *,
-    annotated: Annotated | None, num_workers: int, distributed: Distributed, progress: Progress, cells: CellMaps | None = None,
+    num_workers: int, distributed: Distributed, progress: Progress, cells: CellMaps | None = None,
 ) -> LocalViews:  # fmt: skip
     """The local views of all photos, the same on every rank.
 
     Each photo has as many views as it has classes with a score above `threshold`; `scores` are (N, C). "cam" takes the boxes
     of these classes' maps by the student, "cells" of those by the teacher, `cells`. The other choices use the same number of
-    views: cells of a grid ("grid"), boxes with random place and size ("random"), `annotated` boxes ("boxes"; at most as many
-    as the photo has), and annotated boxes with the margin of the maps ("around").
+    views: cells of a grid ("grid"), or boxes with random place and size ("random").
     """
     above = [(row > threshold).nonzero().flatten().tolist() for row in scores]  # NaN is never above
     more = (photos, above, num_workers, distributed, progress)
@@ -70,22 +68,9 @@ def choose_local_views(
         return _views_from_maps(maps_of, partial(PhotoViews, size=model.size), *more)
     if config.local_views == "cells":
         return _views_from_maps(cells, cells.views, *more, least_margin=1.0)
-    boxes = distributed.on_main(lambda: _other_boxes(photos, above, config, annotated))
+    boxes_of = _grid_cells if config.local_views == "grid" else _random_boxes
+    boxes = [boxes_of(len(classes), np.random.default_rng([config.seed, row])) for row, classes in enumerate(above)]
     return LocalViews(boxes, [[] for _ in photos])
-
-
-def _other_boxes(
-    photos: Sequence[Photo], above: list[list[int]], config: TrainConfig, annotated: Annotated | None
-) -> list[list[Box]]:
-    """The boxes of each photo that do not come from class maps: as many as it has classes in `above`."""
-    generators = [np.random.default_rng([config.seed, row]) for row in range(len(photos))]
-    if config.local_views == "grid":
-        return [_grid_cells(len(classes), rng) for classes, rng in zip(above, generators, strict=True)]
-    if config.local_views == "random":
-        return [[_random_box(rng) for _ in classes] for classes, rng in zip(above, generators, strict=True)]
-    margin = CAM_MARGIN / CAM_SIDE if config.local_views == "around" else 0.0
-    rows = zip(photos, above, generators, strict=True)
-    return [_annotated_boxes(annotated or {}, photo, len(classes), rng, margin) for photo, classes, rng in rows]
 
 
 @torch.inference_mode()
@@ -147,24 +132,11 @@ def _grid_cells(count: int, rng: np.random.Generator) -> list[Box]:
     ]
 
 
+def _random_boxes(count: int, rng: np.random.Generator) -> list[Box]:
+    return [_random_box(rng) for _ in range(count)]
+
+
 def _random_box(rng: np.random.Generator) -> Box:
     width, height = rng.uniform(*RANDOM_SIDES, 2)
     x, y = rng.uniform(0, (1 - width, 1 - height))
     return x, y, x + width, y + height
-
-
-def _annotated_boxes(
-    annotated: Annotated, photo: Photo, count: int, rng: np.random.Generator, margin: float
-) -> list[Box]:
-    """At most `count` of a photo's boxes, with a `margin` on each side, as a share of the photo's side."""
-    boxes = [box for _, box in annotated.get(photo.path, annotated.get(photo.path.rsplit("/", 1)[-1], ()))]
-    if not boxes or not count:
-        return []
-    try:
-        width, height = open_image(photo.file).size
-    except Unreadable:
-        return []
-    chosen = [boxes[i] for i in sorted(rng.permutation(len(boxes))[:count].tolist())]
-    grown = (-margin, -margin, margin, margin)
-    shares = [(x0 / width, y0 / height, x1 / width, y1 / height) for x0, y0, x1, y1 in chosen]
-    return [tuple(min(1.0, max(0.0, s + m)) for s, m in zip(box, grown, strict=True)) for box in shares]

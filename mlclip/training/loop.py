@@ -25,7 +25,6 @@ from .epoch_log import EpochLog, epoch_line
 from .identity import model_meta
 from .input_cache import open_input_cache, remove_input_cache
 from .label_step import epoch_facts, label_step, predict_all, refined_labels, update_labels
-from .local_views import Annotated
 from .plan import plan_line
 from .probe import start_from_probe, train_probe
 from .resume import resume_file, save_state
@@ -49,7 +48,6 @@ def train(
     config: TrainConfig | None = None,
     teacher: Teacher | None = None,
     other_teacher: bool = False,
-    annotated: Annotated | None = None,
     truth: Labels | None = None,
     save_labels: str | Path | None = None,
     resume: bool = False,
@@ -72,10 +70,9 @@ def train(
     - "ccd": as "consistent", and after the warm-up the labels are updated once, from the scores that the `teacher` gives to
       the local views. The training ends early when its label-free measure rises faster.
 
-    `teacher` must be the CLIP that made the labels, unless `other_teacher` is True. `annotated` boxes are for
-    `config.local_views` "boxes" and "around". `save_labels` is the file for the labels at the end of the training. `truth`
-    adds mAPs to the report of every epoch and has no other effect. `device` (None: a GPU where there is one) is used where
-    `distributed` is None.
+    `teacher` must be the CLIP that made the labels, unless `other_teacher` is True. `save_labels` is the file for the
+    labels at the end of the training. `truth` adds mAPs to the report of every epoch and has no other effect. `device`
+    (None: a GPU where there is one) is used where `distributed` is None.
 
     Labels that are NaN (not known) do not enter the loss and do not change. Corrected labels (see `labels.corrections`) do not
     change either, and their losses count `config.correction_weight` times. Photos that cannot be read are skipped and
@@ -114,7 +111,7 @@ def train(
     scores = None  # (N, C) predictions of the student for the training photos
     while not training_is_over(config, state.epochs, state.history):
         if label_update_due(config, state.epochs + 1):  # CCD: the teacher scores local views
-            state.labels, state.update = update_labels(state, scorer, annotated, update_folder, num_workers, progress)
+            state.labels, state.update = update_labels(state, scorer, update_folder, num_workers, progress)
         scores = _epoch(state, truth, num_workers, progress)
         with distributed.together():
             if log:
