@@ -36,9 +36,8 @@ from mlclip.config import PseudolabelConfig
 from mlclip.files import save_plain
 from mlclip.images.views import read_parts
 from mlclip.methods import centred, dense
-from mlclip.teacher.cells import PHOTO_SIDE, VIEW_SIDE
-from mlclip.teacher.label_by_kinds import gaussian_scores
-from mlclip.teacher.label_from_store import centre, centred_labels
+from mlclip.teacher.encode import PHOTO_SIDE, VIEW_SIDE
+from mlclip.teacher.label import centre, centred_labels, gaussian_scores
 from mlclip.teacher.scoring import class_scores
 
 SIDE, STRIDE, GRIDS = 160, 32, (1, 2, 3)  # pixels of a view; of a cell
@@ -198,7 +197,7 @@ def available(out: Path) -> list[str]:
 
 
 def opinions_of(out: Path, part: str, text: Tensor, scale: float) -> dict[tuple[str, str], tuple[Tensor, float]]:
-    """Labels (N, C) and agreement of every opinion, each computed once, as `label_by_kinds` does. Also reference labels."""
+    """Labels (N, C) and agreement of every opinion, each computed once, as `label_by_view_sets` does. Also reference labels."""
     config, classes = PseudolabelConfig("dense"), len(text)
     views, flat = views_of(out, part, "views"), scale * config.rank_scale
     today, taught, _ = centred_labels(views, text, classes, scale, config)
@@ -209,7 +208,7 @@ def opinions_of(out: Path, part: str, text: Tensor, scale: float) -> dict[tuple[
     for kind in available(out):
         cells = views_of(out, part, kind)
         own = centre(cells, text, flat, config.prior_photos)
-        scores = gaussian_scores(cells, text, own, taught, flat, config.rank_scale)
+        scores = gaussian_scores(cells, text, own.levels, taught, flat, config.rank_scale)
         found[kind, "own"] = (own.labels, dense.agreement(own.scores, taught))
         labels = centred.presence(scores, config.prior_photos)
         found[kind, "gaussians"] = (labels, dense.agreement(scores, taught))

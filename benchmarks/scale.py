@@ -73,19 +73,31 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def lists_per_photo(count: int = 200_000) -> None:
-    """Print the memory of the main rank for each photo: the list of photos, and a table of 20 classes."""
+def lists_per_photo(out: Path, count: int = 200_000) -> None:
+    """Print the memory of the main rank for each photo: the list of photos, the store's index, and a table of 20 classes."""
     from mlclip.images import Photo
+    from mlclip.teacher.store import Key, Store
 
-    start = resident()
-    photos = [
-        Photo(f"folder/{n:09d}.jpg", f"/data/photos/folder/{n:09d}.jpg", 100_000 + n, 10**18 + n) for n in range(count)
-    ]
-    listed = resident()
+    shutil.rmtree(out / "index", ignore_errors=True)
+    (out / "index").mkdir(parents=True)
+    key, start = Key("embeddings", "0" * 64, "gelu", 224, (1,)), resident()
+    photos = [Photo(f"folder/{n:09d}.jpg", f"/data/photos/{n:09d}.jpg", 100_000 + n, 10**18 + n) for n in range(count)]
+    listed, store = resident(), Store(out / "index", key)
+    for first in range(0, count, 20_000):
+        contents = [n.to_bytes(16, "big") for n in range(first, first + 20_000)]
+        store.write_shard(store.next_shard(), photos[first : first + 20_000], contents, torch.zeros(20_000, 1, 1))
+    store.write_index(complete=True)
+    del store
+    before = resident()
+    store = Store(out / "index", key)
+    opened = resident()
     labels = mlclip.Labels([photo.path for photo in photos], names(20).split(","), torch.rand(count, 20))
     table = resident()
-    per_photo = [(listed - start) / count, (table - listed) / count]
-    print(f"bytes per photo: list {per_photo[0]:.0f}, table of {len(labels.classes)} classes {per_photo[1]:.0f}")
+    each = [f"{size / count:.0f}" for size in (listed - start, opened - before, table - opened)]
+    print(
+        f"bytes per photo: list {each[0]}, index of a store {each[1]}, table of {len(labels.classes)} classes {each[2]}"
+    )
+    del store
 
 
 @click.command(help=__doc__)
@@ -95,7 +107,7 @@ def lists_per_photo(count: int = 200_000) -> None:
 @click.option("--lists", is_flag=True, help="Only the memory of the lists, per photo.")
 def main(out: Path, photos: list[int], classes: list[int], lists: bool) -> None:
     if lists:
-        return lists_per_photo()
+        return lists_per_photo(out.resolve())
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     labels, model = str(out / "labels.pt"), str(out / "model.pt")

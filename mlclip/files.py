@@ -29,7 +29,6 @@ except ImportError:
 LOCK_SECONDS = 0.2  # between two attempts to get a lock that another process holds
 REPLACE_SECONDS = (0.1, 0.3, 1.0)  # waits on Windows, where a virus scanner or another program may have the file open
 TEMPORARY = r"\.{name}\.[0-9a-f]{{8}}\.tmp"  # of `atomic`
-STALE_SECONDS = 3600.0  # no write takes longer: an older temporary file was left by a process that was killed
 DEEPEST_JSON = 60  # nested arrays and objects
 OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors", ".xml")
 
@@ -137,14 +136,6 @@ def remove_temporaries(folder: Path) -> None:
                 os.unlink(path)
 
 
-def is_stale(file: str | Path) -> bool:
-    """Whether a temporary file was last written more than STALE_SECONDS ago. False if it does not exist any more."""
-    try:
-        return time.time() - os.stat(file).st_mtime > STALE_SECONDS
-    except OSError:
-        return False
-
-
 def _replace(temporary: Path, path: Path) -> None:
     for wait in REPLACE_SECONDS if msvcrt else ():
         try:
@@ -200,14 +191,34 @@ def _try_lock(file: int) -> bool:
 
 
 @contextmanager
-def locked(path: str | Path, what: str, otherwise: str = "choose another output") -> Iterator[None]:
-    """`file_lock` without waiting: InputError if another process holds the lock.
+def shared_lock(path: str | Path) -> Iterator[None]:
+    """Let nobody else get the `file_lock` of `path` while this process, and perhaps others, read what it protects.
 
-    `what` names the protected thing, `otherwise` what else than waiting helps.
+    Nothing is locked where the file cannot be created, where somebody else holds the lock alone, and on Windows.
     """
+    if not fcntl:
+        yield
+        return
+    with ExitStack() as stack:
+        file = None
+        with suppress(OSError):
+            file = stack.enter_context(open(path, "a"))
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                if file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while others read
+                    os.unlink(path)
+
+
+@contextmanager
+def locked(path: str | Path, what: str) -> Iterator[None]:
+    """`file_lock` without waiting: InputError if another process holds the lock. `what` names the protected thing."""
 
     def refuse() -> None:
-        raise InputError(f"another mlclip process is writing {what}. Wait until it ends, or {otherwise}.")
+        raise InputError(f"another mlclip process is writing {what}. Wait until it ends, or choose another output.")
 
     with ExitStack() as stack:
         try:

@@ -43,7 +43,7 @@ def teacher(clip_file):
 
 @pytest.fixture
 def labels(photos, teacher) -> Labels:
-    return pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(method="ccd"), num_workers=0)
+    return pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(method="ccd"))
 
 
 def test_the_worked_examples_in_the_docstrings_hold():
@@ -133,10 +133,10 @@ def test_the_whole_photo_is_encoded_at_ten_sevenths_of_clip_s_input_size(labels,
 
 def test_debiasing_can_be_turned_off_and_a_view_size_that_does_not_fit_is_an_error(photos, teacher):
     plain = PseudolabelConfig(method="ccd", debias=False, floor=0.0)
-    scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain, num_workers=0).scores
+    scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain).scores
     assert torch.allclose(scores.sum(1), torch.ones(12), atol=1e-4)
     with pytest.raises(InputError, match="needs a multiple of 32 pixels, such as 96"):
-        pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100), num_workers=0)
+        pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100))
     with pytest.raises(OptionError, match=r'`floor` .*`method="ccd"`'):
         PseudolabelConfig(floor=0.1)
     with pytest.raises(OptionError, match=r'`zeta` .*`method="cdul"`'):
@@ -258,7 +258,7 @@ def test_an_interrupted_update_continues_without_repeating_finished_parts(
 
 
 def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, teacher, tmp_path):
-    made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"}, num_workers=0)
+    made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"})
     scorer, found = crop_scorer_for(made, teacher), find_images([photos]).photos
     boxes = [[(0.0, 0.0, 0.5, 0.5), (0.2, 0.2, 1.0, 1.0)]] * 11 + [[]]
     local = local_labels(
@@ -266,7 +266,7 @@ def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, tea
     )
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
     level = torch.tensor(list(made.meta["levels"].values())).mean(0)
-    slope, offset = torch.tensor(made.meta["heaps"])
+    slope, offset = torch.tensor(made.meta["mixture"])
     for row in range(11):
         _, crops = PhotoCrops([found[row]], [boxes[row]], teacher.input_size, 32)[0]
         shares = [

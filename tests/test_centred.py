@@ -104,7 +104,7 @@ def test_labels_are_finite_for_one_photo_and_for_equal_photos(classes):
 
 
 def test_labels_equal_the_equations_computed_slowly_photo_by_photo(photos, teacher):
-    labels = pseudolabel(find_images([photos]), CLASSES, teacher, config=CONFIG, contrast={"sky": "sky"}, num_workers=0)
+    labels = pseudolabel(find_images([photos]), CLASSES, teacher, config=CONFIG, contrast={"sky": "sky"})
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
     views = [teacher.embed_views(view_pixels(open_image(photos / path), 64, (1, 2, 3))) for path in labels.paths]
     cosines = torch.stack(views).half().float() @ text.T  # (N, 14, 4)
@@ -129,7 +129,6 @@ def test_labels_equal_the_equations_computed_slowly_photo_by_photo(photos, teach
         teacher,
         config=replace(CONFIG, profiles=False),
         contrast={"sky": "sky"},
-        num_workers=0,
     )
     assert torch.allclose(alone.scores, 1 - absent[:, :3], atol=5e-3)
     counts = {name: sum(h["counts"]) for name, h in labels.meta["histograms"].items()}
@@ -140,17 +139,15 @@ def test_labels_equal_the_equations_computed_slowly_photo_by_photo(photos, teach
 
 def test_one_photo_with_two_classes_gets_labels(photos, teacher):
     found = find_images([photos / "00.jpg"])
-    labels = pseudolabel(found, {"red": "red", "blue": "blue"}, teacher, config=CONFIG, num_workers=0)
+    labels = pseudolabel(found, {"red": "red", "blue": "blue"}, teacher, config=CONFIG)
     assert labels.scores.isfinite().all() and labels.scores.shape == (1, 2)
 
 
 def test_a_second_run_with_another_scale_encodes_nothing(photos, teacher, monkeypatch):
-    pseudolabel(find_images([photos]), CLASSES, teacher, config=CONFIG, num_workers=0)
+    pseudolabel(find_images([photos]), CLASSES, teacher, config=CONFIG)
     monkeypatch.setattr(teacher, "embed_views", lambda _: pytest.fail("encoded again"))
     other = PseudolabelConfig(method="centred", rank_scale=1.0, prior_photos=5.0)
-    assert math.isfinite(
-        float(pseudolabel(find_images([photos]), CLASSES, teacher, config=other, num_workers=0).scores.sum())
-    )
+    assert math.isfinite(float(pseudolabel(find_images([photos]), CLASSES, teacher, config=other).scores.sum()))
 
 
 def test_invalid_settings_raise_an_option_error():

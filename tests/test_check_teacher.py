@@ -9,9 +9,8 @@ import mlclip
 from mlclip.cli import _status
 from mlclip.clip import load_clip
 from mlclip.clip.families import FAMILIES, in_hub_cache
-from mlclip.clip.pixels import OPENAI, Pixels
+from mlclip.clip.pixels import Pixels
 from mlclip.config import InputError
-from mlclip.teacher.facts import check_same_teacher, teacher_facts
 from mlclip.teacher.scoring import Teacher
 from mlclip.training.crop_labels import crop_scorer_for
 
@@ -101,8 +100,6 @@ def test_other_pixels_or_another_activation_are_not_the_labels_teacher(labels, c
     with pytest.raises(InputError, match=r"with activation gelu, but .* with quick_gelu"):
         crop_scorer_for(labels, Teacher(load_clip(clip_file, pixels=half)))
     crop_scorer_for(labels, Teacher(load_clip(clip_file)), other_teacher=True)
-    old = {k: v for k, v in teacher_facts(same, 100.0, 64).items() if k not in ("pixels", "activation")}
-    check_same_teacher(old, Teacher(load_clip(clip_file, pixels=OPENAI)))  # labels from before there were pixels
 
 
 def test_the_warning_about_assumed_facts_reaches_the_terminal(photos, clip_file, tmp_path, capsys):

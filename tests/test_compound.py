@@ -51,7 +51,7 @@ def test_pairs_that_say_the_same_as_the_names_change_nothing_and_better_pairs_he
 def test_labels_remember_that_they_are_compound_so_that_an_update_uses_the_same_text(photos, teacher):
     config = PseudolabelConfig("centred", compound=True)
     classes, found = {name: name for name in NAMES[:3]}, find_images([photos])
-    running = {"templates": TEMPLATES, "contrast": {"sky": "sky"}, "num_workers": 0}
+    running = {"templates": TEMPLATES, "contrast": {"sky": "sky"}}
     labels = pseudolabel(found, classes, teacher, config=config, **running)
     plain = pseudolabel(found, classes, teacher, config=PseudolabelConfig("centred"), **running)
     assert not torch.equal(labels.scores, plain.scores)

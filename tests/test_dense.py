@@ -16,14 +16,12 @@ from mlclip.clip.model import CLIP
 from mlclip.config import InputError, OptionError, PseudolabelConfig
 from mlclip.images import find_images, loader, open_image, view_pixels
 from mlclip.methods import dense
-from mlclip.teacher import embed_kinds
-from mlclip.teacher.cells import cell_key, embed_views_and_cells
-from mlclip.teacher.embed import store_key
-from mlclip.teacher.embedding_store import Store, default_store, list_stores
-from mlclip.teacher.label_by_kinds import label_by_kinds
+from mlclip.teacher import encode
+from mlclip.teacher.encode import cell_key, embed_views_and_cells, view_key
+from mlclip.teacher.label import label_by_view_sets
 from mlclip.teacher.pseudolabel import pseudolabel
 from mlclip.teacher.scoring import Teacher
-from mlclip.teacher.view_batches import MemoryViews
+from mlclip.teacher.store import MemoryViews, Store, default_store, list_stores
 from mlclip.training.crop_labels import crop_scorer_for
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
@@ -36,14 +34,14 @@ def teacher(clip_file):
 
 
 def label(photos, teacher, config=DENSE, classes=CLASSES, **options):
-    return pseudolabel(find_images([photos]), classes, teacher, config=config, num_workers=0, **options)
+    return pseudolabel(find_images([photos]), classes, teacher, config=config, **options)
 
 
 @pytest.fixture
 def encoded(monkeypatch):
     """The shapes of the views that are encoded, for their embedding only ("plain") or with cells ("cells")."""
     shapes = {"plain": [], "cells": []}
-    plain, cells = Teacher.embed_views, embed_kinds.embed_views_and_cells
+    plain, cells = Teacher.embed_views, encode.embed_views_and_cells
 
     def embed_views(self, pixels):
         shapes["plain"].append(tuple(pixels.shape))
@@ -54,14 +52,14 @@ def encoded(monkeypatch):
         return cells(teacher, pixels, attention)
 
     monkeypatch.setattr(Teacher, "embed_views", embed_views)
-    monkeypatch.setattr(embed_kinds, "embed_views_and_cells", embed_with_cells)
+    monkeypatch.setattr(encode, "embed_views_and_cells", embed_with_cells)
     return shapes
 
 
 def stored(photos, teacher, kind=None):
     """The content of the default store of the views, or of one kind of cells, in the order of the photos."""
     found = find_images([photos])
-    key = cell_key(kind, teacher, (1, 2, 3), "key") if kind else store_key(teacher, (1, 2, 3))
+    key = cell_key(kind, teacher, (1, 2, 3), "key") if kind else view_key(teacher, (1, 2, 3))
     store = Store(default_store(key, found.root), key)
     [(shard, pairs)] = store.rows_by_shard(found.photos).items()
     return store.read_shard(shard)[[row for _, row in pairs]]
@@ -107,7 +105,7 @@ def test_a_store_of_centred_labels_is_extended_and_not_computed_again(photos, te
     labels = label(photos, teacher, PseudolabelConfig("dense", kinds=("views", "2")))
     assert not encoded["plain"] and {shape[-1] for shape in encoded["cells"]} == {128}
     assert torch.equal(stored(photos, teacher), shard)
-    assert labels.meta["levels"] == centred.meta["levels"] and labels.meta["heaps"] == centred.meta["heaps"]
+    assert labels.meta["levels"] == centred.meta["levels"] and labels.meta["mixture"] == centred.meta["mixture"]
 
 
 def test_other_names_need_no_second_pass_and_the_cache_lists_the_cells(photos, teacher, encoded):
@@ -151,17 +149,17 @@ def test_a_run_that_was_interrupted_continues_and_an_unreadable_photo_is_skipped
     expected = label(photos, teacher, batch_size=1)
 
     def stop(count):
-        encode = embed_kinds.embed_views_and_cells
+        compute = encode.embed_views_and_cells
 
         def stopping(*args):
             if len(done) == count:
                 raise KeyboardInterrupt
             done.append(1)
-            return encode(*args)
+            return compute(*args)
 
         done = []
-        monkeypatch.setattr("mlclip.teacher.embed.SHARD_PHOTOS", 1)
-        monkeypatch.setattr(embed_kinds, "embed_views_and_cells", stopping)
+        monkeypatch.setattr("mlclip.teacher.encode.SHARD_PHOTOS", 1)
+        monkeypatch.setattr(encode, "embed_views_and_cells", stopping)
 
     stop(40)  # between the stores of one photo
     with pytest.raises(KeyboardInterrupt):
@@ -187,7 +185,7 @@ def toy(photos=300, cells=16, classes=6, seed=0):
 
 def dense_labels(text, views, **cells):
     config = PseudolabelConfig("dense", kinds=("views", *cells))
-    return label_by_kinds({k: MemoryViews(v) for k, v in cells.items()}, MemoryViews(views), text, 6, 30.0, config)
+    return label_by_view_sets({k: MemoryViews(v) for k, v in cells.items()}, MemoryViews(views), text, 6, 30.0, config)
 
 
 def agreement_with(truth, labels):
@@ -217,7 +215,7 @@ def test_labels_do_not_depend_on_the_batches_of_the_cells():
 
     config = PseudolabelConfig("dense", kinds=("views", "2"))
     one, several = (
-        label_by_kinds({"2": kind(cells)}, kind(cells[:, :5]), text, 6, 30.0, config)[0]
+        label_by_view_sets({"2": kind(cells)}, kind(cells[:, :5]), text, 6, 30.0, config)[0]
         for kind in (MemoryViews, Portions)
     )
     assert torch.allclose(one, several, atol=1e-4)

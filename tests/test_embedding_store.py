@@ -12,19 +12,19 @@ from mlclip.clip.pixels import Pixels
 from mlclip.config import InputError, PseudolabelConfig
 from mlclip.files import locked
 from mlclip.images import Photo
-from mlclip.teacher import embedding_store
-from mlclip.teacher.embedding_store import (
+from mlclip.teacher import store as store_module
+from mlclip.teacher.label import label_by_ccd, label_by_cdul, label_by_centring
+from mlclip.teacher.store import (
     LOCK,
     MANIFEST,
+    Key,
     Store,
+    StoredViews,
     StoreInfo,
-    StoreKey,
     clear_stores,
     default_store,
     list_stores,
 )
-from mlclip.teacher.label_from_store import label_by_ccd, label_by_cdul, label_by_centring
-from mlclip.teacher.view_batches import ViewBatches
 
 PHOTOS = [Photo(f"{n:02d}.jpg", f"/photos/{n:02d}.jpg", size=n, mtime_ns=1) for n in range(40)]
 DIMENSIONS, SHARD = 16, 15  # shards of 15, 15 and 10 photos
@@ -33,31 +33,33 @@ TEXT = F.normalize(torch.randn(7, DIMENSIONS, generator=torch.Generator().manual
 
 
 def make_store(folder, grids=(1, 3)) -> Store:
-    key = StoreKey("ab" * 32, "quick_gelu", 64, grids)
+    key = Key("embeddings", "ab" * 32, "quick_gelu", 64, grids)
+    folder.mkdir(parents=True, exist_ok=True)
     store, generator = Store(folder, key), torch.Generator().manual_seed(0)
     for start in range(0, len(PHOTOS), SHARD):
         part = PHOTOS[start : start + SHARD]
-        views = F.normalize(torch.randn(len(part), key.views, DIMENSIONS, generator=generator), dim=-1)
-        store.write_shard(part, views)
+        views = F.normalize(torch.randn(len(part), key.vectors, DIMENSIONS, generator=generator), dim=-1)
+        store.write_shard(store.next_shard(), part, [photo.size.to_bytes(16, "big") for photo in part], views)
+    store.write_index(complete=False)
     return store
 
 
 def label(method, store, **options):
-    views = ViewBatches(store, PHOTOS[::-1], **options)
+    views = StoredViews(store, PHOTOS[::-1], **options)
     return METHODS[method][1](views, TEXT, 6, 100.0, PseudolabelConfig(method=method))
 
 
 @pytest.fixture
 def disk_reads(monkeypatch):
     """The names of the shards whose embeddings are read from disk."""
-    reads, load = [], embedding_store.load_plain
+    reads, load = [], store_module.load_plain
 
     def counting(path, *, mmap=False, **options):
-        if not mmap:
+        if not mmap and path.name.startswith("shard"):
             reads.append(path.name)
         return load(path, mmap=mmap, **options)
 
-    monkeypatch.setattr(embedding_store, "load_plain", counting)
+    monkeypatch.setattr(store_module, "load_plain", counting)
     return reads
 
 
@@ -70,9 +72,9 @@ def test_one_labelling_reads_every_shard_from_disk_once(method, tmp_path, disk_r
 
 def test_shards_above_the_memory_limit_are_read_again_in_every_pass(tmp_path, disk_reads):
     store = make_store(tmp_path / "s")
-    two_shards = 2 * SHARD * store.key.views * DIMENSIONS * 2  # bytes in half precision
+    two_shards = 2 * SHARD * store.key.vectors * DIMENSIONS * 2  # bytes in half precision
     for limit, expected in ((0, [3, 3, 3]), (two_shards, [1, 1, 3]), (2 * two_shards, [1, 1, 1])):
-        views = ViewBatches(store, PHOTOS, memory_limit=limit)
+        views = StoredViews(store, PHOTOS, memory_limit=limit)
         disk_reads.clear()
         for _ in range(3):
             assert sum(len(rows) for rows, _ in views) == len(views) == len(PHOTOS)
@@ -83,7 +85,7 @@ def test_shards_above_the_memory_limit_are_read_again_in_every_pass(tmp_path, di
 def test_labels_from_memory_and_from_disk_are_equal_to_the_bit(method, tmp_path):
     store = make_store(tmp_path / "s", METHODS[method][0])
     kept, kept_summary = label(method, store)
-    for limit in (0, SHARD * store.key.views * DIMENSIONS * 2):
+    for limit in (0, SHARD * store.key.vectors * DIMENSIONS * 2):
         streamed, summary = label(method, store, memory_limit=limit)
         assert torch.equal(kept, streamed) and summary == kept_summary
 
@@ -91,7 +93,7 @@ def test_labels_from_memory_and_from_disk_are_equal_to_the_bit(method, tmp_path)
 def test_every_pass_gives_the_same_batches_in_float32_with_their_rows(tmp_path):
     store = make_store(tmp_path / "s")
     order = PHOTOS[::2]
-    views = ViewBatches(store, order)
+    views = StoredViews(store, order)
     passes = [list(views) for _ in range(2)]
     for (rows, embeddings), (again, same) in zip(*passes, strict=True):
         assert torch.equal(rows, again) and torch.equal(embeddings, same) and embeddings.dtype == torch.float32
@@ -100,14 +102,14 @@ def test_every_pass_gives_the_same_batches_in_float32_with_their_rows(tmp_path):
 
 
 def default(root, **changes) -> Store:
-    key = replace(StoreKey("ab" * 32, "quick_gelu", 64, (1, 3)), **changes)
+    key = replace(Key("embeddings", "ab" * 32, "quick_gelu", 64, (1, 3)), **changes)
     return make_store(default_store(key, root), key.grids)
 
 
 def test_all_stores_in_the_cache_are_listed_with_their_facts(own_cache, tmp_path):
     assert list_stores() == []
     first, second = default("/a"), default("/b", grids=(1,))
-    second.write_manifest(complete=True)
+    second.write_index(complete=True)
     make_store(tmp_path / "elsewhere")
     (own_cache / "embeddings" / "notes").mkdir()
     infos = {info.path: info for info in list_stores()}
@@ -163,28 +165,24 @@ def test_clearing_refuses_a_folder_that_is_not_a_store_and_a_link_to_one(own_cac
     for folder in ("photos", "missing", "link"):
         with pytest.raises(InputError, match="is not an embedding store"):
             clear_stores([StoreInfo(tmp_path / folder, 0, 0, "", (), complete=True)])
-    assert (tmp_path / "photos" / "shard-000000-0.pt").exists() and len(list(store.folder.iterdir())) == 4
+    assert (tmp_path / "photos" / "shard-000000-0.pt").exists() and len(list(store.folder.iterdir())) == 5
 
 
 def test_clearing_refuses_a_store_that_another_process_writes(own_cache):
     store = default("/a")
     with (
         locked(store.folder / LOCK, "the store"),
-        pytest.raises(InputError, match="another mlclip process is writing"),
+        pytest.raises(InputError, match="another mlclip process is using"),
     ):
         clear_stores(list_stores())
     assert len(list(store.folder.glob("shard-*.pt"))) == 3
 
 
-def test_a_store_of_openai_s_pixels_has_the_key_it_always_had_and_other_pixels_need_another_store(tmp_path):
-    openai = StoreKey("0" * 64, "gelu", 64, (1, 3))
-    assert openai.as_plain() == {"sha256": "0" * 64, "activation": "gelu", "input_size": 64, "grids": [1, 3]}
+def test_other_pixels_need_another_store(tmp_path):
+    openai = Key("embeddings", "0" * 64, "gelu", 64, (1, 3))
     half = replace(openai, pixels=Pixels((0.5,) * 3, (0.5,) * 3))
-    assert half.as_plain() == {
-        **openai.as_plain(), "pixels": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
-    }  # fmt: skip
     assert default_store(half, "photos") != default_store(openai, "photos")
-    Store(tmp_path, openai)
+    Store(tmp_path, openai).write_index(complete=True)
     with pytest.raises(InputError, match="another model or other views"):
         Store(tmp_path, half)
     squash = replace(openai, pixels=Pixels(resize="squash"))  # embeddings do not depend on it

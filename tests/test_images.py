@@ -417,7 +417,7 @@ def test_hidden_names_and_mlclips_own_folders_are_not_searched(tmp_path):
 
 
 def test_the_store_mark_is_the_one_the_store_writes():
-    store = pytest.importorskip("mlclip.teacher.embedding_store")
+    store = pytest.importorskip("mlclip.teacher.store")
     assert store.MANIFEST == STORE_MARK
 
 

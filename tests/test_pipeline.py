@@ -13,15 +13,18 @@ from PIL import Image
 
 from mlclip.clip import load_clip
 from mlclip.config import InputError, OptionError, PseudolabelConfig
+from mlclip.distributed import Runtime
 from mlclip.files import locked
 from mlclip.images import find_images, open_image, view_pixels
+from mlclip.images.content import content_hash
 from mlclip.labels.class_names import without_classes
-from mlclip.teacher.embed import embed_images, store_key
-from mlclip.teacher.embedding_store import LOCK, Store, default_store
-from mlclip.teacher.label_from_store import cdul_labels
+from mlclip.progress import Progress
+from mlclip.teacher import store as store_module
+from mlclip.teacher.encode import encoded_views, view_key
+from mlclip.teacher.label import cdul_labels
 from mlclip.teacher.pseudolabel import pseudolabel
 from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
-from mlclip.teacher.view_batches import ViewBatches
+from mlclip.teacher.store import LOCK, Store, StoredViews, clear_stores, default_store, list_stores
 
 CDUL = PseudolabelConfig(method="cdul")
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
@@ -33,7 +36,7 @@ def teacher(clip_file):
 
 
 def label(photos, teacher, **options):
-    return pseudolabel(find_images([photos]), CLASSES, teacher, num_workers=0, **{"config": CDUL, **options})
+    return pseudolabel(find_images([photos]), CLASSES, teacher, **{"config": CDUL, **options})
 
 
 class Counting:
@@ -44,8 +47,6 @@ class Counting:
 
     def __getattr__(self, name):
         return getattr(self.teacher, name)
-
-    embed_photos = Teacher.embed_photos  # through the counting `embed_views` below
 
     def embed_views(self, pixels):
         if self.stop_after is not None and self.views >= self.stop_after:
@@ -73,7 +74,7 @@ def test_a_second_run_with_other_names_and_settings_encodes_no_photo(photos, tea
     assert first.views == 12 * 10
     second = Counting(teacher)
     config = replace(CDUL, zeta=0.1, temperature=0.02)
-    pseudolabel(find_images([photos]), {"cat": "cat", "dog": "dog"}, second, config=config, num_workers=0)
+    pseudolabel(find_images([photos]), {"cat": "cat", "dog": "dog"}, second, config=config)
     assert second.views == 0
 
 
@@ -83,19 +84,21 @@ def test_only_new_and_changed_photos_are_encoded(photos, teacher):
     Image.new("RGB", (50, 50), "white").save(photos / "04.jpg")
     counting = Counting(teacher)
     labels = label(photos, counting)
-    assert counting.views == 2 * 10
+    assert counting.views == 10  # the copy has the content of another photo
     assert len(labels) == 13
     assert torch.equal(labels.scores[labels.paths.index("new.jpg")], labels.scores[labels.paths.index("03.jpg")])
 
 
-def test_an_interrupted_run_continues_after_its_last_shard_with_the_same_result(photos, teacher, tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_every_embedding_and_continues_with_the_same_result(
+    photos, teacher, tmp_path, monkeypatch
+):
     whole = label(photos, teacher, store=tmp_path / "whole", batch_size=10)
-    monkeypatch.setattr("mlclip.teacher.embed.SHARD_PHOTOS", 2)
+    monkeypatch.setattr("mlclip.teacher.encode.SHARD_PHOTOS", 2)
     with pytest.raises(KeyboardInterrupt):
         label(photos, Counting(teacher, stop_after=50), store=tmp_path / "cut", batch_size=10)
     counting = Counting(teacher)
     labels = label(photos, counting, store=tmp_path / "cut", batch_size=10)
-    assert counting.views == 120 - 40  # five photos were encoded, four of them are in complete shards
+    assert counting.views == 120 - 50  # all five photos that were encoded are kept
     assert labels.paths == whole.paths
     assert torch.equal(labels.scores, whole.scores)
 
@@ -103,9 +106,15 @@ def test_an_interrupted_run_continues_after_its_last_shard_with_the_same_result(
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (1000, 2)])
 def test_batch_size_and_dataloader_workers_do_not_change_the_labels(photos, teacher, tmp_path, batch_size, num_workers):
     found = find_images([photos])
-    one = pseudolabel(found, CLASSES, teacher, config=CDUL, num_workers=0, store=tmp_path / "a")
+    one = pseudolabel(found, CLASSES, teacher, config=CDUL, store=tmp_path / "a")
     other = pseudolabel(
-        found, CLASSES, teacher, config=CDUL, num_workers=num_workers, batch_size=batch_size, store=tmp_path / "b"
+        found,
+        CLASSES,
+        teacher,
+        config=CDUL,
+        batch_size=batch_size,
+        store=tmp_path / "b",
+        runtime=Runtime(num_workers=num_workers),
     )
     assert one.paths == other.paths
     assert torch.allclose(one.scores, other.scores, atol=0.02)
@@ -124,8 +133,6 @@ def test_unreadable_photos_are_listed_and_get_no_row_and_the_others_keep_their_s
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_files_with_several_frames_are_reported_once(photos, teacher, num_workers):
-    from mlclip.progress import Progress
-
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "green")]
     for name in ("a.gif", "b.webp", "c.tiff"):
         frames[0].save(photos / name, save_all=True, append_images=frames[1:])
@@ -136,7 +143,9 @@ def test_files_with_several_frames_are_reported_once(photos, teacher, num_worker
             lines.append(line)
 
     for _ in range(2):  # the second run reads no photo
-        pseudolabel(find_images([photos]), CLASSES, teacher, num_workers=num_workers, progress=Recorder())
+        pseudolabel(
+            find_images([photos]), CLASSES, teacher, runtime=Runtime(num_workers=num_workers, progress=Recorder())
+        )
     assert [line for line in lines if "frames" in line] == [
         "files with several frames or pages: 3, such as a.gif. Only the first frame of each is used."
     ]
@@ -146,7 +155,7 @@ def test_a_folder_without_a_readable_photo_raises_an_error_with_the_count(tmp_pa
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_text("<html>")
     with pytest.raises(InputError, match="0 of 2 photos"):
-        pseudolabel(find_images([tmp_path]), CLASSES, teacher, num_workers=0)
+        pseudolabel(find_images([tmp_path]), CLASSES, teacher)
 
 
 def test_a_store_of_another_model_or_of_other_views_is_refused(photos, teacher, tmp_path):
@@ -166,25 +175,81 @@ def test_a_folder_with_other_files_is_not_used_as_a_store(photos, teacher, tmp_p
 def test_two_runs_cannot_write_to_one_store_at_the_same_time(photos, teacher, tmp_path):
     with (
         locked(tmp_path / "s" / LOCK, "the store"),
-        pytest.raises(InputError, match="another mlclip process is writing"),
+        pytest.raises(InputError, match="another mlclip process is using"),
     ):
         label(photos, teacher, store=tmp_path / "s")
 
 
-def test_a_damaged_shard_is_refused_and_named(photos, teacher, tmp_path):
-    label(photos, teacher, store=tmp_path / "s")
-    shard = next((tmp_path / "s").glob("shard-*.pt"))
+def test_the_photos_of_a_damaged_shard_are_encoded_again(photos, teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("mlclip.teacher.encode.SHARD_PHOTOS", 4)
+    whole = label(photos, teacher, store=tmp_path / "s", batch_size=10)
+    shard = sorted((tmp_path / "s").glob("shard-*.pt"))[1]
     shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(InputError, match=shard.name):
+    lines, counting = [], Counting(teacher)
+    progress = type("Lines", (Progress,), {"log": lambda _, line: lines.append(line)})()
+    labels = label(photos, counting, store=tmp_path / "s", batch_size=10, runtime=Runtime(progress=progress))
+    assert counting.views == 4 * 10 and torch.equal(labels.scores, whole.scores)
+    assert [line for line in lines if shard.name in line and "encoded again" in line]
+
+
+def test_a_photo_is_known_by_its_content_whatever_its_name_and_date(photos, teacher):
+    whole = label(photos, teacher)
+    for number, file in enumerate(sorted(photos.iterdir())):
+        os.utime(file, (number, number))
+    (photos / "00.jpg").rename(photos / "z.jpg")
+    counting = Counting(teacher)
+    labels = label(photos, counting)
+    assert counting.views == 0 and labels.paths[-1] == "z.jpg"
+    assert torch.equal(labels.scores, whole.scores.roll(-1, 0))
+    hashes = [content_hash(str(photos / path)) for path in labels.paths]
+    assert [bytes(row.tolist()) for row in labels.meta["content"]] == hashes
+
+
+def test_known_photos_are_not_read_again(photos, teacher, monkeypatch):
+    label(photos, teacher)
+    os.utime(photos / "03.jpg", (0, 0))
+    read, real = [], store_module.content_hash
+    monkeypatch.setattr(store_module, "content_hash", lambda file: read.append(file) or real(file))
+    for _ in range(2):
+        label(photos, teacher)
+    assert [os.path.basename(file) for file in read] == ["03.jpg"]
+
+
+def test_a_store_that_lacks_nothing_is_not_written(photos, teacher, tmp_path, monkeypatch):
+    whole = label(photos, teacher, store=tmp_path / "s")
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(store_module, "save_plain", refuse)
+    monkeypatch.setattr(store_module, "atomic", refuse)
+    monkeypatch.setattr(store_module, "file_lock", refuse)
+    monkeypatch.setattr(store_module.os, "access", lambda *_: False)
+    assert torch.equal(label(photos, teacher, store=tmp_path / "s").scores, whole.scores)
+    shutil.copy(photos / "03.jpg", photos / "new.jpg")
+    label(photos, teacher, store=tmp_path / "s")  # it has this content
+    Image.new("RGB", (50, 50), "white").save(photos / "04.jpg")
+    with pytest.raises(InputError, match=r"1 photos are not in the store .*cannot be written: Read-only.*MLCLIP_CACHE"):
         label(photos, teacher, store=tmp_path / "s")
+
+
+def test_a_store_in_use_is_not_deleted(photos, teacher):
+    found = find_images([photos])
+    with encoded_views(found.photos, teacher, root=found.root) as ([store], _):
+        with pytest.raises(InputError, match="another mlclip process is using the store"):
+            clear_stores(list_stores())
+        with encoded_views(found.photos, teacher, root=found.root):  # a second run may use it
+            pass
+    assert not (store.folder / LOCK).exists()
+    assert clear_stores(list_stores()) > 0
 
 
 def test_embeddings_are_stored_in_half_precision_and_read_back_in_order(photos, teacher, tmp_path):
     found = find_images([photos])
-    store, skipped = embed_images(found.photos, teacher, root=found.root, store=tmp_path / "s", num_workers=0)
-    assert skipped == []
+    with encoded_views(found.photos, teacher, root=found.root, store=tmp_path / "s") as ([store], skipped):
+        assert skipped == []
     reversed_photos = found.photos[::-1]
-    for rows, embeddings in ViewBatches(store, reversed_photos):
+    for rows, embeddings in StoredViews(store, reversed_photos):
         assert embeddings.shape[1:] == (10, 32)
         for row, views in zip(rows.tolist(), embeddings, strict=True):
             pixels = view_pixels(open_image(reversed_photos[row].file), 64, (1, 3))
@@ -195,8 +260,8 @@ def test_embeddings_are_stored_in_half_precision_and_read_back_in_order(photos, 
 
 
 def test_the_default_store_depends_on_model_views_and_root(teacher):
-    key = store_key(teacher, (1, 3))
-    places = {default_store(key, "/a"), default_store(key, "/b"), default_store(store_key(teacher, (1, 2)), "/a")}
+    key = view_key(teacher, (1, 3))
+    places = {default_store(key, "/a"), default_store(key, "/b"), default_store(view_key(teacher, (1, 2)), "/a")}
     assert len(places) == 3
     assert all(str(place).startswith(os.environ["MLCLIP_CACHE"]) for place in places)
 
@@ -204,8 +269,8 @@ def test_the_default_store_depends_on_model_views_and_root(teacher):
 def test_contrast_names_compete_and_are_then_dropped(photos, teacher):
     found = find_images([photos])
     config = replace(CDUL, part="global")
-    alone = pseudolabel(found, CLASSES, teacher, config=config, num_workers=0)
-    with_contrast = pseudolabel(found, CLASSES, teacher, config=config, contrast={"sky": "sky"}, num_workers=0)
+    alone = pseudolabel(found, CLASSES, teacher, config=config)
+    with_contrast = pseudolabel(found, CLASSES, teacher, config=config, contrast={"sky": "sky"})
     assert with_contrast.classes == list(CLASSES)
     assert torch.allclose(alone.scores.sum(1), torch.ones(12), atol=1e-3)
     assert (with_contrast.scores.sum(1) < alone.scores.sum(1)).all()
@@ -216,10 +281,10 @@ def test_classes_and_contrast_may_be_plain_lists_of_names(photos, teacher):
     mapping = {"classes": {"cat": "cat", "dog": "a small dog"}, "contrast": {"sky": "sky"}}
     names = {"classes": ["cat", "dog = a small dog"], "contrast": ["sky"]}
     from_mapping, from_list = (
-        pseudolabel(found, option["classes"], teacher, contrast=option["contrast"], num_workers=0)
-        for option in (mapping, names)
+        pseudolabel(found, option["classes"], teacher, contrast=option["contrast"]) for option in (mapping, names)
     )
     assert from_list.classes == ["cat", "dog"] and torch.equal(from_list.scores, from_mapping.scores)
+    assert torch.equal(from_list.meta.pop("content"), from_mapping.meta.pop("content"))
     assert from_list.meta["prompts"] == ["cat", "a small dog"] and from_list.meta == from_mapping.meta
 
 
@@ -237,9 +302,9 @@ def test_infinite_settings_raise_an_error_and_grids_are_sorted():
 
 def test_the_mean_top1_probability_is_that_of_the_largest_views(photos, teacher):
     top1 = {
-        grids: pseudolabel(
-            find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(grids=grids), num_workers=0
-        ).meta["mean_top1"]
+        grids: pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(grids=grids)).meta[
+            "mean_top1"
+        ]
         for grids in ((1, 2), (2, 1), (2, 3), (2,))
     }
     assert top1[1, 2] == top1[2, 1]
@@ -248,11 +313,11 @@ def test_the_mean_top1_probability_is_that_of_the_largest_views(photos, teacher)
 
 def test_a_single_class_needs_contrast_names(photos, teacher):
     with pytest.raises(InputError, match="`contrast`"):
-        pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, num_workers=0)
+        pseudolabel(find_images([photos]), {"cat": "cat"}, teacher)
     contrast = {"sky": "sky"}
-    labels = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, config=CDUL, contrast=contrast, num_workers=0)
+    labels = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, config=CDUL, contrast=contrast)
     assert labels.scores.max() < 1
-    centred = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, contrast=contrast, num_workers=0)
+    centred = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, contrast=contrast)
     assert centred.scores.isfinite().all() and centred.classes == ["cat"]
 
 
@@ -296,8 +361,9 @@ def test_labels_have_a_threshold_per_class(photos, teacher):
 
 def test_a_reopened_store_knows_its_photos(photos, teacher, tmp_path):
     found = find_images([photos])
-    embed_images(found.photos[:5], teacher, root=found.root, store=tmp_path / "s", num_workers=0)
-    store = Store(tmp_path / "s", store_key(teacher, (1, 3)))
+    with encoded_views(found.photos[:5], teacher, root=found.root, store=tmp_path / "s"):
+        pass
+    store = Store(tmp_path / "s", view_key(teacher, (1, 3)))
     assert [photo in store for photo in found.photos] == [True] * 5 + [False] * 7
 
 

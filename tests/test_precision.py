@@ -11,14 +11,11 @@ import torch
 from mlclip.clip import load_clip
 from mlclip.config import OptionError
 from mlclip.images import find_images
-from mlclip.teacher import precision, scoring
-from mlclip.teacher.cells import embed_views_and_cells
-from mlclip.teacher.embed import embed_images
-from mlclip.teacher.embedding_store import MANIFEST
-from mlclip.teacher.precision import choose_precision, cpu_bf16_is_faster
+from mlclip.teacher import scoring
+from mlclip.teacher.encode import embed_views_and_cells, encoded_views
 from mlclip.teacher.pseudolabel import pseudolabel
-from mlclip.teacher.scoring import Teacher
-from mlclip.teacher.view_batches import ViewBatches
+from mlclip.teacher.scoring import Teacher, choose_precision, cpu_bf16_is_faster
+from mlclip.teacher.store import MANIFEST, StoredViews
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -29,11 +26,11 @@ def encoder() -> torch.nn.Module:
 
 
 def test_auto_takes_bf16_only_for_large_encoders_on_cpus_that_are_faster_with_it(encoder, monkeypatch):
-    monkeypatch.setattr(precision, "cpu_bf16_is_faster", lambda: True)
+    monkeypatch.setattr(scoring, "cpu_bf16_is_faster", lambda: True)
     assert choose_precision("auto", CPU, encoder) == "fp32"
-    monkeypatch.setattr(precision, "SMALLEST", 64)
+    monkeypatch.setattr(scoring, "SMALLEST", 64)
     assert choose_precision("auto", CPU, encoder) == "bf16"
-    monkeypatch.setattr(precision, "cpu_bf16_is_faster", lambda: False)
+    monkeypatch.setattr(scoring, "cpu_bf16_is_faster", lambda: False)
     assert choose_precision("auto", CPU, encoder) == "fp32"
     assert choose_precision("auto", GPU, encoder) == "fp16"
 
@@ -81,9 +78,9 @@ def test_bf16_embeddings_point_the_same_way_and_labels_hardly_move(photos, clip_
     tables = {}
     for name in ("fp32", "bf16"):
         teacher = Teacher(load_clip(str(clip_file)), CPU, name)
-        store, _ = embed_images(found.photos, teacher, root=found.root, store=tmp_path / name, num_workers=0)
-        _, embeddings = next(iter(ViewBatches(store, found.photos)))
-        labels = pseudolabel(found, classes, teacher, store=tmp_path / f"labels-{name}", num_workers=0)
+        with encoded_views(found.photos, teacher, root=found.root, store=tmp_path / name) as ([store], _):
+            _, embeddings = next(iter(StoredViews(store, found.photos)))
+        labels = pseudolabel(found, classes, teacher, store=tmp_path / f"labels-{name}")
         tables[name] = (embeddings, labels)
     cosines = (tables["fp32"][0] * tables["bf16"][0]).sum(-1)
     assert cosines.min() > 0.999
@@ -91,13 +88,12 @@ def test_bf16_embeddings_point_the_same_way_and_labels_hardly_move(photos, clip_
     assert tables["bf16"][1].meta["clip"]["precision"] == "bf16"
 
 
-def test_the_precision_is_part_of_the_store_and_fp32_stores_keep_their_old_key(photos, clip_file, tmp_path):
+def test_the_precision_is_part_of_the_store(photos, clip_file, tmp_path):
     found, clip = find_images([photos]), load_clip(str(clip_file))
-    store, _ = embed_images(found.photos, Teacher(clip), root=found.root, store=tmp_path / "s", num_workers=0)
-    key = json.loads((tmp_path / "s" / MANIFEST).read_text())["key"]
-    assert key == {"sha256": clip.sha256, "activation": "quick_gelu", "input_size": 64, "grids": [1, 3]}
-    half = replace(store.key, precision="bf16")
-    assert half.as_plain()["precision"] == "bf16" and half.as_plain() != store.key.as_plain()
+    with encoded_views(found.photos, Teacher(clip), root=found.root, store=tmp_path / "s") as ([store], _):
+        key = json.loads((tmp_path / "s" / MANIFEST).read_text())["key"]
+    assert key == store.key.as_plain() and (key["precision"], key["sha256"]) == ("fp32", clip.sha256)
+    assert replace(store.key, precision="bf16").as_plain() != key
 
 
 def test_a_cpu_encodes_many_views_in_parts_with_the_same_embeddings_and_cells(clip_file, monkeypatch):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from mlclip.config import InputError, OptionError, TrainConfig
-from mlclip.distributed import Distributed
+from mlclip.distributed import Distributed, Runtime
 from mlclip.images import PhotoViews, find_images
 from mlclip.labels.table import Labels
 from mlclip.methods import linear_head
@@ -23,7 +23,7 @@ from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.features import feature_key, photo_features
 from mlclip.student.model import Classifier
 from mlclip.student.predict import predict
-from mlclip.teacher.embedding_store import clear_stores, list_stores
+from mlclip.teacher.store import clear_stores, list_stores
 from mlclip.training.loop import resume_file, train
 from mlclip.training.probe import fit_probe
 from mlclip.training.random_crop import SMALLEST, crop_boxes, crops
@@ -114,7 +114,7 @@ def test_features_times_the_head_are_the_logits_of_the_photo_and_of_its_mirror_i
     torch.manual_seed(0)
     model = Classifier("mobilenet_v3_small", CLASSES, 64).eval()
     photos = find_images([labels.root]).photos
-    features, skipped = photo_features(model, photos, labels.root, num_workers=0)
+    features, skipped = photo_features(model, photos, labels.root, Runtime())
     assert features.shape == (12, 2, model.head.in_channels) and features.dtype == torch.float16 and not skipped
     pixels = torch.stack([PhotoViews(photos, 64)[n][1][0] for n in range(12)])
     weight = model.head.weight[:, :, 0, 0]
@@ -137,16 +137,16 @@ def test_features_are_computed_once_and_continued_after_an_interruption(labels, 
 
     monkeypatch.setattr(features_module, "pooled_features", counted)
     monkeypatch.setattr(features_module, "BATCH", 1)
-    monkeypatch.setattr("mlclip.teacher.embed.SHARD_PHOTOS", 2)
+    monkeypatch.setattr("mlclip.teacher.encode.SHARD_PHOTOS", 2)
     with pytest.raises(KeyboardInterrupt):
-        photo_features(model, photos, labels.root, num_workers=0)
+        photo_features(model, photos, labels.root, Runtime())
     seen[:] = [0] * -100
-    first, _ = photo_features(model, photos, labels.root, num_workers=0)
-    assert len(seen) == 6  # the other six were in the store
-    again, _ = photo_features(model, photos[::-1], labels.root, num_workers=0)
+    first, _ = photo_features(model, photos, labels.root, Runtime())
+    assert len(seen) == 6  # the first six were kept
+    again, _ = photo_features(model, photos[::-1], labels.root, Runtime())
     assert len(seen) == 6 and torch.equal(first, again.flip(0))
     [info] = list_stores()
-    assert (info.kind, info.photos, info.grids, info.complete) == ("features", 12, (), True)
+    assert (info.kind, info.photos, info.grids, info.complete) == ("features", 12, (1,), True)
     assert info.sha256 == feature_key(model, torch.device("cpu")).sha256
     clear_stores([info])
     assert list_stores() == []

@@ -1,6 +1,6 @@
 """Several processes (torchrun, gloo) have the same results as one: equal labels, and with equal batches equal losses up to rounding.
 
-With this file as a script, torchrun runs one of its functions on every rank. Each rank plays a machine of its own.
+With this file as a script, torchrun runs one of its functions on every rank. Each rank plays a machine of its own; all have one cache.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib import import_module
@@ -25,18 +23,17 @@ import torch
 
 from mlclip import api
 from mlclip.config import InputError, OptionError
-from mlclip.distributed import Distributed, rank_device, start_distributed, status_for_launcher
-from mlclip.distributed.keepalive import lost_machines_noticed
+from mlclip.distributed import Distributed, Runtime, rank_device, start_distributed, status_for_launcher
 from mlclip.files import locked
-from mlclip.images import Skip, find_images
+from mlclip.images import find_images
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.progress import SILENT, Progress
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
-from mlclip.teacher import embed
-from mlclip.teacher.embedding_store import StoreKey, refuse_foreign, remove_leftovers, token_file
+from mlclip.teacher import encode
+from mlclip.teacher.encode import filled_stores
 from mlclip.teacher.scoring import Teacher
-from mlclip.teacher.shared_store import fill_store
+from mlclip.teacher.store import Key, Store
 from mlclip.training import loop
 from mlclip.training.batch_norm import sync_batch_norm
 
@@ -86,7 +83,7 @@ def test_two_processes_train_by_gradient_alignment_like_one(photos, tmp_path):
 
 
 def launch(ranks: int, task: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
-    """Run `task` of this file on some ranks; each rank works in `folder`/machine-R, with a home and a cache of its own."""
+    """Run `task` of this file on some ranks; each rank works in `folder`/machine-R, and all have the cache in `folder`."""
     launcher = [*LAUNCHER[:-1], str(ranks), *options]
     done = subprocess.run(
         [*launcher, __file__, task, str(folder)], capture_output=True, text=True, timeout=240, env=ENV
@@ -110,7 +107,7 @@ def machines(photos, clip_file, tmp_path) -> Path:
 def enter_machine(folder: Path, rank: int) -> None:
     home = folder / f"machine-{rank}"
     os.chdir(home)
-    os.environ |= {"HOME": str(home), "MLCLIP_CACHE": str(home / "cache")}
+    os.environ |= {"HOME": str(home), "MLCLIP_CACHE": str(folder / "cache")}
 
 
 def label_photos(**settings) -> Labels:
@@ -138,7 +135,7 @@ def label_and_train_twice() -> None:
 
 
 @pytest.mark.parametrize(("ranks", "task"), [(2, label_and_train_twice), (3, label_and_train)])
-def test_machines_without_a_common_folder_make_the_labels_and_the_model_of_one(ranks, task, machines, monkeypatch):
+def test_several_machines_make_the_labels_and_the_model_of_one(ranks, task, machines, monkeypatch):
     launch(ranks, task.__name__, machines)
     results = machines / "machine-0"
     assert not (machines / "machine-1" / "labels.pt").exists()  # the main rank writes it, and reads it for all
@@ -175,16 +172,15 @@ def refusals() -> dict[str, str]:
         except InputError as error:
             messages[name] = str(error)
 
-    label_photos()
-    shutil.rmtree("cache") if rank == 0 else None
-    encoded, encode = [], Teacher.embed_views
-    Teacher.embed_views = lambda teacher, views: encoded.append(len(views)) or encode(teacher, views)
-    label_photos(output="again.pt")
-    Teacher.embed_views = encode
-    label_photos(output="common.pt", store="../common")
+    label_photos(store="../common")
+    encoded, embed_views = [], Teacher.embed_views
+    Teacher.embed_views = lambda teacher, views: encoded.append(len(views)) or embed_views(teacher, views)
+    label_photos(output="again.pt", store="../common")
+    Teacher.embed_views = embed_views
     messages["encoded again"] = str(sum(encoded))
+    attempt("separate", lambda: label_photos(output="a.pt", store="own"))
     Path("foreign").mkdir()
-    if rank == 1:
+    if rank == 0:
         Path("foreign", "mine.txt").write_text("mine")
         Path("foreign", "lock").write_text("mine")
     attempt("foreign", lambda: label_photos(output="a.pt", store="foreign"))
@@ -192,8 +188,7 @@ def refusals() -> dict[str, str]:
     with locked(Path(".model.pt.lock"), "the model") if rank == 0 else nullcontext():
         attempt("locked", lambda: train_student("model.pt", "fixed", epochs=2))
     attempt("settings", lambda: train_student("model.pt", "fixed", epochs=2 + rank))
-    distributed = start_distributed("cpu")
-    attempt("at work", lambda: work_until_rank_1_fails(distributed))
+    attempt("at work", lambda: fail_on_rank_1(start_distributed("cpu")))
     shutil.copy("photos/00.jpg", "photos/20.jpg") if rank == 1 else None
     attempt("photos", lambda: label_photos(output="a.pt"))
     Path("photos/20.jpg").unlink(missing_ok=True)
@@ -202,28 +197,26 @@ def refusals() -> dict[str, str]:
     return messages
 
 
-def work_until_rank_1_fails(distributed: Distributed) -> None:
+def fail_on_rank_1(distributed: Distributed) -> None:
     with distributed.together():
         if distributed.rank == 1:
             raise OptionError("it cannot be")
-        while True:
-            distributed.check()
-            time.sleep(0.01)
 
 
 def test_an_error_of_one_rank_ends_every_rank_with_the_same_message(machines):
     launch(2, "refusals", machines)
     assert {file.name for file in (machines / "common").iterdir()} == {
         "mlclip-store.json",
+        "photos.pt",
         "shard-000000-0.pt",
         "shard-000000-1.pt",
     }
-    several = [read_labels(machines / "machine-0" / name) for name in ("labels.pt", "again.pt", "common.pt")]
+    several = [read_labels(machines / "machine-0" / name) for name in ("labels.pt", "again.pt")]
     assert all(torch.allclose(labels.scores, several[0].scores, atol=2e-3) and len(labels) == 11 for labels in several)
     main, other = (json.loads((machines / f"machine-{rank}" / "result.json").read_text()) for rank in range(2))
-    assert int(main.pop("encoded again")) + int(other.pop("encoded again")) == 6  # rank 1 has kept the other 5
-    assert main == other
-    assert main["foreign"].startswith("rank 1: foreign holds other files")
+    assert main == other and main["encoded again"] == "0"
+    assert main["separate"].startswith("rank 1 does not see the store own of rank 0. All ranks need one folder")
+    assert main["foreign"].startswith("foreign holds other files")
     assert main["exists"].startswith("labels.pt already exists")
     assert main["locked"].startswith("another mlclip process is writing model.pt")
     assert main["settings"].startswith("rank 1 and rank 0 differ in `epochs`")
@@ -232,14 +225,14 @@ def test_an_error_of_one_rank_ends_every_rank_with_the_same_message(machines):
         "rank 1 finds 13 photos, rank 0 finds 12; every rank needs the same photos (only rank 1"
     )
     assert "00.jpg has " in main["size"] and "0 bytes on rank 1" in main["size"]
-    assert (machines / "machine-1" / "foreign" / "lock").read_text() == "mine"
+    assert (machines / "machine-0" / "foreign" / "lock").read_text() == "mine"
 
 
 def killed_twice() -> None:
     """A job in which rank 1 is killed while it encodes, then while it trains, and which then comes to an end."""
     rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     if not Path("labels.pt").exists() and attempt < 2:
-        embed.SHARD_PHOTOS = 2
+        encode.SHARD_PHOTOS = 2
         if rank == 1 and attempt == 0:
             kill_at(Teacher, "embed_views", call=3)
         label_photos(batch_size=2)
@@ -295,42 +288,24 @@ def test_no_thread_of_the_process_group_is_left_when_a_script_ends(tmp_path):
     assert all(left) and not any("gloo" in names for names in left)
 
 
-def test_connections_to_other_machines_notice_that_a_machine_is_gone():
-    def idle_seconds(connection) -> int:
-        return connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) and connection.getsockopt(
-            socket.IPPROTO_TCP, socket.TCP_KEEPIDLE
-        )
-
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as older:
-        with lost_machines_noticed():
-            newer = socket.create_connection(server.getsockname())
-            pair = socket.socketpair()  # not TCP: left alone
-        with newer, pair[0], pair[1]:
-            assert (idle_seconds(newer), idle_seconds(older)) == (60, 0)
-            newer.send(b"x")  # it is still open
+def test_a_photo_that_no_rank_has_is_an_error(photos, tmp_path, monkeypatch):
+    found, key = find_images([photos]).photos, Key("embeddings", "0" * 64, "gelu", 64)
+    monkeypatch.setattr(Store, "write_shard", lambda *_: None)
+    wanted = [(tmp_path / "store", key)]
+    with (
+        pytest.raises(InputError, match=r"^12 of 12 photos are neither in the store .* nor skipped, such as 00\.jpg"),
+        filled_stores(wanted, found, lambda pixels, _: [torch.zeros(len(pixels), 1, 4)], 64**2, 4, Runtime()),
+    ):
+        pass
 
 
-def test_a_photo_that_no_rank_has_is_an_error(photos, tmp_path):
-    found, key = find_images(photos).photos, StoreKey("0" * 64, "gelu", 64, (1,))
-
-    def forget_one(store, missing):
-        store.write_shard(missing[:9], torch.zeros(9, 1, 4))
-        return [Skip(photo.path, "damaged") for photo in missing[9:11]]
-
-    with pytest.raises(InputError, match=r"^1 of 12 photos are neither in the store .* nor skipped, such as 11\.jpg"):
-        fill_store(tmp_path / "store", key, found, forget_one, Distributed())
-
-
-def test_leftovers_of_killed_processes_are_deleted_and_do_not_make_a_folder_foreign(tmp_path):
-    token_file(tmp_path, "0a").touch()
-    (tmp_path / ".shard-000000-1.pt.0123abcd-77.tmp").touch()
-    new = token_file(tmp_path, "0b")
-    new.touch()
-    for file in set(tmp_path.iterdir()) - {new}:
-        os.utime(file, (0, 0))
-    refuse_foreign(tmp_path)
-    remove_leftovers(tmp_path)
-    assert list(tmp_path.iterdir()) == [new]
+def test_leftovers_of_killed_processes_are_deleted_and_do_not_make_a_folder_foreign(photos, tmp_path):
+    folder, key = tmp_path / "store", Key("embeddings", "0" * 64, "gelu", 64)
+    folder.mkdir()
+    for name in (".token-0a", ".shard-000000-1.pt.0123abcd-77.tmp", ".photos.pt.tmp"):
+        (folder / name).touch()
+    with Store(folder, key).writing(1):
+        assert {file.name for file in folder.iterdir()} == {"lock", "mlclip-store.json"}
 
 
 def gpus(monkeypatch, count: int, **environment: int) -> list:

@@ -31,7 +31,7 @@ from mlclip.schema import SCHEMAS
 from mlclip.student import model as student_model
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import Classifier, clip_trunk, load_trunk
-from mlclip.teacher.embedding_store import Store, StoreKey
+from mlclip.teacher.store import Key, Store
 
 PACKAGE = Path(mlclip.__file__).parent
 MEMORY = 48 << 20  # bytes that a refusal may take, above the process
@@ -507,7 +507,7 @@ def test_the_demo_cannot_use_a_file_as_its_folder(tmp_path):
 def test_a_nul_in_a_name_is_one_clear_line(photos, tmp_path):
     name = str(tmp_path / "a\0b.pt")
     labels = Labels(["00.jpg"], CLASSES, torch.rand(1, 3), root=str(photos))
-    key = StoreKey("0", "quick_gelu", 64, (1,))
+    key = Key("embeddings", "0", "quick_gelu", 64, (1,))
     for call in (
         lambda: read_labels(name),
         lambda: write_labels(labels, name),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import PseudolabelConfig
-from ..distributed import Distributed, choose_device, describe_device, start_distributed
+from ..distributed import Distributed, Runtime, choose_device, describe_device, start_distributed
 from ..files import cache_folder, check_output
 from ..labels.class_choice import Classes, find_classes, find_contrast, templates_for
 from ..labels.class_names import check_class_count
@@ -18,8 +18,7 @@ from ..progress import SILENT, Progress
 from .inputs import Images, config_of, found_images, workers_or_default
 
 if TYPE_CHECKING:
-    from ..teacher.check import TeacherCheck
-    from ..teacher.scoring import Teacher
+    from ..teacher.scoring import Teacher, TeacherCheck
 
 
 def pseudolabel(
@@ -81,9 +80,7 @@ def pseudolabel(
             contrast=others,
             store=store,
             batch_size=batch_size,
-            num_workers=workers_or_default(num_workers),
-            distributed=distributed,
-            progress=progress,
+            runtime=Runtime(distributed, workers_or_default(num_workers), progress),
         )
         with distributed.together():
             if output is not None and distributed.is_main:
@@ -129,8 +126,7 @@ def check_clip(
     from ..clip import load_clip
     from ..demo import KINDS, draw_single
     from ..images import view_pixels
-    from ..teacher.check import check_teacher
-    from ..teacher.scoring import Teacher
+    from ..teacher.scoring import Teacher, check_teacher
 
     model = load_clip(
         clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress or LineProgress()

@@ -34,7 +34,7 @@ def cache(clear, clear_weights, yes, quiet):
     """
     from ..clip.registry import cached_weights
     from ..files import cache_folder
-    from ..teacher.embedding_store import clear_stores, list_stores
+    from ..teacher.store import clear_stores, list_stores
     from ..training.input_cache import clear_input_caches, list_input_caches
 
     if (clear_weights or yes) and not clear:
@@ -61,7 +61,7 @@ def cache(clear, clear_weights, yes, quiet):
 
 def _rows(weights: Sequence, stores: Sequence) -> list[list[str]]:
     """One line per weight file and per store; stores in the order of their last use, latest first."""
-    from ..teacher.embedding_store import MANIFEST
+    from ..teacher.store import MANIFEST
 
     lines = [
         [f"CLIP {file.name}" + ("" if file.complete else " (unfinished)"), _size(file.size), "", "", str(file.path)]

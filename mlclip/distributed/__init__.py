@@ -1,6 +1,6 @@
 """One process or several (torchrun): the ranks and their communication (`ranks`), and how they start (`start`)."""
 
-from .ranks import Distributed
+from .ranks import Distributed, Runtime
 from .start import (
     choose_device,
     describe_device,
@@ -13,6 +13,7 @@ from .start import (
 
 __all__ = [
     "Distributed",
+    "Runtime",
     "choose_device",
     "describe_device",
     "rank_device",

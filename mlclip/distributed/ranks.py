@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..config import InputError
-from .notices import Notices, as_error, as_plain
+from ..config import InputError, OptionError
+from ..progress import SILENT, Progress
 
 T = TypeVar("T")
 
@@ -36,7 +36,6 @@ class Distributed:
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: Any = field(default=None, repr=False, compare=False)  # of the tensors: NCCL's, or None for the default group
-    notices: Notices | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -64,23 +63,18 @@ class Distributed:
 
     def agree(self, error: InputError | None) -> None:
         """Raise the InputError of the lowest rank that has one, on every rank. Every rank must call this."""
-        if self.world_size == 1:
-            if error:
-                raise error
-            return
-        if error and self.notices:
-            self.notices.post(as_plain(error, self.rank))
-        errors = [plain for plain in self.all_gather(error and as_plain(error, self.rank)) if plain]
-        if self.notices:
-            self.notices.section += 1
-        if errors:
-            raise as_error(errors[0]) from error
+        errors = self.all_gather(error and (isinstance(error, OptionError), str(error)))
+        rank = next((rank for rank, other in enumerate(errors) if other), None)
+        if rank is not None:
+            wrong_usage, text = errors[rank]
+            text = text if rank == 0 else f"rank {rank}: {text}"
+            raise (OptionError if wrong_usage else InputError)(text) from error
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """A block without communication. If it raises an InputError on any rank, every rank raises that error at its end.
 
-        All ranks have finished the block when one leaves it. A long block calls `check` now and then.
+        All ranks have finished the block when one leaves it.
         """
         caught = None
         try:
@@ -89,11 +83,6 @@ class Distributed:
             caught = error
         self.agree(caught)
 
-    def check(self) -> None:
-        """Raise the InputError with which another rank has ended a `together` block that this rank is still in."""
-        if self.notices and (plain := self.notices.read()):
-            raise as_error(plain)
-
     def on_main(self, compute: Callable[[], T]) -> T:
         """The result of `compute` on every rank. Only the main rank runs it; its InputError is raised on every rank."""
         result = None
@@ -101,37 +90,6 @@ class Distributed:
             if self.is_main:
                 result = compute()
         return self.broadcast(result)
-
-    def transfer(self, source: int, items: Callable[[], Iterable[Any]], use: Callable[[Any], None]) -> None:
-        """Send the `items` of the rank `source` to the main rank, which calls `use` with each. One is in memory at a time.
-
-        The other ranks wait. An InputError of either rank is raised on every rank.
-        """
-        with self.together():
-            if self.rank == source:
-                self._send_all(items())
-            elif self.is_main:
-                self._receive_all(source, use)
-
-    def _send_all(self, items: Iterable[Any]) -> None:
-        try:
-            for item in items:
-                dist.send_object_list([(item,)], dst=0)
-                if not _receive(0):  # the main rank has an error
-                    return
-        except InputError:
-            dist.send_object_list([None], dst=0)
-            raise
-        dist.send_object_list([None], dst=0)
-
-    def _receive_all(self, source: int, use: Callable[[Any], None]) -> None:
-        while message := _receive(source):
-            try:
-                use(message[0])
-            except InputError:
-                dist.send_object_list([False], dst=source)
-                raise
-            dist.send_object_list([True], dst=source)
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks of a tensor with the same shape on each, in place."""
@@ -165,28 +123,31 @@ class Distributed:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Around all work of several ranks: they learn why another rank stops, and a lost connection becomes an InputError."""
+        """Around all work of several ranks: a lost connection becomes an InputError."""
         try:
             yield
-        except InputError as error:
-            if self.notices and not hasattr(error, "rank"):  # only this rank knows it
-                self.notices.post(as_plain(error, self.rank))
-            raise
         except RuntimeError as error:
-            if self.world_size == 1 or not _is_lost_connection(error):
+            if self.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
-            self.check()
             raise InputError(
                 f"rank {self.rank} has lost its connection to another rank, which was stopped or killed. Its own last message says "
                 "why. Finished work is kept: run the same command again to continue."
             ) from error
 
 
-def _receive(source: int) -> Any:
-    values = [None]
-    dist.recv_object_list(values, src=source)
-    return values[0]
+@dataclass(frozen=True)
+class Runtime:
+    """What a long computation runs with."""
 
+    distributed: Distributed = field(default_factory=Distributed)
+    num_workers: int = 2  # that load photos
+    progress: Progress = SILENT
 
-def _is_lost_connection(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    @property
+    def device(self) -> torch.device:
+        return self.distributed.device
+
+    @property
+    def bars(self) -> Progress:
+        """Where progress bars are shown: the main rank has one for all."""
+        return self.progress if self.distributed.is_main else SILENT

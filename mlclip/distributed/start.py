@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import time
-import uuid
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -16,15 +15,10 @@ import torch
 import torch.distributed as dist
 
 from ..config import InputError
-from .keepalive import lost_machines_noticed
-from .notices import Notices
 from .ranks import Distributed
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
-JOIN = timedelta(minutes=30)  # for a rank that has not started yet
-WAIT = timedelta(
-    hours=24
-)  # for a rank that has more to do than the others; a rank that ends is noticed at once, a lost machine in minutes
+WAIT = timedelta(hours=24)  # for a rank that has more to do than the others; one that ends is noticed at once
 LAST_MESSAGE = 0.2  # seconds in which gloo frees the tensors of the last message
 
 
@@ -67,7 +61,8 @@ def start_distributed(device: str | torch.device = "auto") -> Distributed:
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if size == 1:
         return Distributed(0, 1, choose_device(device))
-    distributed = Distributed(rank, size, notices=_join(rank, size))
+    _join()
+    distributed = Distributed(rank, size)
     with distributed.together():
         chosen = rank_device(device)
     distributed = replace(distributed, device=chosen)
@@ -116,54 +111,20 @@ def status_for_launcher(status: int) -> int:
 
 
 @cache
-def _join(rank: int, size: int) -> Notices | None:
-    """Join the process group, and leave it when the process ends. None if the caller has already joined one.
+def _join() -> None:
+    """Join the process group, unless the caller has, and leave it when the process ends.
 
     A script that ends inside the group is sometimes aborted: a thread of gloo still frees a tensor while Python ends.
     """
     if dist.is_initialized():
-        return None
+        return
     # Its functions have the group as a default, if there is one when it is imported. No thread of that group would ever end.
     import_module("torch.distributed.nn.functional")
-
-    with lost_machines_noticed():
-        try:
-            store, rank, size = next(dist.rendezvous("env://", rank, size, timeout=JOIN))
-            store.set_timeout(JOIN)
-            name = _name_of_attempt(store, rank, size)
-        except dist.DistError as error:
-            raise InputError(f"rank {rank} cannot join the other ranks: {str(error).splitlines()[0]}") from error
-        store.set_timeout(WAIT)
-        group = dist.PrefixStore(f"{name}-group", store)
-        dist.init_process_group("gloo", store=group, rank=rank, world_size=size, timeout=WAIT)
+    try:
+        dist.init_process_group("gloo", timeout=WAIT)
+    except dist.DistError as error:
+        raise InputError(f"cannot join the other ranks: {str(error).splitlines()[0]}") from error
     atexit.register(stop_distributed)
-    return Notices(dist.PrefixStore(f"{name}-notices", store))
-
-
-def _name_of_attempt(store: dist.Store, rank: int, size: int) -> str:
-    """A name that the ranks of this attempt share, and no earlier attempt has had.
-
-    torchrun keeps the key-value store of a job that it restarts. So a rank could read the address of a rank that was killed.
-    Here each rank says hello with a random name of its own, and waits for an answer to just that.
-    """
-    mine = uuid.uuid4().hex
-    if rank > 0:
-        store.set(f"hello-{rank}", mine)
-        store.add(f"greeted-{rank}", 1)
-        name = store.get(f"welcome-{mine}").decode()
-        store.add(f"{name}-{rank}", 1)
-        return name
-    absent, deadline = set(range(1, size)), time.monotonic() + JOIN.total_seconds()
-    while absent:
-        for other in sorted(absent):
-            if store.add(f"greeted-{other}", 0):  # adding 0 reads without waiting
-                store.set(f"welcome-{store.get(f'hello-{other}').decode()}", mine)
-            if store.add(f"{mine}-{other}", 0):
-                absent.remove(other)
-        if absent and time.monotonic() > deadline:
-            raise InputError(f"rank {min(absent)} has not started within {JOIN.total_seconds() / 60:.0f} minutes")
-        time.sleep(0.01)
-    return mine
 
 
 @cache

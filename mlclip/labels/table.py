@@ -75,6 +75,8 @@ class Labels:
         meta, thresholds = dict(self.meta), self.meta.get("thresholds")
         if isinstance(thresholds, list) and len(thresholds) == len(self.classes):
             meta["thresholds"] = [thresholds[column] for column in columns]
+        if isinstance(meta.get("content"), Tensor):
+            meta["content"] = meta["content"][rows]
         return Labels(list(paths), list(classes), scores, self.root, meta)
 
     @property

@@ -221,7 +221,17 @@ def _true_labels(truth: Labels, row: int) -> str:
 
 def _about(labels: Labels) -> str:
     """The content of `meta` and the skipped photos, each in a folded table."""
-    shown_elsewhere = ("histograms", "skipped", "thresholds", "bias", "bias_photos", "update", "where", "corrections")
+    shown_elsewhere = (
+        "histograms",
+        "skipped",
+        "thresholds",
+        "bias",
+        "bias_photos",
+        "update",
+        "where",
+        "corrections",
+        "content",
+    )
     settings = {name: value for name, value in labels.meta.items() if name not in shown_elsewhere}
     parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
     folded = []

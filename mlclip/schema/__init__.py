@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..config import LARGEST_SIZE, InputError
-from .agreement import labels_mismatch, model_mismatch, resume_mismatch, shard_mismatch, update_mismatch
+from .agreement import index_mismatch, labels_mismatch, model_mismatch, resume_mismatch, shard_mismatch, update_mismatch
 from .values import (
     LARGEST_INTEGER,
     are_corrections,
     are_grids,
+    are_hashes,
     are_weights,
     is_calibration,
     is_clip,
@@ -111,7 +112,8 @@ _META = {
 
 _SHARD = Schema(
     {
-        "photos": Rule(is_list_of(is_photo), "a list of path, size and time of each photo"),
+        "content": Rule(are_hashes, "a uint8 tensor with a hash of each photo"),
+        "bytes": Rule(is_list_of(is_whole), "a list of whole numbers, 0 or more"),
         "embeddings": Rule(is_embeddings, "a float16 tensor with three axes: photos, views, dimensions"),
     },
     shard_mismatch,
@@ -168,6 +170,13 @@ SCHEMAS: dict[str, Schema] = {
     "embeddings": _SHARD,
     "cells": _SHARD,
     "features": _SHARD,
+    "photos": Schema(
+        {
+            "photos": Rule(is_list_of(is_photo), "a list of path, size and time of each photo"),
+            "content": Rule(are_hashes, "a uint8 tensor with a hash of each photo"),
+        },
+        index_mismatch,
+    ),
     "update": Schema(
         {
             "run": Rule(is_text, "text"),

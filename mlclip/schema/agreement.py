@@ -43,8 +43,13 @@ def labels_mismatch(content: Mapping[str, Any]) -> str | None:
 
 
 def shard_mismatch(content: Mapping[str, Any]) -> str | None:
-    photos, rows = len(content["photos"]), len(content["embeddings"])
-    return f"'embeddings' has {rows} rows for {photos} photos" if photos != rows else None
+    photos, sizes, rows = len(content["content"]), len(content["bytes"]), len(content["embeddings"])
+    return f"'embeddings' has {rows} rows for {photos} photos" if {photos, sizes} != {rows} else None
+
+
+def index_mismatch(content: Mapping[str, Any]) -> str | None:
+    photos, rows = len(content["photos"]), len(content["content"])
+    return f"'content' has {rows} rows for {photos} photos" if photos != rows else None
 
 
 def update_mismatch(content: Mapping[str, Any]) -> str | None:

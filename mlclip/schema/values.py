@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..clip.pixels import pixels_of
 from ..config import InputError
+from ..images.content import HASH_BYTES
 
 LARGEST_INTEGER = 2**63 - 1
 
@@ -171,6 +172,11 @@ def are_corrections(value: Any) -> bool:
 def is_embeddings(value: Any) -> bool:
     """Whether the value is a float16 tensor with three axes."""
     return isinstance(value, Tensor) and value.dtype == torch.float16 and value.dim() == 3
+
+
+def are_hashes(value: Any) -> bool:
+    """Whether the value is a uint8 tensor with a row of HASH_BYTES for each photo."""
+    return isinstance(value, Tensor) and value.dtype == torch.uint8 and value.shape[1:] == (HASH_BYTES,)
 
 
 def is_scores(value: Any) -> bool:

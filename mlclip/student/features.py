@@ -10,49 +10,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..distributed import Distributed
-from ..images import Photo, PhotoViews, Skip, photo_batches
-from ..progress import SILENT, Progress
-from ..teacher.embed import ShardWriter
-from ..teacher.embedding_store import Store, default_store
-from ..teacher.shared_store import fill_store
+from ..distributed import Runtime
+from ..images import Photo
+from ..teacher.encode import filled_stores
+from ..teacher.store import Key, Store, default_store
 from .model import Classifier
 from .predict import autocast
 
 BATCH = 32  # photos per pass through the trunk
 
 
-@dataclass(frozen=True)
-class FeatureKey:
-    """What features depend on besides the photo."""
-
-    kind: ClassVar[str] = "features"
-    elsewhere: ClassVar[str] = "Choose another folder for the cache with MLCLIP_CACHE."
-
-    sha256: str  # of the trunk's weights
-    arch: str
-    size: int  # pixels; side of the square input
-    dtype: str  # in which the trunk computes
-
-    def as_plain(self) -> dict:
-        """The key as JSON holds it."""
-        return asdict(self)
-
-
-def feature_key(model: Classifier, device: torch.device) -> FeatureKey:
+def feature_key(model: Classifier, device: torch.device) -> Key:
     """The key of the store for the trunk of `model` on `device`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.trunk.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     dtype = autocast(device).fast_dtype if device.type == "cuda" else torch.float32
-    return FeatureKey(digest.hexdigest(), model.arch, model.size, str(dtype).removeprefix("torch."))
+    return Key("features", digest.hexdigest(), model.arch, model.size, precision=str(dtype).removeprefix("torch."))
 
 
 @torch.inference_mode()
@@ -65,13 +44,7 @@ def pooled_features(model: Classifier, pixels: Tensor, device: torch.device) -> 
 
 
 def photo_features(
-    model: Classifier,
-    photos: Sequence[Photo],
-    root: str,
-    *,
-    num_workers: int = 2,
-    distributed: Distributed | None = None,
-    progress: Progress = SILENT,
+    model: Classifier, photos: Sequence[Photo], root: str, runtime: Runtime
 ) -> tuple[Tensor | None, dict[str, str]]:
     """Features (N, 2, K) in half precision of all photos and their mirror images, and path -> reason of unreadable photos.
 
@@ -80,49 +53,16 @@ def photo_features(
     the complete result; the others get None and the unreadable photos. `root` is the folder of the photos. Raises InputError
     if the store cannot be used.
     """
-    distributed = distributed or Distributed()
-    key = feature_key(model, distributed.device)
-    folder = default_store(key, root)
-    progress.detail(f"store of features: {folder}")
-
-    def compute(store: Store, missing: list[Photo]) -> list[Skip]:
-        return _compute(store, missing, model, num_workers, distributed, progress)
-
-    store, skipped = fill_store(folder, key, photos, compute, distributed)
-    features = _read(store, photos, model.head.in_channels) if distributed.is_main else None
-    return features, {skip.path: skip.reason for skip in skipped}
-
-
-def _compute(
-    store: Store,
-    missing: list[Photo],
-    model: Classifier,
-    num_workers: int,
-    distributed: Distributed,
-    progress: Progress,
-) -> list[Skip]:
-    """Put the features of the `missing` photos of this rank into the store. Returns the photos that cannot be read."""
-    if not missing:
-        return []
     model.eval()
-    skipped: list[Skip] = []
-    shard = ShardWriter(store, distributed.rank)
-    batches = photo_batches(
-        PhotoViews(missing, model.size),
-        batch_size=BATCH,
-        num_workers=num_workers,
-        device=distributed.device,
-    )
-    with (progress if distributed.is_main else SILENT).bar("computing features", len(missing), "photos") as bar:
-        for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, H, W)
-            distributed.check()
-            skipped += [Skip(missing[index].path, reason) for index, reason in unreadable]
-            if pixels is not None:
-                features = pooled_features(model, pixels[:, 0], distributed.device).half()
-                shard.add([missing[index] for index in indices.tolist()], features)
-            bar.update(len(indices) + len(unreadable))
-    shard.flush()
-    return skipped
+    key, channels = feature_key(model, runtime.device), model.head.in_channels
+
+    def encode(pixels: Tensor, _: list[Key]) -> list[Tensor]:  # (n, 1, 3, S, S)
+        return [pooled_features(model, pixels[:, 0], runtime.device).half()]
+
+    wanted = [(default_store(key, root), key)]
+    with filled_stores(wanted, photos, encode, BATCH * model.size**2, channels, runtime) as ([store], skipped):
+        features = _read(store, photos, channels) if runtime.distributed.is_main else None
+    return features, {skip.path: skip.reason for skip in skipped}
 
 
 def _read(store: Store, photos: Sequence[Photo], channels: int) -> Tensor:

@@ -12,27 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import InputError, PseudolabelConfig
-from ..distributed import Distributed
-from ..images import Found, Skip
+from ..distributed import Runtime
+from ..images import Found, Photo, Skip
 from ..labels.class_names import as_prompts, check_class_count, shorten
 from ..labels.table import Labels
+from ..methods.dense import VIEWS
 from ..methods.hierarchy import raise_parents
 from ..methods.thresholds import thresholds_of_labels
-from ..progress import SILENT, Progress
-from .embed import embed_images
-from .embed_kinds import embed_kinds
-from .embedding_store import Store
-from .facts import teacher_facts
-from .label_by_kinds import label_by_kinds
-from .label_from_store import label_by_ccd, label_by_cdul, label_by_centring
-from .scoring import Teacher, class_embeddings
-from .view_batches import MEMORY_LIMIT, ViewBatches
-
-LABEL_BY = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": label_by_centring}
-FLAT_MARGIN = 0.02  # a mean top-1 probability this close to 1/C means that the temperature is wrong
+from ..progress import Progress
+from .encode import encoded_views
+from .label import label_by_ccd, label_by_cdul, label_by_centring, label_by_view_sets
+from .scoring import FLAT_MARGIN, Teacher, class_embeddings, teacher_facts
+from .store import MEMORY_LIMIT, Store, StoredViews, identity
 
 
 def pseudolabel(
@@ -45,76 +40,91 @@ def pseudolabel(
     contrast: Mapping[str, str] | Sequence[str] | None = None,
     store: str | Path | None = None,
     batch_size: int = 64,
-    num_workers: int = 2,
-    distributed: Distributed | None = None,
-    progress: Progress = SILENT,
+    runtime: Runtime | None = None,
 ) -> Labels:
     """Label the photos of `find_images` by step 1 of CDUL (ICCV 2023) or CCD (CVPR 2025), or by centring (see `centred`).
 
     CDUL compares the whole photo and its snippets with the class names, aggregates and fuses. CCD compares the whole photo
     at a larger size and debiases; the biases are in `meta["bias"]`. Centring takes the cosines of views of several sizes and
     first subtracts the level of each class; the levels are in `meta["levels"]`, a list for each grid. Dense labels do the same
-    for the cells of CLIP's feature map, too, and average; `meta["kinds"]` has the agreements and levels of each kind of views.
+    for the cells of CLIP's feature map, too, and average; `meta["kinds"]` has the agreements and levels of each view set.
 
     `classes` are names, or a mapping of label names to prompt names. If they have a hierarchy (see `parse_classes`), no parent gets
     a lower score than its children; it is stored in `meta["hierarchy"]` with the exclusive groups, for the student.
 
     The names of `contrast`, in the same forms, compete in the softmax and are then dropped: they are for photos that may show
-    none of the classes. Photos that cannot be read get no row; `meta["skipped"]` lists them with the reasons. A class counts
-    as present from its score in `meta["thresholds"]` on. With several ranks, the main one computes the labels, and all return
-    them. Raises InputError for a single class, or if no photo can be read.
+    none of the classes. Photos that cannot be read get no row; `meta["skipped"]` lists them with the reasons. `meta["content"]`
+    (N, 16) has the hash of each photo's bytes. A class counts as present from its score in `meta["thresholds"]` on. With several
+    ranks, the main one computes the labels, and all return them. Raises InputError for a single class, or if no photo can be read.
     """
-    config, distributed = config or PseudolabelConfig(), distributed or Distributed()
+    config, runtime = config or PseudolabelConfig(), runtime or Runtime()
     classes, contrast = as_prompts(classes), as_prompts(contrast) if contrast else {}
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
-    names = [*classes.values(), *contrast.values()]
-    text = class_embeddings(teacher, names, templates, compound=config.compound)  # (C + contrast, D)
-    opened, cells, unreadable = _embedded(
-        found, teacher, config, size, store=store, batch_size=batch_size, num_workers=num_workers, distributed=distributed,
-        progress=progress,
-    )  # fmt: skip
-    skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
+    text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates, compound=config.compound)
+    encoding = encoded_views(
+        found.photos,
+        teacher,
+        root=found.root,
+        grids={"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids),
+        size=size,
+        kinds=config.kinds if config.method == "dense" else (),
+        attention=config.attention,
+        store=store,
+        batch_size=batch_size,
+        runtime=runtime,
+    )
+    with encoding as (stores, unreadable):
+        skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
 
-    def label() -> Labels:
-        photos = [photo for photo in found.photos if all(photo in store for store in (opened, *cells.values()))]
-        if not photos:
-            raise _none_readable(found, skipped)
-        logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
-        limit = MEMORY_LIMIT // (1 + len(cells))
-        views, *kinds = (ViewBatches(store, photos, teacher.device, limit) for store in (opened, *cells.values()))
-        label_by = LABEL_BY.get(config.method) or partial(label_by_kinds, dict(zip(cells, kinds, strict=True)))
-        scores, summary = label_by(views, text.to(teacher.device), len(classes), logit_scale, config)
-        if not scores.isfinite().all():
-            raise InputError(
-                f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
-            )
-        scores = raise_parents(scores, classes.tree.parent_columns(list(classes)))
-        _report_agreements(summary, progress)
-        _report_unestimated(summary, list(classes), progress)
-        _check_sharpness(summary["mean_top1"], len(text), config, progress)
-        meta = _meta(config, teacher_facts(teacher, logit_scale, size), templates, classes, contrast, skipped, scores)
-        if classes.tree:
-            meta["hierarchy"] = classes.tree.plain()
-        if store:
-            meta["store"] = os.path.abspath(store)
-        return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
+        def label() -> Labels:
+            photos = [photo for photo in found.photos if all(photo in opened for opened in stores)]
+            if not photos:
+                raise _none_readable(found, skipped)
+            scores, summary = _scores(stores, photos, text, len(classes), teacher, config)
+            scores = raise_parents(scores, classes.tree.parent_columns(list(classes)))
+            _report(summary, list(classes), len(text), config, runtime.progress)
+            clip = teacher_facts(teacher, _logit_scale(config, teacher), size)
+            meta = _meta(config, clip, templates, classes, contrast, skipped, scores)
+            meta["content"] = _contents(stores[0], photos)
+            if classes.tree:
+                meta["hierarchy"] = classes.tree.plain()
+            if store:
+                meta["store"] = os.path.abspath(store)
+            return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
 
-    return distributed.on_main(label)
+        return runtime.distributed.on_main(label)
 
 
-def _embedded(
-    found: Found, teacher: Teacher, config: PseudolabelConfig, size: int, **running: Any
-) -> tuple[Store, dict[str, Store], list[Skip]]:
-    """The store of the views, the stores of the cells of dense labels, and the photos that cannot be read."""
-    grids = {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids)
+def _scores(
+    stores: Sequence[Store],
+    photos: Sequence[Photo],
+    text: Tensor,
+    classes: int,
+    teacher: Teacher,
+    config: PseudolabelConfig,
+) -> tuple[Tensor, dict[str, Any]]:
+    """The labels (N, C) of photos in the stores by the method of `config`, and their summary. `text` (C + contrast, D)."""
+    views, *cells = (StoredViews(store, photos, teacher.device, MEMORY_LIMIT // len(stores)) for store in stores)
+    methods = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": label_by_centring}
     if config.method == "dense":
-        kinds, attention = config.kinds, config.attention
-        return embed_kinds(
-            found.photos, teacher, root=found.root, grids=grids, kinds=kinds, attention=attention, **running
-        )
-    opened, unreadable = embed_images(found.photos, teacher, root=found.root, grids=grids, size=size, **running)
-    return opened, {}, unreadable
+        kinds = [kind for kind in config.kinds if kind != VIEWS]
+        methods["dense"] = partial(label_by_view_sets, dict(zip(kinds, cells, strict=True)))
+    label_by = methods[config.method]
+    scores, summary = label_by(views, text.to(teacher.device), classes, _logit_scale(config, teacher), config)
+    if not scores.isfinite().all():
+        raise InputError(f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged.")
+    return scores, summary
+
+
+def _logit_scale(config: PseudolabelConfig, teacher: Teacher) -> float:
+    return teacher.logit_scale if config.temperature is None else 1 / config.temperature
+
+
+def _contents(store: Store, photos: Sequence[Photo]) -> Tensor:
+    """The hashes of the photos' contents as uint8 (N, 16)."""
+    data = b"".join(store.contents[identity(photo)] for photo in photos)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(len(photos), -1)
 
 
 def _none_readable(found: Found, skipped: Sequence[Skip]) -> InputError:
@@ -158,20 +168,21 @@ def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
     return size
 
 
-def _report_agreements(summary: dict, progress: Progress) -> None:
-    kinds = summary.get("kinds", {})
-    told = ", ".join(f"{kind} {' and '.join(f'{a:.2f}' for a in facts['agreements'])}" for kind, facts in kinds.items())
-    if told:
-        progress.log(f"agreement of each kind of views with the centred labels, own and second opinion: {told}")
-
-
-def _report_unestimated(summary: dict, classes: list[str], progress: Progress) -> None:
+def _report(summary: dict, classes: list[str], names: int, config: PseudolabelConfig, progress: Progress) -> None:
+    """Say what a user should know about the labels. InputError if the temperature makes them useless."""
+    agreements = {
+        kind: " and ".join(f"{a:.2f}" for a in part["agreements"]) for kind, part in summary.get("kinds", {}).items()
+    }
+    if agreements:
+        listed = ", ".join(f"{kind} {numbers}" for kind, numbers in agreements.items())
+        progress.log(f"agreement of each kind of views with the centred labels, by levels and by Gaussians: {listed}")
     missing = [name for name, photos in zip(classes, summary.get("bias_photos", []), strict=False) if not photos]
     if missing:
         progress.log(
             f"no confident photo has {shorten(missing)} as its top class ({len(missing)} of {len(classes)} classes). "
             "Their bias is the mean of the other classes."
         )
+    _check_sharpness(summary["mean_top1"], names, config, progress)
 
 
 def _check_sharpness(mean_top1: float, names: int, config: PseudolabelConfig, progress: Progress) -> None:

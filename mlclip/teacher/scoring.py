@@ -1,27 +1,37 @@
 """The teacher: CLIP turns views into embeddings, and embeddings into class scores.
 
+Its image encoder runs in float32, or in a 16-bit format where that is faster. The text encoder always runs in float32, and so
+do cosines and everything after them.
+
 Letters: N views, V views of one photo, C classes, D the joint embedding.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..clip.encoders import ModifiedResNet
 from ..clip.model import CLIP
-from ..clip.pixels import OPENAI
-from ..config import InputError
+from ..clip.pixels import OPENAI, pixels_of
+from ..config import InputError, OptionError
 from ..methods.compound import pairs_of, with_pairs
-from .precision import DTYPES, choose_precision
 
 TEXTS_AT_ONCE = 256
 MOST_COMPOUND = 400  # names whose pairs become prompts: 79,800 of them
 CPU_PIXELS = 16 * 224**2  # of the views that a CPU encodes together
 LARGER = 640 / 448  # size of CCD's view of the whole photo, relative to CLIP's input size
+FLAT_MARGIN = 0.02  # a mean top-1 probability this close to 1/C means that the scores say nothing
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", *DTYPES)
+SMALLEST = 10_000_000  # parameters; below this size decoding photos takes longer than encoding them
 
 
 class Teacher:
@@ -139,3 +149,95 @@ def class_scores(embeddings: Tensor, classes: Tensor, logit_scale: float) -> Ten
 def default_clip(device: torch.device) -> str:
     """The default teacher: the papers' RN50x64 on CUDA, the much cheaper ViT-B/32 on other devices."""
     return "RN50x64" if device.type == "cuda" else "ViT-B/32"
+
+
+def choose_precision(name: str, device: torch.device, encoder: nn.Module) -> str:
+    """The precision that `name` means on `device`: "fp32", "bf16" or "fp16".
+
+    "auto": fp16 on CUDA; bf16 on a CPU with instructions for it, for encoders of SMALLEST parameters or more; else
+    fp32. Raises OptionError for another name, and for fp16 on a CPU, where it is slow.
+    """
+    if name not in PRECISIONS:
+        raise OptionError(f"`precision` is {name!r}: it must be one of {', '.join(PRECISIONS)}")
+    if name == "fp16" and device.type == "cpu":
+        raise OptionError('`precision="fp16"` needs a GPU; use "bf16", "fp32" or "auto" on a CPU')
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "fp16"
+    large = sum(parameter.numel() for parameter in encoder.parameters()) >= SMALLEST
+    return "bf16" if device.type == "cpu" and large and cpu_bf16_is_faster() else "fp32"
+
+
+@lru_cache
+def cpu_bf16_is_faster() -> bool:
+    """Whether this CPU has instructions for bf16 products (AVX-512 BF16 or AMX), which are about twice as fast as float32 ones.
+
+    The instructions decide and not a measurement: a busy moment must not change which numbers a run computes. False where torch's
+    oneDNN, which has these products, is off or may not use the instructions (ONEDNN_MAX_CPU_ISA).
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "")).upper()
+    allowed = limit in ("", "ALL", "DEFAULT") or any(part in limit for part in ("BF16", "FP16", "AMX", "AVX10"))
+    if not (allowed and torch.backends.mkldnn.is_available()):
+        return False
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check)
+
+
+def teacher_facts(teacher: Teacher, logit_scale: float, view_size: int) -> dict[str, Any]:
+    """The facts about a teacher as plain containers, for the labels' `meta["clip"]`."""
+    facts = {"name": teacher.name, "sha256": teacher.sha256, "activation": teacher.clip.activation}
+    facts |= {"precision": teacher.precision, "pixels": teacher.pixels.as_plain(), "licence": teacher.licence}
+    if teacher.logit_bias is not None:
+        facts["logit_bias"] = teacher.logit_bias
+    return facts | {"logit_scale": logit_scale, "view_size": view_size}
+
+
+def check_same_teacher(made: Mapping[str, Any], teacher: Teacher) -> None:
+    """InputError if `teacher` is not the CLIP that `made` describes: other weights, another activation or other pixels."""
+    if teacher.sha256 != made["sha256"]:
+        raise InputError(
+            f"CLIP {teacher.name} did not make these labels; {made['name']} (sha256 {made['sha256'][:12]}...) did. "
+            "Use that one, or pass `other_teacher=True`."
+        )
+    activation, pixels = made.get("activation"), pixels_of(made.get("pixels"))
+    if activation != teacher.clip.activation:
+        raise InputError(
+            f"the labels were made with activation {activation}, but CLIP {teacher.name} is loaded with "
+            f"{teacher.clip.activation}. Load it with the same one, or pass `other_teacher=True`."
+        )
+    if not pixels.same_as(teacher.pixels):
+        raise InputError(
+            f"the labels were made with other pixels ({pixels}) than CLIP {teacher.name} is loaded with "
+            f"({teacher.pixels}). Load it with the same ones, or pass `other_teacher=True`."
+        )
+
+
+@dataclass(frozen=True)
+class TeacherCheck:
+    """What a teacher says about some pictures."""
+
+    pictures: int
+    names: int
+    right: int  # pictures whose name has the highest score
+    mean_top1: float  # in [0, 1]; 1 / names if all scores are equal
+    dimensions: int  # D
+
+    @property
+    def flat(self) -> bool:
+        """Whether the scores say nothing about the names: the mean top-1 probability is that of equal scores."""
+        return self.mean_top1 <= 1 / self.names + FLAT_MARGIN
+
+
+def check_teacher(teacher: Teacher, pictures: Tensor, truth: Sequence[int], names: Sequence[str]) -> TeacherCheck:
+    """Let a teacher name uint8 `pictures` (N, 3, S, S); `truth` (N,) are indices into `names`.
+
+    InputError if an embedding is not finite: the weights are damaged.
+    """
+    text = class_embeddings(teacher, names, ["a photo of a {}"])  # (C, D)
+    views = teacher.embed_views(pictures).cpu()  # (N, D)
+    if not (text.isfinite().all() and views.isfinite().all()):
+        raise InputError(f"{teacher.name} gives embeddings that are not finite. Its weights may be damaged.")
+    top1, best = class_scores(views, text, teacher.logit_scale).max(dim=-1)  # (N,)
+    right = int((best == torch.tensor(list(truth))).sum())
+    return TeacherCheck(len(pictures), len(names), right, float(top1.double().mean()), text.shape[1])

@@ -21,7 +21,7 @@ from ..labels.table import Labels
 from ..methods import centred
 from ..methods.dense import side_of_kind
 from ..progress import SILENT, Progress
-from .cells import embed_views_and_cells
+from .encode import embed_views_and_cells
 from .scoring import Teacher, embeddings_of
 
 KIND = "2"  # the cells are those of the whole photo at this multiple of CLIP's input size
@@ -92,7 +92,7 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
     photos = [Photo(path, photo_file(labels.root, path), 0, 0) for path in (labels.paths[row] for row in rows)]
     scale = teacher.logit_scale * PseudolabelConfig().rank_scale
     maps = CellMaps(teacher, text, scale, cell_levels(photos, teacher, text, num_workers))
-    found: dict[str, dict] = {"classes": {}, "maps": {}}
+    drawn_maps: dict[str, dict] = {"classes": {}, "maps": {}}
     with progress.bar("class maps of CLIP", len(photos), "photos") as bar:
         batches = photo_batches(maps.views(photos), batch_size=BATCH, num_workers=num_workers, device=teacher.device)
         for indices, pixels, unreadable in batches:
@@ -100,8 +100,8 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
             for index, drawn in zip(indices.tolist(), maps(pixels[:, 0]) if pixels is not None else (), strict=True):
                 row = rows[index]
                 columns = _highest(labels.scores[row], reached[row])
-                found["classes"][row], found["maps"][row] = columns, as_bytes(drawn[columns]).tolist()
-    return found
+                drawn_maps["classes"][row], drawn_maps["maps"][row] = columns, as_bytes(drawn[columns]).tolist()
+    return drawn_maps
 
 
 def teacher_of(labels: Labels, device: torch.device, *, progress: Progress = SILENT) -> Teacher:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError, PseudolabelConfig, TrainConfig
-from ..distributed import Distributed
+from ..distributed import Distributed, Runtime
 from ..images import Photo
 from ..labels.table import Labels
 from ..methods.linear_head import FOLDS
@@ -23,11 +23,9 @@ from ..progress import Progress
 from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ClipHead, clip_of
 from ..student.consistency import fitted_thresholds
-from ..teacher.embed import embed_images
-from ..teacher.embedding_store import Store, is_store
-from ..teacher.facts import check_same_teacher
-from ..teacher.scoring import Teacher
-from ..teacher.view_batches import ViewBatches
+from ..teacher.encode import encoded_views
+from ..teacher.scoring import Teacher, check_same_teacher
+from ..teacher.store import Store, StoredViews, is_store
 from .identity import identity_of, model_meta
 from .probe import FittedHead, report_fit
 from .start import training_photos
@@ -59,16 +57,18 @@ def train_clip_head(
         teacher = _checked(labels, teacher, other_teacher)
         grids, size = views_of(labels, teacher)
     photos, scores, skipped = training_photos(labels, config, distributed)
-    store, unreadable = embed_images(
-        photos, teacher, root=labels.root, grids=grids, size=size, store=_store_of(labels, teacher), num_workers=num_workers,
-        distributed=distributed, progress=progress,
-    )  # fmt: skip
-    readable = len(photos) - len(unreadable)
-    if readable < 2:
-        raise InputError(f"only {readable} of the {len(photos)} labelled photos can be read. A head needs at least 2.")
     device = distributed.device if distributed.device.type == "cuda" else torch.device("cpu")
     weights = label_weights(corrected_photos(labels, photos), config)
-    fitted = distributed.on_main(lambda: _fit(store, photos, scores, weights, config.seed, device))
+    runtime = Runtime(distributed, num_workers, progress)
+    with encoded_views(
+        photos, teacher, root=labels.root, grids=grids, size=size, store=_store_of(labels, teacher), runtime=runtime
+    ) as ([store], unreadable):
+        readable = len(photos) - len(unreadable)
+        if readable < 2:
+            raise InputError(
+                f"only {readable} of the {len(photos)} labelled photos can be read. A head needs at least 2."
+            )
+        fitted = distributed.on_main(lambda: _fit(store, photos, scores, weights, config.seed, device))
     model = ClipHead(labels.classes, size, grids, fitted.weight.shape[1], clip_of(teacher)).use(teacher)
     with torch.no_grad():
         model.head.weight.copy_(fitted.weight)
@@ -127,7 +127,7 @@ def _fit(
 ) -> FittedHead:
     """The head for the photos in the store, their labels (N, C) and the factors of these. The held-out logits of other photos are NaN."""
     rows = [row for row, photo in enumerate(photos) if photo in store]
-    batches = ViewBatches(store, [photos[row] for row in rows], device, memory_limit=0)
+    batches = StoredViews(store, [photos[row] for row in rows], device, memory_limit=0)
     views = torch.empty(0)
     for indices, embeddings in batches:  # (n,), (n, V, D)
         views = embeddings.new_empty(len(rows), *embeddings.shape[1:]) if not len(views) else views

@@ -24,8 +24,7 @@ from ..images import Box, Photo, PhotoCrops, photo_batches
 from ..labels.table import Labels
 from ..methods import ccd, centred
 from ..progress import SILENT, Progress
-from ..teacher.facts import check_same_teacher
-from ..teacher.scoring import Teacher, class_scores, embeddings_of
+from ..teacher.scoring import Teacher, check_same_teacher, class_scores, embeddings_of
 
 SHARD_PHOTOS = 256  # photos per file of an unfinished update
 CROPS_AT_ONCE = 64
@@ -127,9 +126,9 @@ def crop_scorer_for(
 def _scorer_of(meta: dict, made: dict, teacher: Teacher, classes: int) -> DebiasedCropScorer | CentredCropScorer:
     settings, scale = meta.get("settings", {}), made["logit_scale"]
     text = embeddings_of(meta, teacher)
-    if meta.get("method") in ("centred", "dense") and "heaps" in meta:
+    if meta.get("method") in ("centred", "dense") and "mixture" in meta:
         levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
-        slope, offset = torch.tensor(meta["heaps"])
+        slope, offset = torch.tensor(meta["mixture"])
         size = made.get("view_size") or teacher.input_size
         return CentredCropScorer(teacher, text, classes, scale * settings["rank_scale"], size, levels, slope, offset)
     bias = torch.tensor(meta.get("bias") or [1.0] * classes)
@@ -167,7 +166,6 @@ def local_labels(
         (progress if distributed.is_main else SILENT).bar("  scoring crops", len(missing), "photos") as bar,
     ):
         for first in range(0, len(missing), SHARD_PHOTOS):
-            distributed.check()
             rows = missing[first : first + SHARD_PHOTOS]
             scores = _score_crops(scorer, [photos[r] for r in rows], [boxes[r] for r in rows], num_workers)  # (n, C)
             _save_part(folder, distributed.rank, name, rows, scores)

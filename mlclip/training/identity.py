@@ -45,5 +45,6 @@ def check_same_training(identity: dict, distributed: Distributed) -> None:
 def model_meta(identity: dict, labels: Labels, skipped: dict[str, str]) -> dict:
     """The `meta` of a trained model. `skipped`: path -> reason."""
     hierarchy = {name: labels.meta[name] for name in ("hierarchy",) if name in labels.meta}
-    facts = {"root": labels.root, "labels_meta": labels.meta, "skipped": sorted(map(list, skipped.items()))}
+    meta = {name: value for name, value in labels.meta.items() if name != "content"}  # a hash of each photo
+    facts = {"root": labels.root, "labels_meta": meta, "skipped": sorted(map(list, skipped.items()))}
     return {**identity, **hierarchy, **facts}

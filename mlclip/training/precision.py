@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..student.model import CLIP_ARCH
-from ..teacher.precision import DTYPES, cpu_bf16_is_faster
+from ..teacher.scoring import DTYPES, cpu_bf16_is_faster
 
 # A weight step in bf16 on a CPU with AVX-512 bf16 takes 0.46 (resnet50), 0.56 (resnet18), 0.64 (convnext_tiny) and 0.54
 # (mobilenet_v2) of the time in float32; but 1.0 (efficientnet_b0, mobilenet_v3_large) and 1.2 (mobilenet_v3_small).

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError, TrainConfig
-from ..distributed import Distributed
+from ..distributed import Distributed, Runtime
 from ..files import beside
 from ..images import Photo
 from ..labels.metrics import mean_average_precision
@@ -97,9 +97,7 @@ def _fit_probe(
     progress: Progress,
 ) -> tuple[FittedHead, dict[str, str]]:
     """The head for labels and corrections (N, C), and path -> reason of unreadable photos. The main rank fits it for all."""
-    features, unreadable = photo_features(
-        model, photos, root, num_workers=num_workers, distributed=distributed, progress=progress
-    )
+    features, unreadable = photo_features(model, photos, root, Runtime(distributed, num_workers, progress))
     readable = len(photos) - len(unreadable)
     if readable < 2:
         raise InputError(f"only {readable} of the {len(photos)} labelled photos can be read. A probe needs at least 2.")

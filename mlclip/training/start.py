@@ -22,7 +22,7 @@ from ..progress import Progress
 from ..student.init import new_student, start_bias
 from ..student.model import Classifier
 from ..student.predict import fast_layout
-from ..teacher.shared_store import check_same_photos
+from ..teacher.encode import check_same_photos
 from .batch_norm import sync_batch_norm
 from .identity import check_same_training, identity_of
 from .precision import choose_training_precision

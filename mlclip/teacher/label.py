@@ -1,11 +1,11 @@
-"""From view embeddings to pseudo labels, by CDUL, by CCD or by centring, with a summary for the labels' `meta`.
+"""From the vectors of photos to pseudo labels, by CDUL, CCD, centring, or centring of several view sets ("dense").
 
-Each method goes through the views batch by batch, so a folder of any size fits into memory. `text` (C + contrast, D) holds
-the embeddings of the class names, then those of the contrast names. Contrast names compete with the classes and are dropped
-at the end. `classes` is C. `text` and the views are on the same device; labels and summaries are computed on the CPU.
+Each method goes through the views batch by batch, so that a folder of any size fits into memory. `text` (K, D) holds the
+embeddings of the class names, then those of the contrast names, which compete with the classes and are dropped at the end.
+`classes` is C. `text` and the views are on the same device; labels and summaries (for the labels' `meta`) are on the CPU.
 
-Letters: N photos, n photos of one batch, V views per photo (the whole photo first), C classes, K = C + contrast names,
-D the joint embedding, G grids.
+Letters: N photos, n photos of one batch, V views per photo (the whole photo first), M vectors of a photo in one view set,
+C classes, K = C + contrast names, D the joint embedding, G grids.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ import torch
 from torch import Tensor
 
 from ..config import PseudolabelConfig
-from ..methods import ccd, cdul, centred, profiles
+from ..methods import ccd, cdul, centred, dense, profiles
 from .scoring import class_scores
-from .view_batches import Views
+from .store import Views
 
 HISTOGRAM_BINS = 20
 LEVEL_ROUNDS = 2  # first the levels of all photos, then of the photos without the class
+COVARIANCE_CELLS = 200_000  # with more cells, the covariance is estimated from about this many
+
+
+# ------------------------------------------------------------------------------------------------------------------- CDUL
 
 
 def label_by_cdul(
@@ -57,6 +61,9 @@ def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:
     return cdul.fuse(whole, aggregated, disagreement=config.disagreement)
 
 
+# -------------------------------------------------------------------------------------------------------------------- CCD
+
+
 def label_by_ccd(
     views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
@@ -83,14 +90,42 @@ def label_by_ccd(
     }
 
 
+# ---------------------------------------------------------------------------------------------------------------- centred
+
+
+def label_by_centring(
+    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+) -> tuple[Tensor, dict]:
+    """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles."""
+    _, labels, summary = centred_labels(views, text, classes, logit_scale, config)
+    return labels[:, :classes].contiguous(), summary
+
+
 class Centred(NamedTuple):
-    """What centring makes of one kind of views. K names; contrast names are treated like classes."""
+    """What centring makes of one view set. Contrast names are treated like classes."""
 
     levels: Tensor  # (V, K) the level of each name in each view; equal within a grid
     slope: Tensor  # (K,) of the mixture: labels = sigmoid(slope · scores + offset)
     offset: Tensor  # (K,)
     scores: Tensor  # (N, K) log-odds of the photos
     labels: Tensor  # (N, K) in [0, 1]
+
+
+def centred_labels(
+    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+) -> tuple[Centred, Tensor, dict]:
+    """What `centre` makes of the views, the centred labels (N, K) of all names after the re-ranking, and the summary."""
+    scale = logit_scale * config.rank_scale
+    by_levels = centre(views, text, scale, config.prior_photos)
+    labels, summary = by_levels.labels, _confidences(views, text, logit_scale)
+    summary["mixture"] = [by_levels.slope[:classes].tolist(), by_levels.offset[:classes].tolist()]
+    if config.profiles:
+        fitted = class_profiles(views, text, by_levels.levels, labels, scale)
+        scores = _profile_scores(views, text, by_levels.levels, fitted, config.rank_scale)
+        labels = profiles.rerank_by_profiles(labels, scores, fitted.shown, config.prior_photos)
+        summary["profile_views"] = fitted.shown[:classes].tolist()
+    summary["levels"] = levels_of_grids(views, by_levels.levels)
+    return by_levels, labels, summary
 
 
 def centre(views: Views, text: Tensor, scale: float, prior_photos: float) -> Centred:
@@ -102,41 +137,6 @@ def centre(views: Views, text: Tensor, scale: float, prior_photos: float) -> Cen
         slope, offset = centred.fit_mixture(scores, prior_photos)
         labels = (slope * scores + offset).sigmoid()
     return Centred(levels, slope, offset, scores, labels)
-
-
-def label_by_centring(
-    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
-) -> tuple[Tensor, dict]:
-    """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles.
-
-    Contrast names are treated like classes until the end.
-    """
-    _, labels, summary = centred_labels(views, text, classes, logit_scale, config)
-    return labels[:, :classes].contiguous(), summary
-
-
-def centred_labels(
-    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
-) -> tuple[Centred, Tensor, dict]:
-    """What `centre` finds, the centred labels (N, K) of all names after the re-ranking, and the summary for `meta`."""
-    scale = logit_scale * config.rank_scale
-    found = centre(views, text, scale, config.prior_photos)
-    levels, labels = found.levels, found.labels
-    summary = _confidences(views, text, logit_scale)
-    summary["heaps"] = [found.slope[:classes].tolist(), found.offset[:classes].tolist()]
-    if config.profiles:
-        fitted = class_profiles(views, text, levels, labels, scale)
-        scores = _profile_scores(views, text, levels, fitted, config.rank_scale)
-        labels = profiles.rerank_by_profiles(labels, scores, fitted.shown, config.prior_photos)
-        summary["profile_views"] = fitted.shown[:classes].tolist()
-    summary["levels"] = levels_of_grids(views, levels)
-    return found, labels, summary
-
-
-def levels_of_grids(views: Views, levels: Tensor) -> dict[str, list[float]]:
-    """The levels (V, K) of each grid once, as `meta` holds them."""
-    firsts = [sum(views.sizes[:number]) for number in range(len(views.grids))]  # the index of each grid's first view
-    return {str(n): levels[first].tolist() for n, first in zip(views.grids, firsts, strict=True)}
 
 
 def class_levels(views: Views, text: Tensor, absent: Tensor) -> Tensor:
@@ -156,6 +156,21 @@ def class_levels(views: Views, text: Tensor, absent: Tensor) -> Tensor:
     return torch.cat([level.expand(size, -1) for level, size in zip(levels, sizes, strict=True)]).float()
 
 
+def levels_of_grids(views: Views, levels: Tensor) -> dict[str, list[float]]:
+    """The levels (V, K) of each grid once, as `meta` holds them."""
+    firsts = [sum(views.sizes[:number]) for number in range(len(views.grids))]  # the index of each grid's first view
+    return {str(n): levels[first].tolist() for n, first in zip(views.grids, firsts, strict=True)}
+
+
+def _centred_scores(views: Views, text: Tensor, levels: Tensor, scale: float) -> Tensor:
+    """The centred log-odds (N, K) of all photos."""
+    scores, levels = torch.empty(len(views), len(text)), levels.to(text.device)
+    for rows, embeddings in views:  # (n,), (n, V, D)
+        logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, V, K)
+        scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
+    return scores
+
+
 def class_profiles(views: Views, text: Tensor, levels: Tensor, labels: Tensor, scale: float) -> profiles.Profiles:
     """The profiles of all names, learned from the photos whose `labels` (N, K) are confident."""
     levels, sums = levels.to(text.device), None
@@ -168,15 +183,6 @@ def class_profiles(views: Views, text: Tensor, levels: Tensor, labels: Tensor, s
     return profiles.fit_profiles(sums)
 
 
-def _centred_scores(views: Views, text: Tensor, levels: Tensor, scale: float) -> Tensor:
-    """The centred log-odds (N, K) of all photos."""
-    scores, levels = torch.empty(len(views), len(text)), levels.to(text.device)
-    for rows, embeddings in views:  # (n,), (n, V, D)
-        logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, V, K)
-        scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
-    return scores
-
-
 def _profile_scores(views: Views, text: Tensor, levels: Tensor, fitted: profiles.Profiles, scale: float) -> Tensor:
     """The log-odds (N, K) of all photos by the profiles."""
     scores, levels = torch.empty(len(views), len(text)), levels.to(text.device)
@@ -186,6 +192,67 @@ def _profile_scores(views: Views, text: Tensor, levels: Tensor, fitted: profiles
         logits = profiles.profile_logits(fitted, excess, scale)
         scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
     return scores
+
+
+# ------------------------------------------------------------------------------------------------------------------ dense
+
+
+def label_by_view_sets(
+    cells: Mapping[str, Views], views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+) -> tuple[Tensor, dict]:
+    """Dense labels (N, C) and their summary: the mean of the labels of several view sets, weighted by their agreement.
+
+    `cells` are the cells of CLIP's feature maps for each of `config.kinds` but "views"; `views` are the views of centred labels.
+    The agreement of labels is measured with the centred labels. A set of cells has two labels: those of its levels and those of
+    Gaussians. The summary is that of the centred labels, and `kinds`: for each set its agreements, and the levels of its cells.
+    """
+    scale = logit_scale * config.rank_scale
+    by_levels, reference, summary = centred_labels(views, text, classes, logit_scale, config)
+    labels, agreements, sets = [], [], {}
+
+    for kind in config.kinds:
+        if kind == dense.VIEWS:
+            of_set, levels = [reference], summary["levels"]
+            compared = [by_levels.scores]
+        else:
+            centred_cells = centre(cells[kind], text, scale, config.prior_photos)
+            of_set, levels = [centred_cells.labels], levels_of_grids(cells[kind], centred_cells.levels)
+            compared = [centred_cells.scores]
+            if config.profiles:
+                scores = gaussian_scores(cells[kind], text, centred_cells.levels, reference, scale, config.rank_scale)
+                of_set.append(centred.presence(scores, config.prior_photos))
+                compared.append(scores)
+        agrees = [dense.agreement(scores[:, :classes], reference[:, :classes]) for scores in compared]
+        sets[kind] = {"agreements": agrees, "levels": levels}
+        labels += [part[:, :classes] for part in of_set]
+        agreements += agrees
+    return dense.average_labels(labels, agreements), summary | {"kinds": sets}
+
+
+def gaussian_scores(
+    cells: Views, text: Tensor, levels: Tensor, reference: Tensor, scale: float, rank_scale: float
+) -> Tensor:
+    """Log-odds (N, K) of the photos by Gaussians of the classes in embedding space.
+
+    In each photo with a confident label in `reference` (N, K), the cell with the highest log-odds shows the class; all other
+    cells are background. The Gaussians have one covariance, see `profiles.fit_profiles`. `levels` (M, K) are those of the cells.
+    """
+    every = max(1, len(cells) * sum(cells.sizes) // COVARIANCE_CELLS)
+    levels, sums = levels.to(text.device), None
+    for rows, embeddings in cells:  # (n,), (n, M, D)
+        logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, M, K)
+        weights = profiles.sure_views(logits, reference[rows].to(text.device))
+        part = profiles.statistics(embeddings.cpu(), weights.cpu(), every)  # float64, which MPS lacks
+        sums = part if sums is None else profiles.added(sums, part)
+    fitted = profiles.Profiles(*(part.to(text.device) for part in profiles.fit_profiles(sums)))
+    scores = torch.empty(len(cells), len(text))
+    for rows, embeddings in cells:  # (n,), (n, M, D)
+        logits = profiles.profile_logits(fitted, embeddings, rank_scale)
+        scores[rows] = centred.pool_views(logits, len(cells.grids)).cpu()
+    return scores
+
+
+# --------------------------------------------------------------------------------------------------------- for the report
 
 
 def _confidences(views: Views, text: Tensor, logit_scale: float) -> dict:

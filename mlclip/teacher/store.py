@@ -1,0 +1,420 @@
+"""Vectors of photos on disk: CLIP's embeddings of views, the cells of its feature maps, or the features of a student's trunk.
+
+A store keeps embeddings instead of similarities, so that new class names, prompts or thresholds do not need a second pass over the
+photos. It belongs to one model and one set of views (its `Key`). It knows a photo by its content, so that another date or
+name changes nothing. In its folder are:
+
+- shards, `shard-NUMBER-RANK.pt`: for each photo the hash of its content, its bytes, and its vectors in half precision. Each is written
+  completely or not at all.
+- `photos.pt`: which content each file had, by its path, size and date. So files are not read again to find their content.
+- the manifest, `mlclip-store.json`: the key, and whether the last run finished.
+
+Letters: N photos, n photos of one shard, V vectors per photo, D the joint embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..clip.pixels import OPENAI, Pixels
+from ..config import InputError
+from ..files import atomic, cache_folder, file_lock, load_plain, parse_json, refuse_nul, save_plain, shared_lock
+from ..images import STORE_MARK, Photo
+from ..images.content import content_hash
+
+MANIFEST, PHOTOS, LOCK = STORE_MARK, "photos.pt", "lock"
+KINDS = {
+    "embeddings": "mlclip pseudolabel",
+    "cells": "mlclip pseudolabel --method dense",
+    "features": "mlclip train --method probe",
+}  # what stores hold, and the command that makes it
+MEMORY_LIMIT = 16 << 20  # bytes of half-precision vectors that stay in memory between passes; others are read again
+Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
+
+_SHARD = re.compile(r"shard-\d+-\d+\.pt")
+_TEMPORARY = re.compile(rf"\.(shard-\d+-\d+\.pt|{re.escape(PHOTOS)}|{re.escape(MANIFEST)})\..*|\.token-[0-9a-f]+")
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the vectors in a store depend on besides the photo. `grids` (1, 3) means the whole photo, then its 3×3 snippets."""
+
+    kind: str  # one of KINDS
+    sha256: str  # of the model's weights
+    network: str  # CLIP's activation, or the architecture of a student
+    input_size: int  # pixels; each view is resized to this square
+    grids: tuple[int, ...] = (1,)
+    side: int = 1  # a view has side × side vectors; more than one only for cells
+    attention: str = ""  # for cells: of the second run of a transformer's last block, see `clip/cells.py`
+    precision: str = "fp32"  # of the image encoder
+    pixels: Pixels = OPENAI  # how the views are resized and normalised
+
+    def as_plain(self) -> dict:
+        """The key as JSON holds it."""
+        return asdict(self) | {"grids": list(self.grids), "pixels": self.pixels.for_embeddings()}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of vectors of each grid."""
+        return tuple(n * n * self.side**2 for n in self.grids)
+
+    @property
+    def vectors(self) -> int:
+        """V: the number of vectors per photo."""
+        return sum(self.sizes)
+
+    @property
+    def elsewhere(self) -> str:
+        """How the user chooses another folder."""
+        if self.kind == "features":
+            return "Choose another cache with MLCLIP_CACHE."
+        return "Choose another folder with `store`, or another cache with MLCLIP_CACHE."
+
+
+def default_store(key: Key, root: str) -> Path:
+    """The default folder, in the cache, of the store for photos under `root`."""
+    name = hashlib.sha256(json.dumps([key.as_plain(), os.fsencode(root).hex()]).encode()).hexdigest()[:20]
+    return cache_folder() / key.kind / name
+
+
+def identity(photo: Photo) -> Identity:
+    """What says that a file has not changed."""
+    return photo.path, photo.size, photo.mtime_ns
+
+
+def contents_of(photos: Sequence[Photo], threads: int = 4) -> list[bytes | None]:
+    """The hash of each file's bytes; None for a file that cannot be read."""
+
+    def read(photo: Photo) -> bytes | None:
+        with suppress(OSError, ValueError):
+            return content_hash(photo.file)
+        return None
+
+    if not photos:
+        return []
+    with ThreadPoolExecutor(max(1, threads)) as executor:
+        return list(executor.map(read, photos))
+
+
+class Store:
+    """A folder of shards, opened with the key that it must have. Opening it writes nothing; several ranks may write shards."""
+
+    def __init__(self, folder: str | Path, key: Key):
+        self.folder, self.key = Path(folder), key
+        self.damaged: list[Path] = []  # shards that cannot be read
+        self.contents: dict[Identity, bytes] = {}
+        self._rows: dict[bytes, tuple[Path, int]] = {}
+        self._sizes: set[int] = set()  # in bytes, of the photos in the shards
+        self._shards: set[Path] = set()
+        self._check_manifest()
+        with suppress(InputError):  # it is missing or damaged: the files are read again
+            index = load_plain(self.folder / PHOTOS, kind="photos", made_by=KINDS[key.kind])
+            self.contents = dict(zip(map(tuple, index["photos"]), _rows_of(index["content"]), strict=True))
+        self._known = len(self.contents)
+        self.refresh()
+
+    def _check_manifest(self) -> None:
+        manifest = self.folder / MANIFEST
+        refuse_nul(self.folder)
+        try:
+            found = parse_json(manifest.read_text())["key"] if manifest.exists() else None
+        except OSError as error:
+            raise InputError(
+                f"cannot use {self.folder} as store of {self.key.kind}: {error.strerror}. {self.key.elsewhere}"
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{manifest} is damaged. Remove the folder {self.folder} and run again.") from error
+        if found not in (None, self.key.as_plain()):
+            raise InputError(
+                f"{self.folder} holds {self.key.kind} of another model or other views. {self.key.elsewhere}"
+            )
+
+    def refresh(self) -> None:
+        """Add the shards that other processes have written since this process opened the store."""
+        for shard in sorted(set(self.folder.glob("shard-*.pt")) - self._shards - set(self.damaged)):
+            try:
+                loaded = _load_shard(shard, self.key.kind, mmap=True)
+                self._register(shard, loaded["content"], loaded["bytes"])
+            except InputError:
+                self.damaged.append(shard)
+
+    def _register(self, shard: Path, content: Tensor, sizes: list[int]) -> None:
+        self._shards.add(shard)
+        self._sizes.update(sizes)
+        self._rows.update((row_content, (shard, row)) for row, row_content in enumerate(_rows_of(content)))
+
+    def __contains__(self, photo: Photo) -> bool:
+        return self.contents.get(identity(photo)) in self._rows
+
+    def recognise(self, photos: Sequence[Photo], threads: int = 4) -> None:
+        """Find photos whose content is in the store under another name or date."""
+        unknown = [photo for photo in photos if photo.size in self._sizes and identity(photo) not in self.contents]
+        for photo, content in zip(unknown, contents_of(unknown, threads), strict=True):
+            if content is not None:
+                self.contents[identity(photo)] = content
+
+    def next_shard(self, rank: int = 0) -> Path:
+        """A file for the next shard of a rank."""
+        numbers = [int(file.stem.split("-")[1]) for file in self.folder.glob(f"shard-*-{rank}.pt")]
+        return self.folder / f"shard-{1 + max(numbers, default=-1):06d}-{rank}.pt"
+
+    def write_shard(self, shard: Path, photos: Sequence[Photo], contents: Sequence[bytes], vectors: Tensor) -> None:
+        """Write the vectors (n, V, D) of photos with these contents as one file, completely or not at all."""
+        content = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8).view(len(contents), -1)
+        form = {"format": f"mlclip.{self.key.kind}", "version": 1}
+        sizes = [photo.size for photo in photos]
+        save_plain(form | {"content": content, "bytes": sizes, "embeddings": vectors.half()}, shard)
+        self.contents.update(zip(map(identity, photos), contents, strict=True))
+        self._register(shard, content, sizes)
+
+    def write_index(self, *, complete: bool) -> None:
+        """Write which content each file had, if that is new, and the manifest. `complete`: whether the run has finished."""
+        if len(self.contents) > self._known:
+            content = torch.frombuffer(bytearray(b"".join(self.contents.values())), dtype=torch.uint8)
+            photos = [list(name) for name in self.contents]
+            form = {"format": "mlclip.photos", "version": 1}
+            save_plain(form | {"photos": photos, "content": content.view(len(photos), -1)}, self.folder / PHOTOS)
+            self._known = len(self.contents)
+        manifest = {"format": "mlclip.store", "version": 1, "key": self.key.as_plain(), "complete": complete}
+        with atomic(self.folder / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+
+    @contextmanager
+    def writing(self, missing: int) -> Iterator[None]:
+        """Hold the lock of the store and make its folder, to write the vectors of `missing` photos.
+
+        Damaged shards are removed, so that their photos are encoded again. InputError if the folder holds other files, cannot be
+        written, or is used by another process.
+        """
+        refuse_foreign(self.folder)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(_lock(self.folder, self.key.elsewhere))
+                for file in [*self.damaged, *_files(self.folder, _TEMPORARY)]:
+                    file.unlink()
+            except OSError as error:
+                raise InputError(
+                    f"{missing} photos are not in the store of {self.key.kind} {self.folder}, and it cannot be written: "
+                    f"{error.strerror}. {self.key.elsewhere}"
+                ) from error
+            self.damaged.clear()
+            self.write_index(complete=False)
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep `mlclip cache --clear` from deleting the store, where its folder can be written."""
+        with shared_lock(self.folder / LOCK):
+            if not all(shard.exists() for shard in self._shards):
+                raise InputError(
+                    f"the store {self.folder} was deleted while it was in use. Run the same command again."
+                )
+            if os.access(self.folder, os.W_OK):
+                with suppress(InputError):
+                    self.write_index(complete=True)  # its date is that of the last use
+            yield
+
+    def rows_by_shard(self, photos: Sequence[Photo]) -> dict[Path, list[tuple[int, int]]]:
+        """For every shard that holds some of `photos`: pairs of the index into `photos` and the row in the shard."""
+        by_shard: dict[Path, list[tuple[int, int]]] = {}
+        for index, photo in enumerate(photos):
+            shard, row = self._rows[self.contents[identity(photo)]]
+            by_shard.setdefault(shard, []).append((index, row))
+        return by_shard
+
+    def read_shard(self, shard: Path) -> Tensor:
+        """Read the vectors (n, V, D) of one shard from disk, in half precision."""
+        try:
+            return _load_shard(shard, self.key.kind)["embeddings"]
+        except InputError as error:
+            raise InputError(
+                f"{shard} is missing or damaged. Delete it, if it is there, and run the same command again: only its photos are "
+                "encoded again."
+            ) from error
+
+
+def _lock(folder: Path, otherwise: str) -> AbstractContextManager:
+    """The lock of a store, for one process alone. InputError if another one has it, with `otherwise`, what else the user can do."""
+
+    def refuse() -> None:
+        raise InputError(f"another mlclip process is using the store {folder}. Wait until it ends. {otherwise}".strip())
+
+    return file_lock(folder / LOCK, if_held=refuse)
+
+
+def _rows_of(content: Tensor) -> list[bytes]:
+    """Hashes (n, 16) as bytes."""
+    data, width = content.numpy().tobytes(), content.shape[1]
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def _load_shard(shard: Path, kind: str, *, mmap: bool = False) -> dict:
+    return load_plain(shard, kind=kind, made_by=KINDS[kind], mmap=mmap)
+
+
+class Views:
+    """Vectors of photos in batches. Every pass gives the same batches in the same order.
+
+    `grids` names the n of each n×n grid of views, and `sizes` says how many vectors of a photo belong to each grid. The vectors
+    of a photo are those of the first grid, then those of the second, and so on.
+    """
+
+    grids: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """The number of photos, not of batches."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices (n,) of photos, on the CPU, and their vectors (n, V, D), float32."""
+        raise NotImplementedError
+
+
+class MemoryViews(Views):
+    """Views in memory: L2-normalised vectors (N, V, D), with `sizes` vectors in each of the `grids`. There is one batch."""
+
+    def __init__(self, vectors: Tensor, grids: Sequence[int] = (1,), sizes: Sequence[int] | None = None):
+        self.grids, self.vectors = tuple(grids), vectors
+        self.sizes = tuple(sizes) if sizes else (vectors.shape[1],)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield torch.arange(len(self)), self.vectors.float()
+
+
+class StoredViews(Views):
+    """The vectors of `photos` in a store, one batch per shard, on `device`.
+
+    The first pass reads each shard from disk. The vectors stay in CPU memory in half precision, up to `memory_limit` bytes;
+    later passes read only the other shards again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        photos: Sequence[Photo],
+        device: torch.device | str = "cpu",
+        memory_limit: int = MEMORY_LIMIT,
+    ):
+        self.grids, self.sizes = store.key.grids, store.key.sizes
+        self.device = torch.device(device)
+        self._store, self._photos = store, len(photos)
+        self._shards = list(store.rows_by_shard(photos).items())
+        self._kept: dict[Path, Tensor] = {}
+        self._free = memory_limit
+
+    def __len__(self) -> int:
+        return self._photos
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for shard, pairs in self._shards:
+            indices, rows = torch.tensor(pairs).unbind(1)
+            vectors = self._kept.get(shard)
+            if vectors is None:
+                vectors = self._store.read_shard(shard)[rows]
+                if vectors.nbytes <= self._free:
+                    self._kept[shard] = vectors
+                    self._free -= vectors.nbytes
+            yield indices, vectors.to(self.device).float()
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """One store on disk. Damaged files do not raise: a damaged shard counts no photos, a damaged manifest has no key."""
+
+    path: Path
+    size: int  # bytes of all its files
+    photos: int  # with vectors in the store; an old version of a changed photo counts too
+    sha256: str  # of the model's weight file; "" if the manifest is damaged
+    grids: tuple[int, ...]
+    complete: bool  # the last run that wrote to it finished
+    kind: str = "embeddings"  # or another one of KINDS
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder holds a store, of any kind and key. A link to one does not count."""
+    return folder.is_dir() and not folder.is_symlink() and (folder / MANIFEST).is_file()
+
+
+def refuse_foreign(folder: Path) -> None:
+    """InputError if `folder` holds files but is not a store: mlclip must not write among the user's files."""
+    if not folder.is_dir() or (folder / MANIFEST).exists():
+        return
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise InputError(f"cannot use {folder} as a store: {error.strerror}. Check its permissions.") from error
+    if any(name != LOCK and not _TEMPORARY.fullmatch(name) for name in names):
+        raise InputError(f"{folder} holds other files and is not an embedding store. Pass an empty folder as `store`.")
+
+
+def list_stores() -> list[StoreInfo]:
+    """All stores in the cache, by kind, in the order of their folder names."""
+    roots = [(kind, cache_folder() / kind) for kind in KINDS]
+    folders = [(kind, folder) for kind, root in roots if root.is_dir() for folder in sorted(root.iterdir())]
+    return [_describe(folder, kind) for kind, folder in folders if is_store(folder)]
+
+
+def _describe(folder: Path, kind: str) -> StoreInfo:
+    photos, sha256, grids, complete = 0, "", (), False
+    for shard in _files(folder, _SHARD):
+        with suppress(InputError):
+            photos += len(_load_shard(shard, kind, mmap=True)["content"])
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        manifest = parse_json((folder / MANIFEST).read_text())
+        complete, grids, sha256 = manifest["complete"] is True, manifest["key"]["grids"], manifest["key"]["sha256"]
+    size = sum(file.lstat().st_size for file in folder.iterdir() if file.is_file())
+    return StoreInfo(folder, size, photos, str(sha256), tuple(grids), complete, kind)
+
+
+def clear_stores(stores: Iterable[StoreInfo]) -> int:
+    """Delete stores and return the bytes that were freed. Only files that mlclip wrote are deleted.
+
+    If a store's folder holds other files, the folder stays, with those files and the manifest. Raises InputError if a
+    path is not a store, if another process is using it, or if a file cannot be deleted. Earlier stores in the list
+    are then already deleted.
+    """
+    return sum(_clear(info.path) for info in stores)
+
+
+def _clear(folder: Path) -> int:
+    if not is_store(folder):
+        raise InputError(f"{folder} is not an embedding store of mlclip. Nothing in it was deleted.")
+    with _lock(folder, ""):
+        freed = sum(_delete(file) for pattern in (_SHARD, _TEMPORARY) for file in _files(folder, pattern))
+        if (folder / PHOTOS).is_file():
+            freed += _delete(folder / PHOTOS)
+        if {file.name for file in folder.iterdir()} <= {MANIFEST, LOCK}:
+            freed += _delete(folder / MANIFEST)
+    with suppress(OSError):  # not empty: other files stay
+        folder.rmdir()
+    return freed
+
+
+def _files(folder: Path, name: re.Pattern) -> list[Path]:
+    files = (file for file in folder.iterdir() if name.fullmatch(file.name))
+    return sorted(file for file in files if file.is_file() and not file.is_symlink())
+
+
+def _delete(file: Path) -> int:
+    """Delete one file and return its size in bytes."""
+    try:
+        size = file.lstat().st_size
+        file.unlink()
+    except OSError as error:
+        raise InputError(f"cannot delete {file}: {error.strerror}. Check its permissions.") from error
+    return size
