@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 
+from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.labels.table import Labels
 from mlclip.methods.calibration import logits_of
@@ -119,3 +121,18 @@ def test_classes_and_photos_of_the_truth_without_a_match_are_listed(checkpoint):
     odd = Labels([*truth.paths, "elsewhere.jpg"], ["cat", "dgo", "rare"], torch.cat([truth.scores, truth.scores[:1]]))
     found = calibrate(checkpoint, predicted, odd)
     assert found.unmatched == ["dgo", "elsewhere.jpg"] and found.untouched == ["dog", "other"]
+
+
+def test_one_animated_photo_among_several_works_with_the_defaults_of_every_command(
+    checkpoint, photos, tmp_path, monkeypatch, capfd
+):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
+    save_checkpoint(checkpoint, tmp_path / "model.pt")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "truth.csv").write_text("path,cat\n00.jpg,1\n01.jpg,0\nmoving.gif,1\n")
+    assert _status(["predict", "photos", "--heatmaps", "maps"]) == 0
+    assert (tmp_path / "maps" / "moving.gif.heatmap.jpg").is_file() and "moving.gif" in capfd.readouterr().out
+    assert _status(["evaluate", "photos", "--model", "model.pt", "--truth", "truth.csv"]) == 0
+    assert _status(["calibrate", "photos", "--truth", "truth.csv"]) == 0
+    assert load_checkpoint("calibrated.pt").meta["calibration"]["photos"] == 3

@@ -195,6 +195,17 @@ def test_every_choice_of_local_views_has_the_same_number_of_views(photos, labels
         assert again.boxes == views.boxes
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_no_photo_above_the_threshold_is_no_error(photos, labels, teacher, tmp_path, num_workers):
+    model, found = Classifier("resnet18", labels.classes, 64), find_images([photos]).photos
+    rest = {"num_workers": num_workers, "distributed": Distributed(), "progress": SILENT}
+    views = choose_local_views(model, found, torch.zeros(12, 3), 0.5, CONFIG, **rest)
+    assert views.boxes == views.classes == [[]] * 12 and not views.maps
+    scorer = crop_scorer_for(labels, teacher)
+    local = local_labels(scorer, found, views.boxes, tmp_path / "u", "run", **rest)
+    assert torch.allclose(local, (0.05 / scorer.bias).expand(12, -1))
+
+
 def test_maps_are_kept_for_the_report(photos, labels):
     views, _ = local_views_of("cam", photos, labels)
     assert views.classes == [[0, 1]] * 11 + [[]]

@@ -146,14 +146,6 @@ def test_embeddings_in_a_folder_that_the_user_chose_are_found(photos, clip_file,
     assert sum(encoded[before:]) == 12 * 14 and not (tmp_path / "store").exists()
 
 
-def test_cdul_labels_give_their_own_views(photos, clip_file, tmp_path, encoded):
-    settings = {"clip": str(clip_file), "num_workers": 0, "device": "cpu", "progress": mlclip.SILENT}
-    table = mlclip.pseudolabel(photos, CLASSES, method="cdul", snippets=2, **settings)
-    before = len(encoded)
-    assert fit(table, tmp_path / "model.pt").model.grids == (1, 2)
-    assert len(encoded) == before
-
-
 def test_the_file_holds_the_head_and_the_name_of_its_clip_and_predicts_the_same(labels, clip_file, tmp_path):
     trained = fit(labels, tmp_path / "model.pt")
     trained.model.calibrate(torch.tensor([2.0, 1.0, 1.0]), torch.tensor([0.0, 0.5, 0.0]))
@@ -211,15 +203,6 @@ def test_a_missing_or_different_clip_is_refused_and_a_moved_one_can_be_named(lab
     assert len(mlclip.predict(labels.root, checkpoint, num_workers=0, device="cpu", progress=mlclip.SILENT).paths) == 12
 
 
-def test_a_published_clip_is_not_downloaded_offline(labels, tmp_path):
-    fit(labels, tmp_path / "model.pt")
-    content = torch.load(tmp_path / "model.pt", weights_only=True)
-    content["clip"]["name"] = "ViT-B/32"
-    torch.save(content, tmp_path / "model.pt")
-    with pytest.raises(InputError, match=r"needs CLIP ViT-B/32 .*`offline=True` forbids"):
-        mlclip.predict(labels.root, tmp_path / "model.pt", device="cpu", offline=True, progress=mlclip.SILENT)
-
-
 def test_another_clip_than_that_of_the_labels_needs_other_teacher(labels, tmp_path, encoded):
     with pytest.raises(InputError, match=r"did not make these labels.*`other_teacher=True`"):
         fit(labels, tmp_path / "model.pt", clip="tiny")
@@ -227,28 +210,10 @@ def test_another_clip_than_that_of_the_labels_needs_other_teacher(labels, tmp_pa
     assert sum(encoded) == 12 * 14
 
 
-def test_labels_without_a_clip_need_one(labels, clip_file, tmp_path):
-    bare = mlclip.Labels(labels.paths, labels.classes, labels.scores, labels.root)
-    with pytest.raises(InputError, match="do not say which CLIP made them"):
-        fit(bare, tmp_path / "model.pt")
-    assert fit(bare, tmp_path / "model.pt", clip=str(clip_file)).model.grids == (1, 2, 3)
-
-
 @pytest.mark.parametrize("method", ["fixed", "consistent", "cdul", "ccd"])
 def test_the_other_methods_are_refused(method):
     with pytest.raises(OptionError, match=f'works only with `method="probe"`, not with `method="{method}"`'):
         TrainConfig(arch="clip-head", method=method)
-
-
-@pytest.mark.parametrize("setting", [{"size": 224}, {"init": "none"}, {"epochs": 3}])
-def test_settings_of_other_students_are_refused(setting):
-    with pytest.raises(OptionError, match="has no effect with"):
-        TrainConfig(arch="clip-head", **setting)
-
-
-def test_the_method_follows_the_arch():
-    assert TrainConfig(arch="clip-head").method == "probe"
-    assert TrainConfig().method == TrainConfig(arch="resnet18").method == "fixed"
 
 
 def test_heat_maps_and_export_are_refused(labels, tmp_path):
@@ -273,16 +238,6 @@ def test_a_wrong_field_of_the_file_is_named(labels, tmp_path, field, value):
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(InputError, match=f"'{field}'"):
         load_checkpoint(tmp_path / "model.pt")
-
-
-def test_weights_of_another_shape_are_refused(labels, tmp_path):
-    fit(labels, tmp_path / "model.pt")
-    content = torch.load(tmp_path / "model.pt", weights_only=True)
-    for name, wrong in (("head.bias", torch.zeros(2)), ("scale", None), ("head.weight", torch.zeros(3, 32, 1, 1))):
-        weights = {**content["weights"], name: wrong}
-        torch.save({**content, "weights": {k: v for k, v in weights.items() if v is not None}}, tmp_path / "model.pt")
-        with pytest.raises(InputError, match=name):
-            load_checkpoint(tmp_path / "model.pt")
 
 
 def test_the_commands_train_and_predict(labels, tmp_path, capsys):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -45,13 +47,6 @@ def exported(tmp_path_factory):
     return file, graph, difference
 
 
-def test_without_the_extra_the_error_says_how_to_install_it(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    with pytest.raises(InputError, match=r"mlclip\[onnx\]"):
-        export_onnx(checkpoint, tmp_path / "m.onnx")
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_exported_scores_equal_those_of_the_model_for_any_number_of_photos(checkpoint, exported):
     file, _, difference = exported
     assert difference.largest < 1e-4 and difference.photos == 0
@@ -68,33 +63,11 @@ def test_the_exported_scores_equal_those_of_the_model_for_any_number_of_photos(c
     assert model.thresholds == pytest.approx([0.3, 0.6])
 
 
-def test_the_metadata_say_what_the_file_is_and_how_far_its_scores_are_from_pytorch(exported):
-    file, _, difference = exported
-    metadata = load_onnx(file).session.get_modelmeta().custom_metadata_map
-    assert (metadata["format"], metadata["version"], metadata["variant"]) == ("mlclip.onnx", "1", "fp32")
-    assert json.loads(metadata["difference"])["largest"] == pytest.approx(difference.largest)
-
-
-@pytest.mark.parametrize(("variant", "share"), [("fp16", 0.55), ("int8", 0.3)])
-def test_a_smaller_variant_has_nearly_the_same_scores(
-    checkpoint, exported, photos, tmp_path, monkeypatch, variant, share
-):
-    file, graph, _ = exported
-    monkeypatch.setattr(export, "_graph", lambda *_: copy.deepcopy(graph))
-    found = find_images([photos])
-    difference = export_onnx(checkpoint, tmp_path / "small.onnx", variant=variant, photos=found)
-    assert (tmp_path / "small.onnx").stat().st_size < share * file.stat().st_size
-    assert difference.photos == 12 and 0 < difference.mean <= export.TOLERANCE[variant][1]
-    pixels = export.photo_pixels(found, 64)
-    change = np.abs(load_onnx(tmp_path / "small.onnx").scores(pixels) - load_onnx(file).scores(pixels))
-    assert change.max() <= difference.largest + 1e-4
-
-
 def test_a_variant_that_is_too_far_from_the_model_is_not_written(checkpoint, exported, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_graph", lambda *_: copy.deepcopy(exported[1]))
-    monkeypatch.setitem(export.TOLERANCE, "fp16", (1e-9, 1e-9))
-    with pytest.raises(InputError, match="the fp16 model is not good enough: on random images"):
-        export_onnx(checkpoint, tmp_path / "m.onnx", variant="fp16")
+    monkeypatch.setitem(export.TOLERANCE, "fp32", (1e-9, 1e-9))
+    with pytest.raises(InputError, match="the fp32 model is not good enough: on random images"):
+        export_onnx(checkpoint, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -105,22 +78,52 @@ def test_int8_needs_photos_and_a_variant_must_exist(checkpoint, tmp_path):
         export_onnx(checkpoint, tmp_path / "m.onnx", variant="int4")
 
 
-def test_at_most_so_many_photos_are_read_evenly_spaced(photos):
-    found = find_images([photos])
-    every, some = export.photo_pixels(found, 32), export.photo_pixels(found, 32, most=4)
-    assert np.array_equal(some, every[[0, 3, 6, 9]])
-
-
-def test_the_command_writes_a_variant_that_predict_reads(checkpoint, exported, photos, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(export, "_graph", lambda *_: copy.deepcopy(exported[1]))
+def test_int8_is_a_quarter_of_the_size_and_predict_reads_it(checkpoint, exported, photos, tmp_path, monkeypatch, capfd):
+    file, graph, _ = exported
+    monkeypatch.setattr(export, "_graph", lambda *_: copy.deepcopy(graph))
     save_checkpoint(checkpoint, tmp_path / "model.pt")
-    command = ["export", "--model", str(tmp_path / "model.pt"), "-o", str(tmp_path / "m.onnx"), "--variant", "int8"]
+    small = tmp_path / "small.onnx"
+    command = ["export", "--model", str(tmp_path / "model.pt"), "-o", str(small), "--variant", "int8"]
     assert _status(command) == 2
     assert "--variant int8 needs --photos" in capfd.readouterr().err
     assert _status([*command, "--photos", str(photos)]) == 0
     assert "on 12 photos, its scores differ from PyTorch's" in capfd.readouterr().err
-    assert _status(["predict", str(photos / "00.jpg"), "--model", str(tmp_path / "m.onnx"), "-q"]) == 0
-    assert _status([*command[:3], "-o", str(tmp_path / "t.csv"), "--variant", "fp16"]) == 2
+    assert small.stat().st_size < 0.3 * file.stat().st_size
+    pixels = export.photo_pixels(find_images([photos]), 64)
+    change = np.abs(load_onnx(small).scores(pixels) - load_onnx(file).scores(pixels))
+    assert 0 < change.mean() <= export.TOLERANCE["int8"][1]
+    assert _status(["predict", str(photos / "00.jpg"), "--model", str(small), "-q"]) == 0
+    assert _status([*command[:3], "-o", str(tmp_path / "t.csv"), "--variant", "int8"]) == 2
+
+
+def test_ctrl_c_during_the_export_ends_it_with_one_line_and_leaves_no_file(checkpoint, tmp_path):
+    """The interrupt comes where torch's exporter would swallow it: in a callback of a weak reference."""
+    pytest.importorskip("onnxscript", reason="the extra mlclip[onnx] is not installed")
+    save_checkpoint(checkpoint, tmp_path / "model.pt")
+    code = """
+import os, signal, sys, time, weakref
+import torch
+from mlclip.cli import main
+class Thing: pass
+inside = torch.onnx.export
+def export(*arguments, **options):
+    def gone(_):
+        print(time.time(), flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+    thing = Thing()
+    reference = weakref.ref(thing, gone)
+    del thing
+    return inside(*arguments, **options)
+torch.onnx.export = export
+main(sys.argv[1:])
+"""
+    command = ["export", "--model", str(tmp_path / "model.pt"), "-o", str(tmp_path / "m.onnx"), "-q"]
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 130 and time.time() - float(done.stdout) < 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mlclip")]
+    assert lines == ["mlclip: interrupted"] and done.stderr.endswith("mlclip: interrupted\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
 # --- prediction with PyTorch ------------------------------------------------------------------------------------------
@@ -168,10 +171,8 @@ def test_predictions_do_not_depend_on_batches_or_threads(checkpoint, photos):
         torch.set_num_threads(before)
 
 
-def test_a_prediction_imports_no_torchvision_no_compiler_and_no_tokenizer(checkpoint, photos, tmp_path):
-    import subprocess
-    import sys
-
+def test_a_prediction_with_a_default_student_imports_no_torchvision_no_compiler_and_no_tokenizer(photos, tmp_path):
+    checkpoint = Checkpoint(Classifier("mobilenet_v2", ["cat", "dog"], 64), torch.tensor([0.3, 0.6]))
     save_checkpoint(checkpoint, tmp_path / "model.pt")
     code = (
         "import sys; from mlclip.cli import _status; status = _status(sys.argv[1:]);"

@@ -12,10 +12,10 @@ import torch
 import mlclip
 from mlclip.cli import _status
 from mlclip.config import InputError
-from mlclip.student import card, safetensors_file
-from mlclip.student.card import model_card
+from mlclip.student import card
+from mlclip.student import checkpoint as checkpoint_module
+from mlclip.student.card import hand_over, model_card
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from mlclip.student.hand_over import hand_over
 from mlclip.student.model import Classifier
 
 pytest.importorskip("safetensors", reason="the extra mlclip[safetensors] is not installed")
@@ -78,7 +78,7 @@ def with_texts(file, **changes):
     return file
 
 
-@pytest.mark.parametrize("module", [card, safetensors_file])
+@pytest.mark.parametrize("module", [card, checkpoint_module])
 def test_the_examples_in_the_docstrings_hold(module):
     result = doctest.testmod(module)
     assert result.attempted and not result.failed
@@ -147,34 +147,22 @@ def test_existing_files_stay_without_overwrite(model, handed, tmp_path, capfd):
         assert "--overwrite" in capfd.readouterr().err
     assert (tmp_path / "n.md").read_text() == "notes" and not (tmp_path / "n.safetensors").exists()
     assert _status(["export", "--model", str(model), "-o", str(handed), "--overwrite"]) == 0
-    assert _status(["export", "--model", str(model), "-o", str(handed), "--overwrite", "--variant", "fp16"]) == 2
+    assert _status(["export", "--model", str(model), "-o", str(handed), "--overwrite", "--variant", "int8"]) == 2
 
 
 CHANGES = [
     {"format": None},
-    {"format": "pt"},
     {"version": "2"},
     {"arch": "3"},
-    {"arch": None},
-    {"arch": '"no_such"'},
     {"arch": '"resnet18"'},
-    {"size": "1e9"},
     {"size": "9" * 5000},
     {"classes": '["cat"]'},
-    {"classes": '["cat", "cat"]'},
     {"classes": '["cat", ["dog"]]'},
-    {"thresholds": "[0.5]"},
     {"thresholds": "[0.5, 2]"},
     {"thresholds": "[0.5, NaN]"},
     {"thresholds": '"ab"'},
-    {"thresholds": "["},
     {"thresholds": "[" * 50_000},
-    {"calibration": "{}", "teacher": "[]", "thresholds": None},
-    {"calibration": '{"source": "true labels"}'},
-    {"calibration": "[3]"},
     {"arch": '"clip-head"'},
-    {"clip": "3"},
-    {"grids": "[0]"},
 ]
 
 
@@ -185,12 +173,6 @@ def test_wrong_texts_in_the_header_are_refused_in_one_line(changes, handed):
     assert str(handed) in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
-@pytest.mark.parametrize("texts", ['"labels"', "3", '{"a": 3}'], ids=["text", "number", "nested"])
-def test_texts_of_another_kind_neither_fail_nor_are_used(texts, handed):
-    checkpoint = load_checkpoint(with_texts(handed, labels=texts, training=texts, teacher=texts, measured=texts))
-    assert checkpoint.model.classes == ["cat", "big | *dog*"] and model_card(checkpoint, "m")
-
-
 def test_a_cut_or_foreign_file_is_refused(handed, tmp_path):
     data = handed.read_bytes()
     for content in (b"", data[:7], data[:100], data[:-1], b"\xff" * 8 + data[8:], data[:9] + b"\0" + data[10:]):
@@ -199,17 +181,6 @@ def test_a_cut_or_foreign_file_is_refused(handed, tmp_path):
             load_checkpoint(tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=r"mlclip export -o model\.safetensors"):
         load_checkpoint(tmp_path / "missing.safetensors")
-
-
-def test_a_file_with_another_suffix_is_known_by_its_first_bytes(handed, tmp_path):
-    handed.rename(tmp_path / "model.bin")
-    assert load_checkpoint(tmp_path / "model.bin").model.arch == "mobilenet_v3_small"
-
-
-def test_without_the_extra_the_error_says_how_to_install_it(handed, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "safetensors.torch", None)
-    with pytest.raises(InputError, match=r"mlclip\[safetensors\]"):
-        load_checkpoint(handed)
 
 
 def test_the_library_of_the_format_reads_the_file(model, handed):

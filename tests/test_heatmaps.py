@@ -11,7 +11,7 @@ from mlclip.cli import _status
 from mlclip.images import find_images
 from mlclip.images.overlay import draw_boxes, lay_over
 from mlclip.student.checkpoint import Checkpoint, save_checkpoint
-from mlclip.student.heatmaps import CAPTION, GAP, SIDE, heatmap_strip, write_heatmaps
+from mlclip.student.heatmaps import GAP, SIDE, write_heatmaps
 from mlclip.student.model import Classifier
 
 CLASSES = ["red", "green", "blue"]
@@ -31,20 +31,10 @@ def test_the_highest_cell_of_a_map_is_red_and_the_lowest_is_blue():
     assert shown[10, 0, 2] > shown[10, 0, 0] + 20
 
 
-def test_a_constant_map_has_one_colour():
-    shown = np.asarray(lay_over(Image.new("RGB", (8, 8), "white"), torch.full((2, 2), 7.0)))
-    assert (shown == shown[0, 0]).all()
-
-
 def test_a_box_is_drawn_at_its_shares_of_the_image_size():
     shown = np.asarray(draw_boxes(Image.new("RGB", (101, 51), "white"), [(0.5, 0.0, 1.0, 1.0)], width=1))
     assert (shown[25, 50] != 255).any() and (shown[25, 100] != 255).any()
     assert (shown[25, 49] == 255).all() and (shown[25, 75] == 255).all()
-
-
-def test_a_strip_has_the_photo_and_one_picture_per_class():
-    strip = heatmap_strip(Image.new("RGB", (100, 50)), torch.rand(2, 3, 3), ["red 0.90", "green 0.60"])
-    assert strip.size == (3 * SIDE + 2 * GAP, SIDE // 2 + CAPTION)
 
 
 def test_every_photo_gets_a_picture_in_the_same_subfolder(checkpoint, photos, tmp_path):

@@ -197,6 +197,16 @@ def test_ctrl_c_says_what_is_kept(command, text, monkeypatch, capsys):
     assert capsys.readouterr().err == f"\nmlclip: {text}\n"
 
 
+def test_ctrl_c_in_a_probe_does_not_speak_of_epochs(monkeypatch, capsys):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlclip.api.train", stop)
+    assert _status(["train", "--method", "probe"]) == 130
+    kept = "interrupted; run the same command again to continue from what the cache holds"
+    assert capsys.readouterr().err == f"\nmlclip: {kept}\n"
+
+
 def test_ctrl_c_in_a_running_command_exits_with_130(tmp_path):
     os.mkfifo(tmp_path / "list.txt")
     command = [sys.executable, "-m", "mlclip", "pseudolabel", "@list.txt", "--clip", "tiny"]

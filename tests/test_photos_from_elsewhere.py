@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import tarfile
 import time
 from hashlib import blake2b
@@ -17,7 +16,7 @@ from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.images import Unreadable, find_images, open_image
 from mlclip.images.content import content_hash
-from mlclip.images.shards import MOST_GLOBAL, index_of, locate
+from mlclip.images.shards import index_of, locate
 
 
 def write_shard(file, photos, *, extra=(), format=tarfile.GNU_FORMAT):
@@ -128,13 +127,13 @@ def test_long_names_other_letters_and_bytes_that_are_no_text_are_kept(photos, tm
 def test_a_shard_cut_at_any_block_gives_the_photos_before_the_cut_and_one_reason(photos, tmp_path):
     whole = write_shard(tmp_path / "whole.tar", sorted(photos.glob("*.jpg"))[:3])
     spans, data = index_of(str(whole)).members, whole.read_bytes()
-    last = max(span.start + span.size for span in spans.values())
+    last = max(map(sum, spans.values()))
     cut = tmp_path / "cut.tar"
     for size in range(0, last + 512, 512):
         cut.write_bytes(data[:size])
         os.utime(cut, ns=(size, size))
         index = index_of(str(cut))
-        assert set(index.members) == {name for name, span in spans.items() if span.start + span.size <= size}
+        assert set(index.members) == {name for name, span in spans.items() if sum(span) <= size}
         assert index.problem
     found = find_images([cut, whole])
     assert len(found.photos) == 3 + 3 and "cut short" in found.skipped[0].reason and len(found.skipped) == 1
@@ -154,7 +153,7 @@ def test_no_changed_byte_of_a_shard_raises_or_reads_outside_the_file(photos, tmp
         file.write_bytes(data)
         os.utime(file, ns=(number, number))
         index = index_of(str(file))
-        assert all(span.start > 0 and span.start + span.size <= len(data) for span in index.members.values())
+        assert all(start > 0 and start + size <= len(data) for start, size in index.members.values())
 
 
 @pytest.mark.parametrize("size", [-512, 1 << 60])
@@ -209,15 +208,6 @@ def test_every_command_works_on_shards_and_a_cut_shard_gives_status_3(shards, cl
     assert "encoding photos" not in capsys.readouterr().err
 
 
-def test_several_threads_read_one_shard_at_the_same_time(shards):
-    from mlclip.images.batches import read_batches
-
-    photos = find_images(shards).photos
-    alone = [batch.pixels for batch in read_batches(photos, 32, batch_size=3)]
-    several = [batch.pixels for batch in read_batches(photos, 32, batch_size=3, num_threads=4)]
-    assert all((a == b).all() for a, b in zip(alone, several, strict=True))
-
-
 @pytest.mark.parametrize(
     ("name", "text", "spec"),
     [
@@ -240,7 +230,7 @@ def test_a_column_of_a_table_names_photos(name, text, spec, photos, tmp_path):
         ("id,file\n1,a.jpg\n", "t.csv:fiel", "no column 'fiel'. Did you mean 'file'? It has id, file."),
         ("id,file\n1,a.jpg\n", "t.csv", "no column 'path'. Name the column of the paths: @"),
         ("file,file\na.jpg,b.jpg\n", "t.csv:file", "two columns 'file'"),
-        ("id,file\n1\n", "t.csv:file", "line 2: only 1 cells"),
+        ("id,file\n1\n", "t.csv:file", "line 2: no cell for 'file'"),
         ('id,file\n1,"a\n', "t.csv:file", "Save it as a comma-separated file"),
         ("id,url\n1,https://x.org/a.jpg\n", "t.csv:url", "holds addresses such as https://x.org/a.jpg, not paths"),
         ("id,file\n1,\n", "t.csv:file", "names no photos"),
@@ -269,43 +259,8 @@ def test_a_column_of_a_parquet_file_names_photos(photos, tmp_path):
         find_images(f"@{tmp_path / 't.parquet'}")
 
 
-def test_paths_in_a_parquet_file_that_are_not_text_are_refused_in_one_line(tmp_path):
-    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
-    parquet.write_table(pyarrow.table({"path": ["aaaa.jpg"]}), tmp_path / "t.parquet", compression="none")
-    data = (tmp_path / "t.parquet").read_bytes()
-    (tmp_path / "t.parquet").write_bytes(data.replace(b"aaaa", b"\xff\xfeaa"))
-    with pytest.raises(InputError, match=r"t\.parquet cannot be read as Parquet \('utf-8' codec"):
-        find_images(f"@{tmp_path / 't.parquet'}")
-
-
-def test_a_table_with_very_long_names_of_columns_is_refused_in_a_short_message(tmp_path):
-    (tmp_path / "t.csv").write_text(f"{'a' * 9000},b\n1,2\n")
-    with pytest.raises(InputError, match="no column 'path'") as error:
-        find_images(f"@{tmp_path / 't.csv'}")
-    assert len(str(error.value)) < 1000
-
-
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r'pip install "mlclip\[parquet\]"'):
-        find_images(f"@{tmp_path / 't.parquet'}")
-
-
-@pytest.mark.parametrize("name", ["a clip.mp4", "b.MOV", "c.mkv", "d.avi"])
+@pytest.mark.parametrize("name", ["a clip.mp4", "b.MOV"])
 def test_a_video_is_refused_with_the_ffmpeg_line(name, tmp_path):
     (tmp_path / name).write_bytes(b"\0\0\0\x18ftypmp42")
     with pytest.raises(InputError, match=r"is a video.*ffmpeg -skip_frame nokey -i \S.* -fps_mode vfr"):
         find_images(tmp_path / name)
-
-
-def test_global_headers_without_end_stop_the_index_and_a_few_are_read(tmp_path):
-    for count in (3, 30):
-        parts = []
-        for number in range(count):
-            settings = {f"comment.{number}.{key}": "x" for key in range(50)}
-            parts.append(tarfile.TarInfo.create_pax_global_header(settings))
-            parts.append(tarfile.TarInfo(f"{number}.jpg").tobuf())
-        (tmp_path / f"{count}.tar").write_bytes(b"".join(parts) + bytes(2 * tarfile.BLOCKSIZE))
-    assert index_of(str(tmp_path / "3.tar")).problem is None
-    index = index_of(str(tmp_path / "30.tar"))
-    assert "damaged" in index.problem and len(index.members) == MOST_GLOBAL // 50

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
+from mlclip.cli import _status
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.distributed import Distributed, Runtime
 from mlclip.images import PhotoViews, find_images
-from mlclip.labels.table import Labels
+from mlclip.labels.table import Labels, write_labels
 from mlclip.methods import linear_head
 from mlclip.methods.linear_head import choose_l2, fit_head
 from mlclip.progress import SILENT
@@ -152,6 +153,19 @@ def test_features_are_computed_once_and_continued_after_an_interruption(labels, 
     assert list_stores() == []
 
 
+def test_a_probe_needs_no_cache(labels, tmp_path, monkeypatch, capsys):
+    expected = train(labels, tmp_path / "a.pt", config=PROBE, num_workers=0)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file"))  # cannot be a folder
+    write_labels(labels, tmp_path / "labels.pt")
+    options = ["--method", "probe", "--arch", "resnet18", "--init", "none", "--size", "64"]
+    assert _status(["train", "--labels", str(tmp_path / "labels.pt"), "-o", str(tmp_path / "b.pt"), *options]) == 0
+    assert "the features are not kept: cannot " in capsys.readouterr().err
+    found = load_checkpoint(tmp_path / "b.pt")
+    assert torch.equal(found.model.head.weight, expected.model.head.weight)
+    assert torch.equal(found.thresholds, expected.thresholds)
+
+
 def test_other_weights_or_another_size_have_another_store():
     model, other = Classifier("resnet18", CLASSES, 64), Classifier("resnet18", CLASSES, 64)
     larger = Classifier("resnet18", CLASSES, 96)
@@ -168,7 +182,7 @@ def test_a_probe_learns_colours_and_leaves_the_trunk_as_it_is(labels, tmp_path):
     again = load_checkpoint(tmp_path / "m.pt")
     predicted = predict(find_images([labels.root]), again, num_workers=0)
     assert predicted.scores.argmax(1).tolist() == [n % 3 for n in range(12)]
-    start = start_training(labels, replace(FIXED), True, Distributed(), SILENT).model.trunk.state_dict()
+    start = start_training(labels, replace(FIXED), True, 0, Distributed(), SILENT).model.trunk.state_dict()
     assert all(torch.equal(value, start[name]) for name, value in again.model.trunk.state_dict().items())
     assert checkpoint.meta["settings"]["method"] == "probe" and checkpoint.meta["root"] == labels.root
     with open(tmp_path / "m.log.csv", newline="") as file:

@@ -20,6 +20,7 @@ from mlclip.clip import read_state_dict
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.distributed import Distributed
 from mlclip.images import find_images
+from mlclip.images.content import content_hash
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods.cdul import latent_of
 from mlclip.progress import Progress
@@ -67,18 +68,6 @@ def test_a_calibration_changes_logits_but_not_maps_and_a_second_one_is_added_to_
         assert torch.equal(model.maps(pixels), maps)
         assert torch.allclose(model(pixels), slope * (slope * logits + offset) + offset, atol=1e-5)
     assert not {"scale", "offset"} & {name for name, _ in model.named_parameters()}
-
-
-def test_model_files_from_before_calibration_existed_can_still_be_loaded(tmp_path):
-    model = Classifier("resnet18", CLASSES, 64).eval()
-    save_checkpoint(Checkpoint(model, torch.full((3,), 0.5)), tmp_path / "model.pt")
-    content = torch.load(tmp_path / "model.pt", weights_only=True)
-    content["weights"] = {k: v for k, v in content["weights"].items() if k not in ("scale", "offset")}
-    torch.save(content, tmp_path / "old.pt")
-    old = load_checkpoint(tmp_path / "old.pt").model
-    assert old.scale.tolist() == [1, 1, 1] and old.offset.tolist() == [0, 0, 0]
-    pixels = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    assert torch.equal(old(pixels), model(pixels))
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "convnext_tiny"])
@@ -454,7 +443,7 @@ def test_a_resumed_training_keeps_the_precision_that_it_started_with(labels, tmp
         output = tmp_path / f"{started}.pt"
         interrupt_before_the_model_is_written(labels, output, monkeypatch)
         monkeypatch.setattr("mlclip.training.precision.cpu_bf16_is_faster", lambda started=started: not started)
-        state = start_training(labels, CONFIG, True, Distributed(), Messages(), resume_file(output))
+        state = start_training(labels, CONFIG, True, 0, Distributed(), Messages(), resume_file(output))
         assert state.precision == ("bf16" if started else "fp32")
 
 
@@ -533,6 +522,32 @@ def test_photos_that_cannot_be_read_are_skipped_and_listed(labels, photos, tmp_p
     (photos / "04.jpg").unlink()
     checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
     assert [path for path, _ in checkpoint.meta["skipped"]] == ["03.jpg", "04.jpg"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("method", ["fixed", "probe"])
+def test_photos_that_changed_after_they_were_labelled_are_counted_by_their_content(
+    labels, photos, tmp_path, method, num_workers
+):
+    hashes = [list(content_hash(str(photos / path))) for path in labels.paths]
+    labels = replace(labels, meta={"content": torch.tensor(hashes, dtype=torch.uint8)})
+    small = {"epochs": 1} if method == "fixed" else {}
+    config, lines = TrainConfig(method=method, arch="resnet18", init="none", size=64, **small), []
+    told = Progress()
+    told.log = lines.append
+    os.utime(photos / "01.jpg", ns=(1, 1))  # the same content
+    train(labels, tmp_path / "a.pt", config=config, num_workers=num_workers, progress=told)
+    assert not any("changed" in line for line in lines)
+    for name in ("02.jpg", "07.jpg"):
+        status = os.stat(photos / name)
+        data = bytearray((photos / name).read_bytes())
+        data[-10] ^= 1
+        (photos / name).write_bytes(data)
+        os.utime(photos / name, ns=(status.st_atime_ns, status.st_mtime_ns))  # another content with the same date
+    (photos / "03.jpg").unlink()
+    checkpoint = train(labels, tmp_path / "b.pt", config=config, num_workers=num_workers, progress=told)
+    assert "2 of 11 photos changed since they were labelled, such as 02.jpg. They keep their old labels" in str(lines)
+    assert "content" not in checkpoint.meta["labels_meta"]
 
 
 def test_labels_whose_photos_are_missing_are_an_error_that_names_root(labels, tmp_path):

@@ -28,7 +28,6 @@ from mlclip.clip.weights import read_state_dict
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.schema import SCHEMAS
-from mlclip.student import model as student_model
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import Classifier, clip_trunk, load_trunk
 from mlclip.teacher.store import Key, Store
@@ -477,12 +476,12 @@ def test_a_resume_file_of_another_training_is_refused_and_named(photos, tmp_path
     from mlclip.training.start import start_training
 
     config = TrainConfig(**settings)
-    save_state(start_training(labels, config, True, Distributed(), SILENT), tmp_path / "model.resume.pt")
-    start_training(labels, config, True, Distributed(), SILENT, tmp_path / "model.resume.pt")
+    save_state(start_training(labels, config, True, 0, Distributed(), SILENT), tmp_path / "model.resume.pt")
+    start_training(labels, config, True, 0, Distributed(), SILENT, tmp_path / "model.resume.pt")
     content = torch.load(tmp_path / "model.resume.pt", weights_only=True)
     torch.save({**content, **change}, tmp_path / "model.resume.pt")
     with pytest.raises(InputError, match=r"model\.resume\.pt"):
-        start_training(labels, config, True, Distributed(), SILENT, tmp_path / "model.resume.pt")
+        start_training(labels, config, True, 0, Distributed(), SILENT, tmp_path / "model.resume.pt")
 
 
 # Names, seeds, folders, locks
@@ -583,7 +582,3 @@ def test_onnxruntime_does_not_print_about_a_damaged_model(tmp_path, capfd):
     path.write_bytes(path.read_bytes().replace(b"Sigmoid", b"Sigm\xffid"))
     assert "is not a readable ONNX file" in refusal(load_onnx, path)
     assert capfd.readouterr().out == ""
-
-
-def test_a_hash_in_the_name_is_found():
-    assert student_model._hash_prefix(Path("mobilenet_v3_small-047dcff4.pth")) == "047dcff4"

@@ -13,7 +13,7 @@ from mlclip.clip import load_clip
 from mlclip.config import InputError
 from mlclip.demo import KINDS, draw_single
 from mlclip.labels.table import Labels, write_labels
-from mlclip.report.where import where_section
+from mlclip.report.maps import where_section
 from mlclip.teacher.scoring import Teacher
 from mlclip.teacher.where import maps_of_labels
 
@@ -60,5 +60,5 @@ def test_labels_without_prompts_or_with_damaged_maps_are_refused(labels):
     with pytest.raises(InputError, match="which prompts"):
         maps_of_labels(predictions, Teacher(load_clip("tiny")))
     predictions.meta["where"] = {"classes": {}, "maps": {0: [[[0, 255]]]}}
-    with pytest.raises(InputError, match="class maps in the labels are damaged"):
+    with pytest.raises(InputError, match="CLIP's class maps cannot be shown"):
         where_section(predictions)

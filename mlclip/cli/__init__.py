@@ -124,8 +124,8 @@ def _status(args: list[str] | None) -> int:
     except InputError as error:
         click.echo(f"mlclip: {printable(in_options(str(error), _running(args)))}", err=True)
         return USAGE if isinstance(error, OptionError) else FAILED
-    except (KeyboardInterrupt, click.Abort):  # click has ended the current line
-        click.echo(f"mlclip: {interrupted(_running(args))}", err=True)
+    except (KeyboardInterrupt, click.Abort) as stop:  # click has ended the current line
+        click.echo(f"mlclip: {interrupted(_running(args), stop)}", err=True)
         return INTERRUPTED
     except (OSError, MemoryError, RuntimeError) as error:
         if is_closed_pipe(error):  # `mlclip ... | head`: the reader is gone, which is not an error
@@ -145,7 +145,9 @@ def _status(args: list[str] | None) -> int:
             stop_distributed()
 
 
-def interrupted(command: click.Command | None) -> str:
-    """The message after Ctrl-C."""
-    kept = KEPT.get(command.name if command else None)
+def interrupted(command: click.Command | None, stop: BaseException | None = None) -> str:
+    """The message after Ctrl-C. A command can say itself what is kept, in the KeyboardInterrupt that it raises."""
+    said = getattr(stop, "__cause__", None) or stop
+    kept = " ".join(map(str, said.args)) if said else ""
+    kept = kept or KEPT.get(command.name if command else None)
     return f"interrupted; {kept}" if kept else "interrupted"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -16,18 +17,17 @@ from .console import Console, table
 @click.option(
     "--clear",
     is_flag=True,
-    help="Delete all embeddings, cells, features and decoded photos in the cache, after a confirmation.",
+    help="Delete all embeddings, cells and features in the cache, after a confirmation.",
 )
 @click.option("--weights", "clear_weights", is_flag=True, help="With --clear: delete the downloaded weights, too.")
 @click.option("--yes", is_flag=True, help="With --clear: do not ask for confirmation.")
 @options.quiet
 def cache(clear, clear_weights, yes, quiet):
-    """List or clear the cache: CLIP weights, embeddings, cells, features and decoded photos.
+    """List or clear the cache: CLIP weights, embeddings, cells and features.
 
     The cache is the folder $MLCLIP_CACHE, or ~/.cache/mlclip. An embedding store keeps what CLIP computed for the photos
     of one folder. With it, the next `mlclip pseudolabel` on this folder takes seconds. A cell store keeps the same for
-    the feature maps of `--method dense`, and a feature store for the network of `mlclip train --method probe`. Decoded
-    photos belong to a training that runs or was interrupted.
+    the feature maps of `--method dense`, and a feature store for the network of `mlclip train --method probe`.
 
     It is safe to clear the cache: weights are downloaded again, and the rest is computed again, when they are needed.
     Stores made with --store DIR are not in the cache. They are not listed and not deleted.
@@ -35,26 +35,23 @@ def cache(clear, clear_weights, yes, quiet):
     from ..clip.registry import cached_weights
     from ..files import cache_folder
     from ..teacher.store import clear_stores, list_stores
-    from ..training.input_cache import clear_input_caches, list_input_caches
 
     if (clear_weights or yes) and not clear:
         raise click.UsageError("--weights and --yes have no effect without --clear.")
     weights, stores, progress = cached_weights(), list_stores(), Console(quiet=quiet)
-    inputs = list_input_caches()
     if not clear:
-        if weights or stores or inputs:
-            rows = _rows(weights, stores) + _input_rows(inputs)
-            click.echo(table(["what", "size", "photos", "last use", "path"], rows, right=[1, 2]))
-        progress.log(f"{cache_folder()}: {_size(_total([*weights, *stores, *inputs]))} in total")
+        if weights or stores:
+            click.echo(table(["what", "size", "photos", "last use", "path"], _rows(weights, stores), right=[1, 2]))
+        progress.log(f"{cache_folder()}: {_size(_total([*weights, *stores]))} in total")
         return 0
-    chosen = [*stores, *inputs, *(weights if clear_weights else [])]
+    left = _delete_inputs()
+    chosen = [*stores, *(weights if clear_weights else [])]
     what = f"{len(stores)} stores of embeddings, cells or features"
-    what += f" and {len(inputs)} sets of decoded photos" if inputs else ""
     what += f" and {len(weights)} weight files" if clear_weights else ""
     if not chosen:
         progress.log(f"{cache_folder()}: nothing to delete")
     elif yes or click.confirm(f"Delete {what} ({_size(_total(chosen))})?", err=True):
-        freed = clear_stores(stores) + clear_input_caches(inputs) + (_delete(weights) if clear_weights else 0)
+        freed = left + clear_stores(stores) + (_delete(weights) if clear_weights else 0)
         progress.log(f"{cache_folder()}: {what} deleted, {_size(freed)} freed")
     return 0
 
@@ -75,13 +72,17 @@ def _rows(weights: Sequence, stores: Sequence) -> list[list[str]]:
     return lines
 
 
-def _input_rows(inputs: Sequence) -> list[list[str]]:
-    """One line per set of decoded photos."""
-    days = [time.strftime("%Y-%m-%d %H:%M", time.localtime(found.used)) for found in inputs]
-    return [
-        [f"photos at {found.side} px", _size(found.size), str(found.photos), day, str(found.path)]
-        for found, day in zip(inputs, days, strict=True)
-    ]
+def _delete_inputs() -> int:
+    """Delete decoded photos that a killed training has left, and return the bytes that were freed."""
+    from ..files import cache_folder
+
+    folder, freed = cache_folder() / "inputs", 0
+    for file in [*folder.glob("mlclip-inputs-*.u8"), *folder.glob("*/pixels.u8")]:
+        with suppress(OSError):
+            size = file.stat().st_size
+            file.unlink()
+            freed += size
+    return freed
 
 
 def _delete(weights: Sequence) -> int:

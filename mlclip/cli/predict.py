@@ -91,7 +91,7 @@ def _torch_student(file, device):
     """The model of a `model.pt`, its classes and thresholds, and the function that predicts photos."""
     from .. import api
     from ..student.checkpoint import load_checkpoint
-    from ..student.consistency import thresholds_of
+    from ..student.predict import thresholds_of
 
     checkpoint = load_checkpoint(file)
 

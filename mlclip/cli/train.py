@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import click
 
-from ..config import LABELS_FILE, MODEL_FILE, TrainConfig, used_settings
+from ..config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, TrainConfig, used_settings
 from . import completion, options, settings_file
 from .console import Console
 
@@ -93,9 +93,14 @@ def train(labels, output, save_labels, device, quiet, print_config, **settings):
         return settings_file.print_settings(_resolved(settings, device))
     distributed = start_distributed(device)
     progress = Console(quiet=quiet or not distributed.is_main)
-    checkpoint = api.train(
-        labels, output, save_labels=save_labels, distributed=distributed, progress=progress, **settings
-    )
+    try:
+        checkpoint = api.train(
+            labels, output, save_labels=save_labels, distributed=distributed, progress=progress, **settings
+        )
+    except KeyboardInterrupt as stop:
+        if settings["method"] != "probe" and settings["arch"] != CLIP_HEAD:
+            raise
+        raise KeyboardInterrupt("run the same command again to continue from what the cache holds") from stop
     if not distributed.is_main:
         return 0
     model = checkpoint.model

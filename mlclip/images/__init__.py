@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from .decode import SEVERAL as SEVERAL
     from .decode import Unreadable as Unreadable
     from .decode import open_image as open_image
+    from .find import STORE_MARK as STORE_MARK
+    from .find import SUFFIXES as SUFFIXES
     from .find import Found as Found
     from .find import Photo as Photo
     from .find import Skip as Skip
     from .find import find_images as find_images
-    from .guard import MissingGuardWarning as MissingGuardWarning
-    from .guard import safe_num_workers as safe_num_workers
     from .loader import PhotoCrops as PhotoCrops
     from .loader import PhotoParts as PhotoParts
     from .loader import PhotoViews as PhotoViews
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .loader import collate_parts as collate_parts
     from .loader import photo_batches as photo_batches
     from .loader import view_pixels as view_pixels
-    from .sources import STORE_MARK as STORE_MARK
-    from .sources import SUFFIXES as SUFFIXES
     from .views import Box as Box
     from .views import crop_size as crop_size
     from .views import read_views as read_views
@@ -40,14 +38,12 @@ _MODULE_OF = {
     "SEVERAL": "decode",
     "Unreadable": "decode",
     "open_image": "decode",
-    "STORE_MARK": "sources",
-    "SUFFIXES": "sources",
+    "STORE_MARK": "find",
+    "SUFFIXES": "find",
     "Found": "find",
     "Photo": "find",
     "Skip": "find",
     "find_images": "find",
-    "MissingGuardWarning": "guard",
-    "safe_num_workers": "guard",
     "PhotoCrops": "loader",
     "PhotoParts": "loader",
     "PhotoViews": "loader",

@@ -35,9 +35,20 @@ def read_batches(photos: Sequence[Photo], size: int, *, batch_size: int, num_thr
 
     `num_threads` threads decode in advance. With 0, or for a single photo, the calling thread decodes.
     """
+
+    def read(photo: Photo) -> np.ndarray | str:
+        """The pixels (3, S, S), or the reason why the photo cannot be read."""
+        try:
+            return read_views(photo.file, size)[0][0]
+        except Unreadable as error:
+            return str(error)
+
     start = 0
-    for items in in_threads(lambda photo: _read(photo, size), photos, batch_size=batch_size, num_threads=num_threads):
-        yield _batch(start, items, size)
+    for items in in_threads(read, photos, batch_size=batch_size, num_threads=num_threads):
+        readable = {row: item for row, item in enumerate(items, start) if not isinstance(item, str)}
+        pixels = np.stack(list(readable.values())) if readable else np.empty((0, 3, size, size), np.uint8)
+        unreadable = [(row, item) for row, item in enumerate(items, start) if isinstance(item, str)]
+        yield PhotoBatch(list(readable), pixels, unreadable)
         start += len(items)
 
 
@@ -64,21 +75,6 @@ def in_threads(read: Callable[[T], R], items: Sequence[T], *, batch_size: int, n
             yield [future.result() for future in waiting.popleft()]
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _read(photo: Photo, size: int) -> np.ndarray | str:
-    """The pixels (3, S, S), or the reason why the photo cannot be read."""
-    try:
-        return read_views(photo.file, size)[0][0]
-    except Unreadable as error:
-        return str(error)
-
-
-def _batch(start: int, items: list[np.ndarray | str], size: int) -> PhotoBatch:
-    readable = [(row, item) for row, item in enumerate(items, start) if not isinstance(item, str)]
-    pixels = np.stack([item for _, item in readable]) if readable else np.empty((0, 3, size, size), np.uint8)
-    unreadable = [(row, item) for row, item in enumerate(items, start) if isinstance(item, str)]
-    return PhotoBatch([row for row, _ in readable], pixels, unreadable)
 
 
 def separate_unreadable(found: Found, unreadable: Sequence[tuple[int, str]]) -> tuple[list[int], list[Skip]]:

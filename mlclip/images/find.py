@@ -1,17 +1,43 @@
-"""Finds the photos that folders, files, patterns and list files name. Does not open the photos."""
+"""Finds the photos that folders, files, patterns, list files and shards name. Does not open the photos."""
 
 from __future__ import annotations
 
+import glob
 import os
+import shlex
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from ..config import InputError
-from .shards import locate, split_member
-from .sources import NO_IMAGES, SUFFIXES, common_folder, gather, what_is
+from .list_file import read_paths
+from .shards import index_of, is_shard, locate, split_member
+
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+)
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
+STORE_MARK = "mlclip-store.json"  # a folder with this file belongs to mlclip and is not searched
+IGNORED = ("__MACOSX",)  # as are all names that begin with a dot
+NO_IMAGES = "no images in this folder"
+_REMEDY = "Name a folder, an image file, a .tar shard, or @list.txt."
+
+Contents = tuple[list[str], list[tuple[str, str]]]  # absolute paths of files, and (path, reason) of what failed
 
 
 @dataclass(frozen=True)
@@ -59,8 +85,8 @@ def find_images(sources: Sequence[str | Path]) -> Found:
     names = [os.fspath(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     if not names:
         raise InputError("No photos are named. Name a folder, files, or @list.txt.")
-    gathered = [gather(name) for name in names]
-    root = common_folder(each.base for each in gathered)
+    gathered = [_gather(name) for name in names]
+    root = _common_folder(each.base for each in gathered)
     photos, skipped, seen, repeated = [], [], set(), 0
     real_folder = lru_cache(_real_path)
     for each in gathered:
@@ -68,11 +94,12 @@ def find_images(sources: Sequence[str | Path]) -> Found:
             folder, name = os.path.split(file)
             real = _real_path(file) if os.path.islink(file) else os.path.join(real_folder(folder), name)
             real = os.path.normcase(real)  # Windows has no upper and lower case
-            repeated += real in seen
-            if real not in seen:
-                seen.add(real)
-                photo = _check(file, root)
-                (photos if isinstance(photo, Photo) else skipped).append(photo)
+            if real in seen:
+                repeated += 1
+                continue
+            seen.add(real)
+            photo = _check(file, root)
+            (photos if isinstance(photo, Photo) else skipped).append(photo)
         skipped += [Skip(_relative(path, root), reason) for path, reason in each.failures]
     if not photos:
         raise InputError(_nothing_found(names, skipped))
@@ -93,9 +120,9 @@ def _check(file: str, root: str) -> Photo | Skip:
     try:
         place = locate(file)
         if place.file == file and not stat.S_ISREG(os.stat(file).st_mode):
-            return Skip(path, what_is(file))
+            return Skip(path, _what_is(file))
     except (OSError, ValueError) as error:
-        return Skip(path, str(error.strerror) if split_member(file) else what_is(file))
+        return Skip(path, str(error.strerror) if split_member(file) else _what_is(file))
     return Photo(path, file, place.size, place.mtime_ns)
 
 
@@ -109,3 +136,141 @@ def _real_path(path: str) -> str:
 def _relative(path: str, root: str) -> str:
     inside = path.removeprefix(root.rstrip(os.sep) + os.sep)
     return path if inside == path else inside.replace(os.sep, "/")
+
+
+class Gathered(NamedTuple):
+    """What one source names: absolute paths of files, not checked yet, and (path, reason) of folders that failed."""
+
+    base: str  # the deepest folder that contains all files
+    files: list[str]
+    failures: list[tuple[str, str]]
+
+
+def _gather(source: str) -> Gathered:
+    path = os.path.abspath(source) if source else ""
+    if os.path.isdir(path):
+        files, failures = _walk(path)
+        return Gathered(path, files, failures if files or failures else [(path, NO_IMAGES)])
+    if os.path.isfile(path):
+        if source.lower().endswith(VIDEO_SUFFIXES):
+            raise InputError(
+                f"{source} is a video. Write its key frames as photos and name their folder: "
+                f"mkdir frames && ffmpeg -skip_frame nokey -i {shlex.quote(source)} -fps_mode vfr -q:v 2 frames/%06d.jpg"
+            )
+        return Gathered(os.path.dirname(path), *_inside(path))
+    if os.path.lexists(path):
+        raise InputError(f"{source} is {_what_is(path)}. {_REMEDY}")
+    if source.startswith("@"):  # paths in it that do not exist are skipped later, with a reason
+        folder, entries = read_paths(source[1:])
+        bases = [
+            entry if os.path.isdir(entry) else os.path.dirname(entry) for entry in entries if os.path.exists(entry)
+        ]
+        return Gathered(_common_folder(bases or [folder]), *_contents(entries))
+    try:
+        matches = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
+    except ValueError:  # a NUL byte in the folder's name
+        matches = []
+    if not matches:
+        raise InputError(f"{source or 'an empty name'} not found. {_REMEDY}")
+    return _gather_matches([os.path.abspath(match) for match in matches])
+
+
+def _gather_matches(matches: list[str]) -> Gathered:
+    """The photos among the matches of a pattern: files with an image suffix, then the contents of folders."""
+    folders = [match for match in matches if os.path.isdir(match)]
+    used = [match for match in matches if (_has_suffix(match) or is_shard(match)) and match not in folders]
+    files, failures = _contents([*used, *folders])
+    bases = [*folders, *map(os.path.dirname, used)]
+    return Gathered(_common_folder(bases or map(os.path.dirname, matches)), list(dict.fromkeys(files)), failures)
+
+
+def _contents(paths: Iterable[str]) -> Contents:
+    """The photos that folders, shards and files hold, one after the other."""
+    files, failures = [], []
+    for path in paths:
+        inside, more = _walk(path) if os.path.isdir(path) else _inside(path)
+        files += inside
+        failures += more
+    return files, failures
+
+
+def _walk(top: str) -> Contents:
+    """All files with an image suffix under `top`, sorted, and (folder, reason) of folders that cannot be listed.
+
+    Real folders are searched before links to folders, so that a photo gets its real path if it has one below `top`.
+    """
+    files, shards, failures, seen = [], [], [], set()
+    folders, links = [top], []
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)
+        try:
+            status, names = os.stat(here), sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            failures.append((here, f"the folder cannot be listed ({error.strerror})"))
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in seen or any(entry.name == STORE_MARK for entry in names):
+            continue
+        seen.add(identity)
+        for entry in names:
+            if entry.name.startswith(".") or entry.name in IGNORED:
+                continue
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                (links if entry.is_symlink() else folders).append(entry.path)
+            elif _has_suffix(entry.name):
+                files.append(entry.path)
+            elif is_shard(entry.name):
+                shards.append(entry.path)
+    if files or not shards:
+        return sorted(files), failures
+    files, more = _contents(sorted(shards))
+    return files, failures + more
+
+
+def _inside(file: str) -> Contents:
+    """The photos in a shard in its order, and (path, reason) of what cannot be read; any other file stands for itself."""
+    if not is_shard(file) or not os.path.isfile(file):
+        return [file], []
+    try:
+        index = index_of(file)
+    except OSError as error:
+        return [], [(file, f"cannot be read ({error.strerror})")]
+
+    def inside(name: str) -> str:
+        return os.path.join(file, *name.strip("/").split("/"))
+
+    photos = [inside(name) for name in index.members if _is_photo_name(name)]
+    failures = [(inside(name), reason) for name, reason in index.refused.items() if _is_photo_name(name)]
+    if index.problem or not photos:
+        failures.append((file, index.problem or "no images in this archive"))
+    return photos, failures
+
+
+def _is_photo_name(name: str) -> bool:
+    hidden = any((part.startswith(".") and part != "..") or part in IGNORED for part in name.split("/"))
+    return _has_suffix(name) and not hidden
+
+
+def _has_suffix(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _what_is(path: str) -> str:
+    """What `path` is, if it is not a regular file."""
+    try:
+        mode = os.stat(path).st_mode
+    except PermissionError:
+        return "in a folder without read permission"
+    except ValueError:
+        return "not a valid path"  # a NUL byte
+    except OSError:
+        return "a broken link" if os.path.islink(path) else "not found"
+    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _common_folder(folders: Iterable[str]) -> str:
+    try:
+        return os.path.commonpath(list(folders))
+    except ValueError as error:  # Windows: different drives
+        raise InputError("The photos are on different drives. Run once for each drive.") from error

@@ -1,16 +1,19 @@
-"""List files: text files with one path per line, or a column of a table, named on the command line as @list.txt."""
+"""List files: text files with one path per line, or a column of a table, named as @list.txt or @table.csv:column."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 
 from ..config import InputError
-from .path_column import csv_paths, parquet_paths, split_column
+from ..spelling import did_you_mean
 
+TABLES = (".csv", ".tsv", ".parquet")
+DEFAULT = "path"  # the column where none is named
 _ADDRESS = re.compile(r"(https?|s3|gs|hdfs)://")
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_CONTROL_BYTES = frozenset(range(1, 32)) - set(b"\t\n\v\f\r\x1b")  # that text files do not have
 
 
 def read_paths(spec: str) -> tuple[str, list[str]]:
@@ -19,48 +22,86 @@ def read_paths(spec: str) -> tuple[str, list[str]]:
     `spec` is the file, or "table.csv:column", also of a .tsv or .parquet file; without a column, that is `path`.
     Raises InputError if the file cannot be read, is not text, has no such column, or names no path.
     """
-    file, column = (spec, None) if os.path.isfile(spec) else split_column(spec)
-    folder = os.path.dirname(os.path.abspath(file))
-    names = _names(file, column)
+    file, column = spec, None
+    if not os.path.isfile(spec) and spec.rpartition(":")[0].lower().endswith(TABLES):
+        file, _, column = spec.rpartition(":")
+    names = _parquet_column(file, column) if file.lower().endswith(".parquet") else _names(file, _text(file), column)
+    names = [name.strip() for name in names if name and name.strip()]
     address = next((name for name in names if _ADDRESS.match(name)), None)
     if address:
         raise InputError(f"@{spec} holds addresses such as {address[:60]}, not paths. Download the photos first.")
     if not names:
         raise InputError(f"@{spec} names no photos. Write one path per line.")
+    folder = os.path.dirname(os.path.abspath(file))
     return folder, [os.path.abspath(os.path.join(folder, name)) for name in names]
-
-
-def _names(file: str, column: str | None) -> list[str]:
-    """The paths as they stand in a list file or in the column of a table."""
-    if file.lower().endswith(".parquet"):
-        return parquet_paths(file, column)
-    text = _text(file)
-    found = csv_paths(file, text, column) if column or file.lower().endswith((".csv", ".tsv")) else None
-    lines = (line.strip() for line in text.split("\n"))
-    return [line for line in lines if line and not line.startswith("#")] if found is None else found
 
 
 def _text(file: str) -> str:
     """The text of a list file: UTF-8, with surrogate escapes for other bytes, or UTF-16 with a byte order mark."""
     try:
+        if os.path.exists(file) and not os.path.isfile(file):  # reading a named pipe would block
+            raise InputError(f"@{file} is not a file. Name a text file with one path per line.")
         with open(file, "rb") as stream:
             head = stream.read(1024)
-            data = head if _is_binary(head) else head + stream.read()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"@{file} cannot be read ({reason}). Check the name of the list file.") from error
-    if _is_binary(head):
-        raise InputError(f"@{file} is not a text file with one path per line. To use a photo, name it without the @.")
-    if not data.startswith(_UTF_16_MARKS):
-        return data.decode("utf-8-sig", "surrogateescape")
-    try:
-        return data.decode("utf-16")
+            # a photo has NUL bytes and other control bytes, or many NUL bytes; a single NUL can be a mistake in a name
+            control = set(head) & (set(range(1, 32)) - set(b"\t\n\v\f\r\x1b"))
+            marked = head.startswith(_UTF_16_MARKS)
+            if not marked and b"\0" in head and (control or head.count(b"\0") > len(head) / 4):
+                raise InputError(
+                    f"@{file} is not a text file with one path per line. To use a photo, name it without the @."
+                )
+            data = head + stream.read()
+            return data.decode("utf-16") if marked else data.decode("utf-8-sig", "surrogateescape")
     except UnicodeDecodeError as error:
         raise InputError(f"@{file} is damaged UTF-16 text ({error.reason}). Save the list again as UTF-8.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"@{file} cannot be read ({reason}). Check the name of the list file.") from error
 
 
-def _is_binary(head: bytes) -> bool:
-    """Whether a file that begins with `head` is not a list: NUL bytes and other control bytes, or many NUL bytes."""
-    if head.startswith(_UTF_16_MARKS) or b"\0" not in head:
-        return False
-    return not _CONTROL_BYTES.isdisjoint(head) or head.count(b"\0") > len(head) / 4
+def _names(file: str, text: str, column: str | None) -> list[str]:
+    """The lines of a list; or the cells of a column, if the text is a table with a header."""
+    first = text.lstrip("\n").partition("\n")[0]
+    separator = max(",\t;", key=first.count)
+    is_table = column or (file.lower().endswith(TABLES) and (separator in first or first.strip() == DEFAULT))
+    if not is_table:
+        return [line for line in text.split("\n") if not line.strip().startswith("#")]
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
+        place, found = _find_column(file, column, rows.fieldnames), []
+        for row in rows:
+            if row[place] is None:
+                raise InputError(f"@{file}, line {rows.line_num}: no cell for {place!r}. Correct the line.")
+            found.append(row[place])
+        return found
+    except csv.Error as error:
+        raise InputError(f"@{file}, line {rows.line_num}: {error}. Save it as a comma-separated file.") from error
+
+
+def _parquet_column(file: str, column: str | None) -> list[str | None]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InputError(f'@{file} needs the pyarrow package. Run: pip install "mlclip[parquet]"') from error
+    try:
+        name = _find_column(file, column, parquet.read_schema(file).names)
+        cells = parquet.read_table(file, columns=[name]).column(0)
+        names = cells.to_pylist()
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"@{file} cannot be read as Parquet ({reason}). Write the file again.") from error
+    if not all(value is None or isinstance(value, str) for value in names):
+        raise InputError(f"@{file}: the column {name!r} holds {cells.type}, not text. Name a column of paths.")
+    return names
+
+
+def _find_column(file: str, column: str | None, header: list[str]) -> str:
+    name = column or DEFAULT
+    if header.count(name) == 1:
+        return name
+    what = "two columns" if name in header else "no column"
+    hint = did_you_mean(name, header) if column and name not in header else ""
+    how = "" if column else f" Name the column of the paths: @{file}:COLUMN."
+    raise InputError(f"@{file} has {what} {name!r}.{hint}{how} It has {', '.join(cell[:60] for cell in header[:20])}.")

@@ -21,8 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from .batches import in_threads
 from .decode import Unreadable, open_image
 from .find import Photo
-from .guard import safe_num_workers, warn_once
-from .views import REDUCING_GAP, RESAMPLING, Box, crop_size, read_parts, read_views, view_array
+from .views import REDUCING_GAP, RESAMPLING, Box, crop_size, read_parts, view_array
 
 Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # the return value of `collate`
 
@@ -38,34 +37,11 @@ def _shared_flags(count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.uint8).share_memory_()
 
 
-class PhotoViews(Dataset):
-    """Item i is (i, views of photo i as uint8 (V, 3, S, S)), or (i, reason) if the photo cannot be read.
-
-    `several` (N,) is in shared memory. It is 1 for photos read so far, by any worker, that have more than one frame or page.
-    """
-
-    def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,), interpolation: str = "bicubic"):
-        self.photos, self.size, self.grids, self.interpolation = photos, size, tuple(grids), interpolation
-        self.several = _shared_flags(len(photos))
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        try:
-            views, several = read_views(self.photos[index].file, self.size, self.grids, self.interpolation)
-        except Unreadable as error:
-            return index, str(error)
-        if several:
-            self.several[index] = 1
-        return index, torch.from_numpy(views)
-
-
 class PhotoParts(Dataset):
     """Item i is (i, a list of uint8 (V, 3, S, S)), or (i, reason) if the photo cannot be read.
 
     The list has one element for each (size, grids) of `parts`; see `view_array`. The photo is decoded once for all of them.
-    `several` is as in PhotoViews.
+    `several` (N,) is in shared memory. It is 1 for photos read so far, by any worker, that have more than one frame or page.
     """
 
     def __init__(
@@ -85,6 +61,17 @@ class PhotoParts(Dataset):
         if several:
             self.several[index] = 1
         return index, [torch.from_numpy(views) for views in parts]
+
+
+class PhotoViews(PhotoParts):
+    """Item i is (i, views of photo i as uint8 (V, 3, S, S)), or (i, reason) if the photo cannot be read."""
+
+    def __init__(self, photos: Sequence[Photo], size: int, grids: Sequence[int] = (1,), interpolation: str = "bicubic"):
+        super().__init__(photos, [(size, tuple(grids))], interpolation)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        index, parts = super().__getitem__(index)
+        return index, parts if isinstance(parts, str) else parts[0]
 
 
 class PhotoCrops(Dataset):
@@ -164,17 +151,18 @@ def photo_batches(
     epoch. For another device, or None, it is a DataLoader with `num_workers` workers, as Python runs one thread at a time. There
     are never more workers than batches, and none for a single batch: starting one takes seconds. With 0 the main process loads
     the batches. They are the same in all cases.
-    If the main script has no guard, 0 workers are used, with a warning (`safe_num_workers`). Workers are not forked from this
-    process, which has threads and may use a GPU. `persistent_workers` keeps them running between epochs. Torch's global random
-    state does not change.
+    Workers are not forked from this process, which has threads and may use a GPU: each imports the main script, which therefore
+    needs `if __name__ == "__main__":` around its work. `persistent_workers` keeps them running between epochs. Torch's global
+    random state does not change.
     """
     order = list(range(len(dataset)) if order is None else order)
     if device and device.type == "cpu":
         lists = in_threads(dataset.__getitem__, order, batch_size=batch_size, num_threads=num_workers)
         return map(collate_fn, lists)
-    num_workers, line = safe_num_workers(min(num_workers, _useful_workers(len(order), batch_size)))
-    if line:
-        warn_once(line)
+    batches = math.ceil(len(order) / batch_size)
+    num_workers = (
+        min(num_workers, batches) if batches > 1 else 0
+    )  # the main process would wait for a single batch anyway
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -187,12 +175,6 @@ def photo_batches(
         persistent_workers=persistent_workers and num_workers > 0,
         generator=torch.Generator().manual_seed(0),  # without it, each epoch would draw from the global one
     )
-
-
-def _useful_workers(photos: int, batch_size: int) -> int:
-    """The number of batches; 0 if there is only one, which the main process would wait for anyway."""
-    batches = math.ceil(photos / batch_size)
-    return batches if batches > 1 else 0
 
 
 def _start_method() -> multiprocessing.context.BaseContext:

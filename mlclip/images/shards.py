@@ -9,30 +9,19 @@ from __future__ import annotations
 import os
 import posixpath
 import tarfile
-from collections.abc import Iterator
 from functools import lru_cache
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 SUFFIX = ".tar"
-LARGEST_HEADER = 1 << 16  # bytes of one extended header, which holds a long name
-MOST_GLOBAL = 1000  # settings for all members, in global headers; tarfile copies them for each member
-BLOCK = tarfile.BLOCKSIZE
-_TAR_ERRORS = (tarfile.TarError, OSError, ValueError, OverflowError, LookupError, RecursionError)
-_COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
-
-
-class Span(NamedTuple):
-    """Where the bytes of a member lie in its shard."""
-
-    start: int
-    size: int
+_TAR_ERRORS = (tarfile.TarError, OSError, ValueError, OverflowError, LookupError, RecursionError, MemoryError)
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 class Index(NamedTuple):
-    """The members of a shard that are ordinary files, in the order of the shard, and what is wrong with the shard or None."""
+    """The ordinary files in a shard, in its order, and what is wrong with the shard or None."""
 
-    members: dict[str, Span]
-    refused: dict[str, str]  # name of a member -> why it is not read
+    members: dict[str, tuple[int, int]]  # name -> (start, size) of its bytes in the shard
+    refused: dict[str, str]  # name -> why it is not read
     problem: str | None
 
 
@@ -85,34 +74,31 @@ def index_of(shard: str) -> Index:
 
 @lru_cache(maxsize=1024)
 def _index(shard: str, size: int, mtime_ns: int) -> Index:
+    members: dict[str, tuple[int, int]] = {}
+    refused: dict[str, str] = {}
+    whole = False
     with open(shard, "rb") as file:
-        kind = _compression(file)
-        if kind:
-            return Index(
-                {}, {}, f"compressed with {kind}, so that photos in it cannot be found at once; unpack it to a .tar"
-            )
-        members: dict[str, Span] = {}
-        refused: dict[str, str] = {}
-        end, whole = 0, True
+        head = file.read(6)
+        for start, kind in _COMPRESSED.items():
+            if head.startswith(start):
+                words = f"compressed with {kind}, so that photos in it cannot be found at once; unpack it to a .tar"
+                return Index({}, {}, words)
+        file.seek(0)
         try:
-            for info, following in _headers(file):
-                end = following
-                name = posixpath.normpath(info.name)
-                reason = _refusal(info, name)
-                whole = reason is not None or info.offset_data + info.size <= size
-                if not whole:
-                    break
-                members.pop(name, None)  # of several members with one name the last one counts
-                refused.pop(name, None)
-                if reason:
-                    refused[name] = reason
-                elif info.isreg():
-                    members[name] = Span(info.offset_data, info.size)
-            if whole:
-                file.seek(end)
-                whole = file.read(BLOCK) == bytes(BLOCK)  # an archive ends with blocks of zeros
+            with tarfile.TarFile(fileobj=file) as archive:
+                while (info := archive.next()) is not None and 0 <= info.size <= size - info.offset_data:
+                    name = posixpath.normpath(info.name)
+                    members.pop(name, None)  # of several members with one name the last one counts
+                    refused.pop(name, None)
+                    if reason := _refusal(info, name):
+                        refused[name] = reason
+                    elif info.isreg():
+                        members[name] = (info.offset_data, info.size)
+                    archive.members.clear()  # or every header would stay in memory
+                file.seek(archive.offset)
+                whole = info is None and file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
         except _TAR_ERRORS:
-            whole = False
+            pass  # `whole` says so
     if whole:
         return Index(members, refused, None)
     cut = f"damaged or cut short; the {len(members)} files before that place are used"
@@ -128,35 +114,3 @@ def _refusal(info: tarfile.TarInfo, name: str) -> str | None:
     if info.issym() or info.islnk():
         return "a link in the archive"
     return None if info.isreg() or info.isdir() else "a device in the archive"
-
-
-class _HeadersOnly:
-    """A file of which only small pieces can be read: headers are small, and tarfile believes the sizes that they declare."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.seek, self.tell = file, file.seek, file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= LARGEST_HEADER:
-            raise tarfile.ReadError("a header is too large")
-        return self.file.read(size)
-
-
-def _headers(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Each header, and the place of the next one."""
-    file.seek(0)
-    with tarfile.TarFile(fileobj=_HeadersOnly(file), mode="r") as archive:
-        place = -1
-        while (info := archive.next()) is not None:
-            if archive.offset <= place or info.size < 0:
-                raise tarfile.ReadError("a negative size")  # the next header would be read again and again
-            if len(archive.pax_headers) > MOST_GLOBAL:
-                raise tarfile.ReadError("too many global headers")
-            place = archive.offset
-            archive.members.clear()  # or every header would stay in memory
-            yield info, place
-
-
-def _compression(file: BinaryIO) -> str | None:
-    head = file.read(6)
-    return next((kind for start, kind in _COMPRESSED if head.startswith(start)), None)

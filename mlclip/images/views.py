@@ -59,9 +59,8 @@ def read_views(
 
     Raises Unreadable. A JPEG is decoded at a fraction of its size if that is enough for the views.
     """
-    needed = size * max(grids)
-    image = open_image(file, smallest=(needed, needed))
-    return view_array(image, size, grids, interpolation), image.info[SEVERAL]
+    (views,), several = read_parts(file, [(size, grids)], interpolation)
+    return views, several
 
 
 def read_parts(

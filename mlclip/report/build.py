@@ -5,8 +5,6 @@ Letters: N photos, C classes.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterator
 
@@ -14,23 +12,22 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
-from ..config import InputError
 from ..images import Unreadable, open_image
 from ..images.names import photo_file
 from ..labels.diagnosis import diagnose
 from ..labels.matching import match_tables
-from ..labels.metrics import mean_average_precision
+from ..labels.metrics import matched_cells, mean_average_precision
 from ..labels.table import Labels
+from ..methods.calibration import expected_calibration_error, reliability
 from . import html as page
-from .calibration import calibration_section
-from .label_update import bias_section, update_section
-from .where import where_section
+from .maps import bias_section, reading, update_section, where_section
 
 BEST_PER_CLASS, BEST_IN_TOTAL = 5, 600  # thumbnails in the table of classes
 SHOWN_LABELS = 5  # bars below each photo of the gallery
 SHOWN_SKIPPED, SHOWN_LETTERS = 500, 600  # limits of the folded tables: rows, and characters per setting
 SHOWN_UPDATES = 24  # photos with a drawn label update
 BINS = 20
+RELIABILITY_BINS = 10  # in the diagram; the calibration error uses the usual 15
 EMPTY_NAMED = 1000  # photos without a label that are listed
 
 Quality = tuple[float, dict[str, float]]  # mAP and {class: AP}
@@ -48,7 +45,7 @@ def render_report(labels: Labels, *, truth: Labels | None = None, title: str | N
     *parts, about = _sections(labels, truth, limit, thumbnails)
     parts += [_gallery(labels, truth, labels.thresholds, limit, thumbnails), about]
     title = title or "Labels"
-    failed = thumbnails.failed
+    failed = len(thumbnails.failed)
     lost = f"{failed} of these photos could not be opened in {page.text(labels.root)}." if failed else ""
     head = f"<h1>{page.text(title)}</h1><p>{_origin(labels)}</p><p>{lost}</p>"
     return page.document(title, [head, *parts])
@@ -66,7 +63,7 @@ def _sections(labels: Labels, truth: Labels | None, limit: int, thumbnails: _Thu
         _facts(labels, thresholds, quality),
         _advice(labels),
         _charts(labels),
-        calibration_section(labels, truth),
+        _reliability(labels, truth),
         _class_table(labels, thresholds, quality, thumbnails),
         bias_section(labels),
         update_section(labels, min(limit, SHOWN_UPDATES)),
@@ -76,15 +73,11 @@ def _sections(labels: Labels, truth: Labels | None, limit: int, thumbnails: _Thu
 
 
 class _Thumbnails:
-    """Thumbnails as data URIs; `failed` is the number of photos that could not be opened."""
+    """Thumbnails as data URIs; `failed` are the photos that could not be opened."""
 
     def __init__(self, root: str):
         self.root = root
-        self._failed: set[str] = set()
-
-    @property
-    def failed(self) -> int:
-        return len(self._failed)
+        self.failed: set[str] = set()
 
     def picture(self, path: str, size: tuple[int, int], hint: str) -> str:
         """An <img> of the centre of a photo, `size` = (width, height) pixels; a grey field if it cannot be opened."""
@@ -92,12 +85,9 @@ class _Thumbnails:
         try:
             image = ImageOps.fit(open_image(photo_file(self.root, path), smallest=size), size)
         except (Unreadable, ValueError):  # ValueError: not a valid file name
-            self._failed.add(path)
+            self.failed.add(path)
             return f'<span class="none" title="{hint}">no photo</span>'
-        data = io.BytesIO()
-        image.save(data, "JPEG", quality=75)
-        code = base64.b64encode(data.getvalue()).decode()
-        return f'<img src="data:image/jpeg;base64,{code}" alt="{hint}" title="{hint}" loading="lazy">'
+        return f'<img src="{page.data_uri(page.jpeg(image))}" alt="{hint}" title="{hint}" loading="lazy">'
 
 
 def _skipped(labels: Labels) -> list[tuple[str, str]]:
@@ -156,13 +146,29 @@ def _charts(labels: Labels) -> str:
     edges = [place / BINS for place in range(BINS + 1)]
     counts = torch.histc(_top1(labels), BINS, 0, 1).tolist()
     charts = [page.histogram("Top-1 score of each photo", edges, counts)]
-    try:
+    with reading("the histograms"):
         for name, data in (labels.meta.get("histograms") or {}).items():
             edges, counts = ([float(number) for number in data[key]] for key in ("edges", "counts"))
             charts.append(page.histogram(f"CLIP's top-1 confidence: {name}", edges, counts))
-    except (AttributeError, TypeError, KeyError, ValueError) as error:
-        raise InputError(f"the histograms in the labels are damaged ({error}). Make the labels again.") from error
     return f'<h2>Confidence</h2><div class="charts">{"".join(charts)}</div>'
+
+
+def _reliability(labels: Labels, truth: Labels | None) -> str:
+    """A diagram of scores against the share of positives, with the calibration error; "" without truth."""
+    if truth is None:
+        return ""
+    scores, targets = matched_cells(labels, truth)
+    found = reliability(scores, targets, RELIABILITY_BINS)
+    error = expected_calibration_error(scores, targets)
+    if math.isnan(error):  # no true label is known
+        return ""
+    words = (
+        f"Expected calibration error {100 * error:.1f} %, over {int(found.count.sum()):,} pairs of a photo and a class with a "
+        "known true label. A dot above the line means that photos show the class more often than the scores say; a dot below "
+        "the line, less often."
+    )
+    chart = page.diagram("Share of photos with the class, by score", *(part.tolist() for part in found))
+    return f'<h2>Scores against the truth, report only</h2><p>{words}</p><div class="charts">{chart}</div>'
 
 
 def _class_table(labels: Labels, thresholds: Tensor, quality: Quality | None, thumbnails: _Thumbnails) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterable, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @cache
@@ -62,6 +66,25 @@ def bar(score: float) -> str:
     """A horizontal bar, full at a score of 1 and empty for NaN."""
     percent = 0 if math.isnan(score) else 100 * score
     return f'<span class="track"><i style="width:{percent:.1f}%"></i></span>'
+
+
+def jpeg(image: Image.Image, quality: int = 75) -> bytes:
+    """A picture as the bytes of a JPEG file."""
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=quality)
+    return data.getvalue()
+
+
+def data_uri(jpeg: bytes) -> str:
+    """The source of an <img> that is inside the page."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def figure(picture: Image.Image, caption: str, colour: str = "") -> str:
+    """A picture with a caption; a `colour` marks it."""
+    mark = f'<i class="mark" style="background:{colour}"></i>' if colour else ""
+    size, words = f'width="{picture.width}" height="{picture.height}"', text(caption)
+    return f'<figure><img src="{data_uri(jpeg(picture))}" alt="{words}" {size}><figcaption>{mark}{words}</figcaption></figure>'
 
 
 def histogram(caption: str, edges: Sequence[float], counts: Sequence[float]) -> str:

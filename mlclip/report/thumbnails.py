@@ -5,8 +5,6 @@ Letters: N photos.
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from ..images import Unreadable, open_image
 from ..images.names import photo_file
 from ..machine import default_workers
 from ..progress import Progress
+from . import html as page
 
 SIDE = 240  # longer side of a thumbnail, pixels
 QUALITY = 72  # of the JPEG
@@ -68,26 +67,23 @@ def make_thumbnails(root: str, paths: Sequence[str], output: str | Path, place: 
     folder, names = beside(output, "_files"), quote(beside(output, "_files").name)
     sources: list[str | None] = []
     hashes: list[np.ndarray | None] = []
-    held, embedded, files = (
-        0,
-        place != "folder",
-        [],
-    )  # files: thumbnails in the page that may have to move to the folder
+    held, embedded = 0, place != "folder"
+    files: list[tuple[int, bytes]] = []  # thumbnails in the page that may have to move to the folder
     try:
         _empty(folder)
         with progress.bar("thumbnails", len(paths), "photos") as bar:
             for row, made in enumerate(_thumbnails(root, paths)):
                 hashes.append(made and made.bits)
-                sources.append(made and (_data_uri(made.jpeg) if embedded else f"{names}/{row}.jpg"))
+                sources.append(made and (page.data_uri(made.jpeg) if embedded else f"{names}/{row}.jpg"))
                 held += len(sources[-1] or "") if embedded else 0
-                if made and not embedded:
-                    _write(folder, row, made.jpeg)
-                elif made and place == "auto":
+                if made and place != "embed":
                     files.append((row, made.jpeg))
                 if embedded and place == "auto" and held > EMBED_LIMIT:
                     embedded = False
+                if not embedded and files:
+                    folder.mkdir(exist_ok=True)
                     for earlier, jpeg in files:
-                        _write(folder, earlier, jpeg)
+                        (folder / f"{earlier}.jpg").write_bytes(jpeg)
                         sources[earlier] = f"{names}/{earlier}.jpg"
                     files.clear()
                 bar.update(1)
@@ -108,9 +104,7 @@ def _thumbnail(file: Path) -> Thumbnail | None:
     except (Unreadable, ValueError):  # ValueError: not a valid file name
         return None
     image.thumbnail((SIDE, SIDE))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=QUALITY)
-    return Thumbnail(data.getvalue(), difference_hash(image))
+    return Thumbnail(page.jpeg(image, QUALITY), difference_hash(image))
 
 
 def difference_hash(image: Image.Image) -> np.ndarray | None:
@@ -148,15 +142,6 @@ def _first_alike(part: Tensor, table: Tensor) -> Tensor:
     """The first row of `table` (N, bits) that is like each row of `part` (n, bits), which is among them: (n,)."""
     bits = table.shape[1]
     return (part @ table.T >= bits - 2 * MOST_BITS).int().argmax(1)
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-
-
-def _write(folder: Path, row: int, jpeg: bytes) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / f"{row}.jpg").write_bytes(jpeg)
 
 
 def _empty(folder: Path) -> None:

@@ -1,22 +1,44 @@
-"""The card of a model that is handed over: one page of Markdown. It says only what is recorded in the model."""
+"""A student to hand over: a `.safetensors` file, and its card beside it, one page of Markdown.
+
+The card says only what is recorded in the model.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..config import CLIP_HEAD
-from ..files import beside
-from .checkpoint import Checkpoint
-from .safetensors_file import facts_of
+from ..files import atomic, beside, check_output
+from .checkpoint import Checkpoint, facts_of, load_checkpoint, save_checkpoint
+from .clip_head import ClipHead
+from .model import Classifier
 
-LONGEST_LOG = 16 << 20  # bytes
 NOT_RECORDED = "not recorded"
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$])")
+
+
+def hand_over(model_file: str | Path, output: str | Path, *, overwrite: bool = False) -> Path:
+    """Write the model in `model_file` to `output`, a .safetensors file, and its card to the same name with .md.
+
+    The numbers of the last epoch come from the `.log.csv` beside `model_file`, if it exists. Returns the card. InputError if the
+    model cannot be read, or if one of the files exists and `overwrite` is not set.
+    """
+    card = beside(output, ".md")
+    for file in (output, card):
+        check_output(file, overwrite=overwrite)
+    checkpoint = load_checkpoint(model_file)
+    measured = last_epoch(model_file) or checkpoint.meta.get("measured") or {}
+    checkpoint = replace(checkpoint, meta={**checkpoint.meta, "measured": measured})
+    text = model_card(checkpoint, output)
+    save_checkpoint(checkpoint, output)
+    with atomic(card) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return card
 
 
 def last_epoch(model_file: str | Path) -> dict[str, float]:
@@ -26,10 +48,9 @@ def last_epoch(model_file: str | Path) -> dict[str, float]:
     {}
     """
     file = beside(model_file, ".log.csv")
-    if not file.is_file() or file.stat().st_size > LONGEST_LOG:
+    if not file.is_file():
         return {}
-    rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8", errors="replace"))))
-    found = {}
+    found, rows = {}, list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8", errors="replace"))))
     for name, text in (rows[-1] if rows else {}).items():
         try:
             found[str(name)] = float(text)
@@ -42,21 +63,27 @@ def model_card(checkpoint: Checkpoint, file: str | Path) -> str:
     """The card of a model, as Markdown. `file` is the name of the model's file."""
     model, facts, name = checkpoint.model, facts_of(checkpoint.meta), Path(file).name
     photos = f"`mlclip predict PHOTOS --model {name}` prints the classes of photos."
+    teacher = _pairs(facts["teacher"], "name", "sha256", "activation", "precision", "licence")
+    if teacher and teacher[-1][0] != "licence":
+        teacher.append(("licence", NOT_RECORDED))
+    calibration = _pairs(facts["calibration"], "source", "photos", "positives")
+    lines = [f"| {_text(name)} | {t:.3f} |" for name, t in zip(model.classes, checkpoint.thresholds, strict=True)]
     parts = [
         f"# {_text(Path(file).stem)}",
         f"A multi-label image classifier for {len(model.classes)} classes, made with mlclip. {photos}",
-        _list("Network", _network(model)),
-        _list("Teacher", _teacher(facts["teacher"])),
-        _list("Labels", _pairs(facts["labels"], ("method", "templates", "settings"))),
-        _list("Training", _pairs(facts["training"], ("settings",))),
-        _list("Calibration", _calibration(facts["calibration"])),
-        _list("Measured in the last epoch of the training", [(k, f"{v:g}") for k, v in _numbers(facts["measured"])]),
-        _classes(model.classes, checkpoint.thresholds.tolist()),
+        _section("Network", _network(model)),
+        _section("Teacher", teacher),
+        _section("Labels", _pairs(facts["labels"], "method", "templates", "settings")),
+        _section("Training", _pairs(facts["training"], "settings")),
+        _section("Calibration", calibration),
+        _section("Measured in the last epoch of the training", _pairs(facts, "measured")),
+        "## Classes\n\nA photo has a class if its score is at least the threshold.",
+        "\n".join(["| class | threshold |", "|---|---|", *lines]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _network(model: Any) -> list[tuple[str, str]]:
+def _network(model: Classifier | ClipHead) -> list[tuple[str, str]]:
     lines = [("network", model.arch), ("input", f"RGB, {model.size} × {model.size} pixels")]
     lines.append(("parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"))
     if model.arch == CLIP_HEAD:
@@ -64,54 +91,31 @@ def _network(model: Any) -> list[tuple[str, str]]:
     return lines
 
 
-def _teacher(teacher: Any) -> list[tuple[str, str]]:
-    if not isinstance(teacher, Mapping):
-        return []
-    found = [(key, str(teacher[key])) for key in ("name", "sha256", "activation", "precision") if key in teacher]
-    return [*found, ("licence", str(teacher.get("licence") or NOT_RECORDED))]
-
-
-def _pairs(facts: Any, names: Sequence[str]) -> list[tuple[str, str]]:
-    """The texts and numbers under `names`; of a dict, those in it."""
+def _pairs(facts: Any, *names: str) -> list[tuple[str, str]]:
+    """The texts and numbers under `names` of a dict; of a dict under a name, those in it."""
     found = []
-    for name in names:
-        value = facts.get(name) if isinstance(facts, Mapping) else None
-        entries = value.items() if isinstance(value, Mapping) else [(name, value)]
-        found += [(str(key), _shown(item)) for key, item in entries if item not in (None, "", [], {})]
-    return found
-
-
-def _calibration(calibration: Any) -> list[tuple[str, str]]:
-    return _pairs(calibration, ("source", "photos")) + [
-        (f"positive photos of {name}", str(count)) for name, count in _entries(calibration, "positives")
-    ]
-
-
-def _entries(facts: Any, name: str) -> Iterable[tuple[Any, Any]]:
-    value = facts.get(name) if isinstance(facts, Mapping) else None
-    return value.items() if isinstance(value, Mapping) else ()
-
-
-def _numbers(measured: Any) -> Iterable[tuple[str, float]]:
-    entries = _entries({"all": measured}, "all")
-    return [(str(key), value) for key, value in entries if isinstance(value, int | float)]
+    for name in names if isinstance(facts, dict) else ():
+        value = facts.get(name)
+        if isinstance(value, dict):
+            prefix = "positive photos of " if name == "positives" else ""
+            found += [(f"{prefix}{key}", item) for key, item in value.items()]
+        else:
+            found.append((name, value))
+    return [(key, _shown(value)) for key, value in found if value not in (None, "", [], {})]
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _list(title: str, pairs: Sequence[tuple[str, str]]) -> str:
+def _section(title: str, pairs: Sequence[tuple[str, str]]) -> str:
     lines = [f"- {_text(name)}: {_text(value)}" for name, value in pairs]
     return "\n".join([f"## {title}", "", *(lines or [NOT_RECORDED.capitalize() + "."])])
 
 
-def _classes(classes: Sequence[str], thresholds: Sequence[float]) -> str:
-    rows = [f"| {_text(name)} | {limit:.3f} |" for name, limit in zip(classes, thresholds, strict=True)]
-    head = ["## Classes", "", "A photo has a class if its score is at least the threshold.", ""]
-    return "\n".join([*head, "| class | threshold |", "|---|---|", *rows])
-
-
 def _text(text: str) -> str:
     """Text on one line, with Markdown's special characters escaped."""
-    return _SPECIAL.sub(r"\\\1", " ".join("".join(c if c.isprintable() else " " for c in text).split()))
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return re.sub(r"([\\`*_\[\]<>|#~$])", r"\\\1", plain)

@@ -1,14 +1,20 @@
-"""The classifier on disk: `model.pt` holds everything that prediction needs. It is written completely or not at all.
-
-A name that ends in .safetensors makes a file of that format, with the same content (see `safetensors_file.py`).
+"""The classifier on disk: one file holds everything that prediction needs. It is written completely or not at all.
 
 `model.pt` is {"format": "mlclip.model", "version": 1, "arch", "classes", "size", "thresholds", "weights", "meta"} of
 plain containers and tensors. With the arch clip-head, "clip" and "grids" say which CLIP and which views the head needs; CLIP's
-weights are not in the file. The state of an unfinished training is a separate file, see `training/resume.py`.
+weights are not in the file. The state of an unfinished training is a separate file, see `training/`.
+
+`model.safetensors` has the same content, to hand over: the weights, and JSON texts in the header. `meta` is split into
+"calibration", "hierarchy" of the classes, "teacher" (which CLIP made the labels, with its licence), "labels" (how), "training"
+(its settings), and "measured", numbers of the training. Names of photos and folders of the machine that trained are left out.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..clip.weights import read_safetensors
 from ..config import CLIP_HEAD, InputError
-from ..files import load_plain, save_plain
+from ..files import atomic, load_plain, parse_json, save_plain
+from ..schema import SCHEMAS
 from .clip_head import ClipHead, clip_head_of, plain_clip
 from .model import Classifier, classifier_of
-from .safetensors_file import is_safetensors, load_safetensors, save_safetensors
 
+FORMAT, VERSION = "mlclip.model", 1
 MADE_BY = "mlclip train --labels labels.pt"
+EXPORTED_BY = "mlclip export -o model.safetensors"
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64"}
+FIELDS = ("arch", "size", "classes", "thresholds", "clip", "grids")  # of a model.pt, as they are
+PRIVATE = ("root", "skipped")  # of `meta`: names of folders and photos
 
 
 @dataclass
@@ -39,11 +51,11 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write `model.pt` or `model.safetensors` atomically. Weights are stored in float32 on the CPU."""
+    """Write `model.pt`, or a .safetensors file if `path` is named so, atomically. Weights are stored in float32 on the CPU."""
     model = checkpoint.model
     content = {
-        "format": "mlclip.model",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "arch": model.arch,
         "classes": list(model.classes),
         "size": model.size,
@@ -51,8 +63,12 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
         "weights": {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
         "meta": checkpoint.meta,
     }
-    content |= plain_clip(model) if isinstance(model, ClipHead) else {}
-    (save_safetensors if is_safetensors(path) else save_plain)(content, path)
+    if isinstance(model, ClipHead):
+        content |= plain_clip(model)
+    if is_safetensors(path):
+        _save_safetensors(content, path)
+    else:
+        save_plain(content, path)
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -60,7 +76,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
 
     `schema.SCHEMAS["model"]` says what it must hold. InputError if the file is missing or damaged.
     """
-    content = load_safetensors(path) if is_safetensors(path) else load_plain(path, kind="model", made_by=MADE_BY)
+    content = _load_safetensors(path) if is_safetensors(path) else load_plain(path, kind="model", made_by=MADE_BY)
     try:
         if content["arch"] == CLIP_HEAD:
             model = clip_head_of(content)
@@ -69,3 +85,98 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
     except InputError as error:
         raise InputError(f"{path}: {error}. Create the file again with `{MADE_BY}`.") from error
     return Checkpoint(model.to(device).eval(), content["thresholds"].float(), content["meta"])
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Whether a file is a .safetensors file, by its name, or else by its first bytes."""
+    if os.fspath(path).lower().endswith((".safetensors", ".pt")):
+        return os.fspath(path).lower().endswith(".safetensors")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+        return head[8:] == b"{" and 0 < int.from_bytes(head[:8], "little") < os.path.getsize(path)
+    except (OSError, ValueError):
+        return False
+
+
+def facts_of(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a model's `meta` that a file to hand over has, as plain JSON.
+
+    >>> facts = facts_of({"lr": 0.1, "root": "/home", "labels_meta": {"method": "cdul", "clip": {"name": "RN50"}}})
+    >>> facts["training"], facts["labels"], facts["teacher"], facts["calibration"]
+    ({'lr': 0.1}, {'method': 'cdul'}, {'name': 'RN50'}, None)
+    """
+    plain = _plain(meta)
+    labels = plain.pop("labels_meta", {})
+    facts = {name: plain.pop(name, None) for name in ("calibration", "hierarchy")}
+    facts |= {"teacher": labels.pop("clip", None), "labels": labels}
+    return facts | {"measured": plain.pop("measured", {}), "training": plain}
+
+
+def _meta_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The `meta` of a model, from the parts of `facts_of`."""
+    training, labels = (facts.get(name) if isinstance(facts.get(name), dict) else {} for name in ("training", "labels"))
+    if facts.get("teacher"):
+        labels = labels | {"clip": facts["teacher"]}
+    meta = {**training, "labels_meta": labels}
+    meta |= {name: facts.get(name) for name in ("calibration", "measured")}
+    if facts.get("hierarchy"):
+        meta["hierarchy"] = facts["hierarchy"]
+    return meta
+
+
+def _plain(value: Any) -> Any:
+    """A copy without tensors, private entries and what JSON cannot hold."""
+    if isinstance(value, Mapping):
+        kept = {key: item for key, item in value.items() if isinstance(key, str) and key not in PRIVATE}
+        return {key: _plain(item) for key, item in kept.items() if not isinstance(item, Tensor)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value if not isinstance(item, Tensor)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int) else None
+
+
+def _save_safetensors(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write the content of a `model.pt` as .safetensors. The same content gives the same bytes, unlike with the library."""
+    fields = {name: content[name] for name in FIELDS if name in content}
+    fields |= {"thresholds": content["thresholds"].tolist(), **facts_of(content["meta"])}
+    texts = {name: json.dumps(value) for name, value in fields.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "version": str(VERSION), **texts}}
+    end = 0
+    for name, weight in content["weights"].items():
+        start, end = end, end + weight.numel() * weight.element_size()
+        header[name] = {"dtype": DTYPES[weight.dtype], "shape": list(weight.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # the data begin at a multiple of 8 bytes
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for weight in content["weights"].values():
+            file.write(weight.contiguous().numpy().tobytes())
+
+
+def _load_safetensors(path: str | Path) -> dict[str, Any]:
+    """The content of a `model.pt` from a file of `_save_safetensors`. InputError if it is missing, damaged, or not a student."""
+    path, again = Path(path), f"Create the file again with `{EXPORTED_BY}`."
+    if not path.is_file():
+        raise InputError(f"{path} not found. `{EXPORTED_BY}` creates it.")
+    weights, texts = read_safetensors(path)
+    if texts.pop("format", None) != FORMAT:
+        raise InputError(f"{path} is not a model of mlclip. `{EXPORTED_BY}` creates one.")
+    version = str(texts.pop("version", None))
+    if version != str(VERSION):
+        raise InputError(f"{path} has version {version[:20]} of the format. This mlclip reads version {VERSION}.")
+    facts = {}
+    for name, text in texts.items():
+        try:
+            facts[name] = parse_json(text)
+        except ValueError as error:
+            raise InputError(f"{path}: '{name[:40]}' is not JSON. {again}") from error
+    try:
+        thresholds = torch.tensor(facts.get("thresholds"), dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{path}: 'thresholds' are not a list of numbers. {again}") from error
+    content = {name: facts[name] for name in FIELDS if name in facts}
+    content |= {"weights": weights, "thresholds": thresholds, "meta": _meta_of(facts)}
+    SCHEMAS["model"].check(content, str(path), again)
+    return content

@@ -22,7 +22,6 @@ from ..clip.open_clip_model import is_open_clip_name
 from ..clip.pixels import OPENAI, Pixels, pixels_of
 from ..clip.registry import find_name
 from ..config import CLIP_HEAD, InputError
-from ..images import Photo, PhotoViews, photo_batches
 from ..methods.pooled_head import pooled_logits
 from ..progress import SILENT, Progress
 from ..teacher.scoring import Teacher
@@ -73,7 +72,8 @@ class ClipHead(nn.Module):
 
     def cost(self) -> str:
         """What prediction needs, in words."""
-        return f"CLIP {self.needed.name} for every photo ({self.views} view{'s' * (self.views > 1)})"
+        views = "1 view" if self.views == 1 else f"{self.views} views"
+        return f"CLIP {self.needed.name} for every photo ({views})"
 
     def use(self, teacher: Teacher) -> ClipHead:
         """Take the CLIP of a teacher, which has the right weights. Returns the model itself."""
@@ -135,42 +135,6 @@ def _load(needed: ClipNeeded, clip: str | Path | None, offline: bool, progress: 
             "model was trained with."
         )
     return loaded
-
-
-@torch.inference_mode()
-def score_views(
-    model: ClipHead,
-    photos: Sequence[Photo],
-    device: torch.device,
-    *,
-    batch_size: int = 64,
-    num_workers: int = 2,
-    progress: Progress = SILENT,
-    label: str = "predicting",
-) -> tuple[Tensor, list[tuple[int, str]]]:
-    """Sigmoid scores (N, C) of photos, float32 on the CPU, and (index, reason) of the photos that cannot be read.
-
-    Every view of every photo runs through CLIP, `batch_size` views at a time. Rows of unreadable photos are NaN.
-    """
-    model.load_encoder(progress=progress)
-    model.to(device).eval()
-    teacher = model.encoder_on(device)
-    progress.log(f"this model runs {model.cost()}")
-    scores, skipped = torch.full((len(photos), len(model.classes)), torch.nan), []
-    batches = photo_batches(
-        PhotoViews(photos, model.size, model.grids, teacher.pixels.interpolation),
-        batch_size=max(1, batch_size // model.views),
-        num_workers=num_workers,
-        device=teacher.device,
-    )
-    with progress.bar(label, len(photos), "photos") as bar:
-        for indices, pixels, unreadable in batches:  # pixels (n, V, 3, S, S)
-            skipped += unreadable
-            if pixels is not None:
-                views = teacher.embed_photos(pixels, batch_size)  # (n, V, D)
-                scores[indices] = model.logits(views).sigmoid().cpu()
-            bar.update(len(indices) + len(unreadable))
-    return scores, skipped
 
 
 def refuse_clip_head(model: nn.Module, action: str) -> None:

@@ -1,14 +1,17 @@
-"""Export of the student to ONNX in float32, float16 or int8. The result is compared with PyTorch. Needs `mlclip[onnx]`.
+"""Export of the student to ONNX in float32 or int8. The result is compared with PyTorch. Needs `mlclip[onnx]`.
 
 Letters: N photos, C classes, H W pixels.
 """
 
 from __future__ import annotations
 
+import _thread
 import json
 import logging
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +32,10 @@ from .clip_head import refuse_clip_head
 from .onnx_model import FORMAT, INSTALL, SLICE, VERSION, load_onnx
 
 # The largest accepted difference from PyTorch's scores: of one score, and on average.
-TOLERANCE = {"fp32": (1e-3, 1e-4), "fp16": (0.03, 0.003), "int8": (0.5, 0.03)}
+TOLERANCE = {"fp32": (1e-3, 1e-4), "int8": (0.5, 0.03)}
 CALIBRATION_PHOTOS = 128  # of the given ones, evenly spaced
 _BATCH = 4  # photos in one calibration run
+REPEAT_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,9 @@ def export_onnx(
     Input "pixels": uint8 RGB (N, 3, size, size), any N. Output "scores": float32 (N, C) in [0, 1]. The metadata of the file
     has "classes", "thresholds", "size" and "difference" as JSON, and "format", "version" and "variant".
 
-    `variant`: "fp32"; "fp16", half the size, for GPUs; "int8", a quarter of the size, for CPUs. int8 is static quantisation;
-    it needs `photos` like those that will be predicted. Their labels are not needed. With `photos`, the difference is measured on
-    them, otherwise on random images. Raises InputError if the extra is not installed, or if the scores differ too much.
+    `variant`: "fp32", or "int8", a quarter of the size, for CPUs. int8 is static quantisation; it needs `photos` like those that
+    will be predicted. Their labels are not needed. With `photos`, the difference is measured on them, otherwise on random images.
+    Raises InputError if the extra is not installed, or if the scores differ too much.
     """
     refuse_clip_head(checkpoint.model, "be exported to ONNX")
     _require_extra()
@@ -80,7 +84,9 @@ def export_onnx(
         raise OptionError('`variant="int8"` needs `photos` like those that will be predicted. 100 are enough.')
     model = checkpoint.model.cpu().eval()
     pixels = random_pixels(model.size) if photos is None else photo_pixels(photos, model.size)
-    proto = _VARIANTS[variant](_graph(model, pixels[:2] if len(pixels) > 1 else random_pixels(model.size)), pixels)
+    proto = _graph(model, pixels[:2] if len(pixels) > 1 else random_pixels(model.size))
+    if variant == "int8":
+        proto = _as_int8(proto, pixels)
     values = {"classes": model.classes, "thresholds": checkpoint.thresholds.tolist(), "size": model.size}
     entries = {"format": FORMAT, "version": str(VERSION), "variant": variant}
     entries |= {name: json.dumps(value) for name, value in values.items()}
@@ -118,11 +124,44 @@ def photo_pixels(found: Found, size: int, most: int = CALIBRATION_PHOTOS) -> np.
 
 def _graph(model: nn.Module, pixels: np.ndarray) -> Any:
     """The float32 graph (an onnx.ModelProto) for any number of photos."""
-    program = torch.onnx.export(
-        _Scores(model).eval(), (torch.from_numpy(pixels),), input_names=["pixels"], output_names=["scores"],
-        dynamic_shapes=({0: torch.export.Dim("N", min=1)},), dynamo=True, verbose=False,
-    )  # fmt: skip
-    return program.model_proto
+    with _interruptible():
+        program = torch.onnx.export(
+            _Scores(model).eval(),
+            (torch.from_numpy(pixels),),
+            input_names=["pixels"],
+            output_names=["scores"],
+            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+        return program.model_proto
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Inside it, Ctrl-C is repeated until it ends the block: torch's exporter has callbacks that ignore an exception."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+        yield
+        return
+    ended, asked, before = threading.Event(), threading.Event(), signal.getsignal(signal.SIGINT)
+
+    def repeat() -> None:
+        while not ended.wait(REPEAT_SECONDS):
+            _thread.interrupt_main()
+
+    def interrupt(*_: object) -> None:
+        if not asked.is_set():
+            asked.set()
+            threading.Thread(target=repeat, daemon=True).start()
+        if not ended.is_set():
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.signal(signal.SIGINT, before)
 
 
 def _save(proto: Any, entries: dict[str, str], path: Path) -> None:
@@ -141,26 +180,6 @@ def _difference(checkpoint: Checkpoint, path: Path, pixels: np.ndarray, photos: 
     return Difference(float(differences.max()), float(differences.mean()), photos)
 
 
-def _ends(proto: Any) -> tuple[list[str], list[str]]:
-    """The names of the nodes before the first convolution (normalisation) and after the last one (pool, calibration, sigmoid)."""
-    nodes = list(proto.graph.node)
-    places = [index for index, node in enumerate(nodes) if node.op_type == "Conv"]
-    return [node.name for node in nodes[: places[0]]], [node.name for node in nodes[places[-1] + 1 :]]
-
-
-def _as_fp32(proto: Any, pixels: np.ndarray) -> Any:
-    return proto
-
-
-def _as_fp16(proto: Any, pixels: np.ndarray) -> Any:
-    """Half precision from the normalised pixels to the class maps; pool, calibration and sigmoid stay in float32."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    first, last = _ends(proto)
-    with _quiet():
-        return convert_float_to_float16(proto, keep_io_types=True, node_block_list=[*first, *last])
-
-
 def _as_int8(proto: Any, pixels: np.ndarray) -> Any:
     """Static quantisation: int8 weights per channel, uint8 activations with the ranges that they have on `pixels`."""
     import onnx
@@ -173,7 +192,9 @@ def _as_int8(proto: Any, pixels: np.ndarray) -> Any:
         def get_next(self) -> dict | None:
             return next(self.batches, None)
 
-    first, last = _ends(proto)
+    nodes = list(proto.graph.node)
+    places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
+    outside = [*nodes[: places[0]], *nodes[places[-1] + 1 :]]  # normalisation; pool, calibration and sigmoid
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = os.path.join(folder, "fp32.onnx"), os.path.join(folder, "int8.onnx")
         onnx.save(proto, source)
@@ -185,12 +206,9 @@ def _as_int8(proto: Any, pixels: np.ndarray) -> Any:
             per_channel=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
-            nodes_to_exclude=[*first, *last],
+            nodes_to_exclude=[node.name for node in outside],
         )
         return onnx.load(target)
-
-
-_VARIANTS = {"fp32": _as_fp32, "fp16": _as_fp16, "int8": _as_int8}
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from .backbones import build_trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_CALIBRATION = ("scale", "offset")  # buffers that older weight files do not have
 _HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this student replaces
 
 
@@ -93,9 +92,7 @@ def classifier_of(arch: str, classes: Sequence[str], size: int, weights: Mapping
 
     try:
         with _shapes_only():
-            expected = Classifier(arch, classes, size, trunk=empty()).state_dict()
-        optional = {name: expected[name] for name in _CALIBRATION}
-        wrong = _differences(expected, {**optional, **weights})
+            wrong = _differences(Classifier(arch, classes, size, trunk=empty()).state_dict(), weights)
     except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
         wrong = [_reason(error)]
     if wrong:
@@ -124,7 +121,7 @@ class Classifier(nn.Module):
     work. `trunk` computes feature maps (N, K, h, w); the default is torchvision's `arch`, with random weights until
     `load_trunk` or `load_state_dict`. `cam_boost` multiplies positive cells of the class maps before pooling (CCD step 2); 1
     is off. `scale` and `offset` (C,) calibrate the pooled logits; they are 1 and 0 until `calibrate`. These three are buffers:
-    they are saved with the weights but not trained. Older weight files without a calibration can be loaded.
+    they are saved with the weights but not trained.
     """
 
     def __init__(
@@ -146,7 +143,6 @@ class Classifier(nn.Module):
         self.register_buffer("cam_boost", torch.tensor(float(cam_boost)))
         self.register_buffer("scale", torch.ones(len(self.classes)))
         self.register_buffer("offset", torch.zeros(len(self.classes)))
-        self.register_load_state_dict_pre_hook(_without_calibration)
         self.register_buffer("_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -170,12 +166,6 @@ class Classifier(nn.Module):
         slope, offset = slope.to(self.scale), offset.to(self.offset)
         self.offset.copy_(slope * self.offset + offset)
         self.scale.mul_(slope)
-
-
-def _without_calibration(model: Classifier, state: dict[str, Tensor], prefix: str, *_) -> None:
-    """Add a calibration without effect to weights from before models had one."""
-    state.setdefault(f"{prefix}scale", torch.ones_like(model.scale))
-    state.setdefault(f"{prefix}offset", torch.zeros_like(model.offset))
 
 
 def _trunk_names(arch: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -251,27 +241,24 @@ def _download(url: str, file: Path, arch: str, offline: bool) -> None:
         )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), _hash_prefix(file), progress=False)
+        torch.hub.download_url_to_file(url, str(file), file.stem.rsplit("-", 1)[-1], progress=False)
     except (OSError, RuntimeError, HTTPException) as error:
         raise InputError(
             f"torchvision's ImageNet weights of {arch} cannot be downloaded ({_reason(error)}). {remedy}"
         ) from error
 
 
-def _hash_prefix(file: Path) -> str:
-    """The first digits of the sha256, which torchvision writes into its file names: `resnet18-f37072fd.pth` -> f37072fd."""
-    return file.stem.rsplit("-", 1)[-1]
-
-
 def _check_hash(file: Path, url: str, arch: str) -> None:
+    """InputError if the sha256 of a file does not begin as its name says: `resnet18-f37072fd.pth` -> f37072fd."""
     from ..clip.fetch import hash_file
 
+    expected = file.stem.rsplit("-", 1)[-1]
     try:
         found = hash_file(file)
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}. Check its permissions.") from error
-    if not found.startswith(_hash_prefix(file)):
+    if not found.startswith(expected):
         raise InputError(
-            f"{file} is truncated or not torchvision's file of {arch}: its sha256 is {found}, expected {_hash_prefix(file)}... "
+            f"{file} is truncated or not torchvision's file of {arch}: its sha256 is {found}, expected {expected}... "
             f"Delete it, and it is downloaded again from {url}."
         )

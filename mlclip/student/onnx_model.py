@@ -1,14 +1,10 @@
 """Prediction with a student that `mlclip export` wrote as ONNX. It needs numpy, Pillow and onnxruntime, but not torch.
 
-The file is not trusted: its metadata, input and output are checked before it runs.
-
 Letters: N photos, C classes.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +13,12 @@ from typing import Any
 import numpy as np
 
 from ..config import InputError
+from ..files import parse_json
 from ..images.batches import read_batches, separate_unreadable
 from ..images.find import Found
 from ..progress import SILENT, Progress
-from .onnx_check import check_onnx
 
 FORMAT, VERSION = "mlclip.onnx", 1
-SIZES = (32, 4096)  # allowed side of the square input, pixels
-MAX_FILE = 2**31 - 1  # bytes; ONNX files cannot be larger
-MAX_METADATA = 16_000_000  # characters of one entry
 SLICE = 16  # photos per run on a CPU; larger ones leave its cache
 MADE_BY = "mlclip export -o model.onnx"
 INSTALL = 'pip install "mlclip[onnx]"'
@@ -42,11 +35,9 @@ class OnnxModel:
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 pixels (n, 3, size, size) -> scores float32 (n, C) in [0, 1]. InputError if the network cannot compute them."""
-        import onnxruntime
-
         try:
             parts = [self.session.run(None, {"pixels": pixels[i : i + SLICE]})[0] for i in range(0, len(pixels), SLICE)]
-        except _errors(onnxruntime) as error:
+        except _errors() as error:
             raise InputError(f"the ONNX model cannot be run ({_reason(error)}). Run `{MADE_BY}` again.") from error
         scores = np.concatenate([np.empty((0, len(self.classes)), np.float32), *parts])
         if scores.shape != (len(pixels), len(self.classes)) or not ((scores >= 0) & (scores <= 1)).all():
@@ -82,23 +73,16 @@ def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
     path, providers = Path(path), _providers(device, onnxruntime.get_available_providers())
     if not path.is_file():
         raise InputError(f"{path} not found. `{MADE_BY}` creates it.")
-    if path.stat().st_size > MAX_FILE:
-        raise InputError(f"{path} is larger than 2 GiB, which no ONNX file can be. `{MADE_BY}` creates one.")
-    check_onnx(path, MADE_BY)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # only fatal errors; others are raised
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoding threads need the cores
     fallback = int(providers != ["CPUExecutionProvider"])  # with it, onnxruntime prints its errors to stdout
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers, enable_fallback=fallback)
-    except _errors(onnxruntime) as error:
-        raise InputError(
-            f"{path} is not a readable ONNX file ({_reason(error)}). Create it again with `{MADE_BY}`."
-        ) from error
-    try:
         return _checked(path, session)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged: its metadata are not text. Create it again with `{MADE_BY}`.") from error
+    except _errors() as error:
+        reason = "its metadata are not text" if isinstance(error, UnicodeDecodeError) else _reason(error)
+        raise InputError(f"{path} is not a readable ONNX file ({reason}). Create it again with `{MADE_BY}`.") from error
 
 
 def _providers(device: str, available: list[str]) -> list[str]:
@@ -111,13 +95,12 @@ def _providers(device: str, available: list[str]) -> list[str]:
     raise InputError(f'`device="{name}"` is not available for ONNX models: {hint}use cpu or auto.')
 
 
-def _errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
+def _errors() -> tuple[type[Exception], ...]:
     """What onnxruntime raises for a file that it cannot run; its exceptions have no common base class."""
-    state = onnxruntime.capi.onnxruntime_pybind11_state
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented", "EPFail",
-             "NoModel", "ModelLoaded", "RuntimeException")  # fmt: skip
-    found = (getattr(state, name, None) for name in names)
-    return (*(kind for kind in found if kind), RuntimeError, ValueError, OSError, MemoryError)
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*own, RuntimeError, ValueError, OSError, MemoryError)
 
 
 def _reason(error: Exception) -> str:
@@ -125,6 +108,7 @@ def _reason(error: Exception) -> str:
 
 
 def _checked(path: Path, session: Any) -> OnnxModel:
+    """The model, if its metadata, input and output fit each other."""
     entries = session.get_modelmeta().custom_metadata_map
     if entries.get("format") != FORMAT:
         raise InputError(f"{path} is not a model of mlclip. `{MADE_BY}` creates one.")
@@ -133,46 +117,29 @@ def _checked(path: Path, session: Any) -> OnnxModel:
         raise InputError(
             f"{path} has version {version} of the format. This mlclip reads version {VERSION}. Run `{MADE_BY}` again."
         )
-    classes, thresholds, size = (_entry(path, entries, name) for name in ("classes", "thresholds", "size"))
-    named = isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)
-    _require(named and 0 < len(classes) == len(set(classes)), path, "classes are not a list of different names")
-    _require(
-        isinstance(thresholds, list) and len(thresholds) == len(classes) and all(map(_is_share, thresholds)),
-        path,
-        "thresholds are not one number from 0 to 1 per class",
-    )
-    _require(
-        type(size) is int and SIZES[0] <= size <= SIZES[1], path, f"size is not a number from {SIZES[0]} to {SIZES[1]}"
-    )
+    try:
+        classes, limits, size = (parse_json(entries.get(name, "")) for name in ("classes", "thresholds", "size"))
+    except ValueError:
+        raise InputError(f"{path} is damaged: its metadata are not JSON. Create it again with `{MADE_BY}`.") from None
     inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
     outputs = [(each.type, each.shape[1:]) for each in session.get_outputs()]
-    _require(
-        inputs == [("pixels", "tensor(uint8)", [3, size, size])], path, f"input is not uint8 pixels of {size}×{size}"
-    )
-    _require(
-        outputs == [("tensor(float)", [len(classes)])],
-        path,
-        f"output is not one score for each of {len(classes)} classes",
-    )
-    return OnnxModel(classes, [float(value) for value in thresholds], size, session)
-
-
-def _entry(path: Path, entries: dict[str, str], name: str) -> Any:
-    text = entries.get(name, "")
-    _require(len(text) <= MAX_METADATA, path, f"{name} are too long")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    names = classes if isinstance(classes, list) and all(isinstance(name, str) and name for name in classes) else []
+    wrong = None
+    if not names or len(set(names)) < len(names):
+        wrong = "classes are not a list of different names"
+    elif not (isinstance(limits, list) and len(limits) == len(classes) and all(map(_is_share, limits))):
+        wrong = "thresholds are not one number from 0 to 1 per class"
+    elif inputs != [("pixels", "tensor(uint8)", [3, size, size])]:
+        wrong = f"input is not uint8 pixels of {size}×{size}"
+    elif outputs != [("tensor(float)", [len(classes)])]:
+        wrong = f"output is not one score for each of {len(classes)} classes"
+    if wrong:
+        raise InputError(f"{path} is damaged: its {wrong}. Create it again with `{MADE_BY}`.")
+    return OnnxModel(classes, [float(limit) for limit in limits], size, session)
 
 
 def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
-
-
-def _require(holds: bool, path: Path, wrong: str) -> None:
-    if not holds:
-        raise InputError(f"{path} is damaged: its {wrong}. Create it again with `{MADE_BY}`.")
+    return type(value) in (int, float) and 0 <= value <= 1  # False for NaN
 
 
 def predict_onnx(

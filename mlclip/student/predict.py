@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise, repeat
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,13 @@ from ..distributed import choose_device
 from ..images import Found, Photo, PhotoViews, photo_batches
 from ..images.batches import separate_unreadable
 from ..images.loader import Batch
+from ..labels.class_tree import ClassTree
 from ..labels.table import Labels
+from ..methods.hierarchy import consistent_scores, consistent_thresholds
+from ..methods.thresholds import match_expected_positives
 from ..progress import SILENT, Progress
 from .checkpoint import Checkpoint
-from .clip_head import ClipHead, score_views
-from .consistency import make_consistent, thresholds_of
+from .clip_head import ClipHead
 from .model import Classifier
 
 CPU_SLICE = 16  # photos per forward pass on a CPU; the feature maps of more leave its cache
@@ -81,59 +84,70 @@ def score_photos(
 
     Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Rows of unreadable
     photos are NaN. `device`: None uses a GPU where there is one. `num_workers` decode photos in advance. `batches` are the
-    photos where they have been read already, as `photo_batches` returns them. A ClipHead runs CLIP on the views of each photo (see
-    `score_views`) and takes no `batches`.
+    photos where they have been read already, as `photo_batches` returns them. A ClipHead takes no `batches`: it runs CLIP on every
+    view of every photo, about `batch_size` views at a time.
     """
     device = choose_device(device or "auto")
     if isinstance(model, ClipHead):
-        return score_views(
-            model, photos, device, batch_size=batch_size, num_workers=num_workers, progress=progress, label=label
-        )
-    fast_layout(model, device).eval()
-    scores = torch.full((len(photos), len(model.classes)), float("nan"))
-    skipped: list[tuple[int, str]] = []
+        model.load_encoder(progress=progress)
+        interpolation = model.to(device).eval().encoder_on(device).pixels.interpolation
+        progress.log(f"this model runs {model.cost()}")
+        views = PhotoViews(photos, model.size, model.grids, interpolation)
+        photos_at_once = max(1, batch_size // model.views)
+    else:
+        fast_layout(model, device).eval()
+        views, photos_at_once = PhotoViews(photos, model.size), batch_size
     if batches is None:
-        views = PhotoViews(photos, model.size)
-        batches = photo_batches(views, batch_size=batch_size, num_workers=num_workers, device=device)
-    with progress.bar(label, len(photos), "photos") as bar, _scorer(model, device) as score:
-        for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, H, W)
+        batches = photo_batches(views, batch_size=photos_at_once, num_workers=num_workers, device=device)
+    scores, skipped = torch.full((len(photos), len(model.classes)), torch.nan), []
+    with progress.bar(label, len(photos), "photos") as bar, _scorer(model, device, batch_size) as score:
+        for indices, pixels, unreadable in batches:  # pixels (n, V, 3, H, W), V = 1 without CLIP
             skipped += unreadable
             if pixels is not None:
-                scores[indices] = score(pixels[:, 0])
+                scores[indices] = score(pixels)
             bar.update(len(indices) + len(unreadable))
     return scores, skipped
 
 
 @contextmanager
-def _scorer(model: Classifier, device: torch.device) -> Iterator[Callable[[Tensor], Tensor]]:
-    """A function: uint8 pixels (n, 3, H, W) -> sigmoid scores (n, C), float32 on the CPU.
+def _scorer(
+    model: Classifier | ClipHead, device: torch.device, batch_size: int
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A function: uint8 views (n, V, 3, H, W) -> sigmoid scores (n, C), float32 on the CPU.
 
     On a CPU, each thread runs whole slices of a batch. If all threads shared every layer, they would wait for each other after it,
-    and for the threads that decode photos.
+    and for the threads that decode photos. `benchmarks/speed.py` measures it.
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        network = fold_batch_norm(model) if device.type == "cpu" else model
-        yield lambda pixels: torch.cat([_scores(network, part, device) for part in _slices(pixels, device, 1)])
-        return
-    network = fold_batch_norm(model)
-    with ThreadPoolExecutor(threads, "forward", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    on_cpu, threads = device.type == "cpu", torch.get_num_threads()
+    if isinstance(model, ClipHead):
 
-        def score(pixels: Tensor) -> Tensor:
-            if len(pixels) == 1:  # nothing to share out but the layers
-                return _scores(network, pixels, device)
-            parts = _slices(pixels, device, threads)
-            return torch.cat(list(pool.map(_scores, repeat(network), parts, repeat(device))))
+        def score(views: Tensor) -> Tensor:
+            embeddings = model.encoder_on(device).embed_photos(views, batch_size)  # (n, V, D)
+            return model.logits(embeddings).sigmoid().cpu()
 
-        try:
-            yield score
-        finally:
-            torch.set_num_threads(threads)  # the threads of the pool have changed it for the process
+        yield score
+    elif not on_cpu or threads == 1:
+        network = fold_batch_norm(model) if on_cpu else model
 
+        def score(views: Tensor) -> Tensor:
+            parts = views[:, 0].split(CPU_SLICE if on_cpu else len(views))
+            return torch.cat([_scores(network, part, device) for part in parts])
 
-def _slices(pixels: Tensor, device: torch.device, threads: int) -> Sequence[Tensor]:
-    share = math.ceil(len(pixels) / threads)
-    return pixels.split(min(share, CPU_SLICE) if device.type == "cpu" else len(pixels))
+        yield score
+    else:
+        network = fold_batch_norm(model)
+        with ThreadPoolExecutor(threads, "forward", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+
+            def score(views: Tensor) -> Tensor:
+                if len(views) == 1:  # nothing to share out but the layers
+                    return _scores(network, views[:, 0], device)
+                parts = views[:, 0].split(min(CPU_SLICE, math.ceil(len(views) / threads)))
+                return torch.cat(list(pool.map(_scores, repeat(network), parts, repeat(device))))
+
+            try:
+                yield score
+            finally:
+                torch.set_num_threads(threads)  # the threads of the pool have changed it for the process
 
 
 @torch.inference_mode()
@@ -170,3 +184,22 @@ def predict(
         scores = make_consistent(scores, model.classes, checkpoint.meta)
         meta["hierarchy"] = checkpoint.meta["hierarchy"]
     return Labels([found.photos[i].path for i in readable], model.classes, scores[readable], root=found.root, meta=meta)
+
+
+def make_consistent(scores: Tensor, classes: Sequence[str], meta: Mapping[str, Any]) -> Tensor:
+    """Scores (N, C) that agree with the tree in `meta`; without one, the same scores."""
+    tree = ClassTree.of(meta)
+    return consistent_scores(scores, tree.parent_columns(classes), tree.group_columns(classes)) if tree else scores
+
+
+def fitted_thresholds(scores: Tensor, labels: Tensor, classes: Sequence[str], meta: Mapping[str, Any]) -> Tensor:
+    """The thresholds (C,) with which the consistent scores (N, C) give each class as many photos as the labels expect."""
+    return match_expected_positives(make_consistent(scores, classes, meta), labels)
+
+
+def thresholds_of(checkpoint: Checkpoint) -> Tensor:
+    """The model's thresholds (C,), so that no child is chosen without its parent, and at most one class of a group."""
+    tree, classes = ClassTree.of(checkpoint.meta), checkpoint.model.classes
+    if not tree or not checkpoint.consistent:
+        return checkpoint.thresholds
+    return consistent_thresholds(checkpoint.thresholds, tree.parent_columns(classes), tree.group_columns(classes))

@@ -22,7 +22,7 @@ from ..methods.pooled_head import choose_pooled_l2, fit_pooled_head
 from ..progress import Progress
 from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ClipHead, clip_of
-from ..student.consistency import fitted_thresholds
+from ..student.predict import fitted_thresholds
 from ..teacher.encode import encoded_views
 from ..teacher.scoring import Teacher, check_same_teacher
 from ..teacher.store import Store, StoredViews, is_store
@@ -56,7 +56,7 @@ def train_clip_head(
     with distributed.together():
         teacher = _checked(labels, teacher, other_teacher)
         grids, size = views_of(labels, teacher)
-    photos, scores, skipped = training_photos(labels, config, distributed)
+    photos, scores, skipped = training_photos(labels, config, num_workers, distributed, progress)
     device = distributed.device if distributed.device.type == "cuda" else torch.device("cpu")
     weights = label_weights(corrected_photos(labels, photos), config)
     runtime = Runtime(distributed, num_workers, progress)

@@ -163,7 +163,9 @@ def _true_mean_ap(state: TrainingState, scores: Tensor, truth: Labels) -> float:
 def refined_labels(state: TrainingState, labels: Labels) -> Labels:
     """The labels at the end of the training, for the photos that could be read, with new thresholds."""
     kept = [row for row, photo in enumerate(state.photos) if photo.path not in state.skipped]
-    meta = {**labels.meta, "refined": state.identity["settings"], "skipped": sorted(map(list, state.skipped.items()))}
+    paths = [state.photos[row].path for row in kept]
+    meta = {**labels.aligned(paths, labels.classes).meta, "refined": state.identity["settings"]}
+    meta["skipped"] = sorted(map(list, state.skipped.items()))
     meta["thresholds"] = match_expected_positives(state.targets[kept], state.targets[kept]).tolist()
     if state.update:
         new_row = {row: i for i, row in enumerate(kept)}
@@ -174,4 +176,4 @@ def refined_labels(state: TrainingState, labels: Labels) -> Labels:
             "maps": {str(new_row[row]): maps for row, maps in state.update["maps"].items() if row in new_row},
             "before": state.update["before"][kept].tolist(),
         }
-    return Labels([state.photos[row].path for row in kept], labels.classes, state.targets[kept], labels.root, meta)
+    return Labels(paths, labels.classes, state.targets[kept], labels.root, meta)

@@ -17,13 +17,13 @@ from ..files import beside, check_output
 from ..labels.table import Labels, write_labels
 from ..progress import SILENT, Progress
 from ..student.checkpoint import Checkpoint, save_checkpoint
-from ..student.consistency import fitted_thresholds
+from ..student.predict import fitted_thresholds
 from ..teacher.scoring import Teacher
 from .clip_head import train_clip_head
 from .crop_labels import crop_scorer_for
 from .epoch_log import EpochLog, epoch_line
 from .identity import model_meta
-from .input_cache import open_input_cache, remove_input_cache
+from .input_cache import open_input_cache
 from .label_step import epoch_facts, label_step, predict_all, refined_labels, update_labels
 from .plan import plan_line
 from .probe import start_from_probe, train_probe
@@ -97,7 +97,7 @@ def train(
             checkpoint = train_probe(labels, output, config, offline=offline, **more)
         _write(checkpoint, output, state_file, update_folder, distributed)
         return checkpoint
-    state = start_training(labels, config, offline, distributed, progress, state_file if resume else None)
+    state = start_training(labels, config, offline, num_workers, distributed, progress, state_file if resume else None)
     if config.head_init == "probe" and not state.epochs:
         start_from_probe(state, labels.root, num_workers, progress)
     with distributed.together():
@@ -126,8 +126,6 @@ def train(
             if save_labels:
                 write_labels(refined_labels(state, labels), save_labels, overwrite=overwrite)
     _write(checkpoint, output, state_file, update_folder, distributed)
-    if state.cache:
-        remove_input_cache(state.cache)
     return checkpoint
 
 

@@ -23,9 +23,9 @@ from ..labels.table import Labels
 from ..methods.linear_head import FOLDS, choose_l2, fit_head
 from ..progress import Progress
 from ..student.checkpoint import Checkpoint
-from ..student.consistency import fitted_thresholds
 from ..student.features import photo_features
 from ..student.model import Classifier
+from ..student.predict import fitted_thresholds
 from .epoch_log import REPORT_ONLY, write_rows
 from .identity import identity_of, model_meta
 from .start import new_model, training_photos
@@ -60,7 +60,7 @@ def train_probe(
     `model.log.csv` beside `output` lists the penalties that were tried. `truth` only adds mAPs of labels and held-out
     predictions to it. A stopped probe continues from the features in the cache.
     """
-    photos, scores, skipped = training_photos(labels, config, distributed)
+    photos, scores, skipped = training_photos(labels, config, num_workers, distributed, progress)
     model = new_model(labels, scores, config, offline, distributed, progress)
     corrected = corrected_photos(labels, photos)
     fitted, unreadable = _fit_probe(

@@ -23,6 +23,7 @@ from ..student.init import new_student, start_bias
 from ..student.model import Classifier
 from ..student.predict import fast_layout
 from ..teacher.encode import check_same_photos
+from ..teacher.store import contents_of
 from .batch_norm import sync_batch_norm
 from .identity import check_same_training, identity_of
 from .precision import choose_training_precision
@@ -30,11 +31,14 @@ from .resume import check_photos, read_state, restore
 from .state import TrainingState, corrected_photos
 from .weight_average import start_average
 
+PHOTOS_AT_ONCE = 256  # whose content is compared, between two steps of the progress bar
+
 
 def start_training(
     labels: Labels,
     config: TrainConfig,
     offline: bool,
+    num_workers: int,
     distributed: Distributed,
     progress: Progress,
     resume_from: Path | None = None,
@@ -48,7 +52,7 @@ def start_training(
         return read_state(resume_from, identity_of(labels, config)) if resume_from and resume_from.exists() else None
 
     saved = distributed.on_main(read)  # ranks never start in different epochs
-    state = _new_training(labels, config, offline, distributed, progress)
+    state = _new_training(labels, config, offline, num_workers, distributed, progress)
     if saved:
         check_photos(state.photos, saved.get("photos"), resume_from)
         try:
@@ -64,14 +68,19 @@ def start_training(
 
 
 def _new_training(
-    labels: Labels, config: TrainConfig, offline: bool, distributed: Distributed, progress: Progress
+    labels: Labels,
+    config: TrainConfig,
+    offline: bool,
+    num_workers: int,
+    distributed: Distributed,
+    progress: Progress,
 ) -> TrainingState:
     if config.batch_size % distributed.world_size:
         size = distributed.world_size
         raise InputError(
             f"`batch_size={config.batch_size}` cannot be divided evenly among {size} processes. Use a multiple of {size}."
         )
-    photos, scores, missing = training_photos(labels, config, distributed)
+    photos, scores, missing = training_photos(labels, config, num_workers, distributed, progress)
     model = new_model(labels, scores, config, offline, distributed, progress)
     sync_batch_norm(model, distributed)
     return TrainingState(
@@ -94,11 +103,12 @@ def _new_training(
 
 
 def training_photos(
-    labels: Labels, config: TrainConfig, distributed: Distributed
+    labels: Labels, config: TrainConfig, num_workers: int, distributed: Distributed, progress: Progress
 ) -> tuple[list[Photo], Tensor, dict[str, str]]:
     """The N labelled photos that exist, their labels (N, C), and path -> reason of the others.
 
-    InputError if they are too few, or if the ranks have different photos, labels or settings.
+    Says how many photos have changed since they were labelled. InputError if they are too few, or if the ranks have different
+    photos, labels or settings.
     """
     check_same_training(identity_of(labels, config), distributed)
     with distributed.together():
@@ -111,7 +121,36 @@ def training_photos(
         raise InputError(
             "no label is known: all scores of the photos that were found are empty. Label the photos again."
         )
+    if distributed.is_main:
+        _warn_of_changed(labels, found, num_workers, progress)
     return [photo for _, photo in found], scores, missing
+
+
+def _warn_of_changed(labels: Labels, found: list[tuple[int, Photo]], num_workers: int, progress: Progress) -> None:
+    """Say how many of the photos (row of the labels, photo) have another content than when they were labelled.
+
+    `meta["content"]` has the hash of each labelled photo, uint8 (N, 16). Nothing is said about labels without it.
+    """
+    hashes = labels.meta.get("content")
+    if not isinstance(hashes, Tensor) or len(hashes) != len(labels.paths):
+        return
+    changed = []
+    with progress.bar("comparing photos", len(found), "photos") as bar:
+        for first in range(0, len(found), PHOTOS_AT_ONCE):
+            part = found[first : first + PHOTOS_AT_ONCE]
+            contents = contents_of([photo for _, photo in part], num_workers)
+            changed += [
+                photo.path
+                for (row, photo), content in zip(part, contents, strict=True)
+                if content
+                not in (None, hashes[row].numpy().tobytes())  # None: the training says that it cannot be read
+            ]
+            bar.update(len(part))
+    if changed:
+        progress.log(
+            f"{len(changed):,} of {len(found):,} photos changed since they were labelled, such as {changed[0]}. They keep their "
+            "old labels; label them again with `mlclip pseudolabel`"
+        )
 
 
 def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
