@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from .config import TableOptions as TableOptions
     from .config import TrainConfig as TrainConfig
     from .images import find_images as find_images
-    from .labels.datasets import read_truth as read_truth
     from .labels.metrics import average_precision as average_precision
     from .labels.metrics import mean_average_precision as mean_average_precision
     from .labels.table import Labels as Labels
     from .labels.table import read_labels as read_labels
+    from .labels.table import read_truth as read_truth
     from .labels.table import write_labels as write_labels
     from .machine import keep_freed_memory as keep_freed_memory
     from .progress import SILENT as SILENT
@@ -58,7 +58,7 @@ _MODULE_OF = {
     "TableOptions": "config",
     "TrainConfig": "config",
     "find_images": "images",
-    "read_truth": "labels.datasets",
+    "read_truth": "labels.table",
     "average_precision": "labels.metrics",
     "mean_average_precision": "labels.metrics",
     "Labels": "labels.table",

@@ -1,9 +1,10 @@
-"""VOC, COCO and NUS-WIDE: small data sets in the format of their own files."""
+"""VOC, COCO, NUS-WIDE and class folders: small data sets in the format of their own files, and as they are found."""
 
 from __future__ import annotations
 
 import json
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import torch
 
 from mlclip.config import InputError
 from mlclip.labels.class_names import CLASS_PRESETS
-from mlclip.labels.datasets import read_coco, read_coco_boxes, read_nuswide, read_truth, read_voc, read_voc_boxes
-from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.labels.datasets import read_coco, read_nuswide, read_voc
+from mlclip.labels.table import Labels, read_labels, read_truth, write_labels
 
 VOC, COCO, NUSWIDE = (list(CLASS_PRESETS[name]) for name in ("voc", "coco", "nuswide"))
 SHARED = Path(__file__).parents[1].parent / "shared" / "voc12"
@@ -90,15 +91,6 @@ def test_a_name_in_a_split_that_no_file_can_have_is_refused_in_a_short_message(v
     assert len(str(error.value)) < 1000
 
 
-def test_voc_boxes_count_pixels_from_0_and_skip_difficult_objects(voc):
-    assert read_voc_boxes(voc) == {
-        "2007_000027.jpg": [("person", (0.0, 1.0, 30.0, 40.0))],
-        "2007_000032.jpg": [("dog", (0.0, 1.0, 30.0, 40.0))],
-        "2008_000001.jpg": [],
-    }
-    assert list(read_voc_boxes(voc, "body")) == ["2007_000027.jpg"]
-
-
 def test_a_voc_photo_has_the_name_of_its_annotation_file(voc):
     (voc / "Annotations" / "a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
     (voc / "Annotations" / "b.xml").write_text("<annotation><filename>../b.jpg</filename></annotation>")
@@ -114,19 +106,12 @@ def test_a_voc_photo_has_the_name_of_its_annotation_file(voc):
         ("<annotation><object><bndbox/></object></annotation>", "without a name"),
         (f"<annotation>{voc_object('unicorn')}</annotation>", "'unicorn'"),
         ('<!DOCTYPE a [<!ENTITY b "ha">]><annotation>&b;</annotation>', "document type"),
-        ("<annotation>" + " " * 5_000_000 + "</annotation>", "too large"),
     ],
 )
 def test_a_damaged_or_unusual_annotation_is_refused_with_its_file_name(voc, text, word):
     file = voc / "Annotations" / "2008_000001.xml"
     file.write_text(text)
-    refused(lambda: read_voc(voc), file, word)
-
-
-def test_a_box_with_a_missing_side_is_refused_only_by_the_reader_of_boxes(voc):
-    voc_photo(voc, "2008_000001", "<object><name>cat</name><bndbox><xmin>1</xmin></bndbox></object>")
-    assert present(read_voc(voc), "2008_000001.jpg") == {"cat"}
-    refused(lambda: read_voc_boxes(voc), "2008_000001.xml", "bndbox")
+    refused(lambda: read_voc(voc), voc if "unicorn" in text else file, word)
 
 
 def test_a_folder_without_voc_or_with_several_or_with_a_missing_photo_is_refused(voc, tmp_path):
@@ -171,12 +156,6 @@ def test_coco_finds_the_photos_beside_its_annotations(coco):
     assert read_coco(coco).root == str(coco.parents[1] / "val2014")
 
 
-def test_coco_boxes_are_corner_coordinates_without_crowds(coco):
-    boxes = read_coco_boxes(coco)
-    assert boxes["a.jpg"] == [("cat", (1.5, 2.0, 11.5, 22.0)), ("cat", (5.0, 5.0, 6.0, 6.0))]
-    assert boxes["none.jpg"] == [] and len(boxes["b.jpg"]) == 1
-
-
 def test_coco_without_annotations_is_all_zero(coco):
     coco.write_text(json.dumps(json.loads(coco.read_text()) | {"annotations": []}))
     assert read_coco(coco).scores.shape == (3, 80) and read_coco(coco).scores.sum() == 0
@@ -190,11 +169,12 @@ def test_coco_without_annotations_is_all_zero(coco):
         {"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}]},
         {"annotations": [{"image_id": 7, "category_id": 999, "bbox": [0, 0, 1, 1]}]},
         {"annotations": [{"image_id": [7], "category_id": 21, "bbox": [0, 0, 1, 1]}]},
-        {"annotations": [{"image_id": 7, "category_id": 21, "bbox": [0, 0]}]},
         {"annotations": [3]},
         {"categories": [{"id": 1, "name": "cat"}, {"id": "b", "name": "dog"}]},
         {"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "annotations": []},
         {"images": [{"id": 1, "file_name": 5}], "annotations": []},
+        {"images": [], "annotations": []},
+        {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}]},
     ],
 )
 def test_a_coco_file_with_another_structure_is_refused_with_its_name(coco, change):
@@ -249,7 +229,7 @@ def test_a_damaged_nuswide_is_refused_with_the_file_name(nuswide):
     refused(lambda: read_nuswide(nuswide, "val"), "'val'", "train, test or all")
     refused(lambda: read_nuswide(nuswide, "all"), "Imagelist.txt")
     file = nuswide / "Groundtruth" / "TrainTestLabels" / "Labels_fox_Test.txt"
-    for text, word in (("0\n1\n", "2 lines"), ("2\n", "0 and 1"), ("", "0 lines"), ("0.5\n", "0 and 1")):
+    for text, word in (("0\n1\n", "0 or 1"), ("2\n", "0 or 1"), ("", "0 or 1"), ("0.5\n", "0 or 1")):
         file.write_text(text)
         refused(lambda word=word: read_nuswide(nuswide), file, word)
     file.unlink()
@@ -289,3 +269,239 @@ def test_the_real_table_of_voc_labels_has_the_classes_of_voc():
     truth = read_labels(SHARED / "truth_test.csv")
     assert truth.classes == VOC and len(truth) == 900
     assert set(truth.scores.unique().tolist()) <= {0.0, 1.0}
+
+
+# -- as they are found: parts missing, other line ends, other names
+
+
+def row(labels, path):
+    """{class: score} of one photo, unknown classes left out."""
+    scores = labels.scores[labels.paths.index(path)].tolist()
+    return {name: score for name, score in zip(labels.classes, scores, strict=True) if not math.isnan(score)}
+
+
+def positives(labels):
+    return {path: present(labels, path) for path in labels.paths}
+
+
+def notes(found):
+    return " | ".join(found.meta["notes"])
+
+
+def write(file, text):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def xml(*objects, name=""):
+    inside = "".join(f"<object><name>{each}</name></object>" for each in objects)
+    return f'<?xml version="1.0"?>\r\n<annotation>\r\n<filename>{name}</filename>{inside}</annotation>\r\n'
+
+
+@pytest.fixture
+def small_voc(tmp_path):
+    home = tmp_path / "VOC2007"
+    write(home / "Annotations" / "000001.xml", xml("dog"))
+    write(home / "Annotations" / "000002.xml", xml())
+    write(home / "ImageSets" / "Main" / "val.txt", "000001.jpg\r\nJPEGImages/000002.JPG\r\n\r\n000003\r\n")
+    return home
+
+
+def test_a_voc_photo_without_xml_is_unknown_and_counted(small_voc):
+    labels = read_truth(f"voc:{small_voc}:val.txt")
+    assert labels.paths == ["000001.jpg", "000002.jpg", "000003.jpg"]
+    assert row(labels, "000003.jpg") == {} and len(row(labels, "000002.jpg")) == 20
+    assert "photos without an XML file, unknown and not negative: 1 (first: 000003.jpg)" in notes(labels)
+
+
+def test_voc_lists_of_a_class_stand_in_for_a_missing_xml(small_voc):
+    write(small_voc / "ImageSets" / "Main" / "cat_val.txt", "000001 -1\r\n000002 -1\r\n000003  1\r\n")
+    write(small_voc / "ImageSets" / "Main" / "dog_val.txt", "000001  1\n000002 -1\n000003  0\n")
+    write(small_voc / "ImageSets" / "Main" / "cow_val.txt", "000001 -1\n000002 -1\n000003 -1\n")
+    assert row(read_truth(f"voc:{small_voc}:val"), "000003.jpg") == {"cat": 1, "cow": 0}
+    for file in (small_voc / "Annotations").iterdir():
+        file.unlink()
+    assert positives(read_truth(f"voc:{small_voc}:val")) == {
+        "000001.jpg": {"dog"},
+        "000002.jpg": set(),
+        "000003.jpg": {"cat"},
+    }
+
+
+def test_voc_photos_that_are_missing_or_have_another_suffix(small_voc):
+    for name in ("000001.png", "000004.jpg"):
+        write(small_voc / "JPEGImages" / name, b"")
+    labels = read_truth(str(small_voc))
+    assert labels.paths == ["000001.png", "000002.jpg", "000004.jpg"] and row(labels, "000004.jpg") == {}
+    assert "photos with labels, but not in JPEGImages: 1 (first: 000002.jpg)" in notes(labels)
+    assert f"read as voc:{small_voc}" in notes(labels)
+
+
+def test_a_folder_of_xml_files_beside_their_photos_has_its_own_classes(tmp_path):
+    write(tmp_path / "a.xml", xml("helmet", "person", name="a.PNG"))
+    write(tmp_path / "b.xml", xml(name="b.jpg"))
+    labels = read_truth(f"voc:{tmp_path}")
+    assert labels.classes == ["helmet", "person"] and positives(labels) == {
+        "a.PNG": {"helmet", "person"},
+        "b.jpg": set(),
+    }
+    assert "classes that are not VOC's 20" in notes(labels)
+
+
+def gappy_coco(tmp_path, **change):
+    content = {
+        "images": [{"id": 7, "file_name": "val2014\\a.jpg"}, {"id": "x", "file_name": "/data/b.jpg"}],
+        "categories": [{"id": 90, "name": "cat"}, {"id": 3, "name": "dog"}, {"id": 4, "name": "cat"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 90, "iscrowd": 1, "segmentation": {"counts": "abc", "size": [1, 1]}},
+            {"image_id": 7, "category_id": 3, "bbox": [], "segmentation": [[0, 0, 1, 1]]},
+            {"image_id": 7, "category_id": 3, "bbox": [5, 5, 0, 2]},
+            {"image_id": 7, "category_id": 3, "bbox": [5, 5, 1, 2]},
+        ],
+    }
+    return write(tmp_path / "annotations" / "instances_val.json", json.dumps(content | change))
+
+
+def test_coco_with_gaps_in_its_ids_crowds_and_folders_in_its_names(tmp_path):
+    labels = read_truth(f"coco:{gappy_coco(tmp_path)}")
+    assert labels.classes == ["dog", "cat"]
+    assert positives(labels) == {"val2014/a.jpg": {"cat", "dog"}, "data/b.jpg": set()}
+    said = notes(labels)
+    for text in (
+        "crowds, which count as their class: 1",
+        "images without annotations, which have no class: 1",
+    ):
+        assert text in said
+
+
+def test_a_coco_file_or_folder_is_recognised_without_its_prefix(tmp_path):
+    file = gappy_coco(tmp_path)
+    for place in (file, tmp_path):
+        assert f"read as coco:{place}" in notes(read_truth(str(place)))
+
+
+def test_a_split_chooses_one_of_several_coco_files(tmp_path):
+    file = gappy_coco(tmp_path)
+    write(file.with_name("instances_train.json"), "{}")
+    refused(lambda: read_truth(f"coco:{tmp_path}"), "2 COCO files", "instances_val.json")
+    assert len(read_truth(f"coco:{tmp_path}:val")) == 2
+
+
+def test_images_that_list_their_negative_categories_are_unknown_elsewhere(tmp_path):
+    images = [
+        {"id": 7, "file_name": "a.jpg", "neg_category_ids": [4]},
+        {"id": 8, "file_name": "b.jpg", "neg_category_ids": []},
+    ]
+    annotations = [{"image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 1]}]
+    labels = read_truth(f"coco:{gappy_coco(tmp_path, images=images, annotations=annotations)}")
+    assert row(labels, "a.jpg") == {"dog": 1, "cat": 0} and row(labels, "b.jpg") == {}
+
+
+def test_nuswide_with_its_concepts_file_other_letter_case_and_drive_letters(tmp_path):
+    write(tmp_path / "Concepts81.txt", "cat\r\nsky\r\n")
+    write(
+        tmp_path / "imagelist" / "ImageList.txt",
+        "C:\\ImageData\\Flickr\\actor\\1.jpg\r\nC:\\ImageData\\Flickr\\sky\\2.jpg\r\n",
+    )
+    for concept, marks in (("cat", "1\r\n0\r\n"), ("sky", "0\n1\n\n")):
+        write(tmp_path / "GroundTruth" / "AllLabels" / f"Labels_{concept}.txt", marks)
+    labels = read_truth(str(tmp_path))
+    assert labels.classes == ["cat", "sky"] and positives(labels) == {"actor/1.jpg": {"cat"}, "sky/2.jpg": {"sky"}}
+
+
+# -- ImageFolder
+
+
+def test_an_image_folder_gives_each_photo_the_class_of_its_folder(tmp_path):
+    for path in ("cat/1.jpg", "cat/deep/2.JPG", "dog/1.png", ".hidden/1.jpg"):
+        write(tmp_path / path, b"")
+    (tmp_path / "empty").mkdir()
+    labels = read_truth(str(tmp_path))
+    assert labels.classes == ["cat", "dog", "empty"]
+    assert positives(labels) == {"cat/1.jpg": {"cat"}, "cat/deep/2.JPG": {"cat"}, "dog/1.png": {"dog"}}
+    assert labels.scores.isnan().sum() == 0
+
+
+def test_an_image_folder_with_splits(tmp_path):
+    for path in ("train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg", "val/dog/4.jpg"):
+        write(tmp_path / path, b"")
+    assert positives(read_truth(str(tmp_path)))["val/cat/3.jpg"] == {"cat"}
+    assert read_truth(f"imagefolder:{tmp_path}:val").paths == ["cat/3.jpg", "dog/4.jpg"]
+    (tmp_path / "other").mkdir()
+    refused(lambda: read_truth(f"imagefolder:{tmp_path}"), "splits", f"imagefolder:{tmp_path}:train")
+
+
+def test_a_folder_of_photos_of_trains_is_a_class(tmp_path):
+    for path in ("car/1.jpg", "train/2.jpg"):
+        write(tmp_path / path, b"")
+    assert positives(read_truth(str(tmp_path))) == {"car/1.jpg": {"car"}, "train/2.jpg": {"train"}}
+
+
+# -- which kind
+
+
+def test_a_folder_that_could_be_several_kinds_or_none_is_refused_with_the_prefixes(tmp_path):
+    refused(lambda: read_truth(str(tmp_path)), "looks like no data set", "imagefolder:", "docs/formats.md")
+    write(tmp_path / "a.xml", xml("cat"))
+    write(tmp_path / "instances_val.json", "{}")
+    refused(lambda: read_truth(str(tmp_path)), "voc or coco", f"voc:{tmp_path}", f"coco:{tmp_path}")
+
+
+# -- hostile files
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "{}"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'.replace("{}", "ha" * 1000)
+FETCH = (
+    '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation><object><name>&b;</name></object></annotation>'
+)
+HOSTILE_XML = [
+    BOMB, FETCH, BOMB.encode("utf-16"), "<annotation>&b;</annotation>", "<a>" * 100_000, "<a>" * 100_000 + "</a>" * 100_000,
+    '<?xml version="1.0" encoding="cp037"?><annotation/>', '<?xml version="1.0" encoding="nonsense"?><annotation/>',
+    '<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE a><annotation/>', b"\xff\xfe", "<annotation\0/>",
+]  # fmt: skip
+NAMES = ["../../etc/passwd", "a\0b", "..", "", "a" * 300, "é/ü.jpg"]
+
+
+@pytest.mark.parametrize("text", HOSTILE_XML, ids=range(len(HOSTILE_XML)))
+def test_hostile_xml_is_refused_or_empty(small_voc, text):
+    write(small_voc / "Annotations" / "000001.xml", text)
+    try:
+        assert "root:" not in str(read_truth(f"voc:{small_voc}").classes)
+    except InputError as error:
+        assert "\n" not in str(error) and "000001.xml" in str(error)
+
+
+def damaged(data, chance):
+    """The bytes of a file with one random change that a hostile or broken file could have."""
+    at = chance.randrange(len(data) + 1)
+    piece = chance.choice([*NAMES, "NaN", "null", "1e999", "-1", "9" * 400, "[]", "{}", '"', "<", ",", "\n"]).encode()
+    return chance.choice([data[:at], data[:at] + piece + data[at:], data[:at] + piece + data[at + len(piece) :],
+                          data.replace(chance.choice([b"a", b"1", b"cat", b"7"]), piece)])  # fmt: skip
+
+
+def test_damaged_files_raise_only_input_errors_of_one_line(small_voc, nuswide, tmp_path):
+    write(small_voc / "ImageSets" / "Main" / "cat_val.txt", "000001 1\n")
+    gappy_coco(tmp_path / "c")
+    chance, refusals = random.Random(0), 0
+    for spec in (f"voc:{small_voc}:val", f"coco:{tmp_path / 'c'}", f"nuswide:{nuswide}"):
+        files = [file for file in Path(spec.split(":")[1]).rglob("*") if file.suffix in (".xml", ".txt", ".json")][:12]
+        for _ in range(60):
+            file = chance.choice(files)
+            before = file.read_bytes()
+            file.write_bytes(damaged(before, chance))
+            try:
+                assert not any(path.startswith("/") or ".." in path.split("/") for path in read_truth(spec).paths)
+            except InputError as error:
+                refusals += 1
+                assert "\n" not in str(error)
+            file.write_bytes(before)
+    assert refusals > 60
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco", "nuswide", "imagefolder", "label-studio", ""])
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_are_no_data_set_are_refused(kind, name, tmp_path, monkeypatch):
+    (tmp_path / "here" / "inside").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "inside")
+    for spec in (f"{kind}:{name}", f"{kind}:{name}:val", f"{kind}:{tmp_path}:{name}"):
+        refused(lambda spec=spec: read_truth(spec))

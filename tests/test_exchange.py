@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import doctest
 import json
-import os
+import shutil
+import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -16,14 +16,12 @@ from PIL import Image
 
 from mlclip.cli import _status
 from mlclip.config import ExportConfig, InputError, OptionError
-from mlclip.labels.datasets import read_truth
-from mlclip.labels.exchange import READERS, export_labels, label_studio, read_scores
-from mlclip.labels.exchange import chosen as chosen_module
-from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.labels.export import export_labels
+from mlclip.labels.table import Labels, read_labels, read_truth, write_labels
 
 PATHS = ["trip/1.jpg", "trip/a b&c%20#é.png", "2.jpg", "3.jpg"]
 CLASSES = ["cat", 'dog "<&> x', "größe: #1"]
-SCORED = ("label-studio", "cvat", "fiftyone", "coco")  # formats with scores that are read, too
+SCORED = ("label-studio", "coco")  # formats with scores that are read, too
 NAN = float("nan")
 
 
@@ -60,12 +58,6 @@ def set_aside(labels: Labels, **changes) -> Labels:
     return Labels(**{**vars(labels), **changes})
 
 
-@pytest.mark.parametrize("module", [chosen_module, label_studio])
-def test_the_examples_in_the_docstrings_hold(module):
-    result = doctest.testmod(module)
-    assert result.attempted and not result.failed
-
-
 # Round trips
 
 
@@ -82,52 +74,44 @@ def test_scores_of_the_classes_that_reach_their_thresholds_are_read_back(tool, l
 @pytest.mark.parametrize("tool", SCORED)
 def test_with_the_threshold_0_every_known_score_is_written(tool, labels, tmp_path):
     everything = set_aside(labels, meta={"thresholds": 0.0})
-    again = read_scores(f"{tool}:{export(everything, tool, tmp_path)}")
+    again = read_labels(f"{tool}:{export(everything, tool, tmp_path)}")
     unknown = NAN if tool == "label-studio" else 0.0
     assert torch.allclose(again.scores, labels.scores.nan_to_num(unknown), atol=1e-6, equal_nan=True)
 
 
-@pytest.mark.parametrize("tool", [*SCORED, "xmp"])
+@pytest.mark.parametrize("tool", SCORED)
 def test_as_true_labels_what_was_written_is_1_and_the_rest_0(tool, labels, tmp_path):
     truth = read_truth(f"{tool}:{export(labels, tool, tmp_path)}")
     assert torch.equal(truth.aligned(sorted(PATHS), CLASSES).scores, labels.aligned(sorted(PATHS), CLASSES).scores.ge(
         labels.thresholds).float())  # fmt: skip
 
 
-def test_a_csv_holds_scores_or_0_and_1_or_a_line_per_photo_and_class(labels, tmp_path):
-    same = read_labels(export(labels, "csv", tmp_path / "a", csv_form="scores"))
-    assert torch.allclose(same.scores, labels.scores, atol=1e-6, equal_nan=True) and same.paths == PATHS
-    marks = read_labels(export(labels, "csv", tmp_path / "b", csv_form="binary")).scores
-    assert torch.equal(marks.nan_to_num(9), chosen(labels).masked_fill(labels.scores.isnan(), 9))
-    with open(export(labels, "csv", tmp_path / "c", csv_form="long"), encoding="utf-8", newline="") as file:
+def test_a_csv_holds_the_scores(labels, tmp_path):
+    same = read_labels(export(labels, "csv", tmp_path))
+    assert torch.equal(same.scores.nan_to_num(9), labels.scores.nan_to_num(9)) and same.paths == PATHS
+
+
+def test_exiftool_gets_the_keywords_of_each_photo(labels, tmp_path):
+    nested = set_aside(
+        labels, classes=["cat", "dog", "kitten"], meta=labels.meta | {"hierarchy": {"parents": {"kitten": "cat"}}}
+    )
+    with open(export(nested, "exiftool", tmp_path), encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * 3 - 1  # no line for the unknown cell
-    assert rows[0] == {"path": "trip/1.jpg", "class": "cat", "score": "0.9123456", "label": "1"}
+    assert [row["SourceFile"] for row in rows] == [str(Path(labels.root) / path) for path in PATHS]
+    assert [row["Subject"] for row in rows] == ["cat; kitten", "kitten", "", "cat; dog"]
+    assert rows[0]["HierarchicalSubject"] == "cat; cat|kitten"
+    with pytest.raises(InputError, match="semicolon"):
+        export(set_aside(labels, classes=["a;b", "c", "d"]), "exiftool", tmp_path / "b")
 
 
-def test_ultralytics_gets_the_numbers_of_the_classes_and_links_or_copies(labels, tmp_path):
-    for copy in (False, True):
-        folder = export(labels, "yolo-cls", tmp_path / str(copy), copy_photos=copy)
-        files = [(folder / "labels" / "train" / path).with_suffix(".txt").read_text() for path in PATHS]
-        assert files == ["0\n2\n", "2\n", "", "0\n1\n"]
-        photo = folder / "images" / "train" / PATHS[1]
-        assert photo.is_symlink() != copy
-        assert photo.read_bytes() == Path(labels.root, PATHS[1]).read_bytes()
-    names = [line.split(": ", 1)[1] for line in (folder / "data.yaml").read_text("utf-8").splitlines()[-3:]]
-    assert list(map(json.loads, names)) == CLASSES
-
-
-def test_photos_that_would_share_a_file_of_labels_are_refused_and_those_that_do_not_exist_are_skipped(labels, tmp_path):
-    (Path(labels.root) / "2.png").touch()
-    twins = set_aside(labels.aligned(PATHS[:3], CLASSES), paths=["2.jpg", "2.png", "3.jpg"])
-    with pytest.raises(InputError, match=r"2\.jpg and 2\.png would have the same file"):
-        export(twins, "yolo-cls", tmp_path)
-    (Path(labels.root) / "3.jpg").unlink()
-    for tool in ("yolo-cls", "fiftyone"):
-        written = export_labels(labels, tmp_path / tool, ExportConfig(tool))
-        assert (written.photos, written.skipped) == (3, [("3.jpg", "the photo does not exist")])
-        with pytest.raises(InputError, match=r"Pass the folder of the photos as `root`"):
-            export(set_aside(labels, root=str(tmp_path / "elsewhere")), tool, tmp_path)
+@pytest.mark.skipif(not shutil.which("exiftool"), reason="exiftool is not installed")
+def test_exiftool_writes_the_keywords_into_photos(labels, tmp_path):
+    file = export(labels, "exiftool", tmp_path)
+    command = ["exiftool", f"-csv={file}", "-sep", "; ", "-overwrite_original", "-r", labels.root]
+    subprocess.run(command, check=True, capture_output=True)
+    shown = ["exiftool", "-json", "-Subject", str(Path(labels.root) / PATHS[0])]
+    found = json.loads(subprocess.run(shown, check=True, capture_output=True).stdout)[0]["Subject"]
+    assert found == [CLASSES[0], CLASSES[2]]
 
 
 # The structure that the tools want
@@ -186,34 +170,6 @@ def test_a_foreign_export_of_label_studio_is_read_by_the_urls_of_its_photos(tmp_
     assert read_truth(f"label-studio:{tmp_path}/tasks.json").paths == ["1.jpg", "dogs/2.jpg", "a/b c.jpg"]
 
 
-def test_cvat_finds_declared_labels_and_shapes_count_as_classes(labels, tmp_path):
-    file = export(labels, "cvat", tmp_path)
-    root = ElementTree.parse(file).getroot()
-    assert root.findtext("version") == "1.1"
-    assert [each.findtext("name") for each in root.iter("label")] == CLASSES
-    assert [each["name"] for each in json.loads((tmp_path / "cvat.labels.json").read_text())] == CLASSES
-    image = root.findall("image")[2]  # it had no class; a person draws two boxes
-    for _ in range(2):
-        ElementTree.SubElement(image, "box", {"label": "cat", "xtl": "1"})
-    ElementTree.ElementTree(root).write(file)
-    assert read_truth(f"cvat:{file}").scores[2].tolist() == [1, 0, 0]
-
-
-def test_fiftyone_finds_the_photos_and_its_own_exports_are_read(labels, tmp_path):
-    folder = export(labels, "fiftyone", tmp_path)
-    content = json.loads((folder / "labels.json").read_text())
-    assert all(os.path.isfile(file) for file in content["labels"]) and content["classes"] == CLASSES
-    assert read_labels(f"fiftyone:{folder}").root == labels.root
-    own = tmp_path / "own"
-    (own / "data" / "x").mkdir(parents=True)
-    (own / "data" / "x" / "1.png").touch()
-    entries = {"x/1": [0, {"label": 1, "confidence": 0.25}], "x/2": None, "x/3": "cat"}
-    (own / "labels.json").write_text(json.dumps({"classes": ["cat", "dog"], "labels": entries}))
-    table = read_labels(f"fiftyone:{own}")
-    assert table.paths == ["x/1.png", "x/2", "x/3"]
-    assert torch.equal(table.scores.nan_to_num(9), torch.tensor([[1, 0.25], [9, 9], [1, 0]]))
-
-
 # Hostile files
 
 
@@ -237,16 +193,6 @@ JSON += [
     '[{"data": {"image": "a.jpg"}, "predictions": [{"result": [{"type": "choices", "value": {"choices": [[]]}}]}]}]'
 ]
 JSON += ['[{"data": {"image": "a.jpg"}, "meta": {"mlclip": {"path": "a", "scores": {"cat": 1e999}}}}]']
-JSON += [
-    '{"labels": {"a": [[]]}}',
-    '{"labels": {"a": {"label": "x", "confidence": 2}}}',
-    '{"labels": {"a": [true]}, "classes": []}',
-]
-JSON += [
-    '{"labels": {"": "cat"}}',
-    '{"classes": [3], "labels": {}}',
-    '{"classes": ["cat"], "labels": {"../..": "cat"}}',
-]
 JSON += ['{"images": [], "categories": [], "annotations": []}', '{"images": 3, "categories": [], "annotations": []}']
 JSON += [
     '{"images": [{"id": 1, "file_name": 3}], "categories": [], "annotations": []}',
@@ -254,37 +200,14 @@ JSON += [
 ]
 
 
-@pytest.mark.parametrize("tool", ["label-studio", "fiftyone", "coco"])
+@pytest.mark.parametrize("tool", SCORED)
 @pytest.mark.parametrize("text", JSON, ids=range(len(JSON)))
 def test_json_that_is_not_of_the_tool_is_refused(tool, text, tmp_path):
-    file = tmp_path / "labels.json"
-    file.write_text(text)
-    if tool == "coco":  # read_truth has its own reader
-        with pytest.raises(InputError):
-            read_labels(f"coco:{file}")
-    else:
-        refused(f"{tool}:{tmp_path if tool == 'fiftyone' else file}")
+    (tmp_path / "labels.json").write_text(text)
+    refused(f"{tool}:{tmp_path}/labels.json")
 
 
-BOMB = '<!DOCTYPE a [<!ENTITY b "bbbbbbbbbb"><!ENTITY c "&b;&b;&b;">]><annotations><image name="&c;"/></annotations>'
-XML = ["", "<", "x", "<annotations/>", BOMB, "<a>" * 5000, '<annotations><image name=".."/></annotations>']
-XML += ['<annotations><image name="a.jpg"/></annotations>', '<?xml version="1.0" encoding="wrong"?><annotations/>']
-XML += ['<annotations><image name="a"><tag label="x"><attribute name="score">2</attribute></tag></image></annotations>']
-XML += [
-    '<annotations><image name="a"/><image name="./a"/></annotations>',
-    '<annotations xmlns="x"><image name="a"/></annotations>',
-]
-
-
-@pytest.mark.parametrize("text", XML, ids=range(len(XML)))
-def test_xml_that_is_not_of_the_tool_is_refused(text, tmp_path):
-    (tmp_path / "a.jpg.xmp").write_text(text)
-    if "score" not in text:  # which is no matter to true labels
-        refused(f"cvat:{tmp_path}/a.jpg.xmp")
-    refused(f"xmp:{tmp_path}")
-
-
-@pytest.mark.parametrize("tool", READERS)
+@pytest.mark.parametrize("tool", SCORED)
 def test_a_missing_file_is_an_error_of_one_line(tool, tmp_path):
     assert "no-such" in refused(f"{tool}:{tmp_path}/no-such")
     assert "no-such" in refused(f"{tool}:{tmp_path}/no-such\0file")
@@ -298,12 +221,9 @@ def test_a_path_that_leads_out_of_the_folder_is_never_written(tool, path, tmp_pa
     assert not list(tmp_path.rglob("x.*"))
 
 
-@pytest.mark.parametrize(
-    ("tool", "name"), [("cvat", "a\x01b"), ("label-studio", "a\x01b"), ("xmp", "\udcff"), ("cvat", "\udcff")]
-)
-def test_a_name_that_xml_cannot_store_is_refused(tool, name, tmp_path):
+def test_a_name_that_xml_cannot_store_is_refused(tmp_path):
     with pytest.raises(InputError, match="XML has no such characters"):
-        export(Labels(["a.jpg"], [name], torch.ones(1, 1), root=str(tmp_path / "p")), tool, tmp_path)
+        export(Labels(["a.jpg"], ["a\x01b"], torch.ones(1, 1), root=str(tmp_path / "p")), "label-studio", tmp_path)
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
@@ -317,9 +237,8 @@ def test_the_command_writes_each_format_and_refuses_to_replace_it(labels, tmp_pa
     for tool, output in ExportConfig.OUTPUTS.items():
         assert _status(["export", "--to", tool]) == 0, tool
         assert f"{output}: 4 photos; next: " in capfd.readouterr().err
-        if tool != "xmp":  # whose sidecars are merged
-            assert _status(["export", "--to", tool]) == 1
-            assert "--overwrite" in capfd.readouterr().err
+        assert _status(["export", "--to", tool]) == 1
+        assert "--overwrite" in capfd.readouterr().err
         assert _status(["export", "--to", tool, "--overwrite", "-q"]) == 0
     assert {file: file.read_bytes() for file in Path(labels.root).rglob("*") if file.is_file()} == before
 
@@ -327,12 +246,12 @@ def test_the_command_writes_each_format_and_refuses_to_replace_it(labels, tmp_pa
 def test_the_command_takes_thresholds_and_evaluates_what_it_wrote(labels, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     write_labels(labels, "labels.pt")
-    assert _status(["export", "--to", "cvat", "--threshold", "0.95"]) == 0
-    assert read_labels("cvat:cvat.xml").scores.sum() == 1
+    assert _status(["export", "--to", "coco", "--threshold", "0.95"]) == 0
+    assert read_labels("coco:coco.json").scores.sum() == 1
     Path("t.csv").write_text("class,threshold\ncat,0\n")
-    assert _status(["export", "--to", "cvat", "--threshold-file", "t.csv", "--overwrite"]) == 0
-    assert (read_truth("cvat:cvat.xml").scores[:, 0] == 1).all()
-    assert _status(["evaluate", "--labels", "cvat:cvat.xml", "--truth", "cvat:cvat.xml", "--format", "json"]) == 0
+    assert _status(["export", "--to", "coco", "--threshold-file", "t.csv", "--overwrite"]) == 0
+    assert (read_truth("coco:coco.json").scores[:, 0] == 1).all()
+    assert _status(["evaluate", "--labels", "coco:coco.json", "--truth", "coco:coco.json", "--format", "json"]) == 0
     assert json.loads(capfd.readouterr().out)["mAP"] == 1
 
 
@@ -341,9 +260,8 @@ def test_the_command_takes_thresholds_and_evaluates_what_it_wrote(labels, tmp_pa
     [
         (["--to", "csv", "--variant", "int8"], "--variant has no effect with --to"),
         (["--labels", "x.pt"], "--labels needs --to"),
-        (["--sidecar-name", "stem"], "--sidecar-name needs --to"),
-        (["--to", "csv", "--sidecar-name", "stem"], "--sidecar-name has no effect with --to csv. Use --to xmp."),
-        (["--to", "xmp", "--beside-photos", "-o", "x"], "-o has no effect with --beside-photos"),
+        (["--url-prefix", "x"], "--url-prefix needs --to"),
+        (["--to", "csv", "--url-prefix", "x"], "--url-prefix has no effect with --to csv. Use --to label-studio."),
         (["--to", "csv", "--threshold", "1", "--threshold-file", "x"], "cannot be combined"),
     ],
 )
@@ -352,6 +270,6 @@ def test_options_that_would_be_ignored_are_refused(options, message, capfd):
     assert message in capfd.readouterr().err
 
 
-def test_a_setting_must_be_one_of_its_choices():
-    with pytest.raises(OptionError, match="`csv_form` is wide: it must be one of scores, binary, long"):
-        ExportConfig("csv", csv_form="wide")
+def test_a_tool_must_be_one_of_the_choices():
+    with pytest.raises(OptionError, match="`to` is cvat: it must be one of label-studio, coco, csv, exiftool"):
+        ExportConfig("cvat")

@@ -15,8 +15,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from mlclip.config import InputError
-from mlclip.labels import class_names, matching
-from mlclip.labels import table as table_module
+from mlclip.labels import class_names, class_tree, datasets, label_studio, labels, matching
 from mlclip.labels.class_names import (
     CLASS_PRESETS,
     TEMPLATES,
@@ -27,7 +26,7 @@ from mlclip.labels.class_names import (
 )
 from mlclip.labels.metrics import Match, average_precision, match_tables, mean_average_precision
 from mlclip.labels.table import Labels, read_labels, write_labels
-from mlclip.labels.text_formats import read_thresholds, write_thresholds
+from mlclip.labels.thresholds import read_thresholds, write_thresholds
 
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 NAN = math.nan
@@ -70,7 +69,7 @@ def one_line(error):
     return text
 
 
-@pytest.mark.parametrize("module", [class_names, matching, table_module])
+@pytest.mark.parametrize("module", [class_names, class_tree, datasets, label_studio, labels, matching])
 def test_the_examples_in_the_docstrings_are_correct(module):
     result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0
@@ -294,7 +293,7 @@ def test_a_csv_from_a_spreadsheet_is_read_with_its_byte_order_mark_and_line_ends
         ("size,cat\n3,1\n", "no column `path`"),
         ("a.jpg,1\nb.jpg,0\n", "line 1: the first line has a photo"),
         ("path,cat\na,1\nb,perhaps\n", "line 3: 'perhaps'"),
-        ("path,cat\na,85%\n", "line 2: '85%'.*divide the numbers by 100"),
+        ("path,cat\na,85%\n", "line 2: '85%'.*divide percentages by 100"),
         ("path,cat\na,1\nb\n", "line 3: 1 cells"),
         ("path,cat\na,1,0\n", "line 2: 3 cells"),
         ("path,cat\na,1.1\n", "line 2: '1.1'"),

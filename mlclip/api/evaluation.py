@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import InputError, TableOptions
-from ..labels.class_choice import Classes
-from ..labels.class_names import CLASS_PRESETS, as_prompts
-from ..labels.datasets import read_truth
+from ..labels.class_names import CLASS_PRESETS, Classes, as_prompts
 from ..labels.matching import Match, match_tables, refuse_small_match
 from ..labels.metrics import matched_cells, mean_average_precision
-from ..labels.table import Labels, read_labels
+from ..labels.table import Labels, read_labels, read_truth
 from ..line_progress import LineProgress
 from ..methods.calibration import expected_calibration_error
 from ..progress import Progress
@@ -44,7 +42,7 @@ def evaluate(
     """Average precision of each class, their mean, and the calibration error, as `mlclip evaluate` computes them.
 
     `truth`: a table or its file, or a form of `read_truth` such as "voc:DIR" or "coco:FILE". `only` limits the classes. `tables`
-    says how a .csv of another program is read; its `split` and `empty_cells` are for the truth. Raises InputError where no photo
+    says how a .csv of another program is read; its `split` is for the truth. Raises InputError where no photo
     or no class is in both tables, where fewer than half of those of the smaller table are (unless `partial`), or where no class
     has a positive photo.
     """

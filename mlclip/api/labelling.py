@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import PseudolabelConfig
 from ..distributed import Distributed, Runtime, choose_device, describe_device, start_distributed
 from ..files import cache_folder, check_output
-from ..labels.class_choice import Classes, find_classes, find_contrast, templates_for
-from ..labels.class_names import check_class_count
+from ..labels.class_names import Classes, check_class_count, find_classes, find_contrast, templates_for
 from ..labels.table import Labels, write_labels
 from ..line_progress import LineProgress
 from ..progress import SILENT, Progress

@@ -141,7 +141,7 @@ def _clear(folder: Path) -> None:
 
 def _mean_ap(scores, truth: str) -> str:
     """mAP in percent, computed as `mlclip evaluate` does."""
-    from ..labels.datasets import read_truth
     from ..labels.metrics import mean_average_precision
+    from ..labels.table import read_truth
 
     return f"{100 * mean_average_precision(scores, read_truth(truth))[0]:.1f}"

@@ -16,7 +16,7 @@ from .messages import printable
 @click.option(
     "--labels",
     shell_complete=completion.files,
-    help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE, cvat:FILE, coco:FILE, fiftyone:DIR, xmp:DIR.",
+    help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE or coco:FILE.",
 )
 @click.option(
     "--model",
@@ -27,10 +27,9 @@ from .messages import printable
     "--truth",
     shell_complete=completion.files,
     required=True,
-    help="The true labels: voc:DIR[:split], coco:FILE, openimages:DIR[:split], imagefolder:DIR[:split], labelme:DIR, "
-    "yolo:DIR[:split], nuswide:DIR[:split], label-studio:FILE, cvat:FILE, fiftyone:DIR, xmp:DIR, a folder that looks like a data "
-    "set, or a table such as FILE.csv, with a column `path` and one column per class (1, 0, or empty for unknown). Tables of "
-    "other programs are read, too.",
+    help="The true labels: voc:DIR[:split], coco:FILE, nuswide:DIR[:split], imagefolder:DIR[:split], label-studio:FILE, a folder "
+    "that looks like a data set, or a table such as FILE.csv, with a column `path` and one column per class (1, 0, or empty for "
+    "unknown) or one column `labels` with their names. docs/formats.md has recipes for other formats.",
 )
 @click.option(
     "--only",
@@ -91,7 +90,7 @@ def _predicted(images, model, progress, running):
 
     from .. import api
     from ..labels.class_tree import ClassTree
-    from ..labels.consistency import consistent_labels
+    from ..labels.diagnosis import consistent_labels
     from ..student.checkpoint import load_checkpoint
     from ..student.onnx_model import is_onnx
 
@@ -106,7 +105,7 @@ def _predicted(images, model, progress, running):
 def _show_consistency(own, truth, scores, progress: Console) -> None:
     """Say what the hierarchy and the groups of the classes change."""
     from ..labels.class_tree import ClassTree
-    from ..labels.consistency import compare_consistency
+    from ..labels.diagnosis import compare_consistency
 
     for line in compare_consistency(own, truth, ClassTree.of(scores.meta)).summary():
         progress.log(line)

@@ -13,12 +13,9 @@ from .console import Console
 
 NEXT = {  # what a person does with the result
     "label-studio": "create a project with the configuration {1}, and import {0}",
-    "cvat": "create a task with the labels of {1}, and upload {0} as CVAT 1.1",
-    "fiftyone": "fiftyone.Dataset.from_dir({0!r}, fiftyone.types.FiftyOneImageClassificationDataset)",
     "coco": "it can also be read here: mlclip evaluate --truth coco:{0}",
-    "yolo-cls": "one line of a file in {0}/labels is the number of a class; see {0}/data.yaml",
     "csv": "open it in a spreadsheet or with pandas",
-    "xmp": "let your photo manager read the metadata again",
+    "exiftool": 'exiftool -csv={0} -sep "; " PHOTOS writes the keywords into the photos',
 }
 OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "threshold", "threshold_file")
 
@@ -36,8 +33,8 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
     "--output",
     shell_complete=completion.files,
     show_default="model.onnx, or named after --to",
-    help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds. With --to, a "
-    "file, or a folder for fiftyone, yolo-cls and xmp.",
+    help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds; with --to "
+    "the table.",
 )
 @click.option(
     "--variant",
@@ -85,14 +82,13 @@ def export(ctx, model, output, variant, photos, overwrite, quiet, **table):
     With -o FILE.csv or FILE.json, only the thresholds are written. Edit them and pass the file to `mlclip predict
     --threshold-file`.
 
-    With --to, a table of labels is written for an annotation tool or a photo manager:
+    With --to, a table of labels is written for an annotation tool or a photo manager; docs/formats.md has recipes for others:
 
     \b
       mlclip export --to label-studio
-      mlclip export --to xmp --beside-photos
 
     A photo gets the classes that reach their thresholds. `mlclip evaluate`, `report` and `train` read the corrected labels
-    as label-studio:FILE, cvat:FILE, coco:FILE, fiftyone:DIR or xmp:DIR.
+    as label-studio:FILE or coco:FILE.
     """
     progress = Console(quiet=quiet)
     if table["to"]:
@@ -115,12 +111,10 @@ def _refuse(ctx: click.Context, names, why: str) -> None:
 def _for_tool(table, output, overwrite, progress) -> int:
     from dataclasses import replace
 
-    from ..labels.exchange import export_labels
+    from ..labels.export import export_labels
     from ..labels.table import read_labels
 
     config = ExportConfig(**{setting.name: table[setting.name] for setting in fields(ExportConfig)})
-    if config.beside_photos and output:
-        raise click.UsageError("-o has no effect with --beside-photos. Remove one of them.")
     if table["threshold"] is not None and table["threshold_file"]:
         raise click.UsageError("--threshold cannot be combined with --threshold-file. Remove one of them.")
     labels = read_labels(table["labels"])
@@ -132,8 +126,8 @@ def _for_tool(table, output, overwrite, progress) -> int:
         defaults = labels.thresholds.tolist()
         labels.meta["thresholds"] = options.thresholds_of(table["threshold_file"], labels.classes, defaults)
     written = export_labels(labels, output or ExportConfig.OUTPUTS[config.to], config, overwrite=overwrite)
-    progress.log(f"{written.files[0]}: {written.photos} photos; next: {NEXT[config.to].format(*written.files)}")
-    return options.report_skipped(written.skipped, None)
+    progress.log(f"{written[0]}: {len(labels)} photos; next: {NEXT[config.to].format(*written)}")
+    return 0
 
 
 def _model(model, output, variant, photos, overwrite, progress) -> int:
@@ -141,7 +135,7 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
 
     from ..files import check_output
     from ..images import find_images
-    from ..labels.text_formats import write_thresholds
+    from ..labels.thresholds import write_thresholds
     from ..student.card import hand_over
     from ..student.checkpoint import load_checkpoint
     from ..student.export import export_onnx

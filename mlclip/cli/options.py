@@ -204,7 +204,7 @@ threshold_file = click.option(
 
 def thresholds_of(file: str, classes: Sequence[str], defaults: Sequence[float]) -> list[float]:
     """One threshold per class: from the file of --threshold-file, else from `defaults`."""
-    from ..labels.text_formats import read_thresholds
+    from ..labels.thresholds import read_thresholds
 
     return read_thresholds(Path(file), classes, defaults)
 

@@ -1,20 +1,26 @@
-"""Class names: presets, a user's own list, and the prompt templates. No torch here."""
+"""Class names: presets, a user's own list, which of them a labelling uses, and the prompt templates. No torch here."""
 
 from __future__ import annotations
 
-import codecs
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from ..config import InputError
 from ..spelling import nearest, one_line
 from .class_files import clean_name, read_class_text
 from .class_tree import ClassTree, add_path, checked_groups
+from .sheet import decode_text
 
 MAX_CLASS_FILE = 4_000_000  # bytes; a larger file is not a list of names
 LONGEST_SHOWN = 200  # characters of a name in a message
+FEW_NAMES = 15  # with fewer names, photos that show none of them are often taken for one; see docs/results.md
+DEFAULT_PRESET = "coco"  # used when no class names are given and no classes.txt is found
+CLASS_FILE = "classes.txt"
+
+Classes = str | os.PathLike | Sequence[str] | Mapping[str, str]
+Log = Callable[[str], None]
 
 _VOC = """aeroplane=airplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable=dining table, dog,
 horse, motorbike, person, pottedplant=potted plant, sheep, sofa, train, tvmonitor=tv monitor"""
@@ -59,17 +65,6 @@ class ClassList(dict[str, str]):
     def __init__(self, classes: Mapping[str, str], tree: ClassTree | None = None, notes: Iterable[str] = ()):
         super().__init__(classes)
         self.tree, self.notes = tree or ClassTree(), list(notes)
-
-
-def decode_text(data: bytes, errors: str = "strict") -> str:
-    """Decode a text file: UTF-8, or UTF-16 if it begins with a UTF-16 byte-order mark. The mark is removed.
-
-    `errors` applies to UTF-8: "surrogateescape" keeps bytes of file names that cannot be decoded, "strict" raises
-    UnicodeDecodeError.
-    """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16")
-    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors)
 
 
 def shorten(names: Collection[str], most: int = 8) -> str:
@@ -166,6 +161,53 @@ def fill_template(template: str, name: str) -> str:
             f"the prompt template {template!r:.200} contains {{}} {count} times. Write it once, where the class name goes."
         )
     return template.replace("{}", name)
+
+
+def find_classes(classes: Classes | None, root: str, log: Log) -> ClassList:
+    """The classes to label, label -> prompt name.
+
+    None looks for classes.txt in the photos' folder `root`, in its parent folder, and in the current folder, then takes
+    the preset DEFAULT_PRESET; `log` is told which, and how a class file was read. Raises InputError for names that cannot be
+    used.
+    """
+    if classes is not None:
+        return _told(as_prompts(classes), log)
+    for folder in (root, os.path.dirname(root), os.getcwd()):
+        file = os.path.join(folder, CLASS_FILE)
+        if os.path.isfile(file):
+            log(f"class names from {os.path.relpath(file)}")
+            return _told(parse_classes(file), log)
+    log(f"no `classes` given and no {CLASS_FILE} found: using the {DEFAULT_PRESET} preset with 80 names")
+    return parse_classes(DEFAULT_PRESET)
+
+
+def find_contrast(contrast: Classes | None, classes: Mapping[str, str], log: Log) -> dict[str, str]:
+    """The contrast names, label -> prompt name, without those that are classes. With few classes and no contrast, `log` gets advice."""
+    asked = _told(as_prompts(contrast), log) if contrast else {}
+    kept = without_classes(asked, classes)
+    if len(kept) < len(asked):
+        log(
+            f"`contrast`: {shorten([name for name in asked if name not in kept])} ignored, because classes have these names"
+        )
+    if 1 < len(classes) < FEW_NAMES and not kept:
+        log(
+            f"only {len(classes)} class names: if many photos show none of them, name what else they show with `contrast`"
+        )
+    return kept
+
+
+def _told(classes: ClassList, log: Log) -> ClassList:
+    for note in classes.notes:
+        log(note)
+    return classes
+
+
+def templates_for(templates: str | Sequence[str], method: str) -> list[str]:
+    """The prompt templates: those given, each a template with {} or the name of a set; else those of the method's paper."""
+    if not templates:
+        return TEMPLATES["paper-ccd" if method == "ccd" else "paper-cdul"]
+    names = [templates] if isinstance(templates, str) else templates
+    return [line for name in names for line in TEMPLATES.get(name, [name])]
 
 
 def _looks_like_path(text: str) -> bool:

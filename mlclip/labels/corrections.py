@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import InputError, TableOptions
+from ..config import InputError
 from ..spelling import one_line
 from .class_names import shorten
-from .csv_lines import read_sheet
-from .table import Labels
+from .labels import Labels
+from .sheet import read_sheet
 
 HEADER = ["path", "class", "value"]
 
@@ -53,7 +53,7 @@ def read_corrections(path: str | Path) -> Corrections:
         raise InputError(
             f"{path} not found. The page of `mlclip report` writes corrections, or write path,class,value."
         )
-    sheet = read_sheet(path, TableOptions(), lambda rule: None)
+    sheet = read_sheet(path)
     if sheet.header != HEADER:
         raise InputError(f"{path}, line 1: the line is not `path,class,value`. Write it, then one correction per line.")
     found: Corrections = {}

@@ -1,24 +1,29 @@
-"""Which rows and classes two tables share, what is said about it, and when it is too little. `name_rules` has the rules.
+"""Which rows and classes two tables share, what is said about it, and when it is too little.
 
 Letters: N photos (rows), C classes (columns).
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..config import InputError
 from .class_names import shorten
-from .name_rules import Pairs
-from .name_rules import match_classes as match_classes
-from .name_rules import match_paths as match_paths
-from .table import Labels
+from .labels import Labels
 
 SHOWN_NAMES = 3  # photos or classes without a match that a summary names
 ENOUGH = 0.5  # share of the smaller table that must match
+_SUFFIX = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"^(/|[a-z]:/|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
+Pairs = list[tuple[int, int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +66,7 @@ class Match:
 
 
 def _first_few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN_NAMES] + ["..."] * (len(names) > SHOWN_NAMES))
+    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
 def match_tables(labels: Labels, truth: Labels) -> Match:
@@ -77,7 +82,11 @@ def match_tables(labels: Labels, truth: Labels) -> Match:
     if not columns:
         both = f"{shorten(labels.classes, 20)} | {shorten(truth.classes, 20)}"
         raise InputError(f"no class is in both tables ({both}). Use the same class names in both.")
-    rest = [_unmatched(names, pairs, side) for names, pairs, side in _sides(labels, truth, rows, columns)]
+    sides = ((labels.paths, rows, 0), (truth.paths, rows, 1), (labels.classes, columns, 0), (truth.classes, columns, 1))
+    rest = []
+    for names, pairs, side in sides:
+        found = {pair[side] for pair in pairs}
+        rest.append([name for n, name in enumerate(names) if n not in found])
     return Match(rows, [labels.classes[i] for i, _ in columns], *rest, columns, row_notes + column_notes)
 
 
@@ -92,20 +101,6 @@ def placed(values: Tensor, match: Match, shape: tuple[int, int]) -> Tensor:
     (rows, other_rows), (columns, other_columns) = (torch.tensor(pairs).T for pairs in (match.rows, match.columns))
     found[rows[:, None], columns] = values[other_rows][:, other_columns]
     return found
-
-
-def _sides(labels: Labels, truth: Labels, rows: Pairs, columns: Pairs) -> list[tuple[list[str], Pairs, int]]:
-    return [
-        (labels.paths, rows, 0),
-        (truth.paths, rows, 1),
-        (labels.classes, columns, 0),
-        (truth.classes, columns, 1),
-    ]
-
-
-def _unmatched(names: list[str], pairs: Pairs, side: int) -> list[str]:
-    found = {pair[side] for pair in pairs}
-    return [name for n, name in enumerate(names) if n not in found]
 
 
 def refuse_small_match(match: Match, first: str, second: str, *, partial: bool = False) -> None:
@@ -125,3 +120,120 @@ def refuse_small_match(match: Match, first: str, second: str, *, partial: bool =
                 f"only {len(found)} of {len(found) + len(left)} {kind} of {smaller} are in {other}{such}; not there: "
                 f"{_first_few(left)}. Correct the names, or judge what matches with `partial=True`."
             )
+
+
+# -- equal names first, then looser rules where only one pair fits
+
+
+class Rule(NamedTuple):
+    """Names match if their keys are equal, or if one ends with the other (`ends`), and if `accept` allows the pair."""
+
+    words: str
+    key: Callable[[str], str]
+    ends: bool = False
+    accept: Callable[[str, str], bool] = lambda one, two: True
+    only_alone: bool = False  # only for tables without any match so far
+
+
+def match_paths(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, list[str]]:
+    r"""Pairs of rows whose paths name the same photo, sorted, and a line for each looser rule.
+
+    Equal paths first. Then each rule looks at what is left, and only takes pairs that are unique in both tables: other slashes,
+    other letter case, an absolute path that ends with the other, no file suffix (`2008_000008`). Only if nothing matched so
+    far, as for tables that are relative to different folders: one path ends with the other.
+
+    >>> match_paths(["a/1.jpg", "a/2.jpg"], ["a\\2.JPG", "a/1.jpg"])[0]
+    [(0, 1), (1, 0)]
+    """
+    return _match(first, second, _PATH_RULES)
+
+
+def match_classes(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, list[str]]:
+    """Pairs of columns whose names are the same class, sorted, and a line for each looser rule.
+
+    Equal names first, then names that differ in letter case, or in blanks, hyphens and underscores; only where one pair fits.
+
+    >>> match_classes(["potted plant", "Cat"], ["cat", "potted_plant"])[0]
+    [(0, 1), (1, 0)]
+    """
+    return _match(first, second, _CLASS_RULES)
+
+
+def _match(first: Sequence[str], second: Sequence[str], rules: Sequence[Rule]) -> tuple[Pairs, list[str]]:
+    position = {name: j for j, name in enumerate(second)}
+    pairs, notes = [(i, position[name]) for i, name in enumerate(first) if name in position], []
+    for rule in rules:
+        if len(pairs) == min(len(first), len(second)) or (rule.only_alone and pairs):
+            continue
+        taken = [{pair[side] for pair in pairs} for side in (0, 1)]
+        found = [(i, j) for i, j in _pairs_of(rule, first, second) if i not in taken[0] and j not in taken[1]]
+        if found:
+            i, j = found[0]
+            notes.append(f"{len(found)} matched {rule.words}, such as {first[i]} = {second[j]}")
+        pairs = pairs + found
+    return sorted(pairs), notes
+
+
+def _pairs_of(rule: Rule, first: Sequence[str], second: Sequence[str]) -> Pairs:
+    """The pairs that a rule finds, where neither name has another partner."""
+    keys = [[rule.key(name) for name in names] for names in (first, second)]
+    found: set[tuple[int, int]] = set()
+    for side in (0, 1):
+        owner: dict[str, int] = {}  # a key or the end of one -> its only place; -1 where there are several
+        for place, key in enumerate(keys[side]):
+            for start in [0, *(mark.end() for mark in re.finditer("/", key))] if rule.ends else [0]:
+                owner[key[start:]] = -1 if key[start:] in owner else place
+        for other, key in enumerate(keys[1 - side]):
+            place = owner.get(key, -1)
+            if place >= 0:
+                found.add((place, other) if side == 0 else (other, place))
+    counts = [Counter(pair[side] for pair in found) for side in (0, 1)]
+    single = [(i, j) for i, j in sorted(found) if counts[0][i] == counts[1][j] == 1]
+    return [(i, j) for i, j in single if rule.accept(first[i], second[j])]
+
+
+def _slashes(path: str) -> str:
+    r"""Forward slashes, no "./" in front, no blanks around, and accents as single characters.
+
+    >>> _slashes(".\\a\\b.jpg ")
+    'a/b.jpg'
+    """
+    path = re.sub(r"(?<!:)/{2,}", "/", path.strip().replace("\\", "/"))
+    while path.startswith("./"):
+        path = path[2:]
+    return unicodedata.normalize("NFC", path)
+
+
+def _folded(path: str) -> str:
+    return _slashes(path).casefold()
+
+
+def _stem(path: str) -> str:
+    return _SUFFIX.sub("", _folded(path))
+
+
+def _one_absolute(one: str, two: str) -> bool:
+    return bool(_ABSOLUTE.match(_slashes(one))) != bool(_ABSOLUTE.match(_slashes(two)))
+
+
+def _one_without_suffix(one: str, two: str) -> bool:
+    return bool(_SUFFIX.search(one.strip())) != bool(_SUFFIX.search(two.strip()))
+
+
+def _case_key(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+_PATH_RULES = (
+    Rule("with other slashes or accents", _slashes),
+    Rule("in another letter case", _folded),
+    Rule("by the end of an absolute path", _folded, ends=True, accept=_one_absolute),
+    Rule("without a file suffix", _stem, accept=_one_without_suffix),
+    # Among paths of which some match, 3.jpg and q/3.jpg are different photos.
+    Rule("by the end of the path", _folded, ends=True, only_alone=True),
+    Rule("by the end of the path, without a file suffix", _stem, True, _one_without_suffix, only_alone=True),
+)
+_CLASS_RULES = (
+    Rule("classes in another letter case", _case_key),
+    Rule("classes with other blanks, hyphens or underscores", lambda name: re.sub(r"[\s_\-]+", "", _case_key(name))),
+)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from .labels import Labels
 from .matching import Match as Match
 from .matching import match_tables as match_tables
-from .table import Labels
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> float:

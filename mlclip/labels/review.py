@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .corrections import corrected_cells
+from .labels import Labels
 from .matching import match_tables, placed
-from .table import Labels
 
 ALIKE = 0.1  # two photos whose beliefs differ by less in every class may be near duplicates
 

@@ -1,141 +1,35 @@
-"""The table of photos × classes and its files.
+"""Tables of labels and true labels from files: mlclip's own, a .csv of any program, data sets, Label Studio and COCO.
 
-Pseudo labels, predictions and ground truth are all `Labels`. Letters: N photos (rows), C classes (columns).
+Letters: N photos (rows), C classes (columns).
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import math
+import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import InputError, TableOptions
-from ..files import check_output, load_plain, save_plain
+from ..files import check_output, load_plain, parse_json, save_plain
 from ..progress import SILENT, Progress
 from ..schema import SCHEMAS
-from . import text_formats as tables
-from .class_names import shorten
-from .csv_table import read_csv
-
-if TYPE_CHECKING:
-    import pandas
+from .csv_table import check_names, read_csv
+from .datasets import DATASETS, looks_like, read_coco
+from .label_studio import read_label_studio
+from .labels import Labels as Labels
+from .sheet import load_text, save_csv, save_text
 
 MADE_BY = "mlclip pseudolabel"
-DEFAULT_THRESHOLD = 0.5
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 CSV_SUFFIXES = (".csv", ".tsv", ".txt")  # text with columns, as it is read
 READ_SUFFIXES = (*SUFFIXES, *CSV_SUFFIXES[1:])
-
-
-@dataclass(eq=False)
-class Labels:
-    """Scores in [0, 1] of N photos for C classes; NaN = unknown. True labels are 1, 0 or NaN.
-
-    `paths` are relative to the folder `root`, with forward slashes. `scores` is float32 (N, C). `meta` tells how the scores
-    were made, in plain containers. Raises InputError for a wrong shape, a duplicate name, or a score out of range.
-
-    >>> labels = Labels(["a.jpg", "b.jpg"], ["cat", "dog"], torch.tensor([[0.6, 0.9], [0.2, 0.1]]))
-    >>> labels.above_threshold()
-    [['dog', 'cat'], []]
-    """
-
-    paths: list[str]
-    classes: list[str]
-    scores: Tensor
-    root: str = "."
-    meta: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        self.paths, self.classes = list(self.paths), list(self.classes)
-        self.scores = torch.as_tensor(self.scores, dtype=torch.float32, device="cpu").detach()
-        _check_names(self.paths, "path")
-        _check_names(self.classes, "class")
-        shape, wanted = tuple(self.scores.shape), (len(self.paths), len(self.classes))
-        if shape != wanted:
-            raise InputError(f"scores have shape {shape}, but there are {wanted[0]} paths and {wanted[1]} classes.")
-        wrong = ~((self.scores >= 0) & (self.scores <= 1) | self.scores.isnan())
-        if wrong.any():
-            row, column = wrong.nonzero()[0].tolist()
-            where = f"{self.paths[row]!r}, class {self.classes[column]!r}"
-            raise InputError(f"the score of {where} is {self.scores[row, column]:g}. Scores must be from 0 to 1.")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def aligned(self, paths: Sequence[str], classes: Sequence[str]) -> Labels:
-        """The table with only these rows and columns, in this order. Raises InputError for names that it does not have."""
-        rows = _positions(self.paths, paths, "paths")
-        columns = _positions(self.classes, classes, "classes")
-        scores = self.scores[rows][:, columns]  # (len(paths), len(classes))
-        meta, thresholds = dict(self.meta), self.meta.get("thresholds")
-        if isinstance(thresholds, list) and len(thresholds) == len(self.classes):
-            meta["thresholds"] = [thresholds[column] for column in columns]
-        if isinstance(meta.get("content"), Tensor):
-            meta["content"] = meta["content"][rows]
-        return Labels(list(paths), list(classes), scores, self.root, meta)
-
-    @property
-    def thresholds(self) -> Tensor:
-        """The threshold of each class (C,): a photo has the class if its score is at least this.
-
-        They come from `meta["thresholds"]`, or are ½ if that is missing. Raises InputError if they are damaged.
-        """
-        numbers = self.meta.get("thresholds", DEFAULT_THRESHOLD)
-        if isinstance(numbers, dict):
-            numbers = [numbers.get(name, DEFAULT_THRESHOLD) for name in self.classes]
-        wrong = InputError(
-            f"the thresholds of the labels are not numbers from 0 to 1 for {len(self.classes)} classes. Make the labels again."
-        )
-        try:
-            thresholds = torch.as_tensor(numbers, dtype=torch.float32).expand(len(self.classes))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise wrong from error
-        if not ((thresholds >= 0) & (thresholds <= 1)).all():
-            raise wrong
-        return thresholds
-
-    def above_threshold(self) -> list[list[str]]:
-        """The names of the classes that reach their threshold, for each photo, best score first."""
-        reached = (self.scores >= self.thresholds).tolist()
-        order = self.scores.nan_to_num(-1).argsort(dim=1, descending=True, stable=True).tolist()
-        return [
-            [self.classes[column] for column in columns if reaches[column]]
-            for columns, reaches in zip(order, reached, strict=True)
-        ]
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A DataFrame of the scores: index "path", one column per class, NaN = unknown. Raises InputError without pandas."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise InputError("pandas is not installed. Install it with `pip install pandas`.") from error
-        index = pandas.Index(self.paths, name="path", dtype=object)  # pyarrow refuses names that are not UTF-8
-        return pandas.DataFrame(self.scores.numpy(), index=index, columns=self.classes, copy=True)
-
-
-def _check_names(names: list[str], kind: str) -> None:
-    if not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"a {kind} of the labels is blank or not text. Give every {kind} a name.")
-    if kind == "path" and any("\0" in name for name in names):
-        raise InputError("a path of the labels contains a NUL character. No file has such a name; remove the row.")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputError(
-            f"the {kind} {twice[0]!r} is in the labels twice (duplicates: {len(twice)}). Keep one of each."
-        )
-
-
-def _positions(have: Sequence[str], want: Sequence[str], kind: str) -> list[int]:
-    position = {name: i for i, name in enumerate(have)}
-    missing = [name for name in want if name not in position]
-    if missing:
-        raise InputError(f"the labels do not have these {kind}: {shorten(missing)}. They have {shorten(have)}.")
-    return [position[name] for name in want]
+FORMS = "voc:DIR[:split], coco:FILE, nuswide:DIR[:split], imagefolder:DIR[:split], label-studio:FILE"
 
 
 def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -> None:
@@ -153,10 +47,19 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
         _check_plain(labels.meta, "meta")
         save_plain(content, path)
     elif suffix == ".json":
-        tables.write_json(path, content | {"scores": _short(labels.scores)})
+        content["scores"] = _short(labels.scores)
+        save_text(json.dumps(content, indent=1, default=lambda tensor: tensor.tolist()) + "\n", path)
+    elif suffix == ".jsonl":
+        rows = [dict(zip(labels.classes, row, strict=True)) for row in _short(labels.scores)]
+        lines = [json.dumps({"path": name, "scores": row}) + "\n" for name, row in zip(labels.paths, rows, strict=True)]
+        save_text("".join(lines), path)
     else:
-        write = tables.write_csv if suffix == ".csv" else tables.write_jsonl
-        write(path, labels.paths, labels.classes, _short(labels.scores))
+        if "path" in labels.classes:
+            raise InputError(f"{path} cannot have a class named 'path'. Write a .pt, .json or .jsonl file.")
+        rows = [["" if score is None else f"{score:.9g}" for score in row] for row in _short(labels.scores)]
+        save_csv(
+            [["path", *labels.classes], *([name, *row] for name, row in zip(labels.paths, rows, strict=True))], path
+        )
 
 
 def read_labels(
@@ -168,34 +71,80 @@ def read_labels(
 ) -> Labels:
     """Read the table in a .pt, .csv, .json or .jsonl file. InputError says what is wrong with the file, and in which line.
 
-    A .csv (also .tsv and .txt) can be one of a spreadsheet, pandas, or another program. Then `progress` gets a line for each rule
-    that was applied, and `options` decides where two readings are possible. `known_classes` are the classes of a table that
-    this one is compared with; they help to read a column of class names. Files of other tools have a prefix, as in
-    "cvat:FILE"; `labels.exchange.read_scores` names these.
+    A .csv (also .tsv and .txt) can be one of a spreadsheet, pandas, or another program: `progress` gets a line about what is
+    unusual in it, `options` decides where two readings are possible, and `known_classes`, the classes of a table that this one
+    is compared with, help to read a column of class names. "label-studio:FILE" and "coco:FILE" are tables of these tools,
+    with the scores in them.
     """
-    from .exchange import read_scores  # which imports this module
-
-    if (exchanged := read_scores(path)) is not None:
-        return exchanged
+    kind, _, place = str(path).partition(":")
+    if kind in ("label-studio", "coco"):
+        return read_label_studio(place) if kind == "label-studio" else read_coco(place, scores=True)
     path = Path(path)
     suffix = _suffix(path, READ_SUFFIXES)
     if not path.is_file():
         raise InputError(f"{path} not found. Make a labels file with `{MADE_BY}`.")
     try:
         if suffix in (".pt", ".json"):
-            content = load_plain(path, kind="labels", made_by=MADE_BY) if suffix == ".pt" else _from_json(path)
-            labels = _from_plain(content)
+            content = load_plain(path, kind="labels", made_by=MADE_BY) if suffix == ".pt" else _read_json(path)
+            labels = Labels(**{name: content[name] for name in ("paths", "classes", "scores", "root", "meta")})
         else:
-            text = suffix in CSV_SUFFIXES
-            paths, classes, rows = (
-                read_csv(path, options, progress.log, known_classes) if text else tables.read_jsonl(path)
-            )
+            jsonl = suffix == ".jsonl"
+            paths, classes, rows = _read_jsonl(path) if jsonl else read_csv(path, options, progress.log, known_classes)
             labels = Labels(paths, classes, _tensor(rows, len(classes)))
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
     if not labels.classes:
         raise InputError(f"{path} contains no classes. Make a labels file with `{MADE_BY}`.")
     return labels
+
+
+def read_truth(
+    spec: str,
+    options: TableOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    known_classes: Collection[str] = (),
+) -> Labels:
+    """True labels by a short name, or from a table.
+
+    `voc:DIR`, `nuswide:DIR`, `imagefolder:DIR` and `coco:DIR` may be followed by a split, as in `voc:DIR:val`; `coco:FILE` and
+    `label-studio:FILE` have none. A DIR or a .json without a prefix is taken for what it looks like, if it can only be one
+    of these; `meta["notes"]` says which. Other files are tables for `read_labels`, which gets `options` and `known_classes`.
+    `progress` gets a line about everything unusual. Raises InputError for another name, or if the files are missing or damaged.
+    """
+    kind, colon, place = str(spec).partition(":")
+    kind = kind.lower()
+    notes = []
+    if not (colon and kind in (*DATASETS, "label-studio")):
+        kind, place = looks_like(str(spec)), str(spec)
+        if kind is None:
+            return _read_truth_table(str(spec), options, progress, known_classes)
+        notes = [f"{place} looks like {kind} and is read as {kind}:{place}"]
+    try:
+        if kind == "label-studio":
+            found = read_label_studio(place, truth=True)
+        else:
+            folder, colon, split = place.rpartition(":")
+            whole = not colon or os.path.exists(place)  # a colon in the name of an existing file or folder
+            found = DATASETS[kind](place) if whole else DATASETS[kind](folder, split or None)
+    except OSError as error:  # a folder without permission, a broken disk
+        raise InputError(f"{spec} cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    found.meta["notes"] = notes + found.meta["notes"]
+    for note in found.meta["notes"]:
+        progress.log(note)
+    return found
+
+
+def _read_truth_table(spec: str, options: TableOptions | None, progress: Progress, known: Collection[str]) -> Labels:
+    if Path(spec).suffix.lower() not in READ_SUFFIXES:
+        raise InputError(
+            f"{spec!r:.200} is not a source of true labels. Give {FORMS} or a .csv file; docs/formats.md has others."
+        )
+    if not os.path.isfile(spec):
+        raise InputError(
+            f"{spec} not found. A table of true labels has a path column, and 1, 0 or an empty cell for each class."
+        )
+    return read_labels(spec, options, progress=progress, known_classes=known)
 
 
 def _suffix(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> str:
@@ -221,18 +170,60 @@ def _check_plain(value: Any, where: str) -> None:
         )
 
 
-def _from_json(path: Path) -> dict:
-    content = tables.read_json(path)
+def _read_json(path: Path) -> dict:
+    content = _json(load_text(path), path, 1)
+    if not isinstance(content, dict) or not isinstance(content.get("scores"), list):
+        raise InputError(f"{path} is not a labels file. If it has one object per line, rename it to .jsonl.")
     if content.get("format") != "mlclip.labels" or content.get("version") != 1:
         raise InputError(f"{path} is not a labels file of version 1. Make one with `{MADE_BY}`.")
-    classes = content.get("classes")
-    content |= {"scores": _tensor(content["scores"], len(classes) if isinstance(classes, list) else 0)}
+    classes, rows = content.get("classes"), content["scores"]
+    if not isinstance(classes, list) or not all(isinstance(row, list) for row in rows):
+        raise InputError(f"{path}: `scores` must contain one list per photo. Write the file again.")
+    scores = [[_score(cell, str(path)) for cell in row] for row in rows]
+    content |= {"scores": _tensor(scores, len(classes))}
     SCHEMAS["labels"].check(content, str(path), f"Make the file again with `{MADE_BY}`.")
     return content
 
 
-def _from_plain(content: dict) -> Labels:
-    return Labels(**{name: content[name] for name in ("paths", "classes", "scores", "root", "meta")})
+def _read_jsonl(path: Path) -> tuple[list[str], list[str], list[list[float]]]:
+    """A table from lines of `write_labels`. Other keys are ignored. A class that is missing in a line is unknown."""
+    paths, lines, found = [], [], []
+    for line, text in enumerate(load_text(path).split("\n"), start=1):
+        if not text.strip():
+            continue
+        photo = _json(text, path, line)
+        if not (
+            isinstance(photo, dict) and isinstance(photo.get("path"), str) and isinstance(photo.get("scores"), dict)
+        ):
+            raise InputError(
+                f'{path}, line {line}: the line does not look like {{"path": ..., "scores": {{"cat": 0.9}}}}. Correct it.'
+            )
+        paths.append(photo["path"])
+        lines.append(line)
+        found.append({name: _score(cell, f"{path}, line {line}") for name, cell in photo["scores"].items()})
+    check_names(paths, lines, path, "path")
+    classes = list(dict.fromkeys(name for scores in found for name in scores))
+    return paths, classes, [[scores.get(name, math.nan) for name in classes] for scores in found]
+
+
+def _json(text: str, path: Path, line: int) -> Any:
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError as error:
+        where = line + error.lineno - 1
+        raise InputError(f"{path}, line {where}: not JSON ({error.msg}). Write the file again.") from error
+    except ValueError as error:  # too many brackets; a number of thousands of digits
+        raise InputError(f"{path}, line {line}: the file is not a table in JSON. Write it again.") from error
+
+
+def _score(cell: Any, where: str) -> float:
+    if cell is None:
+        return math.nan
+    if isinstance(cell, int | float) and (0 <= cell <= 1 or cell != cell):
+        return float(cell)
+    raise InputError(
+        f"{where}: {str(cell)[:40]!r} is not a score. Write a number from 0 to 1, or null if it is unknown."
+    )
 
 
 def _tensor(rows: list[list[float]], classes: int) -> Tensor:

@@ -1,0 +1,147 @@
+"""The table of photos × classes. Pseudo labels, predictions and ground truth are all `Labels`.
+
+Letters: N photos (rows), C classes (columns).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..config import InputError
+from .class_names import shorten
+
+if TYPE_CHECKING:
+    import pandas
+
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(eq=False)
+class Labels:
+    """Scores in [0, 1] of N photos for C classes; NaN = unknown. True labels are 1, 0 or NaN.
+
+    `paths` are relative to the folder `root`, with forward slashes. `scores` is float32 (N, C). `meta` tells how the scores
+    were made, in plain containers. Raises InputError for a wrong shape, a duplicate name, or a score out of range.
+
+    >>> labels = Labels(["a.jpg", "b.jpg"], ["cat", "dog"], torch.tensor([[0.6, 0.9], [0.2, 0.1]]))
+    >>> labels.above_threshold()
+    [['dog', 'cat'], []]
+    """
+
+    paths: list[str]
+    classes: list[str]
+    scores: Tensor
+    root: str = "."
+    meta: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.paths, self.classes = list(self.paths), list(self.classes)
+        self.scores = torch.as_tensor(self.scores, dtype=torch.float32, device="cpu").detach()
+        _check_names(self.paths, "path")
+        _check_names(self.classes, "class")
+        shape, wanted = tuple(self.scores.shape), (len(self.paths), len(self.classes))
+        if shape != wanted:
+            raise InputError(f"scores have shape {shape}, but there are {wanted[0]} paths and {wanted[1]} classes.")
+        wrong = ~((self.scores >= 0) & (self.scores <= 1) | self.scores.isnan())
+        if wrong.any():
+            row, column = wrong.nonzero()[0].tolist()
+            where = f"{self.paths[row]!r}, class {self.classes[column]!r}"
+            raise InputError(f"the score of {where} is {self.scores[row, column]:g}. Scores must be from 0 to 1.")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def aligned(self, paths: Sequence[str], classes: Sequence[str]) -> Labels:
+        """The table with only these rows and columns, in this order. Raises InputError for names that it does not have."""
+        rows = _positions(self.paths, paths, "paths")
+        columns = _positions(self.classes, classes, "classes")
+        scores = self.scores[rows][:, columns]  # (len(paths), len(classes))
+        meta, thresholds = dict(self.meta), self.meta.get("thresholds")
+        if isinstance(thresholds, list) and len(thresholds) == len(self.classes):
+            meta["thresholds"] = [thresholds[column] for column in columns]
+        if isinstance(meta.get("content"), Tensor):
+            meta["content"] = meta["content"][rows]
+        return Labels(list(paths), list(classes), scores, self.root, meta)
+
+    @property
+    def thresholds(self) -> Tensor:
+        """The threshold of each class (C,): a photo has the class if its score is at least this.
+
+        They come from `meta["thresholds"]`, or are ½ if that is missing. Raises InputError if they are damaged.
+        """
+        numbers = self.meta.get("thresholds", DEFAULT_THRESHOLD)
+        if isinstance(numbers, dict):
+            numbers = [numbers.get(name, DEFAULT_THRESHOLD) for name in self.classes]
+        wrong = InputError(
+            f"the thresholds of the labels are not numbers from 0 to 1 for {len(self.classes)} classes. Make the labels again."
+        )
+        try:
+            thresholds = torch.as_tensor(numbers, dtype=torch.float32).expand(len(self.classes))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise wrong from error
+        if not ((thresholds >= 0) & (thresholds <= 1)).all():
+            raise wrong
+        return thresholds
+
+    def above_threshold(self) -> list[list[str]]:
+        """The names of the classes that reach their threshold, for each photo, best score first."""
+        reached = (self.scores >= self.thresholds).tolist()
+        order = self.scores.nan_to_num(-1).argsort(dim=1, descending=True, stable=True).tolist()
+        return [
+            [self.classes[column] for column in columns if reaches[column]]
+            for columns, reaches in zip(order, reached, strict=True)
+        ]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A DataFrame of the scores: index "path", one column per class, NaN = unknown. Raises InputError without pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise InputError("pandas is not installed. Install it with `pip install pandas`.") from error
+        index = pandas.Index(self.paths, name="path", dtype=object)  # pyarrow refuses names that are not UTF-8
+        return pandas.DataFrame(self.scores.numpy(), index=index, columns=self.classes, copy=True)
+
+
+def _check_names(names: list[str], kind: str) -> None:
+    if not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"a {kind} of the labels is blank or not text. Give every {kind} a name.")
+    if kind == "path" and any("\0" in name for name in names):
+        raise InputError("a path of the labels contains a NUL character. No file has such a name; remove the row.")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(
+            f"the {kind} {twice[0]!r} is in the labels twice (duplicates: {len(twice)}). Keep one of each."
+        )
+
+
+def _positions(have: Sequence[str], want: Sequence[str], kind: str) -> list[int]:
+    position = {name: i for i, name in enumerate(have)}
+    missing = [name for name in want if name not in position]
+    if missing:
+        raise InputError(f"the labels do not have these {kind}: {shorten(missing)}. They have {shorten(have)}.")
+    return [position[name] for name in want]
+
+
+# -- what is written of a table for another tool
+
+
+def chosen(labels: Labels) -> Iterator[tuple[str, dict[str, float]]]:
+    """(path, {class: score}) of each photo, with the classes that reach their thresholds, best first."""
+    column = {name: c for c, name in enumerate(labels.classes)}
+    for path, names, scores in zip(labels.paths, labels.above_threshold(), labels.scores.tolist(), strict=True):
+        yield path, {name: short(scores[column[name]]) for name in names}
+
+
+def short(score: float) -> float:
+    """A float32 score with seven digits, as text files hold it.
+
+    >>> short(0.8999999761581421)
+    0.9
+    """
+    return float(f"{score:.7g}")

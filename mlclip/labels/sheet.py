@@ -1,0 +1,183 @@
+"""Text files on disk, and a .csv of any program as rows of text: its separator, its header, and its rows. No torch here.
+
+File names in them need not be valid text: bytes that are not UTF-8 are kept as Python's surrogate escapes and are written
+back unchanged.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from ..config import InputError
+from ..files import atomic
+
+SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "pipes": "|"}
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters around a name in a header
+TRIED_LINES = 50  # lines that show which separator a file has
+LOOKED_AT = 4000  # bytes at the start of a file that show UTF-16 without a byte-order mark
+RECIPES = "docs/formats.md has recipes for other tables"
+
+# Names of a column of photos, as `short_key` gives them.
+_PATH_WORDS = """path filepath imagepath imgpath relativepath fullpath filename file files image images imageid imageids imageindex
+imagename imagefile imagefilename imgid imgname imgfile img fname photo photos photoid photopath photoname photofile picture
+pictureid picturename imageurl url uri sourcefile"""
+PATH_NAMES = frozenset(_PATH_WORDS.split())
+
+Lines = list[tuple[int, list[str]]]  # line number and cells of each row that is not empty
+Say = Callable[[str], None]
+
+
+def decode_text(data: bytes, errors: str = "strict") -> str:
+    """Decode a text file: UTF-8, or UTF-16 if it begins with a UTF-16 byte-order mark. The mark is removed.
+
+    `errors` applies to UTF-8: "surrogateescape" keeps bytes of file names that cannot be decoded, "strict" raises
+    UnicodeDecodeError.
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16")
+    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors)
+
+
+def load_text(path: Path) -> str:
+    """The text of a file: UTF-8, or UTF-16 where its bytes show it. Bytes that are not UTF-8 become surrogate escapes."""
+    try:
+        data = path.read_bytes()
+        utf16 = _utf16_without_mark(data)
+        return data.decode(utf16) if utf16 else decode_text(data, errors="surrogateescape")
+    except (OSError, ValueError) as error:  # ValueError: not text, or a NUL character in the name of the file
+        reason = getattr(error, "strerror", None) or "it is neither UTF-8 nor UTF-16 text"
+        raise InputError(f"{path} cannot be read ({reason}). Give a text file in UTF-8 that you can read.") from error
+
+
+def _utf16_without_mark(data: bytes) -> str | None:
+    """Which UTF-16 text is: in Latin text, every second byte is zero."""
+    start = data[: min(LOOKED_AT, len(data) // 2 * 2)]
+    if len(data) % 2 or not start or start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return None
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if not even and odd > len(start) // 4:
+        return "utf-16-le"
+    return "utf-16-be" if not odd and even > len(start) // 4 else None
+
+
+def is_valid_text(text: str) -> bool:
+    """Whether the text has no surrogate escapes: all of its bytes could be decoded."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write UTF-8; surrogate escapes become the bytes that they stand for. The file is never half-written."""
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:  # half of a surrogate pair; only Windows allows it in a file name
+        raise InputError(
+            f"{path} cannot store a file name that is not valid text. Write a .pt or .json file."
+        ) from error
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def save_csv(rows: Iterable[Sequence[str]], path: Path) -> None:
+    """Write rows as CSV with line ends "\\n".
+
+    The writer keeps its default line end "\\r\\n": before Python 3.13 it quotes a "\\r" inside a cell only then.
+    """
+    lines: list[str] = []
+    csv.writer(SimpleNamespace(write=lines.append)).writerows(rows)
+    save_text("".join(line.removesuffix("\r\n") + "\n" for line in lines), path)
+
+
+# -- reading a .csv
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A rectangular table of text. `lines` has the line number of each row, `header` one name per column; "" = no name."""
+
+    file: Path
+    header: list[str]
+    lines: list[int]
+    rows: list[list[str]]
+
+    def column(self, number: int) -> list[str]:
+        return [row[number] for row in self.rows]
+
+
+def short_key(name: str) -> str:
+    """A column name in lower case without blanks, hyphens and underscores: `Image ID` and `image_id` are the same."""
+    return re.sub(r"[\s_\-.]+", "", name.casefold())
+
+
+def read_sheet(file: Path, say: Say = lambda line: None, text: str | None = None) -> Sheet:
+    """The rows of a .csv. `say` gets a line about an unusual separator. InputError names the file, the line and a remedy.
+
+    Rows in which every cell is empty are left out, and so are columns without a name and without a value. Rows with one
+    more cell than the header begin with a row number, as R writes them. `text` is the file's text, where the caller has it.
+    """
+    text, separator = _separator(load_text(file) if text is None else text, file)
+    if separator != "commas":
+        say(f"{file}: its columns are separated by {separator}")
+    lines = parse_lines(text, SEPARATORS[separator], file)
+    if not lines:
+        raise InputError(f"{file}, line 1: the table is empty; it needs a column `path`. Write path,class,class,...")
+    header = [name.strip().strip(INVISIBLE).strip() for name in lines[0][1]]
+    if not all(map(is_valid_text, header)):
+        raise InputError(f"{file}, line 1: the names are not UTF-8 text. Save the table as UTF-8 (CSV UTF-8 in Excel).")
+    body = [(line, cells) for line, cells in lines[1:] if any(map(str.strip, cells))]
+    if body and all(len(cells) == len(header) + 1 and cells[0].strip().isdigit() for _, cells in body):
+        header = ["", *header]
+    width, rows = len(header), []
+    for line, cells in body:
+        if len(cells) < width or any(map(str.strip, cells[width:])):
+            raise InputError(f"{file}, line {line}: {len(cells)} cells, but line 1 has {width}. Correct the line.")
+        rows.append(cells[:width])
+    kept = [n for n, name in enumerate(header) if name or any(row[n].strip() for row in rows)]
+    if len(kept) < width:
+        rows = [[row[n] for n in kept] for row in rows]
+    return Sheet(file, [header[n] for n in kept], [line for line, _ in body], rows)
+
+
+def parse_lines(text: str, separator: str, file: Path, most: int | None = None) -> Lines:
+    """The lines that are not blank, at most `most` of them. InputError where quotes are not balanced."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    found: Lines = []
+    try:
+        for cells in reader:
+            if cells:
+                found.append((reader.line_num, cells))
+            if most and len(found) >= most:
+                break
+    except csv.Error as error:
+        raise InputError(f"{file}, line {reader.line_num}: {error}. Save it as a comma-separated file.") from error
+    return found
+
+
+def _separator(text: str, file: Path) -> tuple[str, str]:
+    """The text without Excel's line `sep=;`, and the name of the separator.
+
+    It is the one under which the first lines have equally many cells, two or more; then the one that gives a column such as
+    `path`; then the one that gives the most columns.
+    """
+    first, _, rest = text.partition("\n")
+    told = first.strip("\r\"' ").lower()
+    for name, mark in SEPARATORS.items():
+        if told == f"sep={mark}":
+            return "\n" + rest, name  # the line stays, blank: line numbers are right
+    widths: dict[str, tuple[bool, bool, int]] = {}
+    for name, mark in SEPARATORS.items():
+        try:
+            lines = parse_lines(text, mark, file, TRIED_LINES)
+        except InputError:
+            continue
+        header = lines[0][1] if lines else []
+        if len(header) > 1:
+            named = any(short_key(cell.strip()) in PATH_NAMES for cell in header)
+            widths[name] = (len({len(cells) for _, cells in lines}) == 1, named, len(header))
+    return text, max(widths, key=widths.__getitem__, default="commas")
