@@ -91,7 +91,7 @@ SKIPPED = {  # file name: content, and a word of the reason
     "03.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
     "04.jpg": (JPEG[: len(JPEG) // 2], "damaged or cut short"),
     "05.png": (PNG[: len(PNG) // 2], "damaged or cut short"),
-    "06.jpg": (JPEG[: len(JPEG) // 2] + bytes(400) + JPEG[len(JPEG) // 2 + 400 :], ""),
+    "06.jpg": (JPEG[: len(JPEG) // 2] + JPEG[:400] + JPEG[len(JPEG) // 2 + 400 :], "damaged"),
     "07.png": (PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], "wrong checksum"),
     "10.tif": (encoded(FLOATS, "TIFF"), "float pixels from"),
     "17.png": (huge_header(), "too large"),

@@ -525,6 +525,12 @@ def test_nul_bytes_in_the_names_of_a_list_are_skipped_with_a_reason(tmp_path):
     ]
 
 
+def test_a_named_pipe_instead_of_a_list_is_refused_and_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(InputError, match=r"list\.txt is not a file"):
+        find_images([f"@{tmp_path}/list.txt"])
+
+
 @pytest.mark.parametrize("content", [b"", b"# only a comment\r\n\r\n"])
 def test_an_empty_list_is_refused(tmp_path, content):
     (tmp_path / "list.txt").write_bytes(content)

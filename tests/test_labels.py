@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import doctest
 import json
 import math
@@ -198,12 +197,6 @@ def test_unusual_file_names_are_read_back_unchanged_in_every_format(tmp_path, su
 def test_a_file_name_that_is_not_utf8_keeps_its_bytes_in_the_csv(tmp_path):
     write_labels(Labels([os.fsdecode(b"\xe9.jpg")], ["x"], torch.ones(1, 1)), tmp_path / "l.csv")
     assert (tmp_path / "l.csv").read_bytes() == b"path,x\n\xe9.jpg,1\n"
-
-
-def test_the_csv_can_be_read_by_pythons_csv_reader(tmp_path):
-    write_labels(Labels(UNUSUAL[:9], ["x"], torch.rand(9, 1)), tmp_path / "l.csv")
-    with open(tmp_path / "l.csv", newline="", encoding="utf-8") as file:
-        assert [row[0] for row in csv.reader(file)] == ["path", *UNUSUAL[:9]]
 
 
 def test_the_csv_can_be_read_by_pandas(tmp_path):
@@ -469,15 +462,6 @@ def test_a_class_without_positives_is_listed_but_not_counted():
     assert mean == each["x"] == 1.0 and math.isnan(each["y"])
     mean, _ = mean_average_precision(labels, Labels(["a", "b"], ["y"], torch.zeros(2, 1)))
     assert math.isnan(mean)
-
-
-def test_photos_and_classes_of_only_one_table_are_listed():
-    match = match_tables(
-        Labels(["a", "b"], ["x", "y"], torch.rand(2, 2)), Labels(["b", "c"], ["z", "x"], torch.ones(2, 2))
-    )
-    assert match.rows == [(1, 0)] and match.classes == ["x"]
-    assert (match.paths_only_first, match.paths_only_second) == (["a"], ["c"])
-    assert (match.classes_only_first, match.classes_only_second) == (["y"], ["z"])
 
 
 def test_file_names_are_matched_only_if_they_are_unique_and_no_full_path_matches():

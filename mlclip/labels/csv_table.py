@@ -97,17 +97,10 @@ def _as_written(text: str, file: Path) -> Table | None:
         values = [[float(cell) if cell else NAN for cell in cells] for cells in rows]
     except (InputError, ValueError, IndexError):  # no header, no `path`, a short line, or text
         return None
-    strange = [name for name in header if not name or name != name.strip(INVISIBLE) or not is_valid_text(name)]
     one_label = len(header) == 1 and short_key(header[0]) in ONE_NAME | SEVERAL_NAMES
-    doubled = len(set(header)) < len(header) or len(set(paths)) < len(paths)
-    if (
-        not header
-        or strange
-        or one_label
-        or doubled
-        or not all(paths)
-        or any(len(row) != len(header) for row in values)
-    ):
+    clean = all(name and name == name.strip(INVISIBLE) and is_valid_text(name) for name in header)
+    distinct = len(set(header)) == len(header) and len(set(paths)) == len(paths) and all(paths)
+    if not header or one_label or not clean or not distinct or any(len(row) != len(header) for row in values):
         return None
     return (paths, header, values) if all(0 <= x <= 1 or x != x for row in values for x in row) else None
 
@@ -291,8 +284,12 @@ _NO_ZERO = f"no cell says that a class is absent; empty cells are unknown. If th
 
 def _has_no_zero(values: Iterable[float]) -> bool:
     """Whether all known values are 1, and there are unknown ones."""
-    found = {1.0 if x == 1 else None if x != x else 0.0 for x in values}
-    return found == {1.0, None}
+    kinds = set()
+    for value in values:
+        if value < 1:
+            return False
+        kinds.add(value == 1)
+    return kinds == {True, False}
 
 
 def _reading_of_minus_one(meaning: dict[str, float], counts: Counter[str], sheet: Sheet) -> str:

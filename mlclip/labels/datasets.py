@@ -87,7 +87,9 @@ def looks_like(place: str) -> str | None:
         "coco": _coco_files(folder),
         "nuswide": _inside(folder, "Groundtruth") != folder,
     }
-    kinds = [kind for kind, there in found.items() if there] or ["imagefolder"] * _is_image_folder(folder)
+    kinds = [kind for kind, there in found.items() if there]
+    if not kinds and _is_image_folder(folder):
+        return "imagefolder"
     if len(kinds) != 1:
         what = f"could be {' or '.join(kinds)}" if kinds else "looks like no data set that is known here"
         forms = ", ".join(f"{kind}:{place}" for kind in kinds or DATASETS)
@@ -325,7 +327,8 @@ def read_nuswide(folder: str | Path, split: str | None = None) -> Labels:
         raise InputError(f"NUS-WIDE has no split {split!r}. Choose train, test or all.")
     truth, lists = _inside(folder, "Groundtruth"), _inside(folder, "ImageList")
     files = [_inside(place, "Concepts81.txt") for place in (folder, truth, lists, _inside(folder, "ConceptsList"))]
-    concepts = next((_lines(file) for file in files if os.path.isfile(file)), list(CLASS_PRESETS["nuswide"]))
+    listed = next((_lines(file) for file in files if os.path.isfile(file)), None)
+    concepts = listed or list(CLASS_PRESETS["nuswide"])
     if split == "all" or (split is None and _inside(truth, "AllLabels") != truth):
         parts = [(_inside(lists, "Imagelist.txt", "AllImagelist.txt"), _inside(truth, "AllLabels"), "")]
     else:

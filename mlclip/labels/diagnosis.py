@@ -55,9 +55,6 @@ class Diagnosis:
     @property
     def advice(self) -> list[str]:
         """What looks wrong, one line each, with something to try."""
-        return [*self._advice_on_classes(), *self._advice_on_pairs(), *self._advice_on_photos()]
-
-    def _advice_on_classes(self) -> list[str]:
         lines = []
         if self.dead:
             them = "it" if len(self.dead) == 1 else "them"
@@ -76,22 +73,17 @@ class Diagnosis:
                 f"The labels of {shorten(self.doubtful)} are more often doubtful than certain. Use other words "
                 '(label = other words), or more prompts with `templates="ensemble"`.'
             )
+        for first, second, share in self.confused:
+            lines.append(
+                f"{first} and {second} are found in the same photos (both in {share:.0%} of the photos with either). Use other "
+                "words for one of them, or merge them."
+            )
+        if self.many_empty:
+            lines.append(
+                f"{len(self.empty)} of {self.known} photos show none of the classes, for example {', '.join(self.empty[:3])}. "
+                "If they show other things, name those with `contrast`."
+            )
         return lines
-
-    def _advice_on_pairs(self) -> list[str]:
-        return [
-            f"{first} and {second} are found in the same photos (both in {share:.0%} of the photos with either). Use other "
-            "words for one of them, or merge them."
-            for first, second, share in self.confused
-        ]
-
-    def _advice_on_photos(self) -> list[str]:
-        if not self.many_empty:
-            return []
-        return [
-            f"{len(self.empty)} of {self.known} photos show none of the classes, for example {', '.join(self.empty[:3])}. "
-            "If they show other things, name those with `contrast`."
-        ]
 
 
 def diagnose(labels: Labels) -> Diagnosis:
