@@ -17,11 +17,12 @@ from mlclip.config import InputError, OptionError, PseudolabelConfig
 from mlclip.images import find_images, loader, open_image, view_pixels
 from mlclip.methods import dense
 from mlclip.teacher import encode
+from mlclip.teacher.cache import list_stores
 from mlclip.teacher.encode import cell_key, embed_views_and_cells, view_key
 from mlclip.teacher.label import label_by_view_sets
 from mlclip.teacher.pseudolabel import pseudolabel
 from mlclip.teacher.scoring import Teacher
-from mlclip.teacher.store import MemoryViews, Store, default_store, list_stores
+from mlclip.teacher.store import MemoryViews, Store, default_store
 from mlclip.training.crop_labels import crop_scorer_for
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
@@ -158,7 +159,7 @@ def test_a_run_that_was_interrupted_continues_and_an_unreadable_photo_is_skipped
             return compute(*args)
 
         done = []
-        monkeypatch.setattr("mlclip.teacher.encode.SHARD_PHOTOS", 1)
+        monkeypatch.setattr("mlclip.teacher.fill.SHARD_PHOTOS", 1)
         monkeypatch.setattr(encode, "embed_views_and_cells", stopping)
 
     stop(40)  # between the stores of one photo

@@ -13,18 +13,9 @@ from mlclip.config import InputError, PseudolabelConfig
 from mlclip.files import locked
 from mlclip.images import Photo
 from mlclip.teacher import store as store_module
+from mlclip.teacher.cache import StoreInfo, clear_stores, list_stores
 from mlclip.teacher.label import label_by_ccd, label_by_cdul, label_by_centring
-from mlclip.teacher.store import (
-    LOCK,
-    MANIFEST,
-    Key,
-    Store,
-    StoredViews,
-    StoreInfo,
-    clear_stores,
-    default_store,
-    list_stores,
-)
+from mlclip.teacher.store import LOCK, MANIFEST, Key, Store, StoredViews, default_store
 
 PHOTOS = [Photo(f"{n:02d}.jpg", f"/photos/{n:02d}.jpg", size=n, mtime_ns=1) for n in range(40)]
 DIMENSIONS, SHARD = 16, 15  # shards of 15, 15 and 10 photos

@@ -20,11 +20,12 @@ from mlclip.images.content import content_hash
 from mlclip.labels.class_names import without_classes
 from mlclip.progress import Progress
 from mlclip.teacher import store as store_module
+from mlclip.teacher.cache import clear_stores, list_stores
 from mlclip.teacher.encode import encoded_views, view_key
 from mlclip.teacher.label import cdul_labels
 from mlclip.teacher.pseudolabel import pseudolabel
 from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
-from mlclip.teacher.store import LOCK, Store, StoredViews, clear_stores, default_store, list_stores
+from mlclip.teacher.store import LOCK, Store, StoredViews, default_store
 
 CDUL = PseudolabelConfig(method="cdul")
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
@@ -93,7 +94,7 @@ def test_an_interrupted_run_keeps_every_embedding_and_continues_with_the_same_re
     photos, teacher, tmp_path, monkeypatch
 ):
     whole = label(photos, teacher, store=tmp_path / "whole", batch_size=10)
-    monkeypatch.setattr("mlclip.teacher.encode.SHARD_PHOTOS", 2)
+    monkeypatch.setattr("mlclip.teacher.fill.SHARD_PHOTOS", 2)
     with pytest.raises(KeyboardInterrupt):
         label(photos, Counting(teacher, stop_after=50), store=tmp_path / "cut", batch_size=10)
     counting = Counting(teacher)
@@ -181,7 +182,7 @@ def test_two_runs_cannot_write_to_one_store_at_the_same_time(photos, teacher, tm
 
 
 def test_the_photos_of_a_damaged_shard_are_encoded_again(photos, teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlclip.teacher.encode.SHARD_PHOTOS", 4)
+    monkeypatch.setattr("mlclip.teacher.fill.SHARD_PHOTOS", 4)
     whole = label(photos, teacher, store=tmp_path / "s", batch_size=10)
     shard = sorted((tmp_path / "s").glob("shard-*.pt"))[1]
     shard.write_bytes(shard.read_bytes()[:1000])

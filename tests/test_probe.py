@@ -24,7 +24,7 @@ from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.features import feature_key, photo_features
 from mlclip.student.model import Classifier
 from mlclip.student.predict import predict
-from mlclip.teacher.store import clear_stores, list_stores
+from mlclip.teacher.cache import clear_stores, list_stores
 from mlclip.training.loop import resume_file, train
 from mlclip.training.probe import fit_probe
 from mlclip.training.random_crop import SMALLEST, crop_boxes, crops
@@ -138,7 +138,7 @@ def test_features_are_computed_once_and_continued_after_an_interruption(labels, 
 
     monkeypatch.setattr(features_module, "pooled_features", counted)
     monkeypatch.setattr(features_module, "BATCH", 1)
-    monkeypatch.setattr("mlclip.teacher.encode.SHARD_PHOTOS", 2)
+    monkeypatch.setattr("mlclip.teacher.fill.SHARD_PHOTOS", 2)
     with pytest.raises(KeyboardInterrupt):
         photo_features(model, photos, labels.root, Runtime())
     seen[:] = [0] * -100

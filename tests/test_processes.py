@@ -30,8 +30,8 @@ from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.progress import SILENT, Progress
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
-from mlclip.teacher import encode
-from mlclip.teacher.encode import filled_stores
+from mlclip.teacher import fill
+from mlclip.teacher.fill import filled_stores
 from mlclip.teacher.scoring import Teacher
 from mlclip.teacher.store import Key, Store
 from mlclip.training import loop
@@ -222,9 +222,9 @@ def test_an_error_of_one_rank_ends_every_rank_with_the_same_message(machines):
     assert main["settings"].startswith("rank 1 and rank 0 differ in `epochs`")
     assert main["at work"] == "rank 1: it cannot be"
     assert main["photos"].startswith(
-        "rank 1 finds 13 photos, rank 0 finds 12; every rank needs the same photos (only rank 1"
+        "rank 1 finds 13 photos, rank 0 finds 12; every rank needs the same photos, byte by byte (the first that differs is 20.jpg)"
     )
-    assert "00.jpg has " in main["size"] and "0 bytes on rank 1" in main["size"]
+    assert "the first that differs is 00.jpg" in main["size"]
     assert (machines / "machine-0" / "foreign" / "lock").read_text() == "mine"
 
 
@@ -232,7 +232,7 @@ def killed_twice() -> None:
     """A job in which rank 1 is killed while it encodes, then while it trains, and which then comes to an end."""
     rank, attempt = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     if not Path("labels.pt").exists() and attempt < 2:
-        encode.SHARD_PHOTOS = 2
+        fill.SHARD_PHOTOS = 2
         if rank == 1 and attempt == 0:
             kill_at(Teacher, "embed_views", call=3)
         label_photos(batch_size=2)

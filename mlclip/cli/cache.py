@@ -34,7 +34,7 @@ def cache(clear, clear_weights, yes, quiet):
     """
     from ..clip.registry import cached_weights
     from ..files import cache_folder
-    from ..teacher.store import clear_stores, list_stores
+    from ..teacher.cache import clear_stores, list_stores
 
     if (clear_weights or yes) and not clear:
         raise click.UsageError("--weights and --yes have no effect without --clear.")

@@ -121,7 +121,10 @@ def _join() -> None:
     # Its functions have the group as a default, if there is one when it is imported. No thread of that group would ever end.
     import_module("torch.distributed.nn.functional")
     try:
-        dist.init_process_group("gloo", timeout=WAIT)
+        store, rank, size = next(dist.rendezvous("env://", timeout=WAIT))
+        # torchrun keeps the store when it starts a job again; without a prefix a rank could read the address of a killed one.
+        attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("gloo", store=attempt, rank=rank, world_size=size, timeout=WAIT)
     except dist.DistError as error:
         raise InputError(f"cannot join the other ranks: {str(error).splitlines()[0]}") from error
     atexit.register(stop_distributed)

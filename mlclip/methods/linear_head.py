@@ -1,10 +1,15 @@
 """A linear layer on fixed features, fitted to soft labels by L-BFGS: logistic regression with an L2 penalty.
 
-Pure functions of tensors. Letters: N photos, M rows of features, K channels, C classes.
+A pooled head is a linear layer on each view of a photo. A class counts as present if any view shows it. So its logit is a smooth
+maximum over the views, the logarithm of the mean of the exponentials: log (1/V Σ_v exp(w·f_v + b)). The division by V makes V equal
+views the same as one view. Large weights give the maximum, small ones the mean, and the fit finds the scale of the weights.
+
+Pure functions of tensors. Letters: N photos, V views per photo, M rows of features, K channels, C classes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -65,6 +70,32 @@ def fit_head(features: Tensor, labels: Tensor, l2: float, weights: Tensor | None
     return axes.restore(minimise(axes.rotate(features), labels, axes.variances, l2, weights=weights))
 
 
+def pooled_logits(views: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The logits (..., C) of photos with views (..., V, K), for weight (C, K) and bias (C,).
+
+    >>> views = torch.tensor([[[0.0], [10.0]]])
+    >>> pooled_logits(views, torch.tensor([[1.0]]), torch.tensor([-1.0]))  # 10 - log 2 - 1
+    tensor([[8.3069]])
+    """
+    return (views @ weight.T).logsumexp(-2) - math.log(views.shape[-2]) + bias
+
+
+def fit_pooled_head(views: Tensor, labels: Tensor, l2: float, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The weight (C, K) and bias (C,) of `pooled_logits` for views (N, V, K) and labels (N, C) in [0, 1]. NaN labels are ignored.
+
+    The objective is the mean over the photos of the cross-entropy, summed over the classes, plus l2/2 · |weight|². The bias has
+    no penalty. With several views the objective is not convex. The fit starts at weight 0, where the gradient is that of a
+    linear layer on the mean of the views, so the result does not depend on chance. `weights` (N, C) as in `fit_head`.
+
+    >>> views = torch.tensor([[[-1.0], [-1.0]], [[1.0], [1.0]]], dtype=torch.float64)
+    >>> weight, bias = fit_pooled_head(views, torch.tensor([[0.2], [0.8]]), l2=1e-9)
+    >>> round(float(weight), 4), round(float(bias.abs()), 4)  # sigmoid(1.3863) = 0.8
+    (1.3863, 0.0)
+    """
+    axes = principal_axes(views.flatten(0, 1))
+    return axes.restore(minimise(axes.rotate(views), labels, axes.variances, l2, network=_pooled, weights=weights))
+
+
 class Choice(NamedTuple):
     """The chosen penalty, the tried ones with their loss on held-out photos, and the held-out logits (N, C) for the chosen one."""
 
@@ -83,8 +114,9 @@ def choose_l2(features: Tensor, labels: Tensor, seed: int = 0, weights: Tensor |
     rotated = axes.rotate(features)  # (N, V, K)
 
     def fit(photos: Tensor, l2: float, start: Tensor | None) -> Tensor:
-        rows, targets = rotated[photos], labels[photos]
-        targets, factors = (_each_view(part, rows.shape[1]) for part in (targets, _part(weights, photos)))
+        rows, factors = rotated[photos], _part(weights, photos)
+        targets = labels[photos].repeat_interleave(rows.shape[1], 0)  # (n·V, C)
+        factors = None if factors is None else factors.repeat_interleave(rows.shape[1], 0)
         return minimise(rows.flatten(0, 1), targets, axes.variances, l2, start, weights=factors)
 
     def predict(photos: Tensor, head: Tensor) -> Tensor:
@@ -93,9 +125,21 @@ def choose_l2(features: Tensor, labels: Tensor, seed: int = 0, weights: Tensor |
     return search_l2(labels, axes, fit, predict, seed, weights)
 
 
-def _each_view(cells: Tensor | None, views: int) -> Tensor | None:
-    """The rows of cells (N, C), each `views` times: (N·V, C)."""
-    return None if cells is None else cells.repeat_interleave(views, 0)
+def choose_pooled_l2(views: Tensor, labels: Tensor, seed: int = 0, weights: Tensor | None = None) -> Choice:
+    """The L2 penalty for `fit_pooled_head` with the lowest cross-entropy to the labels (N, C) of held-out photos.
+
+    The views (N, V, K) of a photo are always in the same fold. See `search_l2`.
+    """
+    axes = principal_axes(views.flatten(0, 1))
+    rotated = axes.rotate(views)  # (N, V, K)
+
+    def fit(photos: Tensor, l2: float, start: Tensor | None) -> Tensor:
+        return minimise(rotated[photos], labels[photos], axes.variances, l2, start, _pooled, _part(weights, photos))
+
+    def predict(photos: Tensor, head: Tensor) -> Tensor:
+        return _pooled(rotated[photos], head)[0]
+
+    return search_l2(labels, axes, fit, predict, seed, weights)
 
 
 def _part(weights: Tensor | None, photos: Tensor) -> Tensor | None:
@@ -147,6 +191,21 @@ def linear(rows: Tensor, head: Tensor) -> Output:
         return torch.cat([residual.T @ rows, residual.sum(0)[:, None]], dim=1)
 
     return rows @ head[:, :-1].T + head[:, -1], pull
+
+
+def _pooled(views: Tensor, head: Tensor) -> Output:
+    """The logits (N, C) of views (N, V, K) for a head (C, K + 1), and how a gradient flows back through them."""
+    flat = views.flatten(0, 1)  # (N·V, K)
+    logits = (flat @ head[:, :-1].T).unflatten(0, views.shape[:2])  # (N, V, C)
+    highest = logits.amax(1)
+    parts = (logits - highest[:, None]).exp_()  # one pass for both the logits and the gradient
+    total = parts.sum(1)  # (N, C)
+
+    def pull(residual: Tensor) -> Tensor:
+        to_views = (parts * (residual / total)[:, None]).flatten(0, 1)  # (N·V, C)
+        return torch.cat([to_views.T @ flat, residual.sum(0)[:, None]], dim=1)
+
+    return total.log() + highest - math.log(views.shape[1]) + head[:, -1], pull
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

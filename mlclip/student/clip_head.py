@@ -22,7 +22,7 @@ from ..clip.open_clip_model import is_open_clip_name
 from ..clip.pixels import OPENAI, Pixels, pixels_of
 from ..clip.registry import find_name
 from ..config import CLIP_HEAD, InputError
-from ..methods.pooled_head import pooled_logits
+from ..methods.linear_head import pooled_logits
 from ..progress import SILENT, Progress
 from ..teacher.scoring import Teacher
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..config import InputError
 from ..distributed import Runtime
 from ..images import Photo, PhotoViews, photo_batches
-from ..teacher.encode import filled_stores
+from ..teacher.fill import filled_stores
 from ..teacher.store import Key, Store, default_store
 from .model import Classifier
 from .predict import autocast

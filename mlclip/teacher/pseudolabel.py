@@ -62,19 +62,11 @@ def pseudolabel(
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
     text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates, compound=config.compound)
-    encoding = encoded_views(
-        found.photos,
-        teacher,
-        root=found.root,
-        grids={"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids),
-        size=size,
-        kinds=config.kinds if config.method == "dense" else (),
-        attention=config.attention,
-        store=store,
-        batch_size=batch_size,
-        runtime=runtime,
-    )
-    with encoding as (stores, unreadable):
+    views = {"grids": {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids), "size": size}
+    if config.method == "dense":
+        views |= {"kinds": config.kinds, "attention": config.attention}
+    running = {"store": store, "batch_size": batch_size, "runtime": runtime}
+    with encoded_views(found.photos, teacher, root=found.root, **views, **running) as (stores, unreadable):
         skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
 
         def label() -> Labels:
@@ -84,11 +76,9 @@ def pseudolabel(
             scores, summary = _scores(stores, photos, text, len(classes), teacher, config)
             scores = raise_parents(scores, classes.tree.parent_columns(list(classes)))
             _report(summary, list(classes), len(text), config, runtime.progress)
-            clip = teacher_facts(teacher, _logit_scale(config, teacher), size)
-            meta = _meta(config, clip, templates, classes, contrast, skipped, scores)
+            meta = _meta(config, templates, classes, contrast, skipped, scores)
+            meta["clip"] = teacher_facts(teacher, _logit_scale(config, teacher), size)
             meta["content"] = _contents(stores[0], photos)
-            if classes.tree:
-                meta["hierarchy"] = classes.tree.plain()
             if store:
                 meta["store"] = os.path.abspath(store)
             return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
@@ -135,7 +125,6 @@ def _none_readable(found: Found, skipped: Sequence[Skip]) -> InputError:
 
 def _meta(
     config: PseudolabelConfig,
-    clip: dict,
     templates: Sequence[str],
     classes: Mapping[str, str],
     contrast: Mapping[str, str],
@@ -143,10 +132,10 @@ def _meta(
     scores: Tensor,
 ) -> dict:
     """How the labels were made, as plain containers for the labels' `meta`."""
-    return {
+    hierarchy = {"hierarchy": classes.tree.plain()} if classes.tree else {}
+    return hierarchy | {
         "method": config.method,
         "settings": asdict(config),
-        "clip": clip,
         "templates": list(templates),
         "prompts": list(classes.values()),
         "contrast": list(contrast.values()),

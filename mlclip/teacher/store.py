@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -42,8 +42,8 @@ KINDS = {
 MEMORY_LIMIT = 16 << 20  # bytes of half-precision vectors that stay in memory between passes; others are read again
 Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
 
-_SHARD = re.compile(r"shard-\d+-\d+\.pt")
-_TEMPORARY = re.compile(rf"\.(shard-\d+-\d+\.pt|{re.escape(PHOTOS)}|{re.escape(MANIFEST)})\..*|\.token-[0-9a-f]+")
+SHARD = re.compile(r"shard-\d+-\d+\.pt")
+TEMPORARY = re.compile(rf"\.(shard-\d+-\d+\.pt|{re.escape(PHOTOS)}|{re.escape(MANIFEST)})\..*|\.token-[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Store:
         """Add the shards that other processes have written since this process opened the store."""
         for shard in sorted(set(self.folder.glob("shard-*.pt")) - self._shards - set(self.damaged)):
             try:
-                loaded = _load_shard(shard, self.key.kind, mmap=True)
+                loaded = load_shard(shard, self.key.kind, mmap=True)
                 self._register(shard, loaded["content"], loaded["bytes"])
             except InputError:
                 self.damaged.append(shard)
@@ -200,8 +200,8 @@ class Store:
         refuse_foreign(self.folder)
         with ExitStack() as stack:
             try:
-                stack.enter_context(_lock(self.folder, self.key.elsewhere))
-                for file in [*self.damaged, *_files(self.folder, _TEMPORARY)]:
+                stack.enter_context(lock_store(self.folder, self.key.elsewhere))
+                for file in [*self.damaged, *files_of(self.folder, TEMPORARY)]:
                     file.unlink()
             except OSError as error:
                 raise InputError(
@@ -236,7 +236,7 @@ class Store:
     def read_shard(self, shard: Path) -> Tensor:
         """Read the vectors (n, V, D) of one shard from disk, in half precision."""
         try:
-            return _load_shard(shard, self.key.kind)["embeddings"]
+            return load_shard(shard, self.key.kind)["embeddings"]
         except InputError as error:
             raise InputError(
                 f"{shard} is missing or damaged. Delete it, if it is there, and run the same command again: only its photos are "
@@ -244,7 +244,7 @@ class Store:
             ) from error
 
 
-def _lock(folder: Path, otherwise: str) -> AbstractContextManager:
+def lock_store(folder: Path, otherwise: str) -> AbstractContextManager:
     """The lock of a store, for one process alone. InputError if another one has it, with `otherwise`, what else the user can do."""
 
     def refuse() -> None:
@@ -259,7 +259,7 @@ def _rows_of(content: Tensor) -> list[bytes]:
     return [data[start : start + width] for start in range(0, len(data), width)]
 
 
-def _load_shard(shard: Path, kind: str, *, mmap: bool = False) -> dict:
+def load_shard(shard: Path, kind: str, *, mmap: bool = False) -> dict:
     return load_plain(shard, kind=kind, made_by=KINDS[kind], mmap=mmap)
 
 
@@ -332,19 +332,6 @@ class StoredViews(Views):
             yield indices, vectors.to(self.device).float()
 
 
-@dataclass(frozen=True)
-class StoreInfo:
-    """One store on disk. Damaged files do not raise: a damaged shard counts no photos, a damaged manifest has no key."""
-
-    path: Path
-    size: int  # bytes of all its files
-    photos: int  # with vectors in the store; an old version of a changed photo counts too
-    sha256: str  # of the model's weight file; "" if the manifest is damaged
-    grids: tuple[int, ...]
-    complete: bool  # the last run that wrote to it finished
-    kind: str = "embeddings"  # or another one of KINDS
-
-
 def is_store(folder: Path) -> bool:
     """Whether a folder holds a store, of any kind and key. A link to one does not count."""
     return folder.is_dir() and not folder.is_symlink() and (folder / MANIFEST).is_file()
@@ -358,63 +345,10 @@ def refuse_foreign(folder: Path) -> None:
         names = os.listdir(folder)
     except OSError as error:
         raise InputError(f"cannot use {folder} as a store: {error.strerror}. Check its permissions.") from error
-    if any(name != LOCK and not _TEMPORARY.fullmatch(name) for name in names):
+    if any(name != LOCK and not TEMPORARY.fullmatch(name) for name in names):
         raise InputError(f"{folder} holds other files and is not an embedding store. Pass an empty folder as `store`.")
 
 
-def list_stores() -> list[StoreInfo]:
-    """All stores in the cache, by kind, in the order of their folder names."""
-    roots = [(kind, cache_folder() / kind) for kind in KINDS]
-    folders = [(kind, folder) for kind, root in roots if root.is_dir() for folder in sorted(root.iterdir())]
-    return [_describe(folder, kind) for kind, folder in folders if is_store(folder)]
-
-
-def _describe(folder: Path, kind: str) -> StoreInfo:
-    photos, sha256, grids, complete = 0, "", (), False
-    for shard in _files(folder, _SHARD):
-        with suppress(InputError):
-            photos += len(_load_shard(shard, kind, mmap=True)["content"])
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        manifest = parse_json((folder / MANIFEST).read_text())
-        complete, grids, sha256 = manifest["complete"] is True, manifest["key"]["grids"], manifest["key"]["sha256"]
-    size = sum(file.lstat().st_size for file in folder.iterdir() if file.is_file())
-    return StoreInfo(folder, size, photos, str(sha256), tuple(grids), complete, kind)
-
-
-def clear_stores(stores: Iterable[StoreInfo]) -> int:
-    """Delete stores and return the bytes that were freed. Only files that mlclip wrote are deleted.
-
-    If a store's folder holds other files, the folder stays, with those files and the manifest. Raises InputError if a
-    path is not a store, if another process is using it, or if a file cannot be deleted. Earlier stores in the list
-    are then already deleted.
-    """
-    return sum(_clear(info.path) for info in stores)
-
-
-def _clear(folder: Path) -> int:
-    if not is_store(folder):
-        raise InputError(f"{folder} is not an embedding store of mlclip. Nothing in it was deleted.")
-    with _lock(folder, ""):
-        freed = sum(_delete(file) for pattern in (_SHARD, _TEMPORARY) for file in _files(folder, pattern))
-        if (folder / PHOTOS).is_file():
-            freed += _delete(folder / PHOTOS)
-        if {file.name for file in folder.iterdir()} <= {MANIFEST, LOCK}:
-            freed += _delete(folder / MANIFEST)
-    with suppress(OSError):  # not empty: other files stay
-        folder.rmdir()
-    return freed
-
-
-def _files(folder: Path, name: re.Pattern) -> list[Path]:
+def files_of(folder: Path, name: re.Pattern) -> list[Path]:
     files = (file for file in folder.iterdir() if name.fullmatch(file.name))
     return sorted(file for file in files if file.is_file() and not file.is_symlink())
-
-
-def _delete(file: Path) -> int:
-    """Delete one file and return its size in bytes."""
-    try:
-        size = file.lstat().st_size
-        file.unlink()
-    except OSError as error:
-        raise InputError(f"cannot delete {file}: {error.strerror}. Check its permissions.") from error
-    return size

@@ -1,7 +1,7 @@
 """Training of a head on CLIP's own embeddings (`arch="clip-head"`). No photo is encoded again if the labels' store still exists.
 
 The views are those that the labels were made from. Only the head is fitted, by L-BFGS, with a penalty that is chosen by
-cross-validation against the labels (`methods/pooled_head.py`).
+cross-validation against the labels (`methods/linear_head.py`).
 
 Letters: N photos, V views per photo, D the joint embedding, C classes.
 """
@@ -17,8 +17,7 @@ from ..config import InputError, PseudolabelConfig, TrainConfig
 from ..distributed import Distributed, Runtime
 from ..images import Photo
 from ..labels.table import Labels
-from ..methods.linear_head import FOLDS
-from ..methods.pooled_head import choose_pooled_l2, fit_pooled_head
+from ..methods.linear_head import FOLDS, choose_pooled_l2, fit_pooled_head
 from ..progress import Progress
 from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ClipHead, clip_of

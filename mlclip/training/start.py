@@ -22,7 +22,7 @@ from ..progress import Progress
 from ..student.init import new_student, start_bias
 from ..student.model import Classifier
 from ..student.predict import fast_layout
-from ..teacher.encode import check_same_photos
+from ..teacher.fill import check_same_photos
 from ..teacher.store import contents_of
 from .batch_norm import sync_batch_norm
 from .identity import check_same_training, identity_of

@@ -1,0 +1,78 @@
+"""The stores in the cache: what they hold, and how they are deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import InputError
+from ..files import cache_folder, parse_json
+from .store import KINDS, LOCK, MANIFEST, PHOTOS, SHARD, TEMPORARY, files_of, is_store, load_shard, lock_store
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """One store on disk. Damaged files do not raise: a damaged shard counts no photos, a damaged manifest has no key."""
+
+    path: Path
+    size: int  # bytes of all its files
+    photos: int  # with vectors in the store; an old version of a changed photo counts too
+    sha256: str  # of the model's weight file; "" if the manifest is damaged
+    grids: tuple[int, ...]
+    complete: bool  # the last run that wrote to it finished
+    kind: str = "embeddings"  # or another one of KINDS
+
+
+def list_stores() -> list[StoreInfo]:
+    """All stores in the cache, by kind, in the order of their folder names."""
+    roots = [(kind, cache_folder() / kind) for kind in KINDS]
+    folders = [(kind, folder) for kind, root in roots if root.is_dir() for folder in sorted(root.iterdir())]
+    return [_describe(folder, kind) for kind, folder in folders if is_store(folder)]
+
+
+def _describe(folder: Path, kind: str) -> StoreInfo:
+    photos, sha256, grids, complete = 0, "", (), False
+    for shard in files_of(folder, SHARD):
+        with suppress(InputError):
+            photos += len(load_shard(shard, kind, mmap=True)["content"])
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        manifest = parse_json((folder / MANIFEST).read_text())
+        complete, grids, sha256 = manifest["complete"] is True, manifest["key"]["grids"], manifest["key"]["sha256"]
+    size = sum(file.lstat().st_size for file in folder.iterdir() if file.is_file())
+    return StoreInfo(folder, size, photos, str(sha256), tuple(grids), complete, kind)
+
+
+def clear_stores(stores: Iterable[StoreInfo]) -> int:
+    """Delete stores and return the bytes that were freed. Only files that mlclip wrote are deleted.
+
+    If a store's folder holds other files, the folder stays, with those files and the manifest. Raises InputError if a
+    path is not a store, if another process is using it, or if a file cannot be deleted. Earlier stores in the list
+    are then already deleted.
+    """
+    return sum(_clear(info.path) for info in stores)
+
+
+def _clear(folder: Path) -> int:
+    if not is_store(folder):
+        raise InputError(f"{folder} is not an embedding store of mlclip. Nothing in it was deleted.")
+    with lock_store(folder, ""):
+        freed = sum(_delete(file) for pattern in (SHARD, TEMPORARY) for file in files_of(folder, pattern))
+        if (folder / PHOTOS).is_file():
+            freed += _delete(folder / PHOTOS)
+        if {file.name for file in folder.iterdir()} <= {MANIFEST, LOCK}:
+            freed += _delete(folder / MANIFEST)
+    with suppress(OSError):  # not empty: other files stay
+        folder.rmdir()
+    return freed
+
+
+def _delete(file: Path) -> int:
+    """Delete one file and return its size in bytes."""
+    try:
+        size = file.lstat().st_size
+        file.unlink()
+    except OSError as error:
+        raise InputError(f"cannot delete {file}: {error.strerror}. Check its permissions.") from error
+    return size

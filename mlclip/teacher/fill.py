@@ -1,0 +1,303 @@
+"""Fill stores in one pass over the photos that any of them lacks. Resumable: only what is missing is computed.
+
+A photo is decoded once for all stores. The loop is the same for CLIP's embeddings and cells (`encode.py`) and for the features of a
+student's trunk (`student/features.py`). With several ranks (torchrun), each encodes its share. All of them write shards into the same
+folders; the main rank decides what is missing and holds the locks.
+
+Letters: N photos, n photos of one batch, V views of a photo, M vectors of a photo, D the joint embedding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import InputError
+from ..distributed import Distributed, Runtime
+from ..images import Photo, PhotoParts, Skip, collate_parts, photo_batches
+from .store import Key, Store, contents_of, identity
+
+SHARD_PHOTOS = 1024  # a shard is full when it holds this many photos ...
+SHARD_VECTORS = 16_384  # ... or this many vectors
+SAVE_SECONDS = 10.0  # the shard that is not yet full is written again after this time, so that a kill loses little work
+SEEN_SECONDS = 5.0  # after which a shared folder shows a new file to the other ranks ...
+LISTED_SECONDS = 40.0  # ... and after which its list of files is up to date
+GONE = "the file no longer exists"
+
+# uint8 views (n, V, 3, S, S) and the keys of the stores that need them -> vectors (n, M, D) for each key, half precision, on the CPU
+Encode = Callable[[Tensor, list[Key]], list[Tensor]]
+
+
+class Filled(NamedTuple):
+    """The stores with the vectors of all readable photos, and the photos that cannot be read, sorted by path."""
+
+    stores: list[Store]
+    skipped: list[Skip]
+
+
+@contextmanager
+def filled_stores(
+    wanted: Sequence[tuple[Path, Key]],
+    photos: Sequence[Photo],
+    encode: Encode,
+    batch_pixels: int,
+    channels: int,
+    runtime: Runtime,
+) -> Iterator[Filled]:
+    """Put what is missing into the stores, and keep them from being deleted until the block ends.
+
+    A store that lacks nothing is not written, so its folder may be read-only. A batch has about `batch_pixels` pixels in all its
+    views. `channels` is D. Raises InputError on every rank if the ranks have different photos, keys or folders, if a folder cannot
+    be used, or if a photo has neither a row in a store nor a reason.
+    """
+    distributed = runtime.distributed
+    check_same_photos(photos, distributed)
+    _check_same_keys([key for _, key in wanted], distributed)
+    folders = distributed.broadcast([folder for folder, _ in wanted])
+    with ExitStack() as in_use:
+        missing: list[list[int]] = []  # for each store the rows of the photos that it lacks
+        with distributed.together():
+            stores = [Store(folder, key) for folder, (_, key) in zip(folders, wanted, strict=True)]
+            if distributed.is_main:
+                missing = [_missing(store, photos, runtime) for store in stores]
+                cells = [
+                    (s.key.vectors, len(rows)) for s, rows in zip(stores, missing, strict=True) if s.key.kind == "cells"
+                ]
+                megabytes = sum(2 * vectors * channels * photos for vectors, photos in cells) / 1e6  # half precision
+                if megabytes:
+                    runtime.progress.log(f"the cells need {megabytes:.0f} MB on disk")
+        missing = distributed.broadcast(missing)
+        skipped: list[Skip] = []
+        if any(missing):
+            lacking = [(store, rows) for store, rows in zip(stores, missing, strict=True) if rows]
+            with ExitStack() as writing:
+                with distributed.together():
+                    for store, rows in lacking if distributed.is_main else ():
+                        writing.enter_context(store.writing(len(rows)))
+                for store, _ in lacking:
+                    _check_common_folder(store.folder, distributed)
+                skipped = _encode_missing(lacking, photos, encode, batch_pixels, runtime)
+        with distributed.together():
+            for store in stores if distributed.is_main else ():
+                in_use.enter_context(store.reading())
+        yield Filled(stores, skipped)
+
+
+def _missing(store: Store, photos: Sequence[Photo], runtime: Runtime) -> list[int]:
+    """The rows of the photos that the store lacks."""
+    store.recognise(photos, runtime.num_workers)
+    rows = [row for row, photo in enumerate(photos) if photo not in store]
+    runtime.progress.detail(f"store of {store.key.kind}: {store.folder}")
+    runtime.progress.detail(
+        f"{len(photos) - len(rows)} of {len(photos)} photos are already in the store of {store.key.kind}"
+    )
+    if store.damaged and rows:
+        runtime.progress.log(
+            f"{len(store.damaged)} files of the store {store.folder} are damaged, such as {store.damaged[0].name}. "
+            "The photos in them are encoded again."
+        )
+    return rows
+
+
+def _encode_missing(
+    lacking: list[tuple[Store, list[int]]],
+    photos: Sequence[Photo],
+    encode: Encode,
+    batch_pixels: int,
+    runtime: Runtime,
+) -> list[Skip]:
+    """Put the rows that each store lacks into it; each rank does its share. Returns the unreadable photos of all ranks."""
+    distributed, result = runtime.distributed, None
+    with distributed.together():
+        result = _encode_share(lacking, photos, encode, batch_pixels, runtime)
+    skipped: dict[int, Skip] = {}
+    for rank_skipped, rank_contents in distributed.all_gather(result):
+        skipped |= rank_skipped
+        for store, _ in lacking:
+            store.contents |= {identity(photos[row]): content for row, content in rank_contents.items()}
+    with distributed.together():
+        deadline = time.monotonic() + (LISTED_SECONDS if distributed.world_size > 1 else 0.0)
+        for store, rows in lacking if distributed.is_main else ():
+            _wait_for_all(store, photos, [row for row in rows if row not in skipped], deadline)
+    return sorted(skipped.values(), key=lambda skip: skip.path)
+
+
+def _encode_share(
+    lacking: list[tuple[Store, list[int]]],
+    photos: Sequence[Photo],
+    encode: Encode,
+    batch_pixels: int,
+    runtime: Runtime,
+) -> tuple[dict[int, Skip], dict[int, bytes]]:
+    """Encode this rank's share. Returns the unreadable photos and the contents of the others, by row."""
+    distributed = runtime.distributed
+    rows = distributed.shard(sorted({row for _, part in lacking for row in part}))
+    skipped: dict[int, Skip] = {}
+    contents: dict[int, bytes] = {}
+    view_sets: dict[tuple, list[ShardWriter]] = {}  # (size, grids) of views -> where their vectors go
+    for store, part in lacking:
+        writer = ShardWriter(store, set(part), photos, contents, distributed.rank)
+        view_sets.setdefault((store.key.input_size, store.key.grids), []).append(writer)
+    pixels_per_photo = sum(size**2 * sum(n * n for n in grids) for size, grids in view_sets)
+    dataset = PhotoParts([photos[row] for row in rows], list(view_sets), lacking[0][0].key.pixels.interpolation)
+    batches = photo_batches(
+        dataset,
+        batch_size=max(1, batch_pixels // pixels_per_photo),
+        num_workers=runtime.num_workers,
+        collate_fn=collate_parts,
+        device=runtime.device,
+    )
+    done = len(photos) - len(rows) if distributed.world_size == 1 else 0
+    with ExitStack() as stack:
+        for writers in view_sets.values():
+            for writer in writers:
+                stack.enter_context(writer)
+        bar = stack.enter_context(runtime.bars.bar("encoding photos", done + len(rows), "photos", done=done))
+        for indices, parts, unreadable in batches:
+            skipped |= {rows[index]: Skip(photos[rows[index]].path, reason) for index, reason in unreadable}
+            read = [rows[index] for index in indices.tolist()]
+            for row, content in zip(read, contents_of([photos[row] for row in read]), strict=True):
+                if content is None:
+                    skipped[row] = Skip(photos[row].path, GONE)
+                else:
+                    contents[row] = content
+            for writers, pixels in zip(view_sets.values(), parts, strict=bool(parts)):  # pixels (n, V, 3, S, S)
+                places = [place for place, row in enumerate(read) if any(writer.needs(row) for writer in writers)]
+                if places:
+                    vectors = encode(pixels[places], [writer.store.key for writer in writers])  # each (n, M, D)
+                    for writer, part in zip(writers, vectors, strict=True):
+                        writer.add([read[place] for place in places], part)
+            bar.update(len(indices) + len(unreadable))
+    _report_frames([photos[rows[index]].path for index in dataset.several.nonzero().flatten().tolist()], runtime)
+    return skipped, contents
+
+
+def _report_frames(paths: list[str], runtime: Runtime) -> None:
+    """Say which files have several frames or pages."""
+    if paths:
+        runtime.progress.log(
+            f"files with several frames or pages: {len(paths)}, such as {paths[0]}. Only the first frame of each is used."
+        )
+
+
+class ShardWriter:
+    """Collects vectors of the photos that a store lacks, and writes them as shards: now and then, when one is full, and at the end.
+
+    The end is that of its `with` block, also if an error or Ctrl-C ends it. `contents` are those of the photos read so far, by row.
+    """
+
+    def __init__(self, store: Store, missing: set[int], photos: Sequence[Photo], contents: dict[int, bytes], rank: int):
+        self.store, self.missing, self.photos, self.contents, self.rank = store, missing, photos, contents, rank
+        self._start_shard()
+
+    def _start_shard(self) -> None:
+        self.rows: list[int] = []
+        self.parts: list[Tensor] = []
+        self.shard = self.store.next_shard(self.rank)
+        self.saved, self.saved_at = 0, time.monotonic()
+
+    def needs(self, row: int) -> bool:
+        """Whether the store lacks a photo that has been read."""
+        return row in self.missing and row in self.contents
+
+    def add(self, rows: list[int], vectors: Tensor) -> None:
+        """Keep the vectors (n, M, D) of the photos that are needed."""
+        kept = [place for place, row in enumerate(rows) if self.needs(row)]
+        if not kept:
+            return
+        self.rows += [rows[place] for place in kept]
+        self.parts.append(vectors[kept])
+        if len(self.rows) >= SHARD_PHOTOS or len(self.rows) * vectors.shape[1] >= SHARD_VECTORS:
+            self.save()
+            self._start_shard()
+        elif time.monotonic() - self.saved_at > SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write what is there, in place of what was written of this shard before."""
+        if len(self.rows) > self.saved:
+            self.parts = [torch.cat(self.parts)]
+            photos, contents = ([source[row] for row in self.rows] for source in (self.photos, self.contents))
+            self.store.write_shard(self.shard, photos, contents, self.parts[0])
+            self.saved, self.saved_at = len(self.rows), time.monotonic()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.save()
+
+
+def _wait_for_all(store: Store, photos: Sequence[Photo], rows: list[int], deadline: float) -> None:
+    """Until the store lists the shards of all ranks. InputError if it does not get the photos of all `rows`."""
+    while True:
+        store.refresh()
+        absent = [photos[row].path for row in rows if photos[row] not in store]
+        if not absent:
+            return
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{len(absent)} of {len(photos)} photos are neither in the store {store.folder} nor skipped, such as {absent[0]}. "
+                "Run the same command again: it computes only the missing ones."
+            )
+        time.sleep(1.0)
+
+
+def check_same_photos(photos: Sequence[Photo], distributed: Distributed) -> None:
+    """InputError on every rank, unless all ranks have the same photos: paths and sizes in the same order."""
+    if distributed.world_size == 1:
+        return
+    listed = [(photo.path, photo.size) for photo in photos]
+    digest = hashlib.sha256(repr(listed).encode("utf-8", "surrogateescape")).hexdigest()
+    if len(set(distributed.all_gather(digest))) == 1:
+        return
+    every = distributed.all_gather(listed)
+    rank = next(rank for rank, other in enumerate(every) if other != every[0])
+    differ = sorted({path for path, _ in set(every[0]) ^ set(every[rank])})
+    detail = f"the first that differs is {differ[0]}" if differ else "name the folders in the same order"
+    raise InputError(
+        f"rank {rank} finds {len(every[rank])} photos, rank 0 finds {len(every[0])}; every rank needs the "
+        f"same photos, byte by byte ({detail})"
+    )
+
+
+def _check_same_keys(keys: list[Key], distributed: Distributed) -> None:
+    """InputError on every rank, unless all ranks would store the same vectors."""
+    every = distributed.all_gather([key.as_plain() for key in keys])
+    for rank, other in enumerate(every):
+        for first, mine in zip(every[0], other, strict=False):
+            names = [name for name in mine if mine[name] != first[name]]
+            if names:
+                raise InputError(
+                    f"rank {rank} and rank 0 would store different {first['kind']}: their {', '.join(names)} differ. Every rank "
+                    "needs the same weight file, settings and kind of device."
+                )
+
+
+def _check_common_folder(folder: Path, distributed: Distributed) -> None:
+    """InputError on every rank, unless all of them see the same folder: the main rank writes a file, and the others look for it."""
+    if distributed.world_size == 1:
+        return
+    token = folder / f".token-{distributed.broadcast(uuid.uuid4().hex)}"
+    if distributed.is_main:
+        token.touch()
+    distributed.barrier()
+    deadline = time.monotonic() + SEEN_SECONDS
+    while not token.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    seen = distributed.all_gather(token.exists())
+    if distributed.is_main:
+        token.unlink()
+    if not all(seen):
+        raise InputError(
+            f"rank {seen.index(False)} does not see the store {folder} of rank 0. All ranks need one folder: pass `store` with a "
+            "folder on a disk that all machines share."
+        )
