@@ -243,31 +243,29 @@ def save_plain(content: Any, path: str | Path) -> None:
 def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False) -> dict:
     """Read a dict of plain containers and tensors that `save_plain` wrote, with `"format": "mlclip.{kind}"`.
 
-    No code in the file is executed, no more memory is used than a small multiple of the file's size, and the content
-    agrees with `schema.SCHEMAS[kind]`. `mmap=True` maps the tensors instead of reading them, for callers that do not need
-    their data. InputError if the file is missing, damaged or of another kind; `made_by` is the command that creates it.
+    No code in the file is executed, and its fields are those of `plain.FIELDS[kind]`. `mmap=True` maps the tensors instead of
+    reading them, for callers that do not need their data. InputError if the file is missing, damaged or of another kind;
+    `made_by` is the command that creates it.
     """
-    from .clip.archive import RefusedError, read_plain
-    from .schema import SCHEMAS, shown
+    from .plain import RefusedError, check_fields, read_torch
 
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} not found. `{made_by}` creates it.")
     try:
-        content = read_plain(path, mapped=mmap)
+        content = read_torch(path, mmap=mmap)
     except RefusedError as error:
         raise InputError(
             f"{path} is not a readable {kind} file: it {error}. Create it again with `{made_by}`."
         ) from error
     if not isinstance(content, dict) or content.get("format") != f"mlclip.{kind}":
         raise InputError(f"{path} is not an mlclip {kind} file. `{made_by}` creates one.")
-    version = content.get("version")
-    if type(version) is not int or version != 1:
+    if content.get("version") != 1:
         raise InputError(
-            f"{path} has version {shown(version)} of the {kind} format. This mlclip reads version 1. "
+            f"{path} has another version of the {kind} format. This mlclip reads version 1. "
             f"Create the file again with `{made_by}`."
         )
-    SCHEMAS[kind].check(content, str(path), f"Create the file again with `{made_by}`.")
+    check_fields(kind, content, path, made_by)
     return content
 
 

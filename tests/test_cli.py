@@ -120,7 +120,7 @@ def test_report_shows_predictions_with_their_photos_and_other_thresholds(scenes,
     page = (tmp_path / "report.html").read_text()
     assert "could not be opened" not in page and "Scores against the truth, report only" in page and "≥ 0.50" in page
     (tmp_path / "t.csv").write_text("class,threshold\nstar,0.25\n")
-    done = mlclip("report", *shown, "--threshold-file", "t.csv", "--overwrite", cwd=tmp_path)
+    done = mlclip("report", *shown, "--threshold", "t.csv", "--overwrite", cwd=tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert done.returncode == 0 and page.count("≥ 0.25") == 1 and page.count("≥ 0.50") == len(KINDS) - 1
 
@@ -130,16 +130,16 @@ def test_exported_thresholds_can_be_edited_and_used(scenes, tmp_path):
     assert mlclip("export", *model, "-o", "t.csv", cwd=tmp_path).returncode == 0
     command = ["predict", scenes / "test", *model, "--format", "json", "--workers", 0]
     plain = json.loads(mlclip(*command, cwd=tmp_path).stdout)
-    assert json.loads(mlclip(*command, "--threshold-file", "t.csv", cwd=tmp_path).stdout) == plain
+    assert json.loads(mlclip(*command, "--threshold", "t.csv", cwd=tmp_path).stdout) == plain
     (tmp_path / "t.json").write_text('{"star": 0, "moon": 1}')
-    done = json.loads(mlclip(*command, "--threshold-file", "t.json", cwd=tmp_path).stdout)
+    done = json.loads(mlclip(*command, "--threshold", "t.json", cwd=tmp_path).stdout)
     assert all("star" in item["labels"] and "moon" not in item["labels"] for item in done)
     others = [{name for name in item["labels"] if name not in ("star", "moon")} for item in plain]
     assert [{name for name in item["labels"] if name not in ("star", "moon")} for item in done] == others
-    both = mlclip(*command, "--threshold-file", "t.csv", "--threshold", 0.5, cwd=tmp_path)
-    assert both.returncode == 2 and "--threshold cannot be combined with --threshold-file" in both.stderr
+    both = mlclip(*command, "--threshold", "t.csv", "--threshold", 0.5, cwd=tmp_path)
+    assert both.returncode == 2 and "--threshold cannot be combined with --threshold" in both.stderr
     (tmp_path / "t.csv").write_text("class,threshold\nunicorn,0.5\n")
-    wrong = mlclip(*command, "--threshold-file", "t.csv", cwd=tmp_path)
+    wrong = mlclip(*command, "--threshold", "t.csv", cwd=tmp_path)
     assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith(
         "mlclip: t.csv names unknown classes: unicorn"
     )
@@ -207,8 +207,8 @@ def test_skipped_photos_are_listed_next_to_the_output_and_the_status_is_3(scenes
         (["pseudolabel", "nowhere", "--clip", "tiny"], 1, "nowhere"),
         (["pseudolabel", "train", "--clip", "no-such-clip"], 1, "no-such-clip"),
         (["pseudolabel", "train", "--clip", "tiny", "--classes", "cat"], 1, "--contrast"),
-        (["pseudolabel", "train", "--clip", "tiny", "--method", "cdul", "--zeta", "7"], 2, "--zeta"),
-        (["pseudolabel", "train", "--clip", "tiny", "--zeta", "0.3"], 2, "Use --method cdul"),
+        (["pseudolabel", "train", "--clip", "tiny", "--method", "cdul", "--set", "zeta=7"], 2, "zeta is 7"),
+        (["pseudolabel", "train", "--clip", "tiny", "--set", "zeta=0.3"], 2, "Use --method cdul"),
         (["pseudolabel"], 2, "IMAGES"),
         (["pseudolabel", "train", "--clip", "ViT-B/32", "--offline", "-o", "x.pt"], 1, "ViT-B-32.pt"),
         (["train", "--labels", "nothing.pt", "-o", "x.pt"], 1, "mlclip pseudolabel"),
@@ -223,8 +223,8 @@ def test_skipped_photos_are_listed_next_to_the_output_and_the_status_is_3(scenes
         (["predict", "test", "--threshold", "nan"], 2, "--threshold is nan"),
         (["predict", "test", "--threshold", "0.5", "--topk", "2"], 2, "--topk cannot be combined with --threshold"),
         (["predict", "test", "--threshold", "0.5", "--format", "csv"], 2, "no effect with --format csv"),
-        (["pseudolabel", "train", "--clip", "tiny", "--rank-scale", "inf"], 2, "--rank-scale is inf"),
-        (["predict", "test", "--threshold-file", "gone.csv", "--workers", "0"], 1, "gone.csv not found"),
+        (["pseudolabel", "train", "--clip", "tiny", "--set", "rank_scale=inf"], 2, "rank_scale is inf"),
+        (["predict", "test", "--threshold", "gone.csv", "--workers", "0"], 1, "gone.csv not found"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it_and_no_file_is_written(scenes, args, status, words):

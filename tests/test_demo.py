@@ -21,7 +21,7 @@ def small(monkeypatch):
 
 def test_the_demo_writes_only_to_its_folder_and_prints_its_table(small, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    assert _status(["demo", "--dir", "d", "--workers", "0"]) == 0
+    assert _status(["demo", "--dir", "d"]) == 0
     table = capfd.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in table[2:]] == [
         "CDUL's global labels", "CDUL's aggregate labels", "CDUL's final labels", "centred labels",
@@ -42,6 +42,6 @@ def test_the_demo_replaces_its_own_folder_but_no_other(small, tmp_path, monkeypa
     assert _status(["demo", "--dir", "mine", "--overwrite"]) == 1
     assert "thesis.txt" in capfd.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
-    assert _status(["demo", "--dir", "d", "--workers", "0", "--quiet"]) == 0
+    assert _status(["demo", "--dir", "d", "--quiet"]) == 0
     (tmp_path / "d" / ".model.pt.lock").touch()  # left by a killed process
-    assert _status(["demo", "--dir", "d", "--workers", "0", "--quiet", "--overwrite"]) == 0
+    assert _status(["demo", "--dir", "d", "--quiet", "--overwrite"]) == 0

@@ -9,16 +9,15 @@ import threading
 import pytest
 from toy_server import CONTENT, SHA256, Recorder, Server
 
-from mlclip.clip import fetch
-from mlclip.clip.fetch import download
-from mlclip.clip.registry import Entry
+from mlclip.clip import registry
+from mlclip.clip.registry import Entry, download
 from mlclip.config import InputError
 
 
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(fetch, "PAUSE", 0.0)
+    monkeypatch.setattr(registry, "PAUSE", 0.0)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -82,7 +81,7 @@ def test_after_repeated_failures_the_download_stops_and_keeps_the_received_bytes
     entry = server.entry()
     line = refused(entry)
     assert entry.url in line and str(entry.path) in line and "1000 bytes" in line
-    assert len(server.requests) <= 1 + fetch.FAILURES
+    assert len(server.requests) <= 1 + registry.FAILURES
     assert part_of(entry).read_bytes() == CONTENT[:1000] and not entry.path.exists()
 
 
@@ -145,12 +144,12 @@ def test_a_file_missing_on_the_server_is_reported_immediately_with_url_and_path(
 def test_a_server_error_is_retried_a_few_times(server):
     server.status = 503
     assert "503" in refused(server.entry())
-    assert len(server.requests) == fetch.FAILURES
+    assert len(server.requests) == registry.FAILURES
 
 
 def test_without_network_the_error_names_the_url_and_the_path_for_a_manual_copy(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(fetch, "PAUSE", 0.0)
+    monkeypatch.setattr(registry, "PAUSE", 0.0)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         entry = Entry("Toy", f"http://127.0.0.1:{unused.getsockname()[1]}/toy.pt", SHA256, 3, 32)

@@ -249,7 +249,7 @@ def test_the_command_takes_thresholds_and_evaluates_what_it_wrote(labels, tmp_pa
     assert _status(["export", "--to", "coco", "--threshold", "0.95"]) == 0
     assert read_labels("coco:coco.json").scores.sum() == 1
     Path("t.csv").write_text("class,threshold\ncat,0\n")
-    assert _status(["export", "--to", "coco", "--threshold-file", "t.csv", "--overwrite"]) == 0
+    assert _status(["export", "--to", "coco", "--threshold", "t.csv", "--overwrite"]) == 0
     assert (read_truth("coco:coco.json").scores[:, 0] == 1).all()
     assert _status(["evaluate", "--labels", "coco:coco.json", "--truth", "coco:coco.json", "--format", "json"]) == 0
     assert json.loads(capfd.readouterr().out)["mAP"] == 1
@@ -260,9 +260,9 @@ def test_the_command_takes_thresholds_and_evaluates_what_it_wrote(labels, tmp_pa
     [
         (["--to", "csv", "--variant", "int8"], "--variant has no effect with --to"),
         (["--labels", "x.pt"], "--labels needs --to"),
-        (["--url-prefix", "x"], "--url-prefix needs --to"),
-        (["--to", "csv", "--url-prefix", "x"], "--url-prefix has no effect with --to csv. Use --to label-studio."),
-        (["--to", "csv", "--threshold", "1", "--threshold-file", "x"], "cannot be combined"),
+        (["--set", "url_prefix=x"], "--url-prefix needs --to"),
+        (["--to", "csv", "--set", "url_prefix=x"], "--url-prefix has no effect with --to csv. Use --to label-studio."),
+        (["--to", "csv", "--threshold", "1", "--threshold", "x"], "cannot be combined"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options, message, capfd):

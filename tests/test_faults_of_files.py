@@ -21,7 +21,7 @@ from memory_growth import growth_of
 from toy_server import Server
 
 from mlclip.cli import _status
-from mlclip.clip import fetch, registry
+from mlclip.clip import registry
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.student.checkpoint import Checkpoint, save_checkpoint
 from mlclip.student.model import Classifier
@@ -137,7 +137,7 @@ def test_a_photo_as_a_list_and_a_list_cut_in_a_letter_are_one_line(command, phot
 def server(monkeypatch, clip_file):
     """A server of `clip_file`, known to mlclip as the model RN50."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(fetch, "PAUSE", 0.0)
+    monkeypatch.setattr(registry, "PAUSE", 0.0)
     with Server() as running:
         running.content = clip_file.read_bytes()
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})

@@ -160,7 +160,7 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "mlclip", *args]
 
 
-OPTIONS = ["--method", "cdul", "--init", "none", "--size", "64", "--batch-size", "4", "--warmup", "1", "--workers", "0",
+OPTIONS = ["--method", "cdul", "--init", "none", "--size", "64", "--batch-size", "4", "--set", "warmup=1", "--workers", "0",
            "--device", "cpu"]  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def test_thresholds_and_topk_work_as_with_a_torch_model(model, photos, tmp_path,
     assert sorted(labels("--threshold", "0")) == sorted(CLASSES)
     assert labels("--topk", "1") == ["green"]
     (tmp_path / "t.csv").write_text("class,threshold\ngreen,0.99\n")
-    assert labels("--threshold-file", str(tmp_path / "t.csv")) == []
+    assert labels("--threshold", str(tmp_path / "t.csv")) == []
 
 
 def test_the_scores_are_those_of_the_resized_photo_for_any_batch_and_thread_count(model, photos):

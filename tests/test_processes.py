@@ -72,8 +72,8 @@ def test_two_processes_train_by_gradient_alignment_like_one(photos, tmp_path):
     write_labels(Labels(paths, CLASSES, true * 0.6 + 0.2, root=str(photos)), tmp_path / "labels.pt")
     write_labels(Labels(paths, CLASSES, true), tmp_path / "truth.csv")
     shared = ["train", "--labels", str(tmp_path / "labels.pt"), "--truth", str(tmp_path / "truth.csv"), "--method", "cdul",
-              "--init", "none", "--size", "64", "--batch-size", "4", "--warmup", "1", "--arch", "resnet18", "--epochs", "3",
-              "--lr", "1e-5", "--average", "0.5", "--precision", "fp32"]  # fmt: skip
+              "--init", "none", "--size", "64", "--batch-size", "4", "--set", "warmup=1", "--arch", "resnet18", "--epochs", "3",
+              "--lr", "1e-5", "--set", "average=0.5", "--set", "precision=fp32"]  # fmt: skip
     for processes, name in ((1, "one"), (2, "two")):
         outputs = ["-o", str(tmp_path / f"{name}.pt"), "--save-labels", str(tmp_path / f"{name}.csv")]
         assert run(processes, *shared, *outputs) == 0

@@ -17,7 +17,7 @@ LEVELS = {
         "config",
         "files",
         "lazy_names",
-        "schema",
+        "plain",
         "spelling",
         "progress",
         "line_progress",
@@ -112,6 +112,16 @@ def test_help_takes_less_than_three_tenths_of_a_second(arguments):
 def test_importing_the_package_does_not_import_torch_and_every_public_name_exists():
     code = "import sys, mlclip; assert 'torch' not in sys.modules; [getattr(mlclip, n) for n in mlclip.__all__]"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reading_a_model_does_not_import_clip_or_the_teacher():
+    code = (
+        "import sys; from mlclip.student.checkpoint import load_checkpoint;"
+        "heavy = {f'mlclip.{name}' for name in ('clip.load', 'clip.model', 'clip.tokenizer', 'teacher.scoring')};"
+        "sys.exit(str(heavy & set(sys.modules) or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
 
 
 def test_there_is_exactly_one_optimizer_step():

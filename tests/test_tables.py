@@ -327,8 +327,8 @@ PLAIN = "path,cat,potted plant\na.jpg,1,0\nb.jpg,1,1\nc.jpg,0,0\n"
         (PLAIN, [], "3 of 3 photos and 2 of 2 classes matched"),
         (";Image;Cat;potted_plant\n0;A.JPG;True;False\n1;B.JPG;True;True\n2;C.JPG;False;False\n", [], "in another letter case"),
         ("filename,labels\na,cat\nb,cat; potted plant\nc,\n", [], "without a file suffix"),
-        ("path,cat,potted plant\na.jpg,1,-1\nb.jpg,1,1\nc.jpg,-1,-1\n", ["--minus-one", "absent"], "-1 is read as absent"),
-        (PLAIN.replace("\n", ",val\n").replace("plant,val", "plant,split") + "z.jpg,1,1,test\n", ["--split", "val"], "3 of 4 rows"),
+        ("path,cat,potted plant\na.jpg,1,-1\nb.jpg,1,1\nc.jpg,-1,-1\n", ["--set", "minus_one=absent"], "-1 is read as absent"),
+        (PLAIN.replace("\n", ",val\n").replace("plant,val", "plant,split") + "z.jpg,1,1,test\n", ["--set", "split=val"], "3 of 4 rows"),
     ],
 )  # fmt: skip
 def test_evaluate_gives_the_same_numbers_for_every_form_of_a_truth(scores, capsys, text, options, words):
@@ -347,8 +347,8 @@ def test_evaluate_names_the_options_of_the_command_line(scores, capsys):
 def test_evaluate_fails_where_most_of_the_truth_is_not_in_the_scores_unless_partial(scores, capsys):
     text = "path,cat\na.jpg,1\nx.jpg,0\ny.jpg,0\n"
     status, _, err = evaluated(capsys, text)
-    assert status == 1 and "1 of 3 photos" in err and "--partial" in err and "x.jpg" in err
-    status, found, err = evaluated(capsys, text, "--partial")
+    assert status == 1 and "1 of 3 photos" in err and "--set", "partial=true" in err and "x.jpg" in err
+    status, found, err = evaluated(capsys, text, "--set", "partial=true")
     assert status == 0 and found["photos_matched"] == 1 and "truth.csv: 1 of 3 photos" in err
 
 

@@ -1,6 +1,7 @@
-"""Weight files in every supported format become a CLIP. Bad files: test_archive.py; downloads: test_download.py."""
+"""Weight files in every supported format become a CLIP; damaged and malicious ones are refused in one line."""
 
 import hashlib
+import pickle
 import sys
 import warnings
 import zipfile
@@ -12,7 +13,6 @@ from torch import nn
 from toy_clip import Downsample, ToyCLIP, trace
 from weight_files import refusal, repack
 
-from mlclip.clip import pickles
 from mlclip.clip.load import load_clip
 from mlclip.clip.registry import (
     MODELS,
@@ -25,7 +25,7 @@ from mlclip.clip.registry import (
     is_cached,
     model_path,
 )
-from mlclip.clip.weights import read_state_dict
+from mlclip.clip.weights import DTYPES, read_state_dict
 from mlclip.config import InputError
 
 
@@ -94,7 +94,7 @@ def test_tensors_that_share_a_storage_still_share_it_after_reading(tmp_path):
     assert tensors["row"][3] == tensors["column"][2] == -1
 
 
-@pytest.mark.parametrize("dtype", list(pickles.DTYPES.values()), ids=str)
+@pytest.mark.parametrize("dtype", list(DTYPES.values()), ids=str)
 def test_every_data_type_is_read(tmp_path, dtype):
     torch.save({"x": torch.tensor([0, 1, 1, 0]).to(dtype)}, tmp_path / "x.pt")
     assert_same(read_state_dict(tmp_path / "x.pt"), {"x": torch.tensor([0, 1, 1, 0]).to(dtype)})
@@ -133,8 +133,147 @@ def test_safetensors_are_read_and_the_error_without_the_package_names_it(tmp_pat
     assert_same(read_state_dict(tmp_path / "toy.safetensors"), state)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "toy.safetensors").read_bytes()[:2000])
     assert "truncated" in refusal(tmp_path / "cut.safetensors")
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     assert 'pip install "mlclip[safetensors]"' in refusal(tmp_path / "toy.safetensors")
+
+
+# Bad files
+
+
+class Malicious:
+    """Its pickle calls code that creates a file."""
+
+    def __init__(self, trace_file):
+        self.trace_file = trace_file
+
+    def __reduce__(self):
+        return (exec, (f"open({str(self.trace_file)!r}, 'w')",))
+
+
+def malicious_zip(path, evil):
+    torch.save({"visual.proj": torch.zeros(2), "evil": evil}, path)
+
+
+def malicious_legacy(path, evil):
+    torch.save({"visual.proj": torch.zeros(2), "evil": evil}, path, _use_new_zipfile_serialization=False)
+
+
+def malicious_bare(path, evil):
+    path.write_bytes(pickle.dumps(evil))
+
+
+def malicious_archive(path, evil):
+    """A TorchScript archive whose pickle and whose code would run something."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("toy/data.pkl", pickle.dumps(evil, protocol=2))
+        file.writestr("toy/constants.pkl", pickle.dumps(evil, protocol=2))
+        file.writestr("toy/code/__torch__.py", "raise SystemExit")
+
+
+@pytest.mark.parametrize("make", [malicious_zip, malicious_legacy, malicious_bare, malicious_archive])
+def test_a_malicious_pickle_is_refused_and_nothing_is_executed(tmp_path, make):
+    make(tmp_path / "evil.pt", Malicious(tmp_path / "ran"))
+    assert "Nothing was executed" in refusal(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [b"os\nsystem", b"torch\nload", b"torch.jit\nload", b"builtins\neval", b"torch._utils\n_import_dotted_name"]
+)
+def test_an_archive_may_name_only_tensors_and_modules(tmp_path, name):
+    evil = b"\x80\x02c" + name + b"\nX\x01\x00\x00\x00x\x85R."
+    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as file:
+        file.writestr("toy/data.pkl", evil)
+        file.writestr("toy/constants.pkl", b"")
+    assert f"would execute {name.decode().split()[0]}." in refusal(tmp_path / "evil.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n <!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
+        (b'{"error": "not found"}', "web page or other text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
+        (b"\xff\xd8\xff\xe0 a photo", "not a weight file"),
+        (b"PK\x03\x04 a zip that ends too soon", "truncated or damaged"),
+        (b"\x80\x02 not really a pickle", "damaged"),
+    ],
+)
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_another_kind_of_file_is_refused_and_its_kind_is_named(tmp_path, content, message, name):
+    (tmp_path / name).write_bytes(content)
+    line = refusal(tmp_path / name)
+    assert message in line or (name == "w.safetensors" and "truncated or damaged" in line)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+@pytest.mark.parametrize("kind", ["archive", "state dict"])
+def test_a_truncated_file_and_a_changed_byte_are_refused(archive_file, state, tmp_path, share, kind):
+    torch.save(state, tmp_path / "state.pt")
+    data = bytearray((archive_file if kind == "archive" else tmp_path / "state.pt").read_bytes())
+    (tmp_path / "cut.pt").write_bytes(data[: int(len(data) * share)])
+    assert "truncated" in refusal(tmp_path / "cut.pt")
+    data[len(data) // 2] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(data)
+    assert "damaged" in refusal(tmp_path / "flipped.pt")
+
+
+def test_a_zip_or_a_dict_without_weights_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.pt", "w") as file:
+        file.writestr("a.jpg", b"photo")
+    assert "damaged" in refusal(tmp_path / "photos.pt")
+    torch.save({"a": 1, "b": [2.0]}, tmp_path / "numbers.pt")
+    assert "holds no tensors" in refusal(tmp_path / "numbers.pt")
+    torch.save([torch.zeros(2)], tmp_path / "list.pt")
+    assert "holds a list" in refusal(tmp_path / "list.pt")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    assert "not a CLIP checkpoint" in refusal(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_and_the_tensor_is_named(tmp_path, clip_file, value):
+    state = torch.load(clip_file)
+    spoiled = {**state, "ln_final.bias": state["ln_final.bias"].clone()}
+    spoiled["ln_final.bias"][3] = value
+    torch.save(spoiled, tmp_path / "nan.pt")
+    assert "NaN or infinite numbers in ln_final.bias" in refusal(tmp_path / "nan.pt")
+
+
+def test_control_characters_from_a_file_never_reach_the_terminal(tmp_path):
+    torch.save({"\x1b[31m\nweight": torch.zeros(2)}, tmp_path / "names.pt")
+    assert "control characters" in refusal(tmp_path / "names.pt")
+    (tmp_path / "evil.pt").write_bytes(b"\x80\x02c\x1b[31mos\nsystem\n.")
+    assert refusal(tmp_path / "evil.pt").isprintable()
+
+
+def test_weights_for_another_vocabulary_are_refused(tmp_path, clip_file):
+    state = torch.load(clip_file)
+    torch.save({**state, "token_embedding.weight": torch.zeros(32000, 64)}, tmp_path / "other.pt")
+    assert "vocabulary of 32000 tokens" in refusal(tmp_path / "other.pt")
+
+
+def edited(archive_file, target, old, new):
+    """A copy of an archive with `new` in place of `old` in its pickle."""
+    return repack(
+        archive_file, target, lambda name, data: data.replace(old, new) if name.endswith("/data.pkl") else data
+    )
+
+
+def test_an_archive_that_declares_more_than_it_holds_is_refused(archive_file, tmp_path):
+    """The position embeddings are 77×64 = 4928 numbers: 'M@\x13' in the pickle."""
+    assert "damaged" in refusal(edited(archive_file, tmp_path / "more.pt", b"M@\x13", b"J@\x13\x00\x70"))
+    assert "damaged" in refusal(edited(archive_file, tmp_path / "shape.pt", b"(KMK@t", b"(M\xff\xffK@t"))
+    less = repack(archive_file, tmp_path / "less.pt", lambda name, data: None if name == "toy/data/3" else data)
+    assert "toy/data/3" in refusal(less)
+    big = repack(archive_file, tmp_path / "big.pt", lambda name, data: b"big" if "byteorder" in name else data)
+    assert "big-endian" in refusal(big)
+
+
+def test_modules_that_contain_themselves_are_refused(archive_file, tmp_path):
+    loop = b"\x80\x02c__torch__\nM\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb."
+    endless = repack(archive_file, tmp_path / "loop.pt", lambda name, data: loop if name == "toy/data.pkl" else data)
+    assert "endlessly nested" in refusal(endless)
 
 
 # The model

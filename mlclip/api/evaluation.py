@@ -53,7 +53,7 @@ def evaluate(
         known = known.aligned(known.paths, _chosen(only, known.classes))
     match = match_tables(scores, known)
     first, second = name_of(labels, "the predictions"), name_of(truth, "the truth")
-    refuse_small_match(match, first, second, partial=partial)
+    refuse_small_match(match, first, second, partial=partial or tables.partial)
     mean, per_class = mean_average_precision(scores, known, match)
     judged = {name: value for name, value in per_class.items() if value == value}  # without NaN
     if not judged:

@@ -112,6 +112,7 @@ def check_clip(
     *,
     clip_activation: str | None = None,
     clip_pixels: str | None = None,
+    precision: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
 ) -> tuple[Teacher, TeacherCheck]:
@@ -130,7 +131,7 @@ def check_clip(
     model = load_clip(
         clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress or LineProgress()
     )
-    teacher = Teacher(model, choose_device(device))
+    teacher = Teacher(model, choose_device(device), precision)
     rng = np.random.default_rng(0)
     drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
     return teacher, check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)

@@ -12,7 +12,7 @@ from ..config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, InputError, OptionError
 from ..distributed import Distributed, describe_device, restarted, start_distributed
 from ..files import cache_folder, locked
 from ..labels.corrections import Corrections, correct, read_corrections
-from ..labels.matching import match_tables, refuse_small_match
+from ..labels.matching import match_tables
 from ..labels.metrics import truth_for
 from ..labels.table import Labels, read_labels
 from ..line_progress import LineProgress
@@ -31,10 +31,8 @@ def train(
     *,
     root: str | Path | None = None,
     clip: str | None = None,
-    other_teacher: bool = False,
     corrections: Corrections | str | Path | None = None,
     truth: Labels | str | Path | None = None,
-    partial: bool = False,
     tables: TableOptions | None = None,
     save_labels: str | Path | None = None,
     resume: bool = False,
@@ -48,14 +46,13 @@ def train(
 ) -> Checkpoint:
     """Train a student on labels and their photos, as `mlclip train` does, and write it to `output`.
 
-    `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd",
-    where the labels' own CLIP is; `other_teacher` allows a different one. `corrections`: a file of lines
-    `path,class,value`, or {path: {class: 1 or 0}}; these labels do not change and count `correction_weight` times.
-    `truth` adds mAPs to the report of every epoch and changes nothing else; `partial` accepts one of which less than
-    half matches. `tables` says how a .csv of another program is read; its `split` chooses rows of the labels. `resume`
-    continues after the last finished epoch of a stopped training. `settings` are fields of TrainConfig, such as
-    `arch="mobilenet_v2"`. With several ranks, the main one reads the labels and `truth` for all; every rank reads the
-    photos. A job that torchrun restarts continues as with `resume`, unless `overwrite` is set. Raises InputError.
+    `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where
+    the labels' own CLIP is. `corrections`: a file of lines `path,class,value`, or {path: {class: 1 or 0}}; these labels do
+    not change and count `correction_weight` times. `truth` adds mAPs to the report of every epoch and changes nothing else.
+    `tables` says how a .csv of another program is read; its `split` chooses rows of the labels. `resume` continues after
+    the last finished epoch of a stopped training. `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. With
+    several ranks, the main one reads the labels and `truth` for all; every rank reads the photos. A job that torchrun
+    restarts continues as with `resume`, unless `overwrite` is set. Raises InputError.
     """
     from ..training.loop import train as train_student
 
@@ -67,7 +64,7 @@ def train(
     lock = output.with_name(f".{output.name}.lock")
     with distributed.session(), ExitStack() as locks:
         table, known = distributed.on_main(
-            lambda: _labels_and_truth(labels, truth, tables or TableOptions(), partial, progress, corrections)
+            lambda: _labels_and_truth(labels, truth, tables or TableOptions(), progress, corrections)
         )
         if root:
             table = replace(table, root=os.fspath(root))
@@ -83,7 +80,7 @@ def train(
             output,
             config=config,
             teacher=teacher,
-            other_teacher=other_teacher,
+            other_teacher=config.other_teacher,
             truth=known,
             save_labels=save_labels,
             resume=resume or (any(distributed.all_gather(restarted())) and not overwrite),
@@ -105,7 +102,6 @@ def _labels_and_truth(
     labels: Labels | str | Path,
     truth: Labels | str | Path | None,
     tables: TableOptions,
-    partial: bool,
     progress: Progress,
     corrections: Corrections | str | Path | None,
 ) -> tuple[Labels, Labels | None]:
@@ -117,7 +113,6 @@ def _labels_and_truth(
     known = read_known(truth, table.classes, replace(tables, split=None), progress)
     match = match_tables(table, known)
     first, second = name_of(labels, "the labels"), name_of(truth, "the truth")
-    refuse_small_match(match, first, second, partial=partial)
     for line in match.summary(first, second):
         progress.log(line)
     return table, truth_for(table, known, match)

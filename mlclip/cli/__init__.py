@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from .. import __version__
 from ..config import InputError, OptionError
 from ..machine import keep_freed_memory, limit_threads
 from ..spelling import did_you_mean
@@ -25,13 +26,22 @@ from .report import report
 from .review import review
 from .streams import drop_stdout, explain, is_closed_pipe, prepare_streams
 from .train import train
-from .version import print_version
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 KEPT = {  # what an interrupted command leaves, and how to continue
     "train": "finished epochs are kept: add --resume to continue",
     "pseudolabel": "finished embeddings are kept: run the same command again to continue",
 }
+
+
+def print_version(ctx: click.Context) -> None:
+    """Print the versions that a bug report needs. torch is not imported: that takes seconds."""
+    import platform
+    from importlib import metadata  # here, because every command would wait for it
+
+    torch = " ".join(f"torch {d.version}" for d in metadata.distributions(name="torch")) or "no torch"
+    click.echo(f"mlclip {__version__}, {torch}, Python {platform.python_version()}")
+    ctx.exit()
 
 
 class Commands(click.Group):
@@ -57,8 +67,8 @@ class Commands(click.Group):
     is_flag=True,
     expose_value=False,
     is_eager=True,
-    callback=print_version,
-    help="Show the versions of mlclip, torch and Python, and the device, and exit.",
+    callback=lambda ctx, param, value: value and print_version(ctx),
+    help="Show the versions of mlclip, torch and Python, and exit.",
 )
 def cli():
     """Turn a folder of photos and a list of class names into a small multi-label classifier. No labels are needed.

@@ -6,8 +6,8 @@ import math
 
 import click
 
-from ..config import MODEL_FILE
-from . import completion, options
+from ..config import MODEL_FILE, TableOptions
+from . import options
 from .console import Console
 
 OUTPUT = "calibrated.pt"
@@ -19,29 +19,28 @@ OUTPUT = "calibrated.pt"
     "--model",
     default=MODEL_FILE,
     show_default=True,
-    shell_complete=completion.files,
+    type=click.Path(),
     help="The model that `mlclip train` wrote, .pt or .safetensors.",
 )
 @click.option(
     "--truth",
-    shell_complete=completion.files,
+    type=click.Path(),
     required=True,
     help="True labels of some of the IMAGES: a table such as FILE.csv, or another form of `mlclip evaluate`.",
 )
 @click.option(
     "-o",
     "--output",
-    shell_complete=completion.files,
+    type=click.Path(),
     default=OUTPUT,
     show_default=True,
     help="Where the calibrated model is written.",
 )
 @options.overwrite
-@options.partial
-@options.batch_size
 @options.running
+@options.settings(TableOptions)
 @options.tables
-def calibrate(images, model, truth, output, overwrite, partial, tables, quiet, **running):
+def calibrate(images, model, truth, output, overwrite, tables, quiet, **running):
     """Fit scores and thresholds to a few true labels.
 
     Label twenty photos or more. Choose them at random from photos like those that the model will see: the labels also
@@ -64,7 +63,7 @@ def calibrate(images, model, truth, output, overwrite, partial, tables, quiet, *
     check_truth(checkpoint.model.classes, known)
     predicted = api.predict(images, checkpoint, progress=progress, **running)
     match = match_tables(predicted, known)
-    refuse_small_match(match, "the predictions", truth, partial=partial)
+    refuse_small_match(match, "the predictions", truth, partial=tables.partial)
     before, found = checkpoint.thresholds.tolist(), fit(checkpoint, predicted, known)
     save_checkpoint(found.checkpoint, output)
     for line in match.summary("the predictions", truth):

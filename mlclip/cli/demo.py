@@ -18,8 +18,8 @@ from .console import Console, table
 TRAIN_SCENES, TEST_SCENES = 1200, 500
 CDUL = ("--method", "cdul")
 LABELS = [  # name, file, options of `mlclip pseudolabel`
-    ("CDUL's global", "labels_global.pt", (*CDUL, "--part", "global")),
-    ("CDUL's aggregate", "labels_aggregate.pt", (*CDUL, "--part", "aggregate")),
+    ("CDUL's global", "labels_global.pt", (*CDUL, "--set", "part=global")),
+    ("CDUL's aggregate", "labels_aggregate.pt", (*CDUL, "--set", "part=aggregate")),
     ("CDUL's final", "labels_cdul.pt", CDUL),
     ("centred", "labels.pt", ("--method", "centred")),
 ]
@@ -43,8 +43,9 @@ STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-si
     help="Seed of the drawn scenes and of the training.",
 )
 @options.overwrite
-@options.running
-def demo(folder, seed, overwrite, device, num_workers, quiet):
+@options.device
+@options.quiet
+def demo(folder, seed, overwrite, device, quiet):
     """Run all steps in three minutes, on drawn scenes.
 
     The demo draws scenes, labels them with a tiny CLIP, trains students, and evaluates them. It needs no network.
@@ -55,11 +56,11 @@ def demo(folder, seed, overwrite, device, num_workers, quiet):
 
     Each step is an ordinary command and is printed before it runs. stdout gets the table.
     """
-    run(Path(folder), seed=seed, overwrite=overwrite, device=device, num_workers=num_workers, quiet=quiet)
+    run(Path(folder), seed=seed, overwrite=overwrite, device=device, quiet=quiet)
     return 0
 
 
-def run(folder: Path, *, seed: int, overwrite: bool, device: str, num_workers: int, quiet: bool) -> None:
+def run(folder: Path, *, seed: int, overwrite: bool, device: str, quiet: bool) -> None:
     """Draw the scenes into `folder`, run the commands on them, and print a table of the mAPs."""
     from .. import api
     from ..cli import cli
@@ -74,9 +75,7 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, num_workers: i
             )
         _clear(folder)
     draw(folder, seed, progress)
-    running = {"device": device, "num_workers": num_workers}
-    common = ["--device", device, "--workers", str(num_workers), *(["--quiet"] if quiet else [])]
-    common += ["--verbose"] if progress.verbose else []
+    common = ["--device", device, *(["--quiet"] if quiet else [])]
 
     def step(*args: str) -> None:
         progress.log("")
@@ -92,7 +91,7 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, num_workers: i
     for name, labels, model in STUDENTS:
         start = ["--init", place["clip.pt"], "--seed", str(seed)]
         step("train", "--labels", place[labels], "--root", place["train"], *STUDENT, *start, "-o", place[model])
-        scores = api.predict([place["test"]], place[model], progress=progress, **running)
+        scores = api.predict([place["test"]], place[model], device=device, progress=progress)
         rows.append([f"student of {name} labels", "test", _mean_ap(scores, place["truth_test.csv"])])
     for name in ("labels_global.pt", "labels_aggregate.pt"):  # only needed for the table
         os.unlink(place[name])

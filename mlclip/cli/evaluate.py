@@ -6,26 +6,27 @@ import json
 
 import click
 
-from . import completion, options
+from ..config import TableOptions
+from . import options
 from .console import Console, table
 from .messages import printable
 
 
 @click.command(cls=options.Command)
-@click.argument("images", nargs=-1, metavar="[IMAGES...]", shell_complete=completion.files)
+@click.argument("images", nargs=-1, metavar="[IMAGES...]", type=click.Path())
 @click.option(
     "--labels",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE or coco:FILE.",
 )
 @click.option(
     "--model",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts the scores of IMAGES.",
 )
 @click.option(
     "--truth",
-    shell_complete=completion.files,
+    type=click.Path(),
     required=True,
     help="The true labels: voc:DIR[:split], coco:FILE, nuswide:DIR[:split], imagefolder:DIR[:split], label-studio:FILE, a folder "
     "that looks like a data set, or a table such as FILE.csv, with a column `path` and one column per class (1, 0, or empty for "
@@ -33,7 +34,6 @@ from .messages import printable
 )
 @click.option(
     "--only",
-    shell_complete=completion.names_or_files(completion.class_presets),
     help="Evaluate only these classes: a FILE, a preset, or names separated by commas.",
 )
 @click.option(
@@ -44,11 +44,10 @@ from .messages import printable
     show_default=True,
     help="How the result is printed.",
 )
-@options.partial
-@options.batch_size
 @options.running
+@options.settings(TableOptions)
 @options.tables
-def evaluate(images, labels, model, truth, only, form, partial, tables, quiet, **running):
+def evaluate(images, labels, model, truth, only, form, tables, quiet, **running):
     """Compare scores with true labels.
 
     The result is the average precision (AP) of each class, their mean (mAP), and the expected calibration error (ECE). The ECE
@@ -68,7 +67,7 @@ def evaluate(images, labels, model, truth, only, form, partial, tables, quiet, *
         raise click.UsageError("IMAGES are only used with --model. Remove them, or replace --labels by --model.")
     progress = Console(quiet=quiet)
     scores, own = _predicted(images, model, progress, running) if model else (labels, None)
-    found = api.evaluate(scores, truth, only=only, partial=partial, tables=tables, progress=progress)
+    found = api.evaluate(scores, truth, only=only, tables=tables, progress=progress)
     for line in found.match.summary(labels or "the predictions", truth):
         progress.log(line)
     if form == "json":

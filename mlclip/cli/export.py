@@ -8,7 +8,7 @@ from dataclasses import fields
 import click
 
 from ..config import LABELS_FILE, MODEL_FILE, ExportConfig
-from . import completion, options
+from . import options
 from .console import Console
 
 NEXT = {  # what a person does with the result
@@ -17,13 +17,13 @@ NEXT = {  # what a person does with the result
     "csv": "open it in a spreadsheet or with pandas",
     "exiftool": 'exiftool -csv={0} -sep "; " PHOTOS writes the keywords into the photos',
 }
-OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "threshold", "threshold_file")
+OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "threshold")
 
 
 @click.command(cls=options.Command)
 @click.option(
     "--model",
-    shell_complete=completion.files,
+    type=click.Path(),
     default=MODEL_FILE,
     show_default=True,
     help="The model that `mlclip train` wrote, .pt or .safetensors.",
@@ -31,7 +31,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 @click.option(
     "-o",
     "--output",
-    shell_complete=completion.files,
+    type=click.Path(),
     show_default="model.onnx, or named after --to",
     help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds; with --to "
     "the table.",
@@ -45,7 +45,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 )
 @click.option(
     "--photos",
-    shell_complete=completion.files,
+    type=click.Path(),
     multiple=True,
     metavar="IMAGES",
     help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",
@@ -60,12 +60,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 @click.option(
     "--root", metavar="DIR", help="For --to: the folder of the photos, if they have moved or the table is a .csv."
 )
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    help="For --to: one threshold for all classes; 0 writes every class with its score.  [default: the table's thresholds]",
-)
-@options.threshold_file
+@options.threshold
 @options.overwrite
 @options.quiet
 @click.pass_context
@@ -79,8 +74,7 @@ def export(ctx, model, output, variant, photos, overwrite, quiet, **table):
     With -o model.safetensors, the weights and what is recorded about the model are written, and model.md, a card for people.
     All commands take the file as --model. This needs pip install "mlclip[safetensors]".
 
-    With -o FILE.csv or FILE.json, only the thresholds are written. Edit them and pass the file to `mlclip predict
-    --threshold-file`.
+    With -o FILE.csv or FILE.json, only the thresholds are written. Edit them and pass the file to `mlclip predict --threshold`.
 
     With --to, a table of labels is written for an annotation tool or a photo manager; docs/formats.md has recipes for others:
 
@@ -94,7 +88,7 @@ def export(ctx, model, output, variant, photos, overwrite, quiet, **table):
     if table["to"]:
         _refuse(ctx, OF_MODELS, "has no effect with --to, which writes a table of labels")
         return _for_tool(table, output, overwrite, progress)
-    _refuse(ctx, [*OF_TABLES, *(setting.name for setting in fields(ExportConfig))], "needs --to")
+    _refuse(ctx, [*OF_TABLES, "changed"], "needs --to")
     return _model(model, output or "model.onnx", variant, photos, overwrite, progress)
 
 
@@ -114,17 +108,13 @@ def _for_tool(table, output, overwrite, progress) -> int:
     from ..labels.export import export_labels
     from ..labels.table import read_labels
 
-    config = ExportConfig(**{setting.name: table[setting.name] for setting in fields(ExportConfig)})
-    if table["threshold"] is not None and table["threshold_file"]:
-        raise click.UsageError("--threshold cannot be combined with --threshold-file. Remove one of them.")
+    config = ExportConfig(**{field.name: table[field.name] for field in fields(ExportConfig) if field.name in table})
     labels = read_labels(table["labels"])
     if table["root"]:
         labels = replace(labels, root=table["root"])
     if table["threshold"] is not None:
-        labels.meta["thresholds"] = table["threshold"]
-    if table["threshold_file"]:
         defaults = labels.thresholds.tolist()
-        labels.meta["thresholds"] = options.thresholds_of(table["threshold_file"], labels.classes, defaults)
+        labels.meta["thresholds"] = options.thresholds_of(table["threshold"], labels.classes, defaults)
     written = export_labels(labels, output or ExportConfig.OUTPUTS[config.to], config, overwrite=overwrite)
     progress.log(f"{written[0]}: {len(labels)} photos; next: {NEXT[config.to].format(*written)}")
     return 0
@@ -151,7 +141,7 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
     checkpoint = load_checkpoint(model)
     if suffix in (".csv", ".json"):
         write_thresholds(Path(output), checkpoint.model.classes, checkpoint.thresholds.tolist())
-        progress.log(f"{output}: next: mlclip predict PHOTO --threshold-file {output}")
+        progress.log(f"{output}: next: mlclip predict PHOTO --threshold {output}")
         return 0
     found = find_images(photos) if photos else None
     try:

@@ -19,12 +19,16 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff
 def in_options(message: str, command: click.Command | None) -> str:
     """The message with every backticked parameter of `command` written as its option.
 
-    `overwrite=True` -> --overwrite, `stopping=False` -> --no-stopping, `size=224` -> --size 224, `lr` -> --lr.
+    `overwrite=True` -> --overwrite, `size=224` -> --size 224, `lr` -> --lr, `stopping=False` -> --set stopping=False,
+    `stopping` -> stopping.
     """
     options = {p.name: p for p in (command.params if command else []) if isinstance(p, click.Option)}
+    rare = options["changed"].fields if "changed" in options else ()
 
     def replace(found: re.Match) -> str:
         option, value = options.get(_OPTION_FOR.get(found[1], found[1])), found[2]
+        if found[1] in rare:
+            return found[1] if value is None else f"--set {found[1]}={value.strip(chr(34))}"
         if option is None:
             return found[0]
         name = max(option.opts, key=len)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from . import completion, options
+from ..config import TeacherConfig
+from . import options
 from .console import Console, table
 from .messages import printable
 
@@ -14,12 +15,11 @@ from .messages import printable
     "--check",
     "clip",
     metavar="NAME|FILE|DIR",
-    shell_complete=completion.names_or_files(completion.clip_models),
     help="Load one teacher, as --clip does, without the network, and let it name drawn pictures.",
 )
-@options.weight_facts
+@options.settings(TeacherConfig)
 @options.device
-def models(clip, clip_activation, clip_pixels, device):
+def models(clip, device, **facts):
     """List the teachers that --clip can load, or test one with --check.
 
     First the CLIP models that are known by name: the size of the download, the input size, and the place of the weights. Then
@@ -30,9 +30,9 @@ def models(clip, clip_activation, clip_pixels, device):
     all drawings right.
     """
     if clip:
-        return _check(clip, clip_activation, clip_pixels, device)
-    if clip_activation or clip_pixels:
-        raise click.UsageError("--clip-activation and --clip-pixels belong to --check")
+        return _check(clip, device, facts)
+    if facts:
+        raise click.UsageError("--set belongs to --check")
     click.echo(_by_name())
     click.echo()
     click.echo(_families())
@@ -54,8 +54,7 @@ def _by_name() -> str:
 
 
 def _families() -> str:
-    from ..clip.families import FAMILIES, in_hub_cache
-    from ..clip.licences import restriction
+    from ..clip.families import FAMILIES, in_hub_cache, restriction
 
     rows = []
     for family in FAMILIES:
@@ -66,13 +65,11 @@ def _families() -> str:
     return table(["family", "sizes", "how", "VOC07", "licence", "in Hugging Face's cache"], rows)
 
 
-def _check(clip: str, activation: str | None, pixels: str | None, device: str) -> int:
+def _check(clip: str, device: str, facts: dict) -> int:
     from .. import api
 
     progress = Console()
-    teacher, found = api.check_clip(
-        clip, clip_activation=activation, clip_pixels=pixels, device=device, progress=progress
-    )
+    teacher, found = api.check_clip(clip, device=device, progress=progress, **facts)
     scale = f"{teacher.logit_scale:.4g}"
     if teacher.logit_bias is not None:
         scale += f", and a bias of {teacher.logit_bias:.4g} (sigmoid loss), which changes no label"
@@ -92,6 +89,6 @@ def _check(clip: str, activation: str | None, pixels: str | None, device: str) -
     click.echo("\n".join(f"{name:<15} {value}" for name, value in ((n, printable(v)) for n, v in rows)))
     if found.flat:
         progress.log(
-            "warning: the scores are almost equal for all names. Check the weights, --clip-activation and --clip-pixels"
+            "warning: the scores are almost equal for all names. Check the weights, and --set clip_activation and clip_pixels"
         )
     return 0

@@ -8,34 +8,34 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import click
 
 from ..config import TableOptions
 from ..machine import default_workers
-from . import completion
+from ..spelling import did_you_mean
 from .console import VERBOSE
 from .messages import printable
 
 SKIPPED = 3  # exit status: done, but some inputs were skipped and are listed
 CLASSES_SHOWN = 40  # with more classes, no table per class is printed; `mlclip report` shows them
 SKIPPED_SHOWN = 10  # skipped photos named on stderr; the file beside the output names all
-OPTION_NAMES = {"disagreement": "--lambda"}  # where an option does not have the name of its field
+SET_IN_FILE = (
+    "mlclip.set_in_file"  # key in the `meta` of click's context: {rare setting: value} of the file of --config
+)
 
 
 class Command(click.Command):
-    """A command whose help lists the options that only some methods use, or that are about tables, in sections at the end."""
+    """A command whose help lists the options that only some methods use in a section at the end."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        common, special, table = [], [], []
+        common, special = [], []
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record and isinstance(param, click.Option):
-                kinds = {MethodOption: special, TableOption: table}
-                kinds.get(type(param), common).append(record)
-        titles = ("Options", "Options for some methods, named in [brackets]", "Options for a .csv of another program")
-        for title, records in zip(titles, (common, special, table), strict=True):
+                (special if isinstance(param, MethodOption) else common).append(record)
+        for title, records in (("Options", common), ("Options for some methods, named in [brackets]", special)):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
@@ -48,56 +48,120 @@ class MethodOption(click.Option):
         super().__init__(*args, help=f"[{', '.join(methods)}] {help}", **more)
 
 
-class TableOption(click.Option):
-    """An option that says how a .csv of another program is read."""
+class Listed(click.ParamType):
+    """Values separated by commas, as a tuple."""
 
+    name = "list"
 
-class Numbers(click.ParamType):
-    """Whole numbers separated by commas, as a tuple."""
+    def __init__(self, item: type):
+        self.item = item
 
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
         try:
-            return value if isinstance(value, tuple) else tuple(int(part) for part in value.split(","))
+            return tuple(self.item(part.strip()) for part in value.split(",")) if isinstance(value, str) else value
         except ValueError:
             self.fail(f"{value!r} is not a list of whole numbers such as 1,2,3", param, ctx)
 
 
-class Words(click.ParamType):
-    """Words separated by commas, as a tuple."""
+class RareSettings(click.Option):
+    """`--set NAME=VALUE`: the settings without an option of their own. The command gets {name: value}.
 
-    name = "words"
+    `fields` are those settings by name; `set_in_file` in the context's `meta` holds what a file of --config sets.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))
+    def __init__(self, fields: dict[str, Field], types: dict[str, click.ParamType]):
+        self.fields, self.types = fields, types
+        super().__init__(
+            ["--set", "changed"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            callback=self._parse,
+            help=f"Change a setting that has no option of its own, such as {' or '.join(list(fields)[:2])}; --set help lists "
+            "them. Can be repeated.",
+        )
+
+    def _parse(self, ctx: click.Context, _: click.Parameter, given: Sequence[str]) -> dict[str, Any]:
+        found = dict(ctx.meta.get(SET_IN_FILE, {}))
+        if "help" in given:
+            click.echo("\n\n".join(self.describe(field) for field in self.fields.values()))
+            ctx.exit()
+        for text in given:
+            name, separator, value = text.partition("=")
+            name = name.strip().replace("-", "_")
+            if not separator:
+                self.fail_on(ctx, f"{text!r} is not NAME=VALUE, such as {next(iter(self.fields))}=...")
+            found[name] = self.value_of(name, value.strip(), ctx)
+        return found
+
+    def value_of(self, name: str, value: Any, ctx: click.Context) -> Any:
+        """The value of one setting, converted. BadParameter for an unknown name or a value of another type."""
+        if name not in self.fields:
+            self.fail_on(ctx, f"there is no setting {name!r}{did_you_mean(name, self.fields) or '.'}")
+        if isinstance(value, list):
+            value = ",".join(map(str, value))
+        try:
+            return self.types[name].convert(value, None, ctx)
+        except click.BadParameter as error:
+            self.fail_on(ctx, f"{name}: {error.message}")
+
+    def describe(self, field: Field) -> str:
+        """One setting as text: name and default, then the methods that use it, its help and its choices."""
+        told = field.metadata
+        default = told.get("if_none") or (
+            ",".join(map(str, field.default)) if type(field.default) is tuple else field.default
+        )
+        methods = f"[{', '.join(told['methods'])}] " if told["methods"] else ""
+        choices = f" One of {', '.join(told['choices'])}." if "choices" in told else ""
+        text = f"{methods}{told['help']}{choices}"
+        return f"{field.name} = {default}\n{click.formatting.wrap_text(text, 100, '    ', '    ')}"
+
+    def fail_on(self, ctx: click.Context, message: str) -> NoReturn:
+        raise click.BadParameter(message, ctx, self)
 
 
-def settings(config: type) -> Callable:
-    """One option for every field of a settings dataclass, in the order of the fields."""
-    hints = get_type_hints(config)
-    return combine(*(_setting(setting, hints[setting.name]) for setting in fields(config)))
+def settings(*configs: type) -> Callable:
+    """Options for the fields of settings dataclasses, in their order, and --set for those that are rare.
+
+    The command gets the values by the fields' names; of the rare ones only those that were set.
+    """
+    hints = {name: hint for config in configs for name, hint in get_type_hints(config).items()}
+    all_fields = [field for config in configs for field in fields(config)]
+    rare = {field.name: field for field in all_fields if field.metadata.get("rare")}
+    shown = [_option(field, hints[field.name]) for field in all_fields if field.name not in rare]
+    types = {name: _click_type(field, hints[name]) for name, field in rare.items()}
+
+    def apply(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def run(*args: Any, changed: dict[str, Any], **more: Any) -> Any:
+            return command(*args, **more, **changed)
+
+        params = getattr(command, "__click_params__", [])
+        run.__click_params__ = [*params, RareSettings(rare, types)]
+        return combine(*shown)(run)
+
+    return apply
 
 
-def _setting(setting: Field, hint: Any, **more: Any) -> Callable:
+def _click_type(field: Field, hint: Any) -> click.ParamType:
+    """The click type of a field: its choices, or the type in its annotation, `int` of `int | None`."""
+    if "choices" in field.metadata:
+        return click.Choice(field.metadata["choices"])
+    if get_origin(hint) is tuple:
+        return Listed(get_args(hint)[0])
+    return click.types.convert_type(get_args(hint)[0] if get_args(hint) else hint)
+
+
+def _option(field: Field, hint: Any) -> Callable:
     """The option of one field: name, type and default come from the field, the help from its metadata."""
-    told, default = setting.metadata, setting.default
-    name = OPTION_NAMES.get(setting.name, "--" + setting.name.replace("_", "-"))
-    more |= {"help": told["help"], "show_default": told.get("if_none", True)}
-    if "known" in told:
-        more["shell_complete"] = completion.names_or_files(lambda: told["known"])
-    if "choices" in told:
-        more["type"] = click.Choice(told["choices"])
-    elif hint is bool:
+    told, name = field.metadata, "--" + field.name.replace("_", "-")
+    more = {"help": told["help"], "show_default": told.get("if_none", True)}
+    if hint is bool:
         name = f"{name}/--no-{name.removeprefix('--')}"
-    elif get_origin(hint) is tuple:
-        more["type"] = Words() if get_args(hint)[0] is str else Numbers()
-        default = ",".join(map(str, default))
     else:
-        more["type"] = get_args(hint)[0] if get_args(hint) else hint  # `int` of `int | None`
+        more["type"] = _click_type(field, hint)
     if told["methods"]:
         more.update(cls=MethodOption, methods=told["methods"])
-    return click.option(name, setting.name, default=default, **more)
+    return click.option(name, field.name, default=field.default, **more)
 
 
 def combine(*decorators: Callable) -> Callable:
@@ -124,9 +188,7 @@ def _set_verbose(ctx: click.Context, _: click.Parameter, verbose: bool) -> None:
     ctx.meta[VERBOSE] = verbose  # the console reads it
 
 
-images = click.argument(
-    "images", nargs=-1, required=True, metavar="IMAGES...", cls=Photos, shell_complete=completion.files
-)
+images = click.argument("images", nargs=-1, required=True, metavar="IMAGES...", cls=Photos, type=click.Path())
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 offline = click.option("--offline", is_flag=True, help="Never use the network.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors on stderr.")
@@ -142,7 +204,6 @@ device = click.option(
     "--device",
     default="auto",
     show_default=True,
-    shell_complete=lambda ctx, param, text: [name for name in completion.devices() if name.startswith(text)],
     help="auto, cpu, cuda, cuda:N or mps.",
 )
 num_workers = click.option(
@@ -153,21 +214,7 @@ num_workers = click.option(
     show_default="one per core, at most 8",
     help="Dataloader workers that decode photos, or on a CPU threads; 0 decodes in the main process.",
 )
-running = combine(device, num_workers, quiet, verbose)
-weight_facts = combine(
-    click.option(
-        "--clip-activation",
-        type=click.Choice(["quick_gelu", "gelu"]),
-        help="For a weight FILE: the activation that it was trained with, quick_gelu for OpenAI's, gelu for most of LAION's.  "
-        "[default: what the json in DIR says; quick_gelu for a FILE]",
-    ),
-    click.option(
-        "--clip-pixels",
-        metavar="TEXT",
-        help="For a weight FILE: how its images were normalised, openai, half, or MEAN/STD such as "
-        '"0.48,0.46,0.41/0.27,0.26,0.28".  [default: what the json in DIR says; openai for a FILE]',
-    ),
-)
+running = combine(device, num_workers, quiet)
 batch_size = click.option(
     "--batch-size",
     type=click.IntRange(1),
@@ -175,38 +222,40 @@ batch_size = click.option(
     show_default=True,
     help="Images per forward pass; use fewer if memory runs out.",
 )
-partial = click.option(
-    "--partial",
-    is_flag=True,
-    help="Accept true labels of which fewer than half of the photos or classes match (of the smaller table).",
-)
 
 
 def tables(command: Callable) -> Callable:
-    """The fields of TableOptions as options; the command gets one argument, `tables`."""
+    """The fields of TableOptions as settings of --set; the command gets one argument, `tables`."""
 
     @functools.wraps(command)
     def run(*args: Any, **settings: Any) -> Any:
-        chosen = {setting.name: settings.pop(setting.name) for setting in fields(TableOptions)}
+        chosen = {field.name: settings.pop(field.name) for field in fields(TableOptions) if field.name in settings}
         return command(*args, tables=TableOptions(**chosen), **settings)
 
-    hints = get_type_hints(TableOptions)
-    return combine(*(_setting(f, hints[f.name], cls=TableOption) for f in fields(TableOptions)))(run)
+    return run
 
 
-threshold_file = click.option(
-    "--threshold-file",
-    metavar="FILE",
-    shell_complete=completion.files,
-    help="Thresholds per class: lines `class,threshold`, or {class: threshold} in a .json file. Other classes keep theirs.",
+threshold = click.option(
+    "--threshold",
+    metavar="NUMBER|FILE",
+    help="One threshold for all classes, or a FILE with those of some classes: lines `class,threshold`, or {class: threshold} in "
+    "a .json file.  [default: the threshold of each class in the model or table]",
 )
 
 
-def thresholds_of(file: str, classes: Sequence[str], defaults: Sequence[float]) -> list[float]:
-    """One threshold per class: from the file of --threshold-file, else from `defaults`."""
+def thresholds_of(given: str | None, classes: Sequence[str], defaults: Sequence[float]) -> list[float]:
+    """One threshold per class: the number or the file of --threshold, else `defaults`."""
     from ..labels.thresholds import read_thresholds
 
-    return read_thresholds(Path(file), classes, defaults)
+    if given is None:
+        return list(defaults)
+    try:
+        number = float(given)
+    except ValueError:
+        return read_thresholds(Path(given), classes, defaults)
+    if not 0 <= number <= 1:
+        raise click.UsageError(f"--threshold is {given}: it must be a number from 0 to 1, or a file.")
+    return [number] * len(classes)
 
 
 def report_skipped(skipped: Sequence[Sequence[str]], output: str | Path | None) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import sys
 
 import click
 
 from ..config import MODEL_FILE, InputError
-from . import completion, options, settings_file
+from . import options, settings_file
 from .console import Console, table
 from .messages import printable
 
@@ -24,7 +23,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
     "--model",
     default=MODEL_FILE,
     show_default=True,
-    shell_complete=completion.files,
+    type=click.Path(),
     help="The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.",
 )
 @click.option(
@@ -35,12 +34,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
     show_default=True,
     help="How the result is printed. csv holds every score and no thresholds.",
 )
-@click.option(
-    "--threshold",
-    type=click.FloatRange(0, 1),
-    help="One threshold for all classes.  [default: the model's threshold of each class]",
-)
-@options.threshold_file
+@options.threshold
 @click.option(
     "--topk", type=click.IntRange(1), metavar="K", help="Print the K classes with the highest scores instead."
 )
@@ -53,9 +47,9 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @click.option("--overwrite", is_flag=True, help="Write to --heatmaps DIR even if it is not empty.")
 @options.batch_size
 @options.running
-@options.offline
+@options.verbose
 @settings_file.config_file
-def predict(images, model, form, threshold, threshold_file, topk, heatmaps, overwrite, quiet, **running):
+def predict(images, model, form, threshold, topk, heatmaps, overwrite, quiet, **running):
     """Print which classes photos show.
 
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
@@ -68,17 +62,14 @@ def predict(images, model, form, threshold, threshold_file, topk, heatmaps, over
     """
     from ..student.onnx_model import is_onnx
 
-    _check_choice(form, threshold, threshold_file, topk, heatmaps)
+    _check_choice(form, threshold, topk, heatmaps)
     if heatmaps and is_onnx(model):
         raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
     if heatmaps:
         _check_folder(heatmaps, overwrite)
     progress = Console(quiet=quiet)
     loaded, classes, thresholds, run = (_onnx_student if is_onnx(model) else _torch_student)(model, running["device"])
-    if threshold is not None:
-        thresholds = [threshold] * len(classes)
-    if threshold_file:
-        thresholds = options.thresholds_of(threshold_file, classes, thresholds)
+    thresholds = options.thresholds_of(threshold, classes, thresholds)
     labels = run(images, progress, **running)
     _WRITERS[form](labels, thresholds, topk)
     if heatmaps:
@@ -116,18 +107,13 @@ def _onnx_student(file, device):
     return model, model.classes, model.thresholds, run
 
 
-def _check_choice(form, threshold, threshold_file, topk, heatmaps) -> None:
+def _check_choice(form, threshold, topk, heatmaps) -> None:
     """Refuse options that would be ignored."""
-    if threshold is not None and threshold_file:
-        raise click.UsageError("--threshold cannot be combined with --threshold-file. Remove one of them.")
-    chosen = "--threshold" if threshold is not None else "--threshold-file" if threshold_file else None
-    if threshold is not None and math.isnan(threshold):
-        raise click.UsageError("--threshold is nan: it must be a number from 0 to 1.")
-    if chosen and topk:
-        raise click.UsageError(f"--topk cannot be combined with {chosen}. Remove one of them.")
-    if chosen and form == "csv" and not heatmaps:
+    if threshold is not None and topk:
+        raise click.UsageError("--topk cannot be combined with --threshold. Remove one of them.")
+    if threshold is not None and form == "csv" and not heatmaps:
         raise click.UsageError(
-            f"{chosen} has no effect with --format csv, which holds every score. Remove it, or use --format json."
+            "--threshold has no effect with --format csv, which holds every score. Remove it, or use --format json."
         )
 
 

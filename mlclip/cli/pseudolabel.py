@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import click
 
-from ..config import LABELS_FILE, PseudolabelConfig, used_settings
-from . import completion, options, settings_file
+from ..config import LABELS_FILE, PseudolabelConfig, TeacherConfig, used_settings
+from . import options, settings_file
 from .console import Console
 
 
@@ -15,20 +15,17 @@ from .console import Console
 @options.images
 @click.option(
     "--classes",
-    shell_complete=completion.names_or_files(completion.class_presets),
     help="The classes: a FILE (one name per line, or `label = prompt name`, or `animal > dog` for a class below another; also "
     'JSON, or YAML with `names:`), a preset (voc, coco, nuswide), or "cat,dog=a small dog".  '
     "[default: classes.txt in or next to the folder of the photos, else coco]",
 )
 @click.option(
     "--contrast",
-    shell_complete=completion.names_or_files(completion.class_presets),
     help="Further names, in the same forms as --classes, that compete with the classes and are then dropped. Name what "
     "else the photos show if many of them show none of the classes. Names of things that are not there do harm.",
 )
 @click.option(
     "--clip",
-    shell_complete=completion.names_or_files(completion.clip_models),
     help="The teacher: a name from `mlclip models`, a weight FILE, a folder DIR of open_clip or Hugging Face, or "
     "open_clip:NAME/TAG.  [default: ViT-B/32 on a CPU, RN50x64 on a GPU]",
 )
@@ -37,25 +34,16 @@ from .console import Console
     "--output",
     default=LABELS_FILE,
     show_default=True,
-    shell_complete=completion.files,
+    type=click.Path(),
     help="Where the labels are written: .pt, .csv, .json or .jsonl.",
 )
-@options.settings(PseudolabelConfig)
+@options.settings(PseudolabelConfig, TeacherConfig)
 @click.option(
     "--template",
     "templates",
     multiple=True,
-    shell_complete=lambda ctx, param, text: [name for name in completion.template_sets() if name.startswith(text)],
     help="A prompt with {} for the class name, or a set of prompts: paper-cdul, paper-ccd or ensemble. Can be repeated.  "
     "[default: the prompts of the method's paper]",
-)
-@options.weight_facts
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-    default="auto",
-    show_default=True,
-    help="Number format of CLIP's image encoder; auto takes 16 bits where the device is faster with them.",
 )
 @click.option(
     "--store",
@@ -66,6 +54,7 @@ from .console import Console
 @options.overwrite
 @options.batch_size
 @options.running
+@options.verbose
 @options.offline
 @settings_file.config_file
 @settings_file.print_config
@@ -82,7 +71,7 @@ def pseudolabel(images, output, device, quiet, print_config, **settings):
     and an interrupted run continues where it stopped.
     """
     from .. import api
-    from ..distributed import start_distributed, status_for_launcher
+    from ..distributed import start_distributed
 
     if print_config:
         return settings_file.print_settings(_resolved(settings, device))
@@ -96,7 +85,7 @@ def pseudolabel(images, output, device, quiet, print_config, **settings):
     progress.log(f"{output}: {size}, {per_photo:.2f} labels per photo (score {_limit(labels)})")
     _show_diagnosis(labels, progress)
     progress.log(f"next: mlclip train --labels {output}")
-    return status_for_launcher(options.report_skipped(labels.meta["skipped"], output))
+    return options.report_skipped(labels.meta["skipped"], output)
 
 
 def _resolved(settings: dict, device: str) -> dict:
@@ -107,7 +96,7 @@ def _resolved(settings: dict, device: str) -> dict:
     from ..teacher.scoring import default_clip
 
     names = [field.name for field in fields(PseudolabelConfig)]
-    config = PseudolabelConfig(**{name: settings[name] for name in names})
+    config = PseudolabelConfig(**{name: settings[name] for name in names if name in settings})
     clip = settings["clip"] or default_clip(choose_device(device))
     resolved = {"clip": clip} | dict.fromkeys(names) | used_settings(config)
     return resolved | {"method": config.method if settings["method"] or config.method == "dense" else None}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..config import LABELS_FILE
-from . import completion, options
+from ..config import LABELS_FILE, ReportConfig, TableOptions
+from . import options
 from .console import Console
 
 
@@ -16,52 +16,31 @@ from .console import Console
     "--labels",
     default=LABELS_FILE,
     show_default=True,
-    shell_complete=completion.files,
+    type=click.Path(),
     help="The table to show: .pt, .csv, .json or .jsonl.",
 )
 @click.option(
     "--truth",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="True labels to compare with, as for `mlclip evaluate`.",
 )
 @click.option(
     "--root",
-    shell_complete=completion.folders,
+    type=click.Path(),
     metavar="DIR",
     help="The folder of the photos, if the photos have moved or the labels are a .csv.",
 )
-@options.threshold_file
+@options.threshold
 @click.option(
     "--predictions",
-    shell_complete=completion.files,
+    type=click.Path(),
     metavar="FILE",
     help="A model's scores of the same photos, as a table: the page shows where it contradicts the labels.",
 )
 @click.option(
-    "--limit",
-    type=click.IntRange(0),
-    default=20_000,
-    show_default=True,
-    help="Number of photos in the gallery; if there are more, those most worth a look.",
-)
-@click.option(
-    "--thumbnails",
-    type=click.Choice(["auto", "embed", "folder"]),
-    default="auto",
-    show_default=True,
-    help="Where the thumbnails are: in the page (embed), in a folder beside it, or in the page up to 40 MB (auto).",
-)
-@click.option(
-    "--sort",
-    type=click.Choice(["review", "doubt", "contradicted", "duplicates", "high", "low", "table"]),
-    default="review",
-    show_default=True,
-    help="The order of the photos at first; review: as `mlclip review` names them.",
-)
-@click.option(
     "-o",
     "--output",
-    shell_complete=completion.files,
+    type=click.Path(),
     default="report.html",
     show_default=True,
     help="Where the page is written.",
@@ -70,10 +49,10 @@ from .console import Console
     "--where", is_flag=True, help="Run CLIP again on a few photos, and show where in them it sees their labels."
 )
 @options.overwrite
-@options.partial
 @options.quiet
+@options.settings(ReportConfig, TableOptions)
 @options.tables
-def report(labels, truth, root, threshold_file, predictions, output, where, overwrite, partial, tables, quiet, **page):
+def report(labels, truth, root, threshold, predictions, output, where, overwrite, tables, quiet, **page):
     """Write an HTML page about labels, to look at them and to correct them.
 
     The page shows the photos with their labels and scores, a view of each class, and a report. Press ? in it for the keys.
@@ -85,11 +64,11 @@ def report(labels, truth, root, threshold_file, predictions, output, where, over
     \b
       mlclip predict PHOTOS --format csv > p.csv
       mlclip export -o thresholds.csv
-      mlclip report --labels p.csv --root PHOTOS --threshold-file thresholds.csv
+      mlclip report --labels p.csv --root PHOTOS --threshold thresholds.csv
 
-    Without --threshold-file, the thresholds are those in the labels, or 0.5 for a .csv.
+    Without --threshold, the thresholds are those in the labels, or 0.5 for a .csv.
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from .. import api
     from ..files import check_output
@@ -98,13 +77,13 @@ def report(labels, truth, root, threshold_file, predictions, output, where, over
     from ..report.work_page import write_page
 
     check_output(output, overwrite=overwrite)
+    page = asdict(ReportConfig(**page))
     progress = Console(quiet=quiet)
     table = read_labels(labels, tables.for_scores if truth else tables, progress=progress)
     if root:
         table = replace(table, root=root)
-    if threshold_file:
-        defaults = table.thresholds.tolist()
-        table.meta["thresholds"] = options.thresholds_of(threshold_file, table.classes, defaults)
+    if threshold:
+        table.meta["thresholds"] = options.thresholds_of(threshold, table.classes, table.thresholds.tolist())
     if where:
         from ..distributed import choose_device
         from ..teacher.where import maps_of_labels, teacher_of
@@ -114,7 +93,7 @@ def report(labels, truth, root, threshold_file, predictions, output, where, over
     known = api.read_known(truth, table.classes, tables, progress) if truth else None
     match = match_tables(table, known) if truth else None
     if match:
-        refuse_small_match(match, labels, truth, partial=partial)
+        refuse_small_match(match, labels, truth, partial=tables.partial)
     scores = read_labels(predictions, tables.for_scores, progress=progress) if predictions else None
     made = write_page(
         table, output, predictions=scores, truth=known, title=Path(labels).name, progress=progress, **page

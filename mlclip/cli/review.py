@@ -8,7 +8,7 @@ import sys
 import click
 
 from ..config import LABELS_FILE
-from . import completion, options
+from . import options
 from .console import Console, table
 from .messages import printable
 
@@ -16,30 +16,30 @@ from .messages import printable
 @click.command()
 @click.option(
     "--labels",
-    shell_complete=completion.files,
+    type=click.Path(),
     default=LABELS_FILE,
     show_default=True,
     help="The table to look at: .pt, .csv, .json or .jsonl.",
 )
 @click.option(
     "--predictions",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="A model's scores of the same photos, as a table: labels that it contradicts come first.",
 )
 @click.option(
     "--model",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="Instead of --predictions: a model, .pt or .onnx; it predicts the labelled photos.",
 )
 @click.option(
     "--root",
-    shell_complete=completion.folders,
+    type=click.Path(),
     metavar="DIR",
     help="For --model: the folder of the photos, if they have moved.",
 )
 @click.option(
     "--corrections",
-    shell_complete=completion.files,
+    type=click.Path(),
     metavar="FILE",
     help="Lines `path,class,value`: these labels need no second look.",
 )
@@ -52,7 +52,6 @@ from .messages import printable
     show_default=True,
     help="How they are printed; csv can be edited into a file of corrections.",
 )
-@options.batch_size
 @options.running
 def review(labels, predictions, model, root, corrections, count, form, quiet, **running):
     """Name the labels that are most worth a look.

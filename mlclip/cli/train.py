@@ -6,8 +6,8 @@ from dataclasses import fields
 
 import click
 
-from ..config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, TrainConfig, used_settings
-from . import completion, options, settings_file
+from ..config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, TableOptions, TrainConfig, used_settings
+from . import options, settings_file
 from .console import Console
 
 
@@ -16,13 +16,13 @@ from .console import Console
     "--labels",
     default=LABELS_FILE,
     show_default=True,
-    shell_complete=completion.files,
+    type=click.Path(),
     help="The labels that `mlclip pseudolabel` wrote, or a table of true labels.",
 )
 @click.option(
     "--root",
     metavar="DIR",
-    shell_complete=completion.folders,
+    type=click.Path(),
     help="The folder of the photos, if the photos have moved or the labels are a .csv.",
 )
 @click.option(
@@ -30,14 +30,14 @@ from .console import Console
     "--output",
     default=MODEL_FILE,
     show_default=True,
-    shell_complete=completion.files,
+    type=click.Path(),
     help="Where the model is written.",
 )
-@options.settings(TrainConfig)
+@options.settings(TrainConfig, TableOptions)
 @click.option(
     "--corrections",
     metavar="FILE",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="Labels that a person corrected, lines `path,class,value`, as the page of `mlclip report` writes them. They do not "
     "change, and count --correction-weight times.",
 )
@@ -45,36 +45,28 @@ from .console import Console
 @options.overwrite
 @click.option(
     "--truth",
-    shell_complete=completion.files,
+    type=click.Path(),
     help="True labels, as for `mlclip evaluate`: report the mAP of every epoch. They do not influence the training.",
 )
-@options.partial
 @options.running
+@options.verbose
 @options.offline
 @settings_file.config_file
 @settings_file.print_config
 @click.option(
     "--save-labels",
     metavar="FILE",
-    shell_complete=completion.files,
+    type=click.Path(),
     cls=options.MethodOption,
     methods=("cdul", "ccd"),
     help="Where the updated labels are written: .pt, .csv, .json or .jsonl.",
 )
 @click.option(
     "--clip",
-    shell_complete=completion.names_or_files(completion.clip_models),
     cls=options.MethodOption,
     methods=("ccd", "probe"),
     help="For ccd, and for --arch clip-head: the CLIP that made the labels, as for `mlclip pseudolabel`.  "
     "[default: as recorded in the labels]",
-)
-@click.option(
-    "--other-teacher",
-    is_flag=True,
-    cls=options.MethodOption,
-    methods=("ccd", "probe"),
-    help="Allow a different CLIP than the one that made the labels.",
 )
 @options.tables
 def train(labels, output, save_labels, device, quiet, print_config, **settings):
@@ -87,7 +79,7 @@ def train(labels, output, save_labels, device, quiet, print_config, **settings):
     (--preset laptop). For several GPUs, run: torchrun --nproc-per-node 2 -m mlclip train, with the same options.
     """
     from .. import api
-    from ..distributed import start_distributed, status_for_launcher
+    from ..distributed import start_distributed
 
     if print_config:
         return settings_file.print_settings(_resolved(settings, device))
@@ -108,7 +100,7 @@ def train(labels, output, save_labels, device, quiet, print_config, **settings):
     if save_labels:
         progress.log(f"{save_labels}: the updated labels")
     progress.log("next: mlclip predict PHOTO" + ("" if output == MODEL_FILE else f" --model {output}"))
-    return status_for_launcher(options.report_skipped(checkpoint.meta["skipped"], output))
+    return options.report_skipped(checkpoint.meta["skipped"], output)
 
 
 def _resolved(settings: dict, device: str) -> dict:
@@ -117,5 +109,5 @@ def _resolved(settings: dict, device: str) -> dict:
     from ..distributed import choose_device
 
     names = [field.name for field in fields(TrainConfig)]
-    config = api.train_config({name: settings[name] for name in names}, choose_device(device).type)
+    config = api.train_config({name: settings[name] for name in names if name in settings}, choose_device(device).type)
     return dict.fromkeys(names) | used_settings(config)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from ..lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from .fetch import download as download
     from .load import load_clip as load_clip
     from .model import CLIP as CLIP
     from .model import build_clip as build_clip
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from .registry import Entry as Entry
     from .registry import available_models as available_models
     from .registry import cached_weights as cached_weights
+    from .registry import download as download
     from .registry import is_cached as is_cached
     from .registry import model_path as model_path
     from .tokenizer import count_tokens as count_tokens
@@ -32,6 +32,6 @@ _MODULE_OF = {
     "model_path": "registry",
     "is_cached": "registry",
     "cached_weights": "registry",
-    "download": "fetch",
+    "download": "registry",
 }
 __all__, __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ..config import InputError
 from ..progress import SILENT, Progress
 from ..spelling import did_you_mean
-from .facts import ClipFacts, check_sizes, has_usual_heads
-from .fetch import download, hash_file
-from .folders import read_folder, refuse_foreign_tensors
-from .licences import licence_of_folder, restriction
+from .encoders import HEAD_WIDTH, WIDE_HEADS, ModifiedResNet
+from .families import licence_of_folder, restriction
+from .folders import ClipFacts, foreign_setting, read_folder
 from .model import CLIP, HeadWidths, build_clip
-from .open_clip_model import OWN, is_open_clip_name, load_open_clip
-from .perception import PE_PIXELS
+from .open_clip_model import OWN, load_open_clip
 from .pixels import OPENAI, Pixels, parse_pixels
-from .registry import MODELS, TINY, TINY_FILE, available_models, find_name
+from .registry import (
+    FOLDER,
+    MODELS,
+    TINY,
+    TINY_FILE,
+    available_models,
+    download,
+    find_name,
+    hash_file,
+    is_open_clip_name,
+)
 from .tokenizer import VOCAB_SIZE
 from .weights import GET_AGAIN, read_state_dict
 
@@ -44,10 +54,11 @@ def load_clip(
     `name_or_path` is one of these:
     - a name from `available_models()`, in upper or lower case, with "-" for "/". Its file is downloaded once, unless
       `offline=True`;
-    - a weight file in OpenAI's layout: OpenAI's TorchScript archive, a state dict from `torch.save`, or `.safetensors`. PE-Core's
-      files are recognised. Of other files nobody can see how they were trained: pass `activation` ("quick_gelu" for OpenAI's,
+    - a weight file in OpenAI's layout: OpenAI's TorchScript archive, a state dict from `torch.save`, or `.safetensors`. Of
+      other files than OpenAI's nobody can see how they were trained: pass `activation` ("quick_gelu" for OpenAI's,
       "gelu" for most of LAION's) and `pixels` (see `parse_pixels`), else OpenAI's are assumed, and `progress` says so;
-    - a folder in open_clip's own layout or of Hugging Face's `CLIPModel`. Its json files say all of this;
+    - a folder in open_clip's own layout or of Hugging Face's `CLIPModel`. Its json files say all of this. If only open_clip can
+      build its model, it is loaded as "local-dir:DIR";
     - "open_clip:NAME/TAG", "hf-hub:OWNER/NAME" or "local-dir:DIR" for any model that the package open_clip can build.
 
     The model's `.name`, `.sha256`, `.pixels` and `.licence` describe it. Raises InputError for an unknown name, and for a file or
@@ -55,12 +66,16 @@ def load_clip(
     """
     asked = str(name_or_path)
     given = parse_pixels(pixels) if isinstance(pixels, str) else pixels
+    is_folder = not is_open_clip_name(asked) and find_name(asked) is None and Path(asked).is_dir()
+    if is_folder and (setting := foreign_setting(Path(asked))):
+        progress.log(f"open_clip loads {asked}: mlclip's own encoders do not have {setting}")
+        asked, is_folder = f"{FOLDER}{asked}", False
     if is_open_clip_name(asked):
         if activation not in (None, OWN):
             raise InputError(f"open_clip knows the activation of {asked}. Remove `clip_activation`.")
         model = load_open_clip(asked, offline=offline)
         model.pixels = given or model.pixels
-    elif find_name(asked) is None and Path(asked).is_dir():
+    elif is_folder:
         model = _from_folder(Path(asked), activation, given, progress)
     else:
         model = _from_file(asked, activation, given, offline, progress)
@@ -76,29 +91,26 @@ def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offlin
     path, name, sha256 = _locate(asked, offline, progress)
     progress.detail(f"reading the weights of CLIP {name} from {path}")
     state = read_state_dict(path)
-    refuse_foreign_tensors(state, path)
+    _refuse_foreign_tensors(state, path)
     openai = sha256 in OPENAI_HASHES or sha256 == _tiny_hash()
-    perception = "visual.attn_pool.probe" in state
-    if perception and activation not in (None, "gelu"):
-        raise InputError(f"{path} is a PE-Core, which has the activation gelu. Remove `clip_activation`.")
-    assumed = ClipFacts("gelu" if perception else "quick_gelu", HeadWidths(), PE_PIXELS if perception else OPENAI)
-    if not openai and not perception and not (activation and pixels):
-        what = [*([] if activation else [f"activation {assumed.activation}"]), *([] if pixels else ["OpenAI's pixels"])]
+    if not openai and not (activation and pixels):
+        what = [*([] if activation else ["activation quick_gelu"]), *([] if pixels else ["OpenAI's pixels"])]
         progress.log(
             f"warning: {path} does not say how it was trained: {' and '.join(what)} are assumed. If that is wrong, the labels "
             "are bad. The model's open_clip_config.json tells (quick_gelu, preprocess_cfg): pass the folder with it, or "
             "`clip_activation` and `clip_pixels`"
         )
-    facts = ClipFacts(activation or assumed.activation, assumed.heads, pixels or assumed.pixels)
-    model = _built(state, facts, path)
-    model.name, model.sha256 = name, sha256
-    model.licence = "mit" if openai else "apache-2.0" if perception else ""
+    model = _built(state, ClipFacts(activation or "quick_gelu", HeadWidths(), pixels or OPENAI, {}), path)
+    model.name, model.sha256, model.licence = name, sha256, "mit" if openai else ""
     return model
 
 
 def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, progress: Progress) -> CLIP:
-    state, facts, sha256 = read_folder(folder)
-    refuse_foreign_tensors(state, folder)
+    try:
+        state, facts, sha256 = read_folder(folder)
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror}. Check its permissions.") from error
+    _refuse_foreign_tensors(state, folder)
     if activation and activation != facts.activation:
         progress.log(
             f"warning: the json in {folder} says {facts.activation}; {activation} is used, as `clip_activation` says"
@@ -113,7 +125,7 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
     chosen = ClipFacts(activation or facts.activation, facts.heads, pixels or facts.pixels or OPENAI, facts.sizes)
     model = _built(state, chosen, folder)
     model.name, model.sha256, model.licence = str(folder), sha256, licence_of_folder(folder)
-    if not has_usual_heads(model):  # then these tensors give other embeddings than the same file without the folder
+    if not _has_usual_heads(model):  # then these tensors give other embeddings than the same file without the folder
         model.sha256 = hashlib.sha256(f"{sha256} {tuple(facts.heads)}".encode()).hexdigest()
     return model
 
@@ -121,7 +133,7 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
 def _built(state: dict, facts: ClipFacts, path: Path) -> CLIP:
     try:
         model = build_clip(state, facts.activation, facts.heads)
-        check_sizes(model, facts)
+        _check_sizes(model, facts)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     _check_model(model, path)
@@ -163,3 +175,49 @@ def _check_model(model: CLIP, path: Path) -> None:
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise InputError(f"{path} holds NaN or infinite numbers in {name}. {GET_AGAIN}")
+
+
+def _check_sizes(model: CLIP, facts: ClipFacts) -> None:
+    found = {"image size": model.input_resolution, "embedding size": model.embed_dim}
+    found["text width"] = model.ln_final.weight.numel()
+    for name, size in facts.sizes.items():
+        if found[name] != size:
+            raise InputError(
+                f"the json says {name} {size}, but the tensors have {found[name]}: json and weights are of two models. "
+                "Download both from the same place."
+            )
+
+
+def _has_usual_heads(model: CLIP) -> bool:
+    """Whether the attention heads of a model are those that its shapes alone would give."""
+    text, visual = model.transformer.resblocks[0].attn, model.visual
+    if isinstance(visual, ModifiedResNet):
+        image = visual.attnpool.heads * HEAD_WIDTH == visual.attnpool.q_proj.in_features
+    else:
+        attention = visual.transformer.resblocks[0].attn
+        image = attention.head_dim == WIDE_HEADS.get(attention.embed_dim, HEAD_WIDTH)
+    return image and text.head_dim == HEAD_WIDTH
+
+
+def _refuse_foreign_tensors(state: Mapping[str, Tensor], path: Path) -> None:
+    """InputError that says what the tensors are if they are of a known kind that is not a CLIP in OpenAI's layout."""
+
+    def has(*starts: str) -> bool:
+        return any(name.startswith(starts) for name in state)
+
+    install = 'Run `pip install "mlclip[open_clip]"` and pass'
+    kinds = {
+        "a LoRA adapter, not a whole CLIP. Merge it into its model first": any("lora_" in name for name in state),
+        f"a PE-Core. {install} open_clip:PE-Core-B-16/meta, or the other size": has("visual.attn_pool.probe"),
+        f"a model with an image encoder of timm. {install} local-dir:DIR of the folder with its open_clip_config.json, or "
+        "open_clip:NAME/TAG": has("visual.trunk."),
+        "a Hugging Face file. Pass the folder that it is in, with its config.json and preprocessor_config.json": has(
+            "text_model.", "vision_model."
+        ),
+        "only the image encoder of a CLIP. Use the file of the whole model": "visual.conv1.weight" in state
+        and not has("token_embedding.weight", "text."),
+        f"a CLIP with a text encoder of Hugging Face. {install} open_clip:NAME/TAG": has("text.transformer.embeddings"),
+    }
+    for what, found in kinds.items():
+        if found:
+            raise InputError(f"{path} holds {what}.")

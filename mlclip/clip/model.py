@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from ..config import InputError
 from .encoders import HEAD_WIDTH, AttentionPool, ModifiedResNet, Transformer, VisionTransformer
-from .perception import PerceptionEncoder
 from .pixels import IMAGE_MEAN, IMAGE_STD, OPENAI
 from .tokenizer import tokenize
 
@@ -104,10 +103,6 @@ def _build_visual(
         if not side:
             raise ValueError("visual.positional_embedding is empty")
         size = _transformer_size(state, "visual.transformer.resblocks.")
-        if "visual.attn_pool.probe" in state:
-            pool_hidden = len(state["visual.attn_pool.mlp.c_fc.weight"])
-            class_token = "visual.class_embedding" in state
-            return PerceptionEncoder(side, patch, size, embed_dim, class_token, pool_hidden), side * patch
         return VisionTransformer(side, patch, size, embed_dim, activation, head_width), side * patch
     width = state["visual.layer1.0.conv1.weight"].shape[0]
     side = round((len(state["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
@@ -127,9 +122,8 @@ def _build_empty(state: Mapping[str, Tensor], activation: str, heads: HeadWidths
 def build_clip(state: Mapping[str, Tensor], activation: str = "quick_gelu", heads: HeadWidths | None = None) -> CLIP:
     """Build a CLIP in float32 and eval mode from a state dict in OpenAI's layout. The shapes give the architecture.
 
-    `activation` is "quick_gelu" (OpenAI's weights) or "gelu" (most of LAION's); it cannot be read from the shapes. PE-Core's
-    image encoder always has "gelu". Float32 tensors of `state` are used without a copy. The bias of a sigmoid loss becomes
-    `logit_bias`. InputError if the tensors are not a CLIP.
+    `activation` is "quick_gelu" (OpenAI's weights) or "gelu" (most of LAION's); it cannot be read from the shapes. Float32 tensors
+    of `state` are used without a copy. The bias of a sigmoid loss becomes `logit_bias`. InputError if the tensors are not a CLIP.
     """
     if activation not in ACTIVATIONS:
         raise InputError(f"unknown CLIP activation {activation!r}. Choose one of {', '.join(ACTIVATIONS)}.")

@@ -22,16 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import InputError
-from .json_fields import Section, read_json
-from .licences import licence_of_folder, licence_of_tag
-from .open_clip_config import CONFIG, open_clip_pixels
+from .families import licence_of_folder, licence_of_tag
+from .folders import HUGGING_FACE_WEIGHTS, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, open_clip_pixels, read_json
+from .registry import BUILT_IN, FOLDER, HUB
 from .weights import read_state_dict
 
-BUILT_IN, HUB, FOLDER = "open_clip:", "hf-hub:", "local-dir:"
 OWN = "own"  # the activation: what the model's configuration says
 INSTALL = 'Run: pip install "mlclip[open_clip]"'
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
-           "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin")  # fmt: skip
 
 
 class OpenClipModel(nn.Module):
@@ -46,8 +43,7 @@ class OpenClipModel(nn.Module):
     def __init__(self, model: nn.Module, tokenizer: Any, embed_dim: int):
         super().__init__()
         self.model, self._tokenizer, self.embed_dim = model, tokenizer, embed_dim
-        cfg = Section(Path("open_clip"), model.visual.preprocess_cfg, "preprocess_cfg")
-        self.pixels = open_clip_pixels(cfg)
+        self.pixels = open_clip_pixels(model.visual.preprocess_cfg)
         self.input_resolution = _square(model.visual.image_size)
         self.context_length = tokenizer.context_length
         self.visual.stride = self.input_resolution
@@ -90,11 +86,6 @@ class OpenClipModel(nn.Module):
         return tokens[1:]
 
 
-def is_open_clip_name(name: str) -> bool:
-    """Whether a name asks for open_clip: "open_clip:NAME/TAG", "hf-hub:OWNER/NAME" or "local-dir:DIR"."""
-    return name.startswith((BUILT_IN, HUB, FOLDER))
-
-
 def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:
     """Build a model with open_clip on the CPU, in eval mode. Weights and tokenizer are downloaded, unless `offline=True`.
 
@@ -102,8 +93,8 @@ def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:
     """
     open_clip = _package()
     rest = name.split(":", 1)[1]
-    if name.startswith(FOLDER):
-        read_json(Path(rest) / CONFIG).section("model_cfg")
+    if name.startswith(FOLDER) and "model_cfg" not in read_json(Path(rest) / OPEN_CLIP_CONFIG):
+        raise InputError(f"{Path(rest) / OPEN_CLIP_CONFIG} has no model_cfg. Download it again.")
     source, tag = (rest.rsplit("/", 1) if "/" in rest else (rest, "")) if name.startswith(BUILT_IN) else (name, "")
     if name.startswith(BUILT_IN):
         _check_tag(open_clip, source, tag)
@@ -167,9 +158,13 @@ def _build(open_clip: ModuleType, source: str, tag: str) -> tuple[nn.Module, Any
 
 
 def _weights_in(folder: Path) -> Path:
-    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    found = next(
+        (folder / name for name in (*OPEN_CLIP_WEIGHTS, *HUGGING_FACE_WEIGHTS) if (folder / name).is_file()), None
+    )
     if found is None:
-        raise InputError(f"{folder} holds {CONFIG} but no weights ({WEIGHTS[0]}). Download them from the same place.")
+        raise InputError(
+            f"{folder} holds {OPEN_CLIP_CONFIG} but no weights ({OPEN_CLIP_WEIGHTS[0]}). Download them from the same place."
+        )
     return found
 
 

@@ -1,28 +1,47 @@
-"""Read the tensors of a weight file in any common format. No code in the file is executed."""
+"""Read the tensors of a weight file in any common format. No code in the file is executed.
+
+A file of `torch.save` is read by `plain.read_torch`, `.safetensors` by their own package. OpenAI's files are TorchScript archives,
+which `torch.load` refuses unless it may run code. Such an archive is a zip of `<folder>/data.pkl`, a pickle of a tree of modules that
+names tensors, and `<folder>/data/<key>`, their bytes. Of that pickle only the tensors are read.
+"""
 
 from __future__ import annotations
 
-import math
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..config import InputError
-from ..files import parse_json
-from .archive import MOST_AXES, named_tensors, read_archive
-from .pickles import RefusedError
+from ..plain import RefusedError, read_torch
 
 GET_AGAIN = "Download the file again, or use another one."
-LARGEST_HEADER = 16 << 20  # bytes of the header of a .safetensors file
-ITEM_SIZES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+MOST_MODULES, DEEPEST = 20_000, 50  # in a tree; the largest CLIP has about 1,000
+DTYPES = {
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by dotted name, as stored. OpenAI's TorchScript archives, `torch.save`, `.safetensors`.
+    """The tensors of a weight file by dotted name, as stored: OpenAI's TorchScript archives, `torch.save`, `.safetensors`.
 
-    A state dict under "state_dict" or "model" is found, and a prefix "module." is removed. No code in the file is
-    executed. Raises InputError if the file cannot be read or holds no tensors.
+    A state dict under "state_dict" or "model" is found, and a prefix "module." is removed. Raises InputError if the file cannot
+    be read or holds no tensors.
     """
     path = Path(path)
     try:
@@ -32,8 +51,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read {path}: {reason}. Pass a weight file.") from error
     try:
-        _refuse_other_content(head)
-        tensors = _reader(path, head)(path)
+        tensors = _tensors(path, head)
         if not all(name.isprintable() for name in tensors):  # messages may show them
             raise RefusedError("names a tensor with control characters")
     except RefusedError as error:
@@ -43,79 +61,125 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _refuse_other_content(head: bytes) -> None:
+def _tensors(path: Path, head: bytes) -> dict[str, Tensor]:
+    """The tensors of a file that starts with the bytes `head`, by the reader of its format."""
     if not head:
         raise RefusedError("is empty")
     if head.startswith(b"version https://git-lfs"):
         raise RefusedError("is a Git LFS pointer, not the weights. Run `git lfs pull`")
     if head.lstrip().startswith((b"<", b"{")):
         raise RefusedError("is a web page or other text, not weights")
-
-
-def _reader(path: Path, head: bytes):
     if path.suffix.lower() == ".safetensors":
-        return _read_safetensors
-    if head.startswith((b"PK", b"\x80")):  # a zip, or a bare pickle: torch.save before 2020
-        return read_archive
-    raise RefusedError("is not a weight file (neither PyTorch nor .safetensors)")
+        return read_safetensors(path)[0]
+    if not head.startswith((b"PK", b"\x80")):  # a zip, or a bare pickle: torch.save before 2020
+        raise RefusedError("is not a weight file (neither PyTorch nor .safetensors)")
+    tensors = _from_archive(path)
+    return _state_dict_in(read_torch(path)) if tensors is None else tensors
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise InputError(f'{path} needs the safetensors package. Run: pip install "mlclip[safetensors]"') from error
-    _check_safetensors(path)
-    try:
-        return named_tensors(load_file(path), Tensor)
-    except Exception as error:  # safetensors has its own error type
-        raise RefusedError(f"is truncated or damaged ({str(error).splitlines()[0][:120]})") from error
+def _state_dict_in(content: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of a checkpoint that holds one under "state_dict" or "model"."""
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise RefusedError(f"holds a {type(content).__name__}, not a dict of named tensors")
+    named = {
+        name: value.detach() for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)
+    }
+    if all(name.startswith("module.") for name in named):
+        named = {name.removeprefix("module."): value for name, value in named.items()}
+    return named
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a .safetensors file, and the texts in its header (`__metadata__`). InputError if it is damaged."""
-    path = Path(path)
+    """The tensors of a .safetensors file, and the texts in its header (`__metadata__`). InputError if it cannot be read."""
     try:
-        texts = _check_safetensors(path).get("__metadata__", {})
-        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-            raise RefusedError("has metadata that are not text")
-        return _read_safetensors(path), texts
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
-    except RefusedError as error:
-        raise InputError(f"{path} {error}. {GET_AGAIN}") from error
-
-
-def _check_safetensors(path: Path) -> dict[str, Any]:
-    """Compare every size in the header with the size of the file, before the file is loaded. Returns the header."""
-    total = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(total - 8, LARGEST_HEADER):
-            raise RefusedError(f"is truncated or damaged (its header declares {length} bytes)")
-        text = file.read(length)
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise InputError(f'{path} needs the safetensors package. Run: pip install "mlclip[safetensors]"') from error
     try:
-        header = parse_json(text)
-    except ValueError as error:
-        raise RefusedError("is truncated or damaged (its header is not JSON)") from error
-    if not isinstance(header, dict):
-        raise RefusedError("is truncated or damaged (its header is not an object)")
-    data, used = total - 8 - length, 0
-    for name, facts in header.items():
-        if name != "__metadata__":
-            used += _declared_bytes(name, facts, data)
-    if used > data:
-        raise RefusedError("declares more data than it holds")
-    return header
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path} is truncated or damaged ({reason[:120]}). {GET_AGAIN}") from error
 
 
-def _declared_bytes(name: str, facts: Any, data: int) -> int:
-    """The number of bytes of one tensor, which must lie inside the `data` bytes of the file."""
-    facts = facts if isinstance(facts, dict) else {}
-    shape, place, size = facts.get("shape"), facts.get("data_offsets"), ITEM_SIZES.get(str(facts.get("dtype")))
-    numbers = [*shape, *place] if isinstance(shape, list) and isinstance(place, list) and len(place) == 2 else [None]
-    if size is None or len(numbers) > MOST_AXES + 2 or not all(type(n) is int and 0 <= n <= data for n in numbers):
-        raise RefusedError(f"describes the tensor {name} in an unknown way")
-    if math.prod(shape) * size != place[1] - place[0]:
-        raise RefusedError(f"declares the shape {tuple(shape)} for {name}, but its data has another size")
-    return place[1] - place[0]
+# OpenAI's archives
+
+
+class _ArchiveUnpickler(pickle.Unpickler):
+    """Reads the `data.pkl` of a TorchScript archive. Only the names below are known; all others are refused, none is imported."""
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str):
+        super().__init__(io.BytesIO(archive.read(f"{folder}/data.pkl")))
+        self._archive, self._folder = archive, folder
+        self._storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "__torch__":
+            return SimpleNamespace  # keeps what the pickle gives it
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _view
+        if (module, name) == ("collections", "OrderedDict"):
+            return dict
+        if module == "torch.jit._pickle":  # states the element type of a list
+            return _first
+        raise RefusedError(f"would execute {module}.{name}. Nothing was executed")
+
+    def persistent_load(self, found: Any) -> Tensor:
+        """The numbers of one storage, (numel,). Tensors that share a storage share memory."""
+        _, dtype, key, _, numel = found
+        if key not in self._storages:
+            data = bytearray(self._archive.read(f"{self._folder}/data/{key}"))  # zipfile compares the checksum
+            self._storages[key] = (
+                torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
+            )
+        return self._storages[key]
+
+
+def _view(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    return storage.as_strided(size, stride, offset)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _from_archive(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a TorchScript archive; None for any other file."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return None
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            folder = next((name.split("/")[0] for name in names if name.endswith("/constants.pkl")), None)
+            if folder is None:
+                return None
+            if f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder") != b"little":
+                raise RefusedError("was written on a big-endian machine, which is not supported")
+            return _named(_ArchiveUnpickler(archive, folder).load())
+    except RefusedError:
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        raise RefusedError(f"is truncated or damaged ({type(error).__name__}: {error})") from error
+
+
+def _named(root: SimpleNamespace) -> dict[str, Tensor]:
+    """The tensors of a tree of modules by dotted name."""
+    named, waiting, visited = {}, [("", root)], 0
+    while waiting:
+        prefix, module = waiting.pop()
+        visited += 1
+        if visited > MOST_MODULES or prefix.count(".") > DEEPEST:
+            raise RefusedError("holds endlessly nested modules")
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                named[f"{prefix}{name}"] = value
+            elif isinstance(value, SimpleNamespace):
+                waiting.append((f"{prefix}{name}.", value))
+    return named

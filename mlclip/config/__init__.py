@@ -7,9 +7,9 @@ builds its options from these fields.
 from __future__ import annotations
 
 from .errors import InputError, OptionError
-from .export import ExportConfig
-from .fields import used_settings
-from .labelling import LARGEST_KIND, NAMED_KINDS, PseudolabelConfig
+from .export import ExportConfig, ReportConfig
+from .fields import config_of, used_settings
+from .labelling import LARGEST_KIND, NAMED_KINDS, PseudolabelConfig, TeacherConfig
 from .tables import TableOptions
 from .training import (
     ARCHS,
@@ -44,7 +44,10 @@ __all__ = [
     "InputError",
     "OptionError",
     "PseudolabelConfig",
+    "ReportConfig",
     "TableOptions",
+    "TeacherConfig",
     "TrainConfig",
+    "config_of",
     "used_settings",
 ]

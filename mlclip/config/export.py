@@ -1,11 +1,11 @@
-"""The settings of a table of labels for another tool."""
+"""The settings of a table of labels for another tool, and of the page about labels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from .errors import OptionError
-from .fields import require, setting
+from .fields import require, require_choices, setting
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,35 @@ class ExportConfig:
         "What stands before the path of a photo in its URL. The default is for Label Studio's local files; an empty text gives "
         "relative paths.",
         methods=("label-studio",),
+        rare=True,
     )
 
     def __post_init__(self):
         require(self.to in self.OUTPUTS, "to", self.to, f"one of {', '.join(self.OUTPUTS)}")
         if self.to != "label-studio" and self.url_prefix != ExportConfig.url_prefix:
             raise OptionError(f'`url_prefix` has no effect with `to="{self.to}"`. Use `to="label-studio"`.')
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the page of `mlclip report` shows at first."""
+
+    limit: int = setting(
+        20_000, "Number of photos in the gallery; if there are more, those most worth a look.", rare=True
+    )
+    thumbnails: str = setting(
+        "auto",
+        "Where the thumbnails are: in the page (embed), in a folder beside it, or in the page up to 40 MB (auto).",
+        choices=("auto", "embed", "folder"),
+        rare=True,
+    )
+    sort: str = setting(
+        "review",
+        "The order of the photos at first; review: as `mlclip review` names them.",
+        choices=("review", "doubt", "contradicted", "duplicates", "high", "low", "table"),
+        rare=True,
+    )
+
+    def __post_init__(self):
+        require(self.limit >= 0, "limit", self.limit, "0 or more")
+        require_choices(self)

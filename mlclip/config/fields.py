@@ -6,14 +6,15 @@ import math
 from dataclasses import Field, field, fields
 from typing import Any
 
+from ..spelling import nearest
 from .errors import OptionError
 
 
 def setting(default: Any, help: str, *, methods: tuple[str, ...] = (), **more: Any) -> Any:
     """A field with its help text. `methods`: the methods that use it; empty for all of them.
 
-    Further metadata: `choices`, the allowed values, `known`, names that are allowed besides files, `if_none`, what happens where
-    the value is None, and `unused_by`, the few methods that do not use a setting of all others.
+    Further metadata: `choices`, the allowed values, `if_none`, what happens where the value is None, `unused_by`, the few methods
+    that do not use a setting of all others, and `rare`: it has no option of its own, `--set` changes it.
     """
     return field(default=default, metadata={"help": help, "methods": methods, **more})
 
@@ -60,3 +61,14 @@ def refuse_unused(config: Any) -> None:
             raise OptionError(
                 f'`{name}` has no effect with `method="{config.method}"`. Use {use}, or do not set `{name}`.'
             )
+
+
+def config_of(config: type, settings: dict[str, Any]) -> Any:
+    """A config from settings by name. OptionError for a name that it does not have, with the nearest one."""
+    names = [entry.name for entry in fields(config)]
+    for name in settings:
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"did you mean `{near}`?" if near else f"there are {', '.join(names)}"
+            raise OptionError(f"there is no setting `{name}`; {hint}")
+    return config(**settings)

@@ -14,6 +14,38 @@ _CDUL, _CCD, _CENTRED, _DENSE = ("cdul",), ("ccd",), ("centred", "dense"), ("den
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """How a CLIP computes, and what its weight file does not say about itself."""
+
+    PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+    ACTIVATIONS = ("quick_gelu", "gelu")
+
+    precision: str = setting(
+        "auto",
+        "Number format of CLIP's image encoder; auto takes 16 bits where the device is faster with them.",
+        choices=PRECISIONS,
+        rare=True,
+    )
+    clip_activation: str | None = setting(
+        None,
+        "For a weight FILE: the activation that it was trained with, quick_gelu for OpenAI's, gelu for most of LAION's.",
+        choices=ACTIVATIONS,
+        if_none="what the json in DIR says; quick_gelu for a FILE",
+        rare=True,
+    )
+    clip_pixels: str | None = setting(
+        None,
+        "For a weight FILE: how its images were normalised, openai, half, or MEAN/STD such as "
+        '"0.48,0.46,0.41/0.27,0.26,0.28".',
+        if_none="what the json in DIR says; openai for a FILE",
+        rare=True,
+    )
+
+    def __post_init__(self):
+        require_choices(self)
+
+
+@dataclass(frozen=True)
 class PseudolabelConfig:
     """How view embeddings become pseudo labels. The defaults of a paper's method are the paper's."""
 
@@ -29,49 +61,54 @@ class PseudolabelConfig:
         if_none="dense for a CLIP with a ResNet, else centred",
     )
     part: str = setting(
-        "final", "The final labels, or one of the two parts they combine.", methods=_CDUL, choices=PARTS
+        "final", "The final labels, or one of the two parts they combine.", methods=_CDUL, choices=PARTS, rare=True
     )
-    snippets: int = setting(3, "n of the n×n grid of snippets.", methods=_CDUL)
+    snippets: int = setting(3, "n of the n×n grid of snippets.", methods=_CDUL, rare=True)
     zeta: float = setting(
         0.5,
         "Threshold ζ: a class whose highest snippet score reaches it takes that maximum, any other class its minimum. "
         "0 always takes the maximum.",
         methods=_CDUL,
+        rare=True,
     )
     disagreement: float = setting(
-        0.0, "λ: weight of |global − aggregate| in the final labels (the paper's supplement).", methods=_CDUL
+        0.0, "λ: weight of |global − aggregate| in the final labels (the paper's supplement).", methods=_CDUL, rare=True
     )
     view_size: int | None = setting(
         None,
         "Side of the photo after resizing, in pixels.",
         methods=_CCD,
         if_none="10/7 of CLIP's input size",  # 448 -> 640
+        rare=True,
     )
-    max_entropy: float = setting(2.0, "A photo is confident up to this entropy, in nats.", methods=_CCD)
-    floor: float = setting(0.05, "Scores below this value are raised to it before debiasing.", methods=_CCD)
-    debias: bool = setting(True, "Divide the scores by the bias of each class.", methods=_CCD)
+    max_entropy: float = setting(2.0, "A photo is confident up to this entropy, in nats.", methods=_CCD, rare=True)
+    floor: float = setting(0.05, "Scores below this value are raised to it before debiasing.", methods=_CCD, rare=True)
+    debias: bool = setting(True, "Divide the scores by the bias of each class.", methods=_CCD, rare=True)
     grids: tuple[int, ...] = setting(
-        (1, 2, 3), "The views: an n×n grid for each n; 1 is the whole photo.", methods=_CENTRED
+        (1, 2, 3), "The views: an n×n grid for each n; 1 is the whole photo.", methods=_CENTRED, rare=True
     )
     rank_scale: float = setting(
-        0.4, "Scale of the softmax within a view, as a multiple of CLIP's logit scale.", methods=_CENTRED
+        0.4, "Scale of the softmax within a view, as a multiple of CLIP's logit scale.", methods=_CENTRED, rare=True
     )
     prior_photos: float = setting(
         30.0,
         "Weight of the other classes when the scores of one class are fitted, as a number of photos.",
         methods=_CENTRED,
+        rare=True,
     )
     profiles: bool = setting(
         True,
         "Also compare each view with the profile of each class, learned from the views that clearly show it. With dense: each "
         "cell, too.",
         methods=_CENTRED,
+        rare=True,
     )
     kinds: tuple[str, ...] = setting(
         ("views", "cells", "2"),
         "What is averaged: views (the centred labels), cells (those of the same views, without a further pass), and numbers: the "
         "cells of the whole photo at that multiple of CLIP's input size, each with a further pass.",
         methods=_DENSE,
+        rare=True,
     )
     attention: str = setting(
         "key",
@@ -79,13 +116,16 @@ class PseudolabelConfig:
         "queries or keys.",
         methods=_DENSE,
         choices=("identity", "query", "key"),
+        rare=True,
     )
     compound: bool = setting(
         False,
         'Also encode a prompt such as "cat and dog" for every pair of names, and give a class what its pairs have in common. '
         "For up to 400 names; it costs nothing per photo.",
     )
-    temperature: float | None = setting(None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights")
+    temperature: float | None = setting(
+        None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights", rare=True
+    )
 
     def __post_init__(self):
         if self.method is None:

@@ -11,15 +11,23 @@ from .fields import require_choices, setting
 class TableOptions:
     """How a .csv of another program is read, where its own content allows two readings. None: the table decides."""
 
-    path_column: str | None = setting(None, "The column with the photos.", if_none="path, filename, image and the like")
+    path_column: str | None = setting(
+        None, "The column with the photos.", if_none="path, filename, image and the like", rare=True
+    )
     split: str | None = setting(
-        None, "Read only the rows with this value in a column, as VALUE or COLUMN=VALUE.", if_none="all rows"
+        None, "Read only the rows with this value in a column, as VALUE or COLUMN=VALUE.", if_none="all rows", rare=True
     )
     minus_one: str | None = setting(
         None,
         "What -1 means. absent: 0 is then unknown, as in VOC's lists. unknown: 0 is then absent.",
         choices=("absent", "unknown"),
         if_none="absent, unless 0 is more frequent",
+        rare=True,
+    )
+    partial: bool = setting(
+        False,
+        "Accept a table of which fewer than half of the photos or classes match the other (of the smaller table).",
+        rare=True,
     )
 
     @property

@@ -80,12 +80,10 @@ class TrainConfig:
         "Network of the student, such as resnet18, mobilenet_v2 or clip-resnet. clip-head: only a layer on CLIP's own embeddings "
         "is fitted, in seconds; prediction then needs that CLIP.",
         if_none=_preset("arch"),
-        known=(*ARCHS, CLIP_ARCH, CLIP_HEAD),
     )
     init: str = setting(
         "imagenet",
         "Initial weights: imagenet (torchvision's), none, clip (those of the labels' CLIP, for clip-resnet), or a FILE.",
-        known=("imagenet", "none", "clip"),
     )
     size: int | None = setting(None, "Side of the student's square input, in pixels.", if_none=_preset("size"))
     epochs: int | None = setting(None, "Passes over the photos.", if_none=_scheduled(0), unused_by=_PROBE)
@@ -94,7 +92,7 @@ class TrainConfig:
     )
     lr: float | None = setting(None, "Learning rate of Adam.", if_none=_preset("lr"), unused_by=_PROBE)
     head_lr_factor: float = setting(  # CCD's; CDUL gives none
-        10.0, "Learning rate of the new last layer, as a multiple of the learning rate.", unused_by=_PROBE
+        10.0, "Learning rate of the new last layer, as a multiple of the learning rate.", unused_by=_PROBE, rare=True
     )
     head_init: str = setting(
         "labels",
@@ -102,22 +100,26 @@ class TrainConfig:
         '`method="probe"` fits it.',
         unused_by=_PROBE,
         choices=("labels", "probe"),
+        rare=True,
     )
     augment: str = setting(
         "flip",
         "Random changes of the photos. flip: half of them are mirrored. crop: also a random part of each, 50 to 100 % of its area.",
         unused_by=_PROBE,
         choices=("flip", "crop"),
+        rare=True,
     )
     average: float | None = setting(
         None,
         "Average the weights over this share of the training so far; 0 takes those of the last step.",
         if_none=f"{AVERAGED['fixed']:g}, or {AVERAGED['cdul']:g} with cdul and ccd, as in the papers",
         unused_by=_PROBE,
+        rare=True,
     )
     correction_weight: float = setting(
         4.0,  # a label that is wrong with probability e carries about (1 − 2e)² of the information of a certain one; e = ¼
         "A corrected label counts as much as this many others, see --corrections.",
+        rare=True,
     )
     seed: int = setting(0, "Seed of every random choice.")
     precision: str = setting(
@@ -125,20 +127,27 @@ class TrainConfig:
         "Number format of the training steps. auto: a 16-bit format on a GPU, bf16 on a CPU that is faster with it, else fp32.",
         choices=PRECISIONS,
         unused_by=_PROBE,
+        rare=True,
     )
     cache: bool = setting(
         True,
         "With more than one epoch, decode the photos once, into a file in the cache that is deleted at the end.",
         unused_by=_PROBE,
+        rare=True,
     )
     warmup: int = setting(  # CDUL gives no number; this is CCD's
-        2, "First epochs, with unchanged labels and one view of each photo.", methods=("consistent", "cdul", "ccd")
+        2,
+        "First epochs, with unchanged labels and one view of each photo.",
+        methods=("consistent", "cdul", "ccd"),
+        rare=True,
     )
-    label_rate: float = setting(1.0, "Step size η of the label step.", methods=_CDUL)
-    sigma: float = setting(1.0, "Width σ of the Gaussian gate ψ: which labels around ½ move.", methods=_CDUL)
-    label_every: int = setting(1, "A label step at the end of every k-th epoch after the warm-up.", methods=_CDUL)
+    label_rate: float = setting(1.0, "Step size η of the label step.", methods=_CDUL, rare=True)
+    sigma: float = setting(1.0, "Width σ of the Gaussian gate ψ: which labels around ½ move.", methods=_CDUL, rare=True)
+    label_every: int = setting(
+        1, "A label step at the end of every k-th epoch after the warm-up.", methods=_CDUL, rare=True
+    )
     cam_boost: float = setting(
-        3.0, "Factor for positive cells of the class maps, before pooling; 1 is off.", methods=_TWO_VIEWS
+        3.0, "Factor for positive cells of the class maps, before pooling; 1 is off.", methods=_TWO_VIEWS, rare=True
     )
     local_views: str = setting(
         "cam",
@@ -146,12 +155,24 @@ class TrainConfig:
         "on a grid, at random places, or none: no label update.",
         methods=_CCD,
         choices=LOCAL_VIEWS,
+        rare=True,
     )
-    update_keep: float = setting(0.2, "Share r of the old label that the label update keeps.", methods=_CCD)
+    update_keep: float = setting(0.2, "Share r of the old label that the label update keeps.", methods=_CCD, rare=True)
     consistency: float = setting(
-        1.0, "Weight of the loss between weak and strong view after the warm-up; 0 is off.", methods=_TWO_VIEWS
+        1.0,
+        "Weight of the loss between weak and strong view after the warm-up; 0 is off.",
+        methods=_TWO_VIEWS,
+        rare=True,
     )
-    stopping: bool = setting(True, "Stop early, when the label-free measure starts to rise faster.", methods=_CCD)
+    other_teacher: bool = setting(
+        False,
+        "Allow a different CLIP than the one that made the labels.",
+        methods=("ccd", "probe"),
+        rare=True,
+    )
+    stopping: bool = setting(
+        True, "Stop early, when the label-free measure starts to rise faster.", methods=_CCD, rare=True
+    )
 
     def __post_init__(self):
         if self.preset is None:

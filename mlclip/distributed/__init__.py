@@ -7,7 +7,6 @@ from .start import (
     rank_device,
     restarted,
     start_distributed,
-    status_for_launcher,
     stop_distributed,
 )
 
@@ -19,6 +18,5 @@ __all__ = [
     "rank_device",
     "restarted",
     "start_distributed",
-    "status_for_launcher",
     "stop_distributed",
 ]

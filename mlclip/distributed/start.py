@@ -105,11 +105,6 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def status_for_launcher(status: int) -> int:
-    """The exit status of a command that is done. torchrun takes each but 0 for a failure, and would start the job again."""
-    return 0 if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0 else status
-
-
 @cache
 def _join() -> None:
     """Join the process group, unless the caller has, and leave it when the process ends.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .find import STORE_MARK as STORE_MARK
     from .find import SUFFIXES as SUFFIXES
     from .find import Found as Found
+    from .find import Images as Images
     from .find import Photo as Photo
     from .find import Skip as Skip
     from .find import find_images as find_images
@@ -41,6 +42,7 @@ _MODULE_OF = {
     "STORE_MARK": "find",
     "SUFFIXES": "find",
     "Found": "find",
+    "Images": "find",
     "Photo": "find",
     "Skip": "find",
     "find_images": "find",

@@ -9,7 +9,6 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from ..config import InputError
@@ -71,8 +70,11 @@ class Found:
     repeated: int
 
 
-def find_images(sources: Sequence[str | Path]) -> Found:
-    """All photos that the sources name, each of them once. No photo is opened.
+Images = str | os.PathLike | Sequence[str | os.PathLike] | Found  # what `find_images` takes
+
+
+def find_images(sources: Images) -> Found:
+    """All photos that the sources name, each of them once. No photo is opened. What was found already is returned as it is.
 
     A source is one of: a folder, which is searched with all its subfolders for SUFFIXES in upper or lower case, without
     hidden names and mlclip's stores, and for .tar shards where it has no photos of its own; a file with any suffix; a .tar
@@ -82,7 +84,9 @@ def find_images(sources: Sequence[str | Path]) -> Found:
     each folder is searched once per source. The root is the deepest folder that contains all sources.
     Raises InputError if a source does not exist or is neither a file nor a folder, and if no photo is found.
     """
-    names = [os.fspath(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
+    if isinstance(sources, Found):
+        return sources
+    names = [os.fspath(source) for source in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
     if not names:
         raise InputError("No photos are named. Name a folder, files, or @list.txt.")
     gathered = [_gather(name) for name in names]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..config import InputError, TableOptions
 from ..files import check_output, load_plain, parse_json, save_plain
+from ..plain import check_fields
 from ..progress import SILENT, Progress
-from ..schema import SCHEMAS
 from .csv_table import check_names, read_csv
 from .datasets import DATASETS, looks_like, read_coco
 from .label_studio import read_label_studio
@@ -181,7 +181,7 @@ def _read_json(path: Path) -> dict:
         raise InputError(f"{path}: `scores` must contain one list per photo. Write the file again.")
     scores = [[_score(cell, str(path)) for cell in row] for row in rows]
     content |= {"scores": _tensor(scores, len(classes))}
-    SCHEMAS["labels"].check(content, str(path), f"Make the file again with `{MADE_BY}`.")
+    check_fields("labels", content, path, MADE_BY)
     return content
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..clip.weights import read_safetensors
 from ..config import CLIP_HEAD, InputError
 from ..files import atomic, load_plain, parse_json, save_plain
-from ..schema import SCHEMAS
+from ..plain import check_fields
 from .clip_head import ClipHead, clip_head_of, plain_clip
 from .model import Classifier, classifier_of
 
@@ -74,7 +74,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read the student of a `model.pt` or `model.safetensors`, in eval mode on `device`.
 
-    `schema.SCHEMAS["model"]` says what it must hold. InputError if the file is missing or damaged.
+    `plain.FIELDS["model"]` says what it must hold. InputError if the file is missing or damaged.
     """
     content = _load_safetensors(path) if is_safetensors(path) else load_plain(path, kind="model", made_by=MADE_BY)
     try:
@@ -178,5 +178,5 @@ def _load_safetensors(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: 'thresholds' are not a list of numbers. {again}") from error
     content = {name: facts[name] for name in FIELDS if name in facts}
     content |= {"weights": weights, "thresholds": thresholds, "meta": _meta_of(facts)}
-    SCHEMAS["model"].check(content, str(path), again)
+    check_fields("model", content, path, EXPORTED_BY)
     return content

@@ -11,20 +11,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..clip import load_clip
-from ..clip.model import CLIP
-from ..clip.open_clip_model import is_open_clip_name
 from ..clip.pixels import OPENAI, Pixels, pixels_of
-from ..clip.registry import find_name
+from ..clip.registry import find_name, is_open_clip_name
 from ..config import CLIP_HEAD, InputError
 from ..methods.linear_head import pooled_logits
 from ..progress import SILENT, Progress
-from ..teacher.scoring import Teacher
+
+if TYPE_CHECKING:  # a model that needs no CLIP does not import it
+    from ..clip.model import CLIP
+    from ..teacher.scoring import Teacher
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class ClipHead(nn.Module):
 
     def encoder_on(self, device: torch.device) -> Teacher:
         """The CLIP on a device. fp16 becomes fp32 on a CPU. InputError if it cannot be loaded."""
+        from ..teacher.scoring import Teacher
+
         self.load_encoder()
         if self._teacher is None or self._teacher.device != device:
             cpu_fp16 = device.type == "cpu" and self.needed.precision == "fp16"
@@ -118,6 +120,8 @@ class ClipHead(nn.Module):
 
 
 def _load(needed: ClipNeeded, clip: str | Path | None, offline: bool, progress: Progress) -> CLIP:
+    from ..clip import load_clip
+
     asked, wanted = str(clip or needed.name), f"CLIP {needed.name} (sha256 {needed.sha256[:12]}...)"
     if not (os.path.exists(asked) or find_name(asked) or is_open_clip_name(asked)):
         raise InputError(
@@ -155,7 +159,7 @@ def plain_clip(model: ClipHead) -> dict[str, Any]:
 
 
 def clip_head_of(content: Mapping[str, Any]) -> ClipHead:
-    """The model in the content of a `model.pt`, which `schema.SCHEMAS["model"]` has checked. InputError if it does not fit."""
+    """The model in the content of a `model.pt`, which `plain.FIELDS["model"]` has checked. InputError if it does not fit."""
     weights = content["weights"]
     model = ClipHead(
         content["classes"],

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..clip.encoders import ModifiedResNet
-from ..clip.model import IMAGE_MEAN, IMAGE_STD
+from ..clip.pixels import IMAGE_MEAN, IMAGE_STD
 from ..config import ARCHS, CLIP_ARCH, CLIP_HEAD, InputError
 from ..spelling import did_you_mean
 from .backbones import build_trunk
@@ -73,6 +72,8 @@ def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
 
 
 def _empty_clip_trunk(weights: Mapping[str, Tensor]) -> nn.Module:
+    from ..clip.encoders import ModifiedResNet
+
     layers = tuple(len({k.split(".")[1] for k in weights if k.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4))
     trunk = ModifiedResNet(64, weights["layer1.0.conv1.weight"].shape[0], layers, 1)
     trunk.attnpool = nn.Identity()
@@ -250,7 +251,7 @@ def _download(url: str, file: Path, arch: str, offline: bool) -> None:
 
 def _check_hash(file: Path, url: str, arch: str) -> None:
     """InputError if the sha256 of a file does not begin as its name says: `resnet18-f37072fd.pth` -> f37072fd."""
-    from ..clip.fetch import hash_file
+    from ..clip.registry import hash_file
 
     expected = file.stem.rsplit("-", 1)[-1]
     try:

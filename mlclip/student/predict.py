@@ -11,24 +11,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise, repeat
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..config import InputError
-from ..distributed import choose_device
-from ..images import Found, Photo, PhotoViews, photo_batches
+from ..config import CLIP_HEAD, MODEL_FILE, InputError, OptionError
+from ..distributed import choose_device, describe_device
+from ..images import Images, Photo, PhotoViews, find_images, photo_batches
 from ..images.batches import separate_unreadable
 from ..images.loader import Batch
 from ..labels.class_tree import ClassTree
 from ..labels.table import Labels
+from ..line_progress import LineProgress
+from ..machine import default_workers
 from ..methods.hierarchy import consistent_scores, consistent_thresholds
 from ..methods.thresholds import match_expected_positives
 from ..progress import SILENT, Progress
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, load_checkpoint
 from .clip_head import ClipHead
 from .model import Classifier
+from .onnx_model import is_onnx, load_onnx, predict_onnx
 
 CPU_SLICE = 16  # photos per forward pass on a CPU; the feature maps of more leave its cache
 
@@ -157,33 +161,59 @@ def _scores(network: nn.Module, pixels: Tensor, device: torch.device) -> Tensor:
     return logits.float().sigmoid().cpu()
 
 
-def predict(
-    found: Found,
-    checkpoint: Checkpoint,
-    *,
-    device: torch.device | str | None = None,
-    batch_size: int = 64,
-    num_workers: int = 2,
-    progress: Progress = SILENT,
-) -> Labels:
-    """Scores in [0, 1] of every class for the photos that `find_images` found.
+def load_model(
+    path: str | Path = MODEL_FILE, *, device: str = "auto", clip: str | None = None, offline: bool = False
+) -> Checkpoint:
+    """The student in a `model.pt` or `model.safetensors`, ready to predict. Raises InputError where the file is missing or damaged.
 
-    Photos that cannot be read have no row; `meta["skipped"]` lists them. `meta["thresholds"]` are the model's, per class. If the
-    classes of the model have a hierarchy or exclusive groups, scores and thresholds agree with them (see `methods.hierarchy`).
-    `device`: None uses a GPU where there is one. Raises InputError if no photo can be read.
+    For a model of `arch="clip-head"` its CLIP is loaded too: from the file `clip`, else by the name or path in the model. It is
+    downloaded if it is missing, unless `offline`.
     """
-    model = checkpoint.model
-    scores, unreadable = score_photos(
-        model, found.photos, device=device, batch_size=batch_size, num_workers=num_workers, progress=progress
-    )
+    checkpoint = load_checkpoint(path, choose_device(device))
+    if checkpoint.model.arch == CLIP_HEAD:
+        checkpoint.model.load_encoder(clip, offline=offline)
+    elif clip:
+        raise OptionError(f"{path} does not run CLIP; remove `clip`")
+    return checkpoint
+
+
+def predict(
+    images: Images,
+    model: Checkpoint | str | Path = MODEL_FILE,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "auto",
+    num_workers: int | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Labels:
+    """Scores in [0, 1] of photos, as `mlclip predict` computes them; CLIP is only needed for a model of `arch="clip-head"`.
+
+    `images`: a folder, a file, a pattern, "@list.txt", several of these, or the result of `find_images`. `model` is a file (.pt, or
+    .safetensors or .onnx of `mlclip export`) or what `load_model` or `train` returned. Photos that cannot be read have no row;
+    `meta["skipped"]` lists them. `meta["thresholds"]` are the model's, per class. If the classes of the model have a hierarchy or
+    exclusive groups, scores and thresholds agree with them (see `methods.hierarchy`). Raises InputError.
+    """
+    progress = progress or LineProgress()
+    running = {"batch_size": batch_size, "num_workers": default_workers() if num_workers is None else num_workers}
+    if is_onnx(model):
+        table = predict_onnx(find_images(images), load_onnx(model, str(device)), progress=progress, **running)
+        return Labels(table.paths, table.classes, table.scores, table.root, table.meta)
+    checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
+    network, found, device = checkpoint.model, find_images(images), choose_device(device or "auto")
+    if isinstance(network, ClipHead):
+        network.load_encoder(offline=offline, progress=progress)
+    progress.detail(f"{len(found.photos)} photos in {found.root}; {network.arch}; {describe_device(device)}")
+    scores, unreadable = score_photos(network, found.photos, device=device, progress=progress, **running)
     readable, skipped = separate_unreadable(found, unreadable)
     if not scores[readable].isfinite().all():
         raise InputError("the scores of the model are not finite. Train it again.")
     meta = {"thresholds": thresholds_of(checkpoint).tolist(), "skipped": [[s.path, s.reason] for s in skipped]}
     if "hierarchy" in checkpoint.meta and checkpoint.consistent:
-        scores = make_consistent(scores, model.classes, checkpoint.meta)
+        scores = make_consistent(scores, network.classes, checkpoint.meta)
         meta["hierarchy"] = checkpoint.meta["hierarchy"]
-    return Labels([found.photos[i].path for i in readable], model.classes, scores[readable], root=found.root, meta=meta)
+    paths = [found.photos[row].path for row in readable]
+    return Labels(paths, network.classes, scores[readable], root=found.root, meta=meta)
 
 
 def make_consistent(scores: Tensor, classes: Sequence[str], meta: Mapping[str, Any]) -> Tensor:
