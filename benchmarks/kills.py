@@ -28,8 +28,7 @@ from mlclip.demo import write_scenes
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SMALL_SHARDS = (
-    "import sys, mlclip.teacher.fill as e, mlclip.training.crop_labels as c; e.SHARD_PHOTOS = 4; c.SHARD_PHOTOS = 4;"
-    "from mlclip.cli import main; main(sys.argv[1:])"
+    "import sys, mlclip.teacher.fill as e; e.SHARD_PHOTOS = 4;from mlclip.cli import main; main(sys.argv[1:])"
 )
 COMMANDS = ("pseudolabel", *mlclip.TrainConfig.METHODS)
 STUDENT = ["--arch", "clip-resnet", "--init", "clip", "--size", "64"]

@@ -228,6 +228,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "weights": _WEIGHTS,
         "optimizer": Field(lambda v: _is_dict(v) and _is_dict(v.get("state")), "the state of an optimizer"),
         "given": _TABLE,
+        "photos": Field(_is_list_of(_is_text), "a list of file names"),
         "update": _DICT,
         "skipped": Field(_is_dict_of(_is_text, _is_text), "a dict of paths with reasons"),
         "log": Field(_is_list_of(_is_dict_of(_is_text, _is_number)), "a list with numbers of each epoch"),
@@ -236,13 +237,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "cells": _SHARD,
     "features": _SHARD,
     "photos": {"photos": _PHOTOS, "content": _HASHES},
-    "update": {
-        "run": _TEXT,
-        "rows": Field(_is_list_of(_is_whole), "a list of whole numbers, 0 or more"),
-        "known": _TABLE,
-    },
 }
-_SAME_LENGTH = {"model": ("thresholds", "classes"), "update": ("known", "rows"), "photos": ("content", "photos")}
+_SAME_LENGTH = {"model": ("thresholds", "classes"), "photos": ("content", "photos")}
 _SAME_LENGTH |= dict.fromkeys(("embeddings", "cells", "features"), ("embeddings", "content", "bytes"))
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from mlclip.clip import load_clip
 from mlclip.config import InputError, OptionError, PseudolabelConfig, TrainConfig
-from mlclip.distributed import Distributed
+from mlclip.distributed import Runtime
 from mlclip.images import PhotoCrops, crop_size, find_images, open_image
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods import ccd
-from mlclip.progress import SILENT, Progress
+from mlclip.progress import Progress
 from mlclip.report.build import render_report
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
@@ -25,9 +25,8 @@ from mlclip.teacher.pseudolabel import pseudolabel
 from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
 from mlclip.teacher.where import CellMaps
 from mlclip.training.augment import jitter_colours, jitter_table
-from mlclip.training.crop_labels import crop_scorer_for, local_labels
-from mlclip.training.label_step import stopping_measure
-from mlclip.training.local_views import choose_local_views, pictured_rows
+from mlclip.training.epoch_log import stopping_measure
+from mlclip.training.local_views import choose_local_views, crop_scorer_for, local_labels, pictured_rows
 from mlclip.training.loop import train
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
@@ -165,69 +164,50 @@ def test_the_strong_view_depends_only_on_its_row_and_changes_only_colours():
     assert len(jitter_colours(grey, table[:1]).unique()) == 1
 
 
-def local_views_of(choice, photos, labels, seed=0, cells=None):
+BOXES = [[(0.1, 0.0, 0.6, 0.5), (0.2, 0.3, 1.0, 1.0)]] * 11 + [[]]
+
+
+def local_views_of(photos, labels, cells=None):
     torch.manual_seed(0)
     model = Classifier("resnet18", labels.classes, 64)
     scores = torch.tensor([[0.9, 0.8, 0.1]] * 11 + [[0.0, 0.0, 0.0]])
-    found = find_images([photos]).photos
-    config = replace(CONFIG, local_views=choice, seed=seed)
-    return choose_local_views(
-        model,
-        found,
-        scores,
-        0.5,
-        config,
-        num_workers=0,
-        distributed=Distributed(),
-        progress=SILENT,
-        cells=cells,
-    ), found
+    return choose_local_views(model, find_images([photos]).photos, scores, 0.5, Runtime(num_workers=0), cells)
 
 
-def test_every_choice_of_local_views_has_the_same_number_of_views(photos, labels, teacher):
-    cells = CellMaps(teacher, torch.eye(3, teacher.clip.embed_dim), 10.0, torch.zeros(3))
-    for choice in ("cam", "cells", "grid", "random"):
-        views, _ = local_views_of(choice, photos, labels, cells=cells)
-        assert [len(boxes) for boxes in views.boxes] == [2] * 11 + [0], choice
+def test_a_photo_has_as_many_local_views_as_classes_above_the_threshold(photos, labels, teacher):
+    for cells in (None, CellMaps(teacher, torch.eye(3, teacher.clip.embed_dim), 10.0, torch.zeros(3))):
+        views = local_views_of(photos, labels, cells)
+        assert [len(boxes) for boxes in views.boxes] == [2] * 11 + [0]
         for x0, y0, x1, y1 in (box for boxes in views.boxes for box in boxes):
             assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
-        again, _ = local_views_of(choice, photos, labels, cells=cells)
-        assert again.boxes == views.boxes
+        assert local_views_of(photos, labels, cells).boxes == views.boxes
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_no_photo_above_the_threshold_is_no_error(photos, labels, teacher, tmp_path, num_workers):
+def test_no_photo_above_the_threshold_is_no_error(photos, labels, teacher, num_workers):
     model, found = Classifier("resnet18", labels.classes, 64), find_images([photos]).photos
-    rest = {"num_workers": num_workers, "distributed": Distributed(), "progress": SILENT}
-    views = choose_local_views(model, found, torch.zeros(12, 3), 0.5, CONFIG, **rest)
+    runtime = Runtime(num_workers=num_workers)
+    views = choose_local_views(model, found, torch.zeros(12, 3), 0.5, runtime)
     assert views.boxes == views.classes == [[]] * 12 and not views.maps
     scorer = crop_scorer_for(labels, teacher)
-    local = local_labels(scorer, found, views.boxes, tmp_path / "u", "run", **rest)
+    local = local_labels(scorer, found, views.boxes, runtime)
     assert torch.allclose(local, (0.05 / scorer.bias).expand(12, -1))
 
 
 def test_maps_are_kept_for_the_report(photos, labels):
-    views, _ = local_views_of("cam", photos, labels)
+    views = local_views_of(photos, labels)
     assert views.classes == [[0, 1]] * 11 + [[]]
     assert sorted(views.maps) == list(range(11)) and views.maps[0].shape == (2, 2, 2)
     assert pictured_rows(120)[:3] == [0, 2, 4] and len(pictured_rows(1000)) == 60
 
 
-def test_local_labels_equal_those_of_scoring_one_crop_at_a_time(photos, labels, teacher, tmp_path):
-    views, found = local_views_of("random", photos, labels)
-    scorer = crop_scorer_for(labels, teacher)
-    local = local_labels(
-        scorer,
-        found,
-        views.boxes,
-        tmp_path / "u",
-        "run",
-        num_workers=0,
-        distributed=Distributed(),
-        progress=SILENT,
-    )
+@pytest.mark.parametrize("at_once", [4, 256])
+def test_local_labels_equal_those_of_scoring_one_crop_at_a_time(photos, labels, teacher, monkeypatch, at_once):
+    monkeypatch.setattr("mlclip.training.local_views.PHOTOS_AT_ONCE", at_once)
+    scorer, found = crop_scorer_for(labels, teacher), find_images([photos]).photos
+    local = local_labels(scorer, found, BOXES, Runtime(num_workers=0))
     text = class_embeddings(teacher, list(CLASSES.values()), ["a photo of a {}"])
-    for row, boxes in enumerate(views.boxes):
+    for row, boxes in enumerate(BOXES):
         _, crops = PhotoCrops([found[row]], [boxes], 96, 32)[0]
         scores = [class_scores(teacher.embed_views(crop[None])[0], text, teacher.logit_scale) for crop in crops]
         expected = ccd.local_scores(torch.stack(scores) if scores else torch.empty(0, 3), scorer.bias)
@@ -235,51 +215,15 @@ def test_local_labels_equal_those_of_scoring_one_crop_at_a_time(photos, labels, 
     assert torch.allclose(local[11], 0.05 / scorer.bias)
 
 
-def test_an_interrupted_update_continues_without_repeating_finished_parts(
-    photos, labels, teacher, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("mlclip.training.crop_labels.SHARD_PHOTOS", 4)
-    views, found = local_views_of("random", photos, labels)
-    rest = {"num_workers": 0, "distributed": Distributed(), "progress": SILENT}
-    whole = local_labels(crop_scorer_for(labels, teacher), found, views.boxes, tmp_path / "a", "run", **rest)
-
-    class Counting:
-        crops, fail_after = 0, math.inf
-
-        def __getattr__(self, name):
-            return getattr(teacher, name)
-
-        def embed_views(self, pixels):
-            if self.crops >= self.fail_after:
-                raise KeyboardInterrupt
-            self.crops += len(pixels)
-            return teacher.embed_views(pixels)
-
-    counting = Counting()
-    counting.fail_after = 8
-    scorer = replace(crop_scorer_for(labels, teacher), teacher=counting)
-    with pytest.raises(KeyboardInterrupt):
-        local_labels(scorer, found, views.boxes, tmp_path / "b", "run", **rest)
-    counting.crops, counting.fail_after = 0, math.inf
-    resumed = local_labels(scorer, found, views.boxes, tmp_path / "b", "run", **rest)
-    assert torch.equal(resumed, whole)
-    assert 0 < counting.crops < 22
-    other = local_labels(scorer, found, views.boxes, tmp_path / "b", "another run", **rest)
-    assert torch.equal(other, whole) and counting.crops > 22
-
-
-def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, teacher, tmp_path):
+def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, teacher):
     made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"})
     scorer, found = crop_scorer_for(made, teacher), find_images([photos]).photos
-    boxes = [[(0.0, 0.0, 0.5, 0.5), (0.2, 0.2, 1.0, 1.0)]] * 11 + [[]]
-    local = local_labels(
-        scorer, found, boxes, tmp_path / "u", "run", num_workers=0, distributed=Distributed(), progress=SILENT
-    )
+    local = local_labels(scorer, found, BOXES, Runtime(num_workers=0))
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
     level = torch.tensor(list(made.meta["levels"].values())).mean(0)
     slope, offset = torch.tensor(made.meta["mixture"])
     for row in range(11):
-        _, crops = PhotoCrops([found[row]], [boxes[row]], teacher.input_size, 32)[0]
+        _, crops = PhotoCrops([found[row]], [BOXES[row]], teacher.input_size, 32)[0]
         shares = [
             ((teacher.embed_views(c[None])[0] @ text.T - level) * 0.4 * teacher.logit_scale).softmax(0) for c in crops
         ]
@@ -302,7 +246,6 @@ def test_the_training_updates_the_labels_once_and_resumes_bit_for_bit(labels, te
 
     settings = {"config": CONFIG, "teacher": teacher, "num_workers": 0}
     whole = train(labels, tmp_path / "whole.pt", save_labels=tmp_path / "whole.labels.pt", **settings)
-    assert not (tmp_path / "whole.update").exists()
     step, calls = module.weight_step, 0
 
     def interrupted(*args):
@@ -336,7 +279,7 @@ def test_the_stopping_measure_uses_only_labels_that_are_exactly_one():
 
 def test_a_training_stops_early_and_reports_it(labels, teacher, tmp_path, monkeypatch):
     measures = iter([0.5, 0.6, 0.65, 0.9, 0.95, 1.0])
-    monkeypatch.setattr("mlclip.training.label_step.stopping_measure", lambda *_: next(measures))
+    monkeypatch.setattr("mlclip.training.epoch_log.stopping_measure", lambda *_: next(measures))
     lines, progress = [], Progress()
     monkeypatch.setattr(progress, "log", lines.append)
     config = replace(CONFIG, epochs=9, stopping=True)
@@ -358,7 +301,7 @@ def test_consistent_is_the_student_of_ccd_without_its_teacher(labels, tmp_path):
 
 
 def test_settings_of_another_method_are_option_errors():
-    for wrong in ({"local_views": "grid"}, {"update_keep": 0.5}, {"stopping": False}, {"sigma": 0.5}):
+    for wrong in ({"local_views": "cells"}, {"update_keep": 0.5}, {"stopping": False}, {"sigma": 0.5}):
         with pytest.raises(OptionError, match=r'has no effect with `method="consistent"`'):
             TrainConfig(method="consistent", **wrong)
     with pytest.raises(OptionError, match=r'`consistency` .*`method="consistent"` or `method="ccd"`'):

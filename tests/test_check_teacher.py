@@ -12,7 +12,7 @@ from mlclip.clip.families import FAMILIES, in_hub_cache
 from mlclip.clip.pixels import Pixels
 from mlclip.config import InputError
 from mlclip.teacher.scoring import Teacher
-from mlclip.training.crop_labels import crop_scorer_for
+from mlclip.training.local_views import crop_scorer_for
 
 
 @pytest.fixture

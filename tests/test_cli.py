@@ -69,6 +69,12 @@ def test_csv_json_and_jsonl_contain_the_same_scores(scenes):
     assert [row["path"] for row in table] == [item["path"] for item in lines]
     assert all(abs(float(row["star"]) - item["scores"]["star"]) < 1e-5 for row, item in zip(table, lines, strict=True))
     assert list(table[0]) == ["path", *KINDS]
+    for form, text in texts.items():
+        (scenes / f"p.{form}").write_text(text)
+        back = read_labels(scenes / f"p.{form}")
+        assert back.classes == list(KINDS) and back.scores[0, 0] == pytest.approx(
+            lines[0]["scores"][KINDS[0]], abs=1e-5
+        )
 
 
 def test_topk_and_threshold_select_classes(scenes):

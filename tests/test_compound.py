@@ -14,7 +14,7 @@ from mlclip.images import find_images
 from mlclip.methods import compound
 from mlclip.teacher.pseudolabel import pseudolabel
 from mlclip.teacher.scoring import Teacher, class_embeddings, embeddings_of
-from mlclip.training.crop_labels import crop_scorer_for
+from mlclip.training.local_views import crop_scorer_for
 
 NAMES = ["red", "green thing", "blue", "sky"]
 TEMPLATES = ["a photo of a {}", "the {}"]

@@ -23,7 +23,7 @@ from mlclip.teacher.label import label_by_view_sets
 from mlclip.teacher.pseudolabel import pseudolabel
 from mlclip.teacher.scoring import Teacher
 from mlclip.teacher.store import MemoryViews, Store, default_store
-from mlclip.training.crop_labels import crop_scorer_for
+from mlclip.training.local_views import crop_scorer_for
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
 CENTRED, DENSE = PseudolabelConfig(), PseudolabelConfig("dense", kinds=("views", "cells", "2"))

@@ -20,8 +20,8 @@ from mlclip.methods.thresholds import match_expected_positives
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.training.label_step import label_step
 from mlclip.training.loop import train
-from mlclip.training.resume import resume_file
 from mlclip.training.schedule import label_step_due
+from mlclip.training.state import resume_file
 from mlclip.training.weight_step import weight_step
 
 CLASSES = ["red", "green", "blue"]

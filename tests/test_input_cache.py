@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from mlclip.cli.cache import cache as cache_command
 from mlclip.config import InputError, TrainConfig
-from mlclip.distributed import Distributed
+from mlclip.distributed import Distributed, Runtime
 from mlclip.files import cache_folder
 from mlclip.images import PhotoViews, find_images, photo_batches
 from mlclip.labels.table import Labels, write_labels
@@ -32,7 +32,6 @@ from mlclip.training.input_cache import open_input_cache
 from mlclip.training.loop import train
 
 CONFIG = TrainConfig(method="fixed", arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
-HERE = Distributed()
 
 
 class Messages(Progress):
@@ -59,7 +58,7 @@ def labels(photos) -> Labels:
 
 @pytest.mark.parametrize("num_threads", [0, 3])
 def test_the_batches_of_the_cache_are_those_of_the_loader(found, num_threads):
-    cache = open_input_cache(found.photos, 64, num_threads, HERE, SILENT)
+    cache = open_input_cache(found.photos, 64, Runtime(num_workers=num_threads))
     order = [3, 11, 5, 0, 7, 5, 2, 9]
     expected = list(photo_batches(PhotoViews(found.photos, 64), batch_size=3, order=order))
     batches = list(cache.batches(order, 3))
@@ -95,7 +94,7 @@ def left() -> list[Path]:
 
 def test_the_cache_is_announced_and_its_file_has_no_name(labels, found, tmp_path):
     messages = Messages()
-    cache = open_input_cache(found.photos, 64, 2, HERE, messages)
+    cache = open_input_cache(found.photos, 64, Runtime(num_workers=2, progress=messages))
     assert messages.lines == [f"input cache: 12 photos, 0 MB in {cache_folder() / 'inputs'}"]
     assert cache.pixels[0].any() and not left()
 
@@ -107,10 +106,10 @@ def test_one_epoch_and_no_cache_make_no_file(labels, tmp_path):
 
 
 def test_two_caches_of_the_same_photos_do_not_share_anything(found, photos):
-    first = open_input_cache(found.photos, 64, 0, HERE, SILENT)
+    first = open_input_cache(found.photos, 64, Runtime(num_workers=0))
     before = first.pixels.copy()
     shutil.copyfile(photos / "01.jpg", photos / "07.jpg")
-    second = open_input_cache(found.photos, 64, 0, HERE, SILENT)
+    second = open_input_cache(found.photos, 64, Runtime(num_workers=0))
     assert np.array_equal(second.pixels[7], second.pixels[1]) and np.array_equal(first.pixels, before)
 
 
@@ -121,8 +120,19 @@ def test_a_training_works_with_the_defaults_again_beside_another_and_after_a_kil
     """The command with its default workers and cache, as a process: a second training, and one that is killed and continued."""
     monkeypatch.chdir(tmp_path)
     write_labels(labels, "labels.pt")
-    options = ["--method", method, "--init", "none", "--size", "64", "--batch-size", "4", "--epochs", "10"]
-    options += ["--warmup", "1"] * (method == "consistent")
+    options = [
+        "--method",
+        "consistent",
+        "--warmup",
+        "1",
+        "--arch",
+        "mobilenet_v3_small",
+        "--init",
+        "none",
+        "--size",
+        "64",
+    ]
+    options += ["--batch-size", "4", "--epochs", "10"]
 
     def start(output: str, *more: str) -> subprocess.Popen:
         command = [sys.executable, "-W", "error", "-m", "mlclip", "train", *options, "-o", output, *more]
@@ -157,7 +167,7 @@ def test_a_disk_that_gets_full_falls_back_to_no_cache_with_a_message(found, monk
 
     monkeypatch.setattr(input_cache, "read_batches", full)
     messages = Messages()
-    assert open_input_cache(found.photos, 64, 0, HERE, messages) is None
+    assert open_input_cache(found.photos, 64, Runtime(num_workers=0, progress=messages)) is None
     assert messages.lines[-1].endswith("(No space left on device). Every epoch decodes the photos again.")
     assert not left()
 
@@ -169,11 +179,11 @@ def test_a_cache_folder_that_cannot_be_written_is_replaced_by_the_folder_for_tem
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file"))
     messages = Messages()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert open_input_cache(found.photos, 64, 0, HERE, messages).pixels[0].any()
+    assert open_input_cache(found.photos, 64, Runtime(num_workers=0, progress=messages)).pixels[0].any()
     assert messages.lines == [f"input cache: 12 photos, 0 MB in {tmp_path}"]
     assert not list(tmp_path.glob("mlclip-inputs-*"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    assert open_input_cache(found.photos, 64, 0, HERE, messages) is None
+    assert open_input_cache(found.photos, 64, Runtime(num_workers=0, progress=messages)) is None
     assert messages.lines[-1].startswith("no input cache: neither the cache nor $TMPDIR can be written")
 
 
@@ -198,7 +208,7 @@ def caches_of_two_ranks(found, hosts: tuple[str, str], messages: tuple[Progress,
     meet, values = threading.Barrier(2), [None, None]
     ranks = [TwoRanks(rank, host, meet, values) for rank, host in enumerate(hosts)]
     with ThreadPoolExecutor(2) as pool:
-        opened = [pool.submit(open_input_cache, found.photos, 64, 0, ranks[i], messages[i]) for i in (0, 1)]
+        opened = [pool.submit(open_input_cache, found.photos, 64, Runtime(ranks[i], 0, messages[i])) for i in (0, 1)]
         return [future.result() for future in opened]
 
 
@@ -208,7 +218,7 @@ def test_ranks_share_the_work_on_one_machine_and_every_rank_has_all_photos(found
     monkeypatch.setattr(
         input_cache, "read_batches", lambda photos, *a, **k: decoded.append(len(photos)) or original(photos, *a, **k)
     )
-    alone = open_input_cache(found.photos, 64, 0, HERE, SILENT)
+    alone = open_input_cache(found.photos, 64, Runtime(num_workers=0))
     for cache in caches_of_two_ranks(found, hosts):
         assert np.array_equal(cache.pixels, alone.pixels) and cache.unreadable.keys() == {5}
     assert decoded == ([12, 6, 6] if hosts[0] == hosts[1] else [12, 12, 12]) and not left()

@@ -18,16 +18,15 @@ from mlclip.images import PhotoViews, find_images
 from mlclip.labels.table import Labels, write_labels
 from mlclip.methods import linear_head
 from mlclip.methods.linear_head import choose_l2, fit_head
-from mlclip.progress import SILENT
 from mlclip.student import features as features_module
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.features import feature_key, photo_features
 from mlclip.student.model import Classifier
 from mlclip.student.predict import predict
 from mlclip.teacher.cache import clear_stores, list_stores
+from mlclip.training.augment import SMALLEST, crop_boxes, crops
 from mlclip.training.loop import resume_file, train
 from mlclip.training.probe import fit_probe
-from mlclip.training.random_crop import SMALLEST, crop_boxes, crops
 from mlclip.training.start import start_training
 from mlclip.training.weight_step import epoch_batches
 
@@ -160,7 +159,7 @@ def test_a_probe_needs_no_cache(labels, tmp_path, monkeypatch, capsys):
     write_labels(labels, tmp_path / "labels.pt")
     options = ["--method", "probe", "--arch", "resnet18", "--init", "none", "--size", "64"]
     assert _status(["train", "--labels", str(tmp_path / "labels.pt"), "-o", str(tmp_path / "b.pt"), *options]) == 0
-    assert "the features are not kept: cannot " in capsys.readouterr().err
+    assert "the features are not kept: 12 photos are not in the store of features " in capsys.readouterr().err
     found = load_checkpoint(tmp_path / "b.pt")
     assert torch.equal(found.model.head.weight, expected.model.head.weight)
     assert torch.equal(found.thresholds, expected.thresholds)
@@ -182,7 +181,7 @@ def test_a_probe_learns_colours_and_leaves_the_trunk_as_it_is(labels, tmp_path):
     again = load_checkpoint(tmp_path / "m.pt")
     predicted = predict(find_images([labels.root]), again, num_workers=0)
     assert predicted.scores.argmax(1).tolist() == [n % 3 for n in range(12)]
-    start = start_training(labels, replace(FIXED), True, 0, Distributed(), SILENT).model.trunk.state_dict()
+    start = start_training(labels, replace(FIXED), Runtime(), offline=True).model.trunk.state_dict()
     assert all(torch.equal(value, start[name]) for name, value in again.model.trunk.state_dict().items())
     assert checkpoint.meta["settings"]["method"] == "probe" and checkpoint.meta["root"] == labels.root
     with open(tmp_path / "m.log.csv", newline="") as file:

@@ -35,7 +35,7 @@ from mlclip.teacher.fill import filled_stores
 from mlclip.teacher.scoring import Teacher
 from mlclip.teacher.store import Key, Store
 from mlclip.training import loop
-from mlclip.training.batch_norm import sync_batch_norm
+from mlclip.training.start import sync_batch_norm
 
 CLASSES = ["red", "green", "blue"]
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

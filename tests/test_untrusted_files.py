@@ -340,13 +340,13 @@ VALID = {
     "resume": {
         "run": {"settings": {}, "labels": "0"}, "epochs": 1, "weights": {"a": torch.ones(1)}, "given": torch.ones(2, 1),
         "optimizer": {"state": {}, "param_groups": [{}]}, "latent": None, "update": {}, "average": None, "skipped": {}, "log": [],
+        "precision": "fp32", "photos": ["a", "b"],
     },
     **{
         kind: {"content": torch.zeros(1, 16, dtype=torch.uint8), "bytes": [1], "embeddings": torch.ones(1, 2, 3).half()}
         for kind in ("embeddings", "features", "cells")
     },
     "photos": {"photos": [["a", 1, 2]], "content": torch.zeros(1, 16, dtype=torch.uint8)},
-    "update": {"run": "0", "rows": [0], "known": torch.ones(1, 2)},
 }  # fmt: skip
 
 
@@ -392,18 +392,18 @@ def test_a_resume_file_of_another_training_is_refused_and_named(photos, tmp_path
     paths = sorted(file.name for file in photos.iterdir())
     labels = Labels(paths, CLASSES, torch.rand(12, 3), root=str(photos))
     settings = {"arch": "mobilenet_v3_small", "init": "none", "size": 64, "epochs": 1, "batch_size": 12}
-    from mlclip.distributed import Distributed
-    from mlclip.progress import SILENT
-    from mlclip.training.resume import save_state
+    from mlclip.distributed import Runtime
     from mlclip.training.start import start_training
+    from mlclip.training.state import save_state
 
     config = TrainConfig(**settings)
-    save_state(start_training(labels, config, True, 0, Distributed(), SILENT), tmp_path / "model.resume.pt")
-    start_training(labels, config, True, 0, Distributed(), SILENT, tmp_path / "model.resume.pt")
+    saved = {"offline": True, "resume_from": tmp_path / "model.resume.pt"}
+    save_state(start_training(labels, config, Runtime(), offline=True), tmp_path / "model.resume.pt")
+    start_training(labels, config, Runtime(), **saved)
     content = torch.load(tmp_path / "model.resume.pt", weights_only=True)
     torch.save({**content, **change}, tmp_path / "model.resume.pt")
     with pytest.raises(InputError, match=r"model\.resume\.pt"):
-        start_training(labels, config, True, 0, Distributed(), SILENT, tmp_path / "model.resume.pt")
+        start_training(labels, config, Runtime(), **saved)
 
 
 # Names, seeds, folders, locks

@@ -56,7 +56,7 @@ class TrainConfig:
     """How the student learns. What is None takes the value of the preset, by default the papers' for VOC."""
 
     METHODS = ("fixed", "probe", "consistent", "cdul", "ccd")
-    LOCAL_VIEWS = ("cam", "cells", "grid", "random", "none")
+    LOCAL_VIEWS = ("cam", "cells", "none")
     PRECISIONS = ("auto", "fp32", "bf16")
 
     method: str | None = setting(
@@ -152,7 +152,7 @@ class TrainConfig:
     local_views: str = setting(
         "cam",
         "Where CLIP looks again: where the student sees a class (cam), where the cells of CLIP's own feature map show it (cells), "
-        "on a grid, at random places, or none: no label update.",
+        "or none: no label update.",
         methods=_CCD,
         choices=LOCAL_VIEWS,
         rare=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,20 @@ def read_labels(
     if not path.is_file():
         raise InputError(f"{path} not found. Make a labels file with `{MADE_BY}`.")
     try:
-        if suffix in (".pt", ".json"):
-            content = load_plain(path, kind="labels", made_by=MADE_BY) if suffix == ".pt" else _read_json(path)
-            labels = Labels(**{name: content[name] for name in ("paths", "classes", "scores", "root", "meta")})
+        if suffix == ".pt":
+            labels = _from_content(load_plain(path, kind="labels", made_by=MADE_BY))
+        elif suffix == ".json":
+            content = _json(load_text(path), path, 1)
+            labels = (
+                _from_objects(enumerate(content, start=1), path)
+                if isinstance(content, list)
+                else _read_json(content, path)
+            )
+        elif suffix == ".jsonl":
+            lines = enumerate(load_text(path).split("\n"), start=1)
+            labels = _from_objects([(n, _json(line, path, n)) for n, line in lines if line.strip()], path)
         else:
-            jsonl = suffix == ".jsonl"
-            paths, classes, rows = _read_jsonl(path) if jsonl else read_csv(path, options, progress.log, known_classes)
+            paths, classes, rows = read_csv(path, options, progress.log, known_classes)
             labels = Labels(paths, classes, _tensor(rows, len(classes)))
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
@@ -170,8 +178,8 @@ def _check_plain(value: Any, where: str) -> None:
         )
 
 
-def _read_json(path: Path) -> dict:
-    content = _json(load_text(path), path, 1)
+def _read_json(content: Any, path: Path) -> Labels:
+    """The labels in the object of a .json of `write_labels`."""
     if not isinstance(content, dict) or not isinstance(content.get("scores"), list):
         raise InputError(f"{path} is not a labels file. If it has one object per line, rename it to .jsonl.")
     if content.get("format") != "mlclip.labels" or content.get("version") != 1:
@@ -182,16 +190,20 @@ def _read_json(path: Path) -> dict:
     scores = [[_score(cell, str(path)) for cell in row] for row in rows]
     content |= {"scores": _tensor(scores, len(classes))}
     check_fields("labels", content, path, MADE_BY)
-    return content
+    return _from_content(content)
 
 
-def _read_jsonl(path: Path) -> tuple[list[str], list[str], list[list[float]]]:
-    """A table from lines of `write_labels`. Other keys are ignored. A class that is missing in a line is unknown."""
+def _from_content(content: dict) -> Labels:
+    return Labels(**{name: content[name] for name in ("paths", "classes", "scores", "root", "meta")})
+
+
+def _from_objects(objects: Iterable[tuple[int, Any]], path: Path) -> Labels:
+    """The labels in the numbered lines of a .jsonl, or in the list that `mlclip predict --format json` prints.
+
+    Other keys than `path` and `scores` are ignored. A class that is missing in an object is unknown for that photo.
+    """
     paths, lines, found = [], [], []
-    for line, text in enumerate(load_text(path).split("\n"), start=1):
-        if not text.strip():
-            continue
-        photo = _json(text, path, line)
+    for line, photo in objects:
         if not (
             isinstance(photo, dict) and isinstance(photo.get("path"), str) and isinstance(photo.get("scores"), dict)
         ):
@@ -203,7 +215,8 @@ def _read_jsonl(path: Path) -> tuple[list[str], list[str], list[list[float]]]:
         found.append({name: _score(cell, f"{path}, line {line}") for name, cell in photo["scores"].items()})
     check_names(paths, lines, path, "path")
     classes = list(dict.fromkeys(name for scores in found for name in scores))
-    return paths, classes, [[scores.get(name, math.nan) for name in classes] for scores in found]
+    rows = [[scores.get(name, math.nan) for name in classes] for scores in found]
+    return Labels(paths, classes, _tensor(rows, len(classes)))
 
 
 def _json(text: str, path: Path, line: int) -> Any:

@@ -1,4 +1,7 @@
-"""The report of every epoch: a line of text, a CSV file beside the model, and TensorBoard where it is installed."""
+"""The report of every epoch: its facts, as a line of text, in a CSV file beside the model, and in TensorBoard where it is installed.
+
+Letters: N photos, C classes.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,77 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..config import InputError
 from ..files import atomic, beside
+from ..images import Photo
+from ..labels.metrics import average_precision, mean_average_precision
+from ..labels.table import Labels
+from ..methods.cdul import bernoulli_entropy
+from .schedule import label_step_due, stopping_measure_due
+from .state import TrainingState
 
 MIN_FREE_BYTES = 65536  # that TensorBoard's folder must have
 REPORT_ONLY = "report_only"  # suffix of the name of every number that uses true labels
+
+
+def epoch_facts(
+    state: TrainingState, epoch: int, before: Tensor, predictions: Tensor | None, truth: Labels | None
+) -> dict[str, float]:
+    """The numbers that the log of `epoch` has about labels and predictions (N, C). `before` are the labels of its weight steps."""
+    facts = label_facts(before, state.targets, label_step_due(state.config, epoch))
+    if stopping_measure_due(state.config, epoch):
+        facts["stopping_measure"] = stopping_measure(predictions, state.targets)
+    if truth:
+        tables = {"labels": state.targets, "predictions": predictions}
+        facts |= true_facts(tables, state.photos, state.student.classes, truth)
+    return facts
+
+
+def label_facts(before: Tensor, after: Tensor, moved: bool) -> dict[str, float]:
+    """For labels (N, C) in [0, 1] or NaN: their mean entropy in nats after the epoch, and how many crossed ½ in it."""
+    crossed = ((before >= 0.5) != (after >= 0.5)) & ~after.isnan()
+    entropy = float(bernoulli_entropy(after).nanmean())
+    return {"label_entropy": entropy, "labels_moved": int(moved), "labels_crossed_half": int(crossed.sum())}
+
+
+def stopping_measure(predictions: Tensor, labels: Tensor) -> float:
+    """CCD's label-free measure: mAP in [0, 1] of predictions (N, C); the positives are the labels (N, C) that are exactly 1.
+
+    NaN if no label is exactly 1.
+    """
+    positive = (labels == 1).float()
+    values = [average_precision(predictions[:, c], positive[:, c]) for c in range(labels.shape[1])]
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def true_facts(tables: dict[str, Tensor], photos: list[Photo], classes: list[str], truth: Labels) -> dict[str, float]:
+    """mAP in [0, 1] of each table of scores (N, C) against the truth. For the report only: no decision may use it."""
+    facts = {}
+    for name, scores in tables.items():
+        known = (~scores.isnan().all(1)).nonzero().flatten().tolist()
+        table = Labels([photos[row].path for row in known], classes, scores[known])
+        facts[f"{name}_mAP_{REPORT_ONLY}"] = mean_average_precision(table, truth)[0]
+    return facts
+
+
+def epoch_line(row: dict[str, float]) -> str:
+    """One row of the log as a line of text."""
+    line = f"epoch {row['epoch']}: loss {row['loss']:.4f}, {row['photos_per_second']:.0f} photos/s"
+    line += f", label entropy {row['label_entropy']:.4f} nats"
+    if row["labels_moved"]:
+        line += f", {row['labels_crossed_half']} labels crossed ½"
+    if "stopping_measure" in row:
+        measure = f"{100 * row['stopping_measure']:.1f} mAP against labels that are exactly 1"
+        line += (
+            ", no stopping measure: no label is exactly 1" if math.isnan(row["stopping_measure"]) else f", {measure}"
+        )
+    report = {k.removesuffix(f"_{REPORT_ONLY}"): v for k, v in row.items() if k.endswith(REPORT_ONLY)}
+    if report:
+        line += "; report only: " + ", ".join(f"{name.replace('_', ' ')} {100 * v:.1f}" for name, v in report.items())
+    return line
 
 
 class EpochLog:
@@ -85,20 +154,3 @@ def _check_free_space(folder: Path) -> None:
 
 def _short(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
-def epoch_line(row: dict[str, float]) -> str:
-    """One row of the log as a line of text."""
-    line = f"epoch {row['epoch']}: loss {row['loss']:.4f}, {row['photos_per_second']:.0f} photos/s"
-    line += f", label entropy {row['label_entropy']:.4f} nats"
-    if row["labels_moved"]:
-        line += f", {row['labels_crossed_half']} labels crossed ½"
-    if "stopping_measure" in row:
-        measure = f"{100 * row['stopping_measure']:.1f} mAP against labels that are exactly 1"
-        line += (
-            ", no stopping measure: no label is exactly 1" if math.isnan(row["stopping_measure"]) else f", {measure}"
-        )
-    report = {k.removesuffix(f"_{REPORT_ONLY}"): v for k, v in row.items() if k.endswith(REPORT_ONLY)}
-    if report:
-        line += "; report only: " + ", ".join(f"{name.replace('_', ' ')} {100 * v:.1f}" for name, v in report.items())
-    return line

@@ -23,11 +23,10 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from ..distributed import Distributed
+from ..distributed import Runtime
 from ..files import cache_folder
 from ..images import Photo
 from ..images.batches import read_batches
-from ..progress import SILENT, Progress
 
 NAME = (".u8", "mlclip-inputs-")  # end and start of the file's name
 SPARE_BYTES = 256 * 2**20  # that must stay free on the disk
@@ -54,24 +53,21 @@ class InputCache:
             yield torch.tensor(readable, dtype=torch.int64), pixels, unreadable
 
 
-def open_input_cache(
-    photos: Sequence[Photo], size: int, num_workers: int, distributed: Distributed, progress: Progress
-) -> InputCache | None:
+def open_input_cache(photos: Sequence[Photo], size: int, runtime: Runtime) -> InputCache | None:
     """Decode `photos` at side `size`, with `num_workers` threads. The ranks of one machine share the file and the work.
 
     None, with a message, where the disk is full or cannot be written: the training then decodes the photos in every epoch.
     All ranks get a cache, or none does.
     """
     try:
-        return _decoded(photos, size, num_workers, distributed, progress)
+        return _decoded(photos, size, runtime)
     except InputError as error:
-        progress.log(f"no input cache: {error}. Every epoch decodes the photos again.")
+        runtime.progress.log(f"no input cache: {error}. Every epoch decodes the photos again.")
         return None
 
 
-def _decoded(
-    photos: Sequence[Photo], size: int, num_workers: int, distributed: Distributed, progress: Progress
-) -> InputCache:
+def _decoded(photos: Sequence[Photo], size: int, runtime: Runtime) -> InputCache:
+    distributed = runtime.distributed
     hosts = distributed.all_gather(socket.gethostname())
     mine = [rank for rank, host in enumerate(hosts) if host == hosts[distributed.rank]]  # the ranks of this machine
     place, length, own = mine.index(distributed.rank), len(photos) * 3 * size * size, None
@@ -85,11 +81,10 @@ def _decoded(
         if own:  # every rank has opened the file, or none will
             with suppress(OSError):
                 os.unlink(own)
-    progress.log(f"input cache: {len(photos):,} photos, {length / 1e6:,.0f} MB in {os.path.dirname(name)}")
+    runtime.progress.log(f"input cache: {len(photos):,} photos, {length / 1e6:,.0f} MB in {os.path.dirname(name)}")
     with file:
         with distributed.together():
-            shown = progress if distributed.is_main else SILENT
-            unreadable = _fill(file, photos, range(len(photos))[place :: len(mine)], size, num_workers, shown)
+            unreadable = _fill(file, photos, range(len(photos))[place :: len(mine)], size, runtime)
         found = distributed.all_gather(unreadable)
         pixels = np.memmap(file, np.uint8, "r", shape=(len(photos), 3, size, size))
     return InputCache(pixels, {row: reason for rank in mine for row, reason in found[rank].items()})
@@ -124,18 +119,16 @@ def _open(name: str, length: int) -> BinaryIO:
     return file
 
 
-def _fill(
-    file: BinaryIO, photos: Sequence[Photo], rows: Sequence[int], size: int, num_threads: int, progress: Progress
-) -> dict[int, str]:
+def _fill(file: BinaryIO, photos: Sequence[Photo], rows: Sequence[int], size: int, runtime: Runtime) -> dict[int, str]:
     """Decode the photos of `rows` into the file. Returns row -> reason of those that cannot be read.
 
     Threads decode: unlike processes they start at once. Pixels are written, not assigned to a map: on a full disk that
     would end the process.
     """
     unreadable, chosen = {}, [photos[row] for row in rows]
-    batches = read_batches(chosen, size, batch_size=PHOTOS_AT_ONCE, num_threads=num_threads)
+    batches = read_batches(chosen, size, batch_size=PHOTOS_AT_ONCE, num_threads=runtime.num_workers)
     try:
-        with progress.bar("decoding photos", len(rows), "photos") as bar:
+        with runtime.bars.bar("decoding photos", len(rows), "photos") as bar:
             for batch in batches:
                 for index, pixels in zip(batch.rows, batch.pixels, strict=True):
                     file.seek(rows[index] * pixels.nbytes)

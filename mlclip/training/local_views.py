@@ -1,38 +1,38 @@
-"""CCD step 2, label update: which local views of a photo the teacher scores.
+"""CCD step 2, label update: which local views of a photo the teacher scores, and the local labels that its scores give.
 
-They come from the class maps of the student or of the teacher, or from another choice with the same number of views.
+The views come from the class maps of the student or of the teacher. The scores are computed in the same way as the labels. For
+CCD and CDUL labels: a softmax, debiased if the labels are. For centred labels: the level of each class is subtracted, and the
+result is the probability of the upper mixture component.
 
-Letters: N photos, C classes, K local views of one photo, h w cells of a map.
+Letters: N photos, C classes, K local views of one photo, h w cells of a map, k crops, D the joint embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import TrainConfig
-from ..distributed import Distributed
-from ..images import Box, Photo, PhotoViews, photo_batches
+from ..config import InputError
+from ..distributed import Runtime
+from ..images import Box, Photo, PhotoCrops, PhotoViews, photo_batches
 from ..images.overlay import as_bytes
-from ..methods import ccd
-from ..progress import Progress
+from ..labels.table import Labels
+from ..methods import ccd, centred
 from ..student.model import Classifier
 from ..student.predict import class_maps
+from ..teacher.scoring import Teacher, check_same_teacher, class_scores, embeddings_of
 from ..teacher.where import CellMaps
 
 CAM_SIDE = 320  # class maps are resized to this many pixels per side ...
 CAM_MARGIN = 40  # ... and boxes get a margin of this many: the paper's 80 at 640
-GRID = 3  # local views of "grid" are cells of a 3×3 grid
-RANDOM_SIDES = (0.25, 0.75)  # range of the sides of a random box, as shares of the photo's
+PHOTOS_AT_ONCE = 256  # whose crops are scored together ...
+CROPS_AT_ONCE = 64  # ... in batches of this many
 REPORTED_PHOTOS = 60  # photos whose maps are kept for the report
-
-MapsOf = Callable[[Tensor], Tensor]  # uint8 photos (n, 3, S, S) -> class maps (n, C, h, w)
 
 
 @dataclass
@@ -40,7 +40,7 @@ class LocalViews:
     """The local views of each photo: boxes as shares of its sides, and the class whose map gave each box."""
 
     boxes: list[list[Box]]  # N lists of K
-    classes: list[list[int]]  # N lists of K class columns; empty where the boxes do not come from class maps
+    classes: list[list[int]]  # N lists of K class columns
     maps: dict[int, Tensor] = field(default_factory=dict)  # row -> uint8 (K, h, w), for the report
 
 
@@ -50,68 +50,44 @@ def pictured_rows(count: int) -> list[int]:
     return [i * count // shown for i in range(shown)]
 
 
+@torch.inference_mode()
 def choose_local_views(
-    model: Classifier, photos: Sequence[Photo], scores: Tensor, threshold: float, config: TrainConfig, *,
-    num_workers: int, distributed: Distributed, progress: Progress, cells: CellMaps | None = None,
-) -> LocalViews:  # fmt: skip
-    """The local views of all photos, the same on every rank.
+    model: Classifier,
+    photos: Sequence[Photo],
+    scores: Tensor,
+    threshold: float,
+    runtime: Runtime,
+    cells: CellMaps | None = None,
+) -> LocalViews:
+    """The local views of all photos, the same on every rank. The ranks share the photos.
 
-    Each photo has as many views as it has classes with a score above `threshold`; `scores` are (N, C). "cam" takes the boxes
-    of these classes' maps by the student, "cells" of those by the teacher, `cells`. The other choices use the same number of
-    views: cells of a grid ("grid"), or boxes with random place and size ("random").
+    Each photo has as many views as it has classes with a score above `threshold`; `scores` are (N, C). A view is the box of
+    the class's map by the student, or by the teacher where its maps are given as `cells`. Those are coarse, so that the margin of
+    their boxes is at least one cell.
     """
     above = [(row > threshold).nonzero().flatten().tolist() for row in scores]  # NaN is never above
-    more = (photos, above, num_workers, distributed, progress)
-    if config.local_views == "cam":
-        model.eval()
-        maps_of = partial(class_maps, model, device=distributed.device)
-        return _views_from_maps(maps_of, partial(PhotoViews, size=model.size), *more)
-    if config.local_views == "cells":
-        return _views_from_maps(cells, cells.views, *more, least_margin=1.0)
-    boxes_of = _grid_cells if config.local_views == "grid" else _random_boxes
-    boxes = [boxes_of(len(classes), np.random.default_rng([config.seed, row])) for row, classes in enumerate(above)]
-    return LocalViews(boxes, [[] for _ in photos])
-
-
-@torch.inference_mode()
-def _views_from_maps(
-    maps_of: MapsOf,
-    views_of: Callable[[Sequence[Photo]], PhotoViews],
-    photos: Sequence[Photo],
-    above: list[list[int]],
-    num_workers: int,
-    distributed: Distributed,
-    progress: Progress,
-    least_margin: float = 0.0,
-) -> LocalViews:
-    """The box of each class in `above`, from its map of the photo as `views_of` resizes it; `least_margin` is in cells.
-
-    The ranks share the photos, and every rank gets all views.
-    """
-    rows = distributed.shard([row for row, classes in enumerate(above) if classes])
+    rows = runtime.distributed.shard([row for row, classes in enumerate(above) if classes])
+    own = [photos[row] for row in rows]
+    dataset = cells.views(own) if cells else PhotoViews(own, model.size)
     reported = set(pictured_rows(len(photos)))
     found: dict[int, list[Box]] = {}
     maps: dict[int, Tensor] = {}
-    batches = photo_batches(
-        views_of([photos[row] for row in rows]),
-        batch_size=32,
-        num_workers=num_workers,
-        device=distributed.device,
-    )
-    with progress.bar("  local views", len(rows), "photos") as bar:
+    model.eval()
+    batches = photo_batches(dataset, batch_size=32, num_workers=runtime.num_workers, device=runtime.device)
+    with runtime.progress.bar("  local views", len(rows), "photos") as bar:
         for indices, pixels, unreadable in batches:
             bar.update(len(indices) + len(unreadable))
             if pixels is None:
                 continue
-            batch = maps_of(pixels[:, 0])
-            for index, cams in zip(indices.tolist(), batch, strict=True):  # cams (C, h, w)
+            of_batch = cells(pixels[:, 0]) if cells else class_maps(model, pixels[:, 0], device=runtime.device)
+            for index, of_photo in zip(indices.tolist(), of_batch, strict=True):  # (C, h, w)
                 row = rows[index]
-                cams = cams[above[row]]  # (K, h, w)
-                found[row] = [_box_of(cam, least_margin) for cam in cams]
+                cams = of_photo[above[row]]  # (K, h, w)
+                found[row] = [_box_of(cam, least_margin=1.0 if cells else 0.0) for cam in cams]
                 if row in reported:
                     maps[row] = as_bytes(cams)
     views = LocalViews([[] for _ in photos], [[] for _ in photos])
-    for rank_boxes, rank_maps in distributed.all_gather((found, maps)):
+    for rank_boxes, rank_maps in runtime.distributed.all_gather((found, maps)):
         views.maps |= rank_maps
         for row, boxes in rank_boxes.items():
             views.boxes[row], views.classes[row] = boxes, above[row]
@@ -125,18 +101,157 @@ def _box_of(cam: Tensor, least_margin: float) -> Box:
     return tuple(side / CAM_SIDE for side in ccd.cam_box(large, margin=margin))
 
 
-def _grid_cells(count: int, rng: np.random.Generator) -> list[Box]:
-    cells = rng.permutation(GRID * GRID)[:count].tolist()
-    return [
-        ((c % GRID) / GRID, (c // GRID) / GRID, (c % GRID + 1) / GRID, (c // GRID + 1) / GRID) for c in sorted(cells)
-    ]
+@dataclass(frozen=True)
+class CropScorer:
+    """A teacher that scores crops. `text` (C + contrast, D) are the embeddings of its class prompts."""
+
+    teacher: Teacher
+    text: Tensor
+    classes: int
+    logit_scale: float
+    longest: int  # the longer side of a crop, pixels
+
+    @property
+    def initial(self) -> float:
+        """The combined score of every class before the first crop."""
+        return 0.0
+
+    def score(self, embeddings: Tensor) -> Tensor:
+        """Scores of crops: embeddings (k, D) -> (k, C)."""
+        return class_scores(embeddings, self.text, self.logit_scale)[:, : self.classes]
+
+    def combine(self, combined: Tensor, scores: Tensor) -> Tensor:
+        """The combined scores (C,) of a photo, with the `scores` (C,) of one more crop."""
+        return torch.maximum(combined, scores)
 
 
-def _random_boxes(count: int, rng: np.random.Generator) -> list[Box]:
-    return [_random_box(rng) for _ in range(count)]
+@dataclass(frozen=True)
+class DebiasedCropScorer(CropScorer):
+    """As in the paper: the highest softmax score of all crops, raised to `floor` and divided by `bias` (C,)."""
+
+    bias: Tensor
+    floor: float
+
+    def local_label(self, combined: Tensor) -> Tensor:
+        """The local label (C,) of a photo. It is floor / bias for a photo without crops."""
+        return ccd.local_scores(combined[None], self.bias, self.floor)
 
 
-def _random_box(rng: np.random.Generator) -> Box:
-    width, height = rng.uniform(*RANDOM_SIDES, 2)
-    x, y = rng.uniform(0, (1 - width, 1 - height))
-    return x, y, x + width, y + height
+@dataclass(frozen=True)
+class CentredCropScorer(CropScorer):
+    """For centred and dense labels: the crops are views of one more grid.
+
+    `levels` (C + contrast,) are the class levels; `slope` and `offset` (C,) come from the mixture that made the labels.
+    """
+
+    levels: Tensor
+    slope: Tensor
+    offset: Tensor
+
+    @property
+    def initial(self) -> float:
+        return -math.inf
+
+    def score(self, embeddings: Tensor) -> Tensor:
+        cosines = embeddings.float() @ self.text.T  # (k, C + contrast)
+        return centred.centred_logits(cosines, self.levels, self.logit_scale)[:, : self.classes]
+
+    def combine(self, combined: Tensor, scores: Tensor) -> Tensor:
+        return torch.logaddexp(combined, scores)
+
+    def local_label(self, combined: Tensor) -> Tensor:
+        """The local label (C,) of a photo. It is NaN (not known) for a photo without crops."""
+        return (self.slope * combined + self.offset).sigmoid().where(combined.isfinite(), torch.nan)
+
+
+def crop_scorer_for(labels: Labels, teacher: Teacher | None, *, other_teacher: bool = False) -> CropScorer:
+    """The scorer with the prompts, biases or levels, and view sizes that `labels` were made with.
+
+    Raises InputError if the labels do not say how they were made, or if `teacher` is not their CLIP and `other_teacher` is
+    False. CDUL's labels are not debiased: their biases are 1.
+    """
+    made, meta = labels.meta.get("clip"), labels.meta
+    if not made or not meta.get("prompts"):
+        raise InputError(
+            "the labels do not say which CLIP and prompts made them; the label update needs both. Make them with "
+            '`mlclip pseudolabel`, or train with `local_views="none"`.'
+        )
+    if teacher is None:
+        raise InputError(
+            'the label update needs the CLIP that made the labels as `teacher`. Without it, train with `local_views="none"`.'
+        )
+    if not other_teacher:
+        check_same_teacher(made, teacher)
+    try:
+        return _scorer_of(meta, made, teacher, len(labels.classes))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"the facts about how the labels were made are damaged ({type(error).__name__}: {reason}). "
+            "Make the labels again with `mlclip pseudolabel`."
+        ) from error
+
+
+def _scorer_of(meta: dict, made: dict, teacher: Teacher, classes: int) -> CropScorer:
+    settings, scale = meta.get("settings", {}), made["logit_scale"]
+    text = embeddings_of(meta, teacher)
+    if meta.get("method") in ("centred", "dense") and "mixture" in meta:
+        levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
+        slope, offset = torch.tensor(meta["mixture"])
+        size = made.get("view_size") or teacher.input_size
+        return CentredCropScorer(teacher, text, classes, scale * settings["rank_scale"], size, levels, slope, offset)
+    bias = torch.tensor(meta.get("bias") or [1.0] * classes)
+    longest = (made.get("view_size", 0) if meta.get("method") == "ccd" else 0) or teacher.larger_size()
+    return DebiasedCropScorer(teacher, text, classes, scale, longest, bias, settings.get("floor", ccd.FLOOR))
+
+
+def local_labels(
+    scorer: CropScorer,
+    photos: Sequence[Photo],
+    boxes: list[list[Box]],
+    runtime: Runtime,
+) -> Tensor:
+    """CCD step 2: the local labels (N, C) of photos, from the scores of the crops in `boxes`. Every rank gets all of them.
+
+    A photo without boxes, or one that cannot be read, gets the local label of the scorer's initial score.
+    """
+    distributed = runtime.distributed
+    own = distributed.shard([row for row, views in enumerate(boxes) if views])
+    combined = torch.full((len(photos), scorer.classes), scorer.initial)  # (N, C)
+    with distributed.together(), runtime.bars.bar("  scoring crops", len(own), "photos") as bar:
+        for first in range(0, len(own), PHOTOS_AT_ONCE):
+            rows = own[first : first + PHOTOS_AT_ONCE]
+            combined[rows] = _score_crops(scorer, [photos[r] for r in rows], [boxes[r] for r in rows], runtime)
+            bar.update(len(rows))
+    for rows, scores in distributed.all_gather((own, combined[own])):
+        combined[rows] = scores
+    return torch.stack([scorer.local_label(scores) for scores in combined])  # (N, C)
+
+
+def _score_crops(scorer: CropScorer, photos: list[Photo], boxes: list[list[Box]], runtime: Runtime) -> Tensor:
+    """The combined scores (n, C) of each photo's crops.
+
+    Crops of the same size are encoded together, up to CROPS_AT_ONCE, also if they are from different photos.
+    """
+    combined = torch.full((len(photos), scorer.classes), scorer.initial)
+    waiting: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}  # size -> (photo, pixels)
+
+    def encode(crops: list[tuple[int, Tensor]]) -> None:
+        embeddings = scorer.teacher.embed_views(torch.stack([pixels for _, pixels in crops])).cpu()  # (k, D)
+        for (index, _), scores in zip(crops, scorer.score(embeddings), strict=True):
+            combined[index] = scorer.combine(combined[index], scores)
+
+    teacher = scorer.teacher
+    dataset = PhotoCrops(photos, boxes, scorer.longest, teacher.stride, teacher.pixels.interpolation)
+    for items in photo_batches(
+        dataset, batch_size=16, num_workers=runtime.num_workers, collate_fn=list, device=teacher.device
+    ):
+        for index, crops in items:
+            for pixels in () if isinstance(crops, str) else crops:
+                same_size = waiting.setdefault(tuple(pixels.shape), [])
+                same_size.append((index, pixels))
+                if len(same_size) == CROPS_AT_ONCE:
+                    encode(waiting.pop(tuple(pixels.shape)))
+    for crops in waiting.values():
+        encode(crops)
+    return combined

@@ -1,9 +1,10 @@
-"""The linear probe: a 1×1 convolution on the frozen trunk, fitted to the labels. A training method, and a start for the others.
+"""Linear probes: only the head is fitted to the labels, and nothing below it changes. A training method, and a start for others.
 
-The trunk sees each photo and its mirror image once. Only the head is fitted, by L-BFGS, with a penalty that is chosen by
-cross-validation against the labels (`methods/linear_head.py`).
+The features are those of the frozen trunk, which sees each photo and its mirror image once. With `arch="clip-head"` they are
+CLIP's own embeddings of the views that the labels were made from; no photo is encoded again if the labels' store still exists. The
+head is fitted by L-BFGS, with a penalty that is chosen by cross-validation against the labels (`methods/linear_head.py`).
 
-Letters: N photos, C classes, K trunk channels.
+Letters: N photos, C classes, K trunk channels, V views per photo, D the joint embedding.
 """
 
 from __future__ import annotations
@@ -14,22 +15,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import InputError, TrainConfig
+from ..config import CLIP_HEAD, InputError, PseudolabelConfig, TrainConfig
 from ..distributed import Distributed, Runtime
 from ..files import beside
 from ..images import Photo
-from ..labels.metrics import mean_average_precision
 from ..labels.table import Labels
-from ..methods.linear_head import FOLDS, choose_l2, fit_head
+from ..methods.linear_head import FOLDS, choose_l2, choose_pooled_l2, fit_head, fit_pooled_head
 from ..progress import Progress
 from ..student.checkpoint import Checkpoint
+from ..student.clip_head import ClipHead, clip_of
 from ..student.features import photo_features
 from ..student.model import Classifier
 from ..student.predict import fitted_thresholds
-from .epoch_log import REPORT_ONLY, write_rows
-from .identity import identity_of, model_meta
+from ..teacher.encode import encoded_views
+from ..teacher.scoring import Teacher, check_same_teacher
+from ..teacher.store import Store, StoredViews, is_store
+from .epoch_log import true_facts, write_rows
 from .start import new_model, training_photos
-from .state import TrainingState, corrected_photos, label_weights
+from .state import TrainingState, corrected_photos, identity_of, label_weights, model_meta
+
+GRIDS = (1, 2, 3)  # the views of a CLIP head for labels that do not come from CLIP
 
 
 @dataclass(frozen=True)
@@ -47,69 +52,100 @@ def train_probe(
     labels: Labels,
     output: str | Path,
     config: TrainConfig,
+    runtime: Runtime,
     *,
+    teacher: Teacher | None,
+    other_teacher: bool,
     truth: Labels | None,
     offline: bool,
-    num_workers: int,
-    distributed: Distributed,
-    progress: Progress,
 ) -> Checkpoint:
-    """Fit the head of a new student to the labels; its trunk does not change. Every rank returns the same student.
+    """Fit the head of a new student to the labels. Every rank returns the same student.
 
-    The thresholds come from held-out predictions, which the head has not been fitted to.
-    `model.log.csv` beside `output` lists the penalties that were tried. `truth` only adds mAPs of labels and held-out
-    predictions to it. A stopped probe continues from the features in the cache.
+    The thresholds come from held-out predictions, which the head has not been fitted to. `model.log.csv` beside `output` lists
+    the penalties that were tried. `truth` only adds mAPs of labels and held-out predictions to it. A stopped probe continues from
+    the features or embeddings in the cache. `teacher`, for `arch="clip-head"`, is the CLIP that made the labels;
+    `other_teacher` allows another one. InputError if it is missing or another one, or if fewer than 2 photos can be read.
     """
-    photos, scores, skipped = training_photos(labels, config, num_workers, distributed, progress)
-    model = new_model(labels, scores, config, offline, distributed, progress)
+    distributed = runtime.distributed
+    if config.arch == CLIP_HEAD:
+        with distributed.together():
+            _check_teacher(labels, teacher, other_teacher)
+            grids, size = views_of(labels, teacher)
+    photos, scores, skipped = training_photos(labels, config, runtime)
     corrected = corrected_photos(labels, photos)
-    fitted, unreadable = _fit_probe(
-        model, photos, scores, corrected, labels.root, config, num_workers, distributed, progress
-    )
+    if config.arch == CLIP_HEAD:
+        weights, device = label_weights(corrected, config), _fitting_device(distributed)
+        with encoded_views(
+            photos, teacher, root=labels.root, grids=grids, size=size, store=_store_of(labels, teacher), runtime=runtime
+        ) as ([store], unread):
+            unreadable = {skip.path: skip.reason for skip in unread}
+            _check_readable(len(photos), len(unreadable))
+            fitted = distributed.on_main(lambda: _fit_pooled_head(store, photos, scores, weights, config.seed, device))
+        model = ClipHead(labels.classes, size, grids, fitted.weight.shape[1], clip_of(teacher)).use(teacher)
+        _say_choice("head", fitted, runtime.progress)
+        runtime.progress.log(f"prediction with this model will run {model.cost()}")
+    else:
+        model = new_model(labels, scores, config, runtime, offline)
+        fitted, unreadable = _fit_on_trunk(model, photos, scores, corrected, labels.root, config, runtime)
     _set_head(model, fitted)
-    report_fit(fitted, photos, scores, labels.classes, truth, output, distributed, progress)
+    _report_fit(fitted, photos, scores, labels.classes, truth, output, runtime)
     meta = model_meta(identity_of(labels, config), labels, skipped | unreadable)
     thresholds = fitted_thresholds(fitted.held_out.sigmoid(), scores, labels.classes, meta)
-    return Checkpoint(model.eval(), thresholds, meta)
+    return Checkpoint(model.to(distributed.device).eval(), thresholds, meta)
 
 
-def start_from_probe(state: TrainingState, root: str, num_workers: int, progress: Progress) -> None:
+def start_from_probe(state: TrainingState, root: str) -> None:
     """Give a new training the head of a probe, fitted to its labels. `root` is the folder of the photos.
 
     With boosted class maps (`cam_boost`) the first predictions are higher than the probe's.
     """
-    fitted, unreadable = _fit_probe(
-        state.model, state.photos, state.labels, state.corrected, root, state.config, num_workers, state.distributed, progress
-    )  # fmt: skip
+    fitted, unreadable = _fit_on_trunk(
+        state.model, state.photos, state.labels, state.corrected, root, state.config, state.runtime
+    )
     state.skipped |= unreadable
     _set_head(state.model, fitted)
 
 
-def _fit_probe(
+def _fit_on_trunk(
     model: Classifier,
     photos: list[Photo],
     labels: Tensor,
     corrected: Tensor | None,
     root: str,
     config: TrainConfig,
-    num_workers: int,
-    distributed: Distributed,
-    progress: Progress,
+    runtime: Runtime,
 ) -> tuple[FittedHead, dict[str, str]]:
     """The head for labels and corrections (N, C), and path -> reason of unreadable photos. The main rank fits it for all."""
-    features, unreadable = photo_features(model, photos, root, Runtime(distributed, num_workers, progress))
-    readable = len(photos) - len(unreadable)
-    if readable < 2:
-        raise InputError(f"only {readable} of the {len(photos)} labelled photos can be read. A probe needs at least 2.")
-    device = distributed.device if distributed.device.type == "cuda" else torch.device("cpu")
-    weights = label_weights(corrected, config)
-    fitted = distributed.on_main(lambda: fit_probe(features, labels, config.seed, device, weights))
-    loss = dict(fitted.tried)[fitted.l2]
-    progress.log(
-        f"probe: L2 penalty {fitted.l2:.3g}, the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels "
-        f"(loss {loss:.4f})"
-    )
+    features, unreadable = photo_features(model, photos, root, runtime)
+    _check_readable(len(photos), len(unreadable))
+    weights, device = label_weights(corrected, config), _fitting_device(runtime.distributed)
+    fitted = runtime.distributed.on_main(lambda: fit_probe(features, labels, config.seed, device, weights))
+    _say_choice("probe", fitted, runtime.progress)
     return fitted, unreadable
+
+
+def _check_readable(photos: int, unreadable: int) -> None:
+    if photos - unreadable < 2:
+        raise InputError(
+            f"only {photos - unreadable} of the {photos} labelled photos can be read. A probe needs at least 2."
+        )
+
+
+def _fitting_device(distributed: Distributed) -> torch.device:
+    return distributed.device if distributed.device.type == "cuda" else torch.device("cpu")
+
+
+def _say_choice(what: str, fitted: FittedHead, progress: Progress) -> None:
+    progress.log(
+        f"{what}: L2 penalty {fitted.l2:.3g}, the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels "
+        f"(loss {dict(fitted.tried)[fitted.l2]:.4f})"
+    )
+
+
+@torch.no_grad()
+def _set_head(model: Classifier | ClipHead, fitted: FittedHead) -> None:
+    model.head.weight.copy_(fitted.weight.view_as(model.head.weight))  # the trunk's head is a 1×1 convolution
+    model.head.bias.copy_(fitted.bias)
 
 
 def fit_probe(
@@ -135,37 +171,78 @@ def fit_probe(
     return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out)
 
 
-def report_fit(
+def _fit_pooled_head(
+    store: Store, photos: list[Photo], labels: Tensor, weights: Tensor | None, seed: int, device: torch.device
+) -> FittedHead:
+    """The head for the photos in the store, their labels (N, C) and the factors of these. The held-out logits of other photos are NaN."""
+    rows = [row for row, photo in enumerate(photos) if photo in store]
+    batches = StoredViews(store, [photos[row] for row in rows], device, memory_limit=0)
+    views = torch.empty(0)
+    for indices, embeddings in batches:  # (n,), (n, V, D)
+        views = embeddings.new_empty(len(rows), *embeddings.shape[1:]) if not len(views) else views
+        views[indices.to(device)] = embeddings
+    if not views.isfinite().all():
+        raise InputError("the embeddings in the store are not finite. The weights of this CLIP may be damaged.")
+    targets = labels[rows].float().to(device)
+    factors = torch.ones_like(targets) if weights is None else weights[rows].to(targets)
+    choice = choose_pooled_l2(views, targets, seed, factors)
+    weight, bias = fit_pooled_head(views, targets, choice.l2, factors)
+    held_out = torch.full(labels.shape, torch.nan)
+    held_out[rows] = choice.held_out.cpu()
+    return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out)
+
+
+def _store_of(labels: Labels, teacher: Teacher) -> Path | None:
+    """The folder of the embeddings that the labels were made from, if it was not in the cache and is still there."""
+    folder, made = labels.meta.get("store"), labels.meta.get("clip") or {}
+    if not isinstance(folder, str) or made.get("sha256") != teacher.sha256 or not is_store(Path(folder)):
+        return None
+    return Path(folder)
+
+
+def _check_teacher(labels: Labels, teacher: Teacher | None, other_teacher: bool) -> None:
+    made = labels.meta.get("clip")
+    if teacher is None:
+        raise InputError('`arch="clip-head"` needs the CLIP that made the labels as `teacher`.')
+    if made and not other_teacher:
+        check_same_teacher(made, teacher)
+
+
+def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
+    """The grids and the size in pixels of the views that the labels were made from; GRIDS at CLIP's input size if unknown."""
+    meta = labels.meta
+    made, settings, method = meta.get("clip") or {}, meta.get("settings") or {}, meta.get("method")
+    size = made.get("view_size") if made.get("sha256") == teacher.sha256 else None
+    try:
+        if method in ("centred", "dense"):
+            grids = PseudolabelConfig(grids=tuple(settings["grids"])).grids
+        else:
+            known = {
+                "cdul": lambda: (1, PseudolabelConfig("cdul", snippets=settings["snippets"]).snippets),
+                "ccd": lambda: (1,),
+            }
+            grids = known.get(method, lambda: GRIDS)()
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"the labels do not say which views they were made from ({error}). Make them again."
+        ) from error
+    return grids, size or teacher.input_size
+
+
+def _report_fit(
     fitted: FittedHead,
     photos: list[Photo],
     labels: Tensor,
     classes: list[str],
     truth: Labels | None,
     output: str | Path,
-    distributed: Distributed,
-    progress: Progress,
+    runtime: Runtime,
 ) -> None:
     """Write `model.log.csv` beside `output`: a row for each penalty. `truth` adds mAPs to the row of the chosen one."""
     rows: list[dict] = [{"l2": l2, "held_out_loss": loss, "chosen": int(l2 == fitted.l2)} for l2, loss in fitted.tried]
     if truth:
-        facts = _true_facts({"labels": labels, "predictions": fitted.held_out.sigmoid()}, photos, classes, truth)
+        facts = true_facts({"labels": labels, "predictions": fitted.held_out.sigmoid()}, photos, classes, truth)
         rows = [row | facts if row["chosen"] else row for row in rows]
-        progress.log("report only: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in facts.items()))
-    if distributed.is_main:
+        runtime.progress.log("report only: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in facts.items()))
+    if runtime.distributed.is_main:
         write_rows(beside(output, ".log.csv"), rows)
-
-
-@torch.no_grad()
-def _set_head(model: Classifier, fitted: FittedHead) -> None:
-    model.head.weight.copy_(fitted.weight[:, :, None, None])
-    model.head.bias.copy_(fitted.bias)
-
-
-def _true_facts(tables: dict[str, Tensor], photos: list[Photo], classes: list[str], truth: Labels) -> dict[str, float]:
-    """mAP in [0, 1] of labels and held-out predictions (N, C) against the truth. For the report only."""
-    facts = {}
-    for name, scores in tables.items():
-        known = (~scores.isnan().all(1)).nonzero().flatten().tolist()
-        table = Labels([photos[row].path for row in known], classes, scores[known])
-        facts[f"{name}_mAP_{REPORT_ONLY}"] = mean_average_precision(table, truth)[0]
-    return facts

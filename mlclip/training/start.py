@@ -1,47 +1,81 @@
 """How a training starts: its photos, labels and model, or the state of a training that was stopped.
 
+With several ranks, batch norm uses the batches of all of them.
+
 Letters: N photos, C classes.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import InputError, TrainConfig
-from ..distributed import Distributed
+from ..config import InputError, OptionError, TrainConfig
+from ..distributed import Distributed, Runtime
+from ..files import check_output
 from ..images import Photo
 from ..images.names import photo_file
 from ..images.shards import locate
 from ..labels.table import Labels
 from ..methods.cdul import latent_of
-from ..progress import Progress
 from ..student.init import new_student, start_bias
 from ..student.model import Classifier
 from ..student.predict import fast_layout
 from ..teacher.fill import check_same_photos
 from ..teacher.store import contents_of
-from .batch_norm import sync_batch_norm
-from .identity import check_same_training, identity_of
-from .precision import choose_training_precision
-from .resume import check_photos, read_state, restore
-from .state import TrainingState, corrected_photos
-from .weight_average import start_average
+from .schedule import changes_labels
+from .state import (
+    TrainingState,
+    check_photos,
+    check_same_training,
+    corrected_photos,
+    identity_of,
+    read_state,
+    restore,
+    resume_file,
+)
+from .weight_step import WeightAverage, choose_training_precision
 
 PHOTOS_AT_ONCE = 256  # whose content is compared, between two steps of the progress bar
 
 
-def start_training(
-    labels: Labels,
+def check_outputs(
     config: TrainConfig,
-    offline: bool,
-    num_workers: int,
-    distributed: Distributed,
-    progress: Progress,
-    resume_from: Path | None = None,
+    output: str | Path,
+    save_labels: str | Path | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """InputError if a file is there that the training must not replace, or a state that it must not forget."""
+    state_file = resume_file(output)
+    check_output(output, overwrite=overwrite)
+    if state_file.exists() and config.method == "probe" and not overwrite:
+        raise InputError(
+            f"{state_file} holds an unfinished training, and a probe has no epochs to continue. Use the `method` of that training, "
+            "or `overwrite=True` to start again."
+        )
+    if state_file.exists() and not (resume or overwrite):
+        raise InputError(
+            f"{state_file} holds an unfinished training. Pass `resume=True` to continue it, or `overwrite=True` to start again."
+        )
+    if overwrite and not resume:
+        state_file.unlink(missing_ok=True)  # else a later `resume` would continue the older training
+    if save_labels:
+        if not changes_labels(config):
+            raise OptionError(
+                "`save_labels` needs a training that changes the labels. "
+                'Use `method="cdul"`, or `method="ccd"` with local views.'
+            )
+        check_output(save_labels, overwrite=overwrite)
+
+
+def start_training(
+    labels: Labels, config: TrainConfig, runtime: Runtime, *, offline: bool = False, resume_from: Path | None = None
 ) -> TrainingState:
     """A training before its first epoch, or in the state saved in `resume_from` if that file exists.
 
@@ -51,10 +85,10 @@ def start_training(
     def read() -> dict | None:
         return read_state(resume_from, identity_of(labels, config)) if resume_from and resume_from.exists() else None
 
-    saved = distributed.on_main(read)  # ranks never start in different epochs
-    state = _new_training(labels, config, offline, num_workers, distributed, progress)
+    saved = runtime.distributed.on_main(read)  # ranks never start in different epochs
+    state = _new_training(labels, config, runtime, offline)
     if saved:
-        check_photos(state.photos, saved.get("photos"), resume_from)
+        check_photos(state.photos, saved["photos"], resume_from)
         try:
             restore(state, saved)
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -63,29 +97,25 @@ def start_training(
                 f"{resume_from} is damaged: it does not fit {config.arch} with {len(labels.classes)} classes ({reason}). "
                 "`overwrite=True` starts again."
             ) from error
-        progress.log(f"continuing after epoch {state.epochs}")
+        runtime.progress.log(f"continuing after epoch {state.epochs}")
     return state
 
 
-def _new_training(
-    labels: Labels,
-    config: TrainConfig,
-    offline: bool,
-    num_workers: int,
-    distributed: Distributed,
-    progress: Progress,
-) -> TrainingState:
+def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline: bool) -> TrainingState:
+    distributed = runtime.distributed
     if config.batch_size % distributed.world_size:
         size = distributed.world_size
         raise InputError(
             f"`batch_size={config.batch_size}` cannot be divided evenly among {size} processes. Use a multiple of {size}."
         )
-    photos, scores, missing = training_photos(labels, config, num_workers, distributed, progress)
-    model = new_model(labels, scores, config, offline, distributed, progress)
+    photos, scores, missing = training_photos(labels, config, runtime)
+    model = new_model(labels, scores, config, runtime, offline)
     sync_batch_norm(model, distributed)
+    precision = choose_training_precision(config.precision, config.arch, distributed.device)
+    precision = distributed.all_gather(precision)[0]
     return TrainingState(
         config,
-        distributed,
+        runtime,
         model,
         _optimizer(model, config),
         photos,
@@ -94,22 +124,21 @@ def _new_training(
         corrected_photos(labels, photos),
         identity_of(labels, config),
         skipped=missing,
-        average=start_average(model, config.average) if config.average else None,
+        average=WeightAverage(model, config.average) if config.average else None,
         network=_data_parallel(model, distributed),
-        precision=distributed.all_gather(choose_training_precision(config.precision, config.arch, distributed.device))[
-            0
-        ],
+        precision=precision,
     )
 
 
 def training_photos(
-    labels: Labels, config: TrainConfig, num_workers: int, distributed: Distributed, progress: Progress
+    labels: Labels, config: TrainConfig, runtime: Runtime
 ) -> tuple[list[Photo], Tensor, dict[str, str]]:
     """The N labelled photos that exist, their labels (N, C), and path -> reason of the others.
 
     Says how many photos have changed since they were labelled. InputError if they are too few, or if the ranks have different
     photos, labels or settings.
     """
+    distributed = runtime.distributed
     check_same_training(identity_of(labels, config), distributed)
     with distributed.together():
         found, missing = labelled_photos(labels)
@@ -122,11 +151,11 @@ def training_photos(
             "no label is known: all scores of the photos that were found are empty. Label the photos again."
         )
     if distributed.is_main:
-        _warn_of_changed(labels, found, num_workers, progress)
+        _warn_of_changed(labels, found, runtime)
     return [photo for _, photo in found], scores, missing
 
 
-def _warn_of_changed(labels: Labels, found: list[tuple[int, Photo]], num_workers: int, progress: Progress) -> None:
+def _warn_of_changed(labels: Labels, found: list[tuple[int, Photo]], runtime: Runtime) -> None:
     """Say how many of the photos (row of the labels, photo) have another content than when they were labelled.
 
     `meta["content"]` has the hash of each labelled photo, uint8 (N, 16). Nothing is said about labels without it.
@@ -135,19 +164,16 @@ def _warn_of_changed(labels: Labels, found: list[tuple[int, Photo]], num_workers
     if not isinstance(hashes, Tensor) or len(hashes) != len(labels.paths):
         return
     changed = []
-    with progress.bar("comparing photos", len(found), "photos") as bar:
+    with runtime.progress.bar("comparing photos", len(found), "photos") as bar:
         for first in range(0, len(found), PHOTOS_AT_ONCE):
             part = found[first : first + PHOTOS_AT_ONCE]
-            contents = contents_of([photo for _, photo in part], num_workers)
-            changed += [
-                photo.path
-                for (row, photo), content in zip(part, contents, strict=True)
-                if content
-                not in (None, hashes[row].numpy().tobytes())  # None: the training says that it cannot be read
-            ]
+            contents = contents_of([photo for _, photo in part], runtime.num_workers)
+            for (row, photo), content in zip(part, contents, strict=True):
+                if content is not None and content != hashes[row].numpy().tobytes():
+                    changed.append(photo.path)
             bar.update(len(part))
     if changed:
-        progress.log(
+        runtime.progress.log(
             f"{len(changed):,} of {len(found):,} photos changed since they were labelled, such as {changed[0]}. They keep their "
             "old labels; label them again with `mlclip pseudolabel`"
         )
@@ -173,17 +199,15 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
     return found, missing
 
 
-def new_model(
-    labels: Labels, scores: Tensor, config: TrainConfig, offline: bool, distributed: Distributed, progress: Progress
-) -> Classifier:
+def new_model(labels: Labels, scores: Tensor, config: TrainConfig, runtime: Runtime, offline: bool) -> Classifier:
     """The student before training, on its device. `scores` (N, C) are the labels of the photos that exist."""
     torch.manual_seed(config.seed)
-    with distributed.together():
+    with runtime.distributed.together():
         model, origin = new_student(config, labels, offline)
-    progress.log(origin)
+    runtime.progress.log(origin)
     start_bias(model, scores)
-    model = fast_layout(model, distributed.device)
-    distributed.copy_from_main(model)
+    model = fast_layout(model, runtime.device)
+    runtime.distributed.copy_from_main(model)
     return model
 
 
@@ -203,3 +227,76 @@ def _optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
         return torch.optim.Adam(groups, lr=config.lr, fused=True)
     except RuntimeError:  # a device without a fused Adam
         return torch.optim.Adam(groups, lr=config.lr)
+
+
+def sync_batch_norm(model: nn.Module, distributed: Distributed) -> None:
+    """Let every batch norm of `model` use the photos of all ranks, in place. With one rank nothing changes."""
+    if distributed.world_size == 1:
+        return
+    for parent in list(model.modules()):
+        for name, norm in parent.named_children():
+            if type(norm) is nn.BatchNorm2d:
+                setattr(parent, name, _synchronised(norm, distributed))
+
+
+def _synchronised(norm: nn.BatchNorm2d, distributed: Distributed) -> nn.Module:
+    """A batch norm over all ranks with the parameters and buffers of `norm`."""
+    if distributed.device.type == "cuda":
+        made = GpuSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, process_group=distributed.group)
+    else:
+        made = CpuSyncBatchNorm(norm.num_features, norm.eps, norm.momentum)
+    for name, tensor in [*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)]:
+        setattr(made, name, tensor)
+    return made.train(norm.training)
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """The sum over the ranks, differentiable: the loss of each rank depends on the inputs of all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the batches (B, C, H, W) of all ranks together, on any device. B may be 0 on this rank.
+
+    It is used on the CPU, where torch's own SyncBatchNorm does not run. The result equals `nn.BatchNorm2d` on the whole
+    batch, up to rounding.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(features)
+        axes, wide = (0, 2, 3), features.float()
+        cells = features.numel() // features.shape[1]
+        sums = _AllReduceSum.apply(torch.cat([wide.sum(axes), wide.new_tensor([float(cells)])]))  # (C + 1,)
+        count = sums[-1].detach()
+        mean = sums[:-1] / count  # (C,)
+        centred = wide - mean[:, None, None]
+        variance = _AllReduceSum.apply(centred.square().sum(axes)) / count  # (C,)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(features.dtype)
+
+
+class GpuSyncBatchNorm(nn.SyncBatchNorm):
+    """torch's SyncBatchNorm for mixed precision with an empty batch on some ranks.
+
+    torch communicates float32 statistics for a batch in half precision, but half-precision zeros for an empty one. The
+    messages of the ranks would then have different sizes.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features if len(features) else features.float())

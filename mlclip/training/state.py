@@ -1,24 +1,30 @@
-"""The state of a training between two epochs.
+"""The state of a training between two epochs, what it depends on, and the file in which it is saved.
 
 Letters: N photos, C classes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..config import TrainConfig
-from ..distributed import Distributed
+from ..config import InputError, TrainConfig
+from ..distributed import Distributed, Runtime
+from ..files import beside, load_plain, save_plain
 from ..images import Photo
-from ..labels.corrections import corrected_cells
+from ..labels.corrections import corrected_cells, corrections_of
 from ..labels.table import Labels
 from ..student.model import Classifier
-from .input_cache import InputCache
-from .weight_average import WeightAverage
+
+if TYPE_CHECKING:
+    from .input_cache import InputCache
+    from .weight_step import WeightAverage
 
 
 @dataclass
@@ -26,7 +32,7 @@ class TrainingState:
     """Everything that the next epoch needs. `epochs` are done; `log` has one row of facts for each of them."""
 
     config: TrainConfig
-    distributed: Distributed
+    runtime: Runtime
     model: Classifier
     optimizer: torch.optim.Optimizer
     photos: list[Photo]  # N
@@ -46,6 +52,10 @@ class TrainingState:
 
     def __post_init__(self):
         self.network = self.network or self.model
+
+    @property
+    def distributed(self) -> Distributed:
+        return self.runtime.distributed
 
     @property
     def student(self) -> Classifier:
@@ -89,3 +99,117 @@ def share_skipped(state: TrainingState) -> None:
     """Give every rank the skipped photos of all ranks."""
     for skipped in state.distributed.all_gather(state.skipped):
         state.skipped = state.skipped | skipped
+
+
+def identity_of(labels: Labels, config: TrainConfig) -> dict:
+    """What a training depends on: its settings and its labels. A resumed training must have the same.
+
+    The cache of its photos changes nothing, and a training may be continued with or without it.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name != "cache"}
+    return {"settings": settings, "labels": fingerprint(labels)}
+
+
+def fingerprint(labels: Labels) -> str:
+    """A hash of the parts of the labels that a training depends on: classes, paths, scores and corrections."""
+    digest = hashlib.sha256(repr((labels.classes, labels.paths)).encode("utf-8", "surrogateescape"))
+    digest.update(labels.scores.numpy().tobytes())
+    if corrections_of(labels):
+        digest.update(corrected_cells(labels, labels.paths).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_same_training(identity: dict, distributed: Distributed) -> None:
+    """InputError on every rank, unless all ranks have the same labels and settings."""
+    every = distributed.all_gather(identity)
+    for rank, other in enumerate(every):
+        settings = zip(other["settings"].items(), every[0]["settings"].values(), strict=True)
+        differ = [f"`{name}`" for (name, value), main in settings if value != main]
+        differ += ["the labels"] if other["labels"] != every[0]["labels"] else []
+        if differ:
+            raise InputError(
+                f"rank {rank} and rank 0 differ in {', '.join(differ)}. Every rank needs the same labels and settings."
+            )
+
+
+def model_meta(identity: dict, labels: Labels, skipped: dict[str, str]) -> dict:
+    """The `meta` of a trained model. `skipped`: path -> reason."""
+    hierarchy = {name: labels.meta[name] for name in ("hierarchy",) if name in labels.meta}
+    meta = {name: value for name, value in labels.meta.items() if name != "content"}  # a hash of each photo
+    facts = {"root": labels.root, "labels_meta": meta, "skipped": sorted(map(list, skipped.items()))}
+    return {**identity, **hierarchy, **facts}
+
+
+def resume_file(output: str | Path) -> Path:
+    """The file with the state of an unfinished training that writes `output`: `model.pt` -> `model.resume.pt`."""
+    return beside(output, ".resume.pt")
+
+
+def save_state(state: TrainingState, file: Path) -> None:
+    """Save the training after its last finished epoch, atomically."""
+    content: dict[str, Any] = {"format": "mlclip.resume", "version": 1, "run": state.identity, "epochs": state.epochs}
+    content |= {"weights": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
+    content |= {"given": state.labels, "latent": state.latent, "update": state.update}
+    content |= {"average": state.average.state_dict() if state.average else None, "precision": state.precision}
+    content |= {"photos": [photo.path for photo in state.photos]}
+    save_plain(content | {"skipped": state.skipped, "log": state.log}, file)
+
+
+def read_state(file: Path, identity: dict) -> dict:
+    """The content of a file that `save_state` wrote. InputError if its settings (other than `epochs`) or labels differ."""
+    saved = load_plain(file, kind="resume", made_by="mlclip train --overwrite")
+    settings = saved["run"]["settings"]
+    changed = [
+        f"`{name}` was {settings.get(name)}, is {value}"
+        for name, value in identity["settings"].items()
+        if name not in ("epochs", "preset") and settings.get(name) != value
+    ]
+    if saved["run"]["labels"] != identity["labels"]:
+        changed.append("the labels have changed")
+    if changed:
+        raise InputError(
+            f"{file} cannot be continued: {', '.join(changed)}. `resume=True` needs the same settings and labels; "
+            "`overwrite=True` starts again."
+        )
+    return saved
+
+
+def restore(state: TrainingState, saved: dict) -> None:
+    """Set a new training to the state that `save_state` wrote."""
+    if saved["given"].shape != state.labels.shape:
+        raise ValueError(f"'given' has shape {tuple(saved['given'].shape)}, not {tuple(state.labels.shape)}")
+    if (saved["latent"] is None) != (state.latent is None):
+        raise ValueError("'latent' is of another method")
+    state.model.load_state_dict(saved["weights"])
+    groups = state.optimizer.state_dict()["param_groups"]  # equal to the saved ones, as the settings are
+    state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
+    for parameter, moments in state.optimizer.state.items():
+        shapes = {name: tuple(moment.shape) for name, moment in moments.items()}
+        if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
+            raise ValueError("'optimizer' has other tensors than Adam's")
+    if state.average:
+        state.average.load_state_dict(saved["average"])
+        if state.average.n_averaged < 0:
+            raise ValueError("'average' has a negative number of steps")
+    state.labels, state.latent, state.update = saved["given"], saved["latent"], saved["update"]
+    state.epochs, state.log = int(saved["epochs"]), saved["log"]
+    state.skipped |= saved["skipped"]
+    if saved["precision"] != "fp16" or state.distributed.device.type == "cuda":  # which a GPU may have saved
+        state.precision = saved["precision"]
+
+
+def check_photos(photos: list[Photo], saved: list[str], file: Path | None) -> None:
+    """InputError unless the photos are those of the saved training."""
+    paths = [photo.path for photo in photos]
+    if saved == paths:
+        return
+    before = set(saved)
+    lost, new = sorted(before - set(paths)), sorted(set(paths) - before)
+    what = (
+        f"photos missing now: {len(lost)}, such as {lost[0]}"
+        if lost
+        else f"photos missing then: {len(new)}, such as {new[0]}"
+    )
+    raise InputError(
+        f"{file} cannot be continued: {what}. Put the photos back as they were, or pass `overwrite=True` to start again."
+    )
