@@ -41,12 +41,12 @@ LABELS = ("cdul", "ccd", "centred", "dense")
 TRAININGS = ("fixed", "probe", "consistent", "cdul", "ccd")
 STUDENT = ["--arch", "clip-resnet", "--init", "clip", "--size", "64"]
 STEPS = ["--epochs", "2", "--batch-size", "8", "--lr", "1e-3"]
-WARMUP = ["--warmup", "1"]  # the second epoch has two views, and updated labels
+WARMUP = ["--set", "warmup=1"]  # the second epoch has two views, and updated labels
 OTHER_STUDENTS = {  # on the dense labels
     "mobilenet_v2": ["--arch", "mobilenet_v2", "--init", "none", "--size", "64", "--epochs", "1"],
     "resnet18": ["--arch", "resnet18", "--init", "none", "--size", "64", "--epochs", "1"],
     "clip_head": ["--arch", "clip-head"],
-    "probe_start": [*STUDENT, *STEPS, "--head-init", "probe", "--augment", "crop"],
+    "probe_start": [*STUDENT, *STEPS, "--set", "head_init=probe", "--set", "augment=crop"],
 }
 
 

@@ -18,12 +18,6 @@ from .lazy_names import lazy_names
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import Evaluation as Evaluation
-    from .api import evaluate as evaluate
-    from .api import load_model as load_model
-    from .api import predict as predict
-    from .api import pseudolabel as pseudolabel
-    from .api import train as train
     from .clip import available_models as available_models
     from .clip import load_clip as load_clip
     from .config import InputError as InputError
@@ -31,6 +25,8 @@ if TYPE_CHECKING:
     from .config import TableOptions as TableOptions
     from .config import TrainConfig as TrainConfig
     from .images import find_images as find_images
+    from .labels.evaluation import Evaluation as Evaluation
+    from .labels.evaluation import evaluate as evaluate
     from .labels.metrics import average_precision as average_precision
     from .labels.metrics import mean_average_precision as mean_average_precision
     from .labels.table import Labels as Labels
@@ -43,14 +39,18 @@ if TYPE_CHECKING:
     from .report.build import render_report as render_report
     from .student.checkpoint import Checkpoint as Checkpoint
     from .student.model import Classifier as Classifier
+    from .student.predict import load_model as load_model
+    from .student.predict import predict as predict
+    from .teacher.pseudolabel import pseudolabel as pseudolabel
+    from .training.train import train as train
 
 _MODULE_OF = {
-    "Evaluation": "api",
-    "evaluate": "api",
-    "load_model": "api",
-    "predict": "api",
-    "pseudolabel": "api",
-    "train": "api",
+    "Evaluation": "labels.evaluation",
+    "evaluate": "labels.evaluation",
+    "load_model": "student.predict",
+    "predict": "student.predict",
+    "pseudolabel": "teacher.pseudolabel",
+    "train": "training.train",
     "available_models": "clip",
     "load_clip": "clip",
     "InputError": "config",

@@ -158,7 +158,7 @@ def test_a_cpu_trains_the_small_student_unless_the_papers_settings_are_wanted(la
     def fake_train(table, output, *, config, **rest):
         seen.append(config)
 
-    monkeypatch.setattr("mlclip.training.loop.train", fake_train)
+    monkeypatch.setattr("mlclip.training.train.train_student", fake_train)
     mlclip.train(labels, tmp_path / "m.pt", **QUIET)
     mlclip.train(labels, tmp_path / "m.pt", preset="paper", **QUIET)
     mlclip.train(labels, tmp_path / "m.pt", size=96, method="ccd", **QUIET)

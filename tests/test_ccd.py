@@ -21,13 +21,13 @@ from mlclip.progress import Progress
 from mlclip.report.build import render_report
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
-from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
 from mlclip.teacher.where import CellMaps
 from mlclip.training.augment import jitter_colours, jitter_table
 from mlclip.training.epoch_log import stopping_measure
 from mlclip.training.local_views import choose_local_views, crop_scorer_for, local_labels, pictured_rows
-from mlclip.training.loop import train
+from mlclip.training.loop import train_student
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
 CONFIG = TrainConfig(
@@ -42,7 +42,7 @@ def teacher(clip_file):
 
 @pytest.fixture
 def labels(photos, teacher) -> Labels:
-    return pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(method="ccd"))
+    return label_photos(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(method="ccd"))
 
 
 def test_the_worked_examples_in_the_docstrings_hold():
@@ -132,10 +132,10 @@ def test_the_whole_photo_is_encoded_at_ten_sevenths_of_clip_s_input_size(labels,
 
 def test_debiasing_can_be_turned_off_and_a_view_size_that_does_not_fit_is_an_error(photos, teacher):
     plain = PseudolabelConfig(method="ccd", debias=False, floor=0.0)
-    scores = pseudolabel(find_images([photos]), CLASSES, teacher, config=plain).scores
+    scores = label_photos(find_images([photos]), CLASSES, teacher, config=plain).scores
     assert torch.allclose(scores.sum(1), torch.ones(12), atol=1e-4)
     with pytest.raises(InputError, match="needs a multiple of 32 pixels, such as 96"):
-        pseudolabel(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100))
+        label_photos(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100))
     with pytest.raises(OptionError, match=r'`floor` .*`method="ccd"`'):
         PseudolabelConfig(floor=0.1)
     with pytest.raises(OptionError, match=r'`zeta` .*`method="cdul"`'):
@@ -143,7 +143,7 @@ def test_debiasing_can_be_turned_off_and_a_view_size_that_does_not_fit_is_an_err
 
 
 def test_positive_cells_of_the_maps_are_boosted_and_the_boost_is_saved_with_the_model(labels, teacher, tmp_path):
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=2), teacher=teacher, num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=2), teacher=teacher, num_workers=0)
     model = load_checkpoint(tmp_path / "m.pt").model
     pixels = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     with torch.no_grad():
@@ -216,7 +216,7 @@ def test_local_labels_equal_those_of_scoring_one_crop_at_a_time(photos, labels, 
 
 
 def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, teacher):
-    made = pseudolabel(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"})
+    made = label_photos(find_images([photos]), CLASSES, teacher, contrast={"sky": "sky"})
     scorer, found = crop_scorer_for(made, teacher), find_images([photos]).photos
     local = local_labels(scorer, found, BOXES, Runtime(num_workers=0))
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
@@ -235,17 +235,17 @@ def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, tea
 def test_another_teacher_is_an_error_unless_it_is_allowed(labels, teacher, tmp_path):
     others = replace(labels, meta={**labels.meta, "clip": {**labels.meta["clip"], "sha256": "0" * 64}})
     with pytest.raises(InputError, match=r"did not make these labels.*`other_teacher=True`"):
-        train(others, tmp_path / "m.pt", config=CONFIG, teacher=teacher, num_workers=0)
+        train_student(others, tmp_path / "m.pt", config=CONFIG, teacher=teacher, num_workers=0)
     assert crop_scorer_for(others, teacher, other_teacher=True).longest == 96
     with pytest.raises(InputError, match=r'`local_views="none"`'):
-        train(replace(labels, meta={}), tmp_path / "m.pt", config=CONFIG, num_workers=0)
+        train_student(replace(labels, meta={}), tmp_path / "m.pt", config=CONFIG, num_workers=0)
 
 
 def test_the_training_updates_the_labels_once_and_resumes_bit_for_bit(labels, teacher, tmp_path, monkeypatch):
     import mlclip.training.weight_step as module
 
     settings = {"config": CONFIG, "teacher": teacher, "num_workers": 0}
-    whole = train(labels, tmp_path / "whole.pt", save_labels=tmp_path / "whole.labels.pt", **settings)
+    whole = train_student(labels, tmp_path / "whole.pt", save_labels=tmp_path / "whole.labels.pt", **settings)
     step, calls = module.weight_step, 0
 
     def interrupted(*args):
@@ -258,8 +258,10 @@ def test_the_training_updates_the_labels_once_and_resumes_bit_for_bit(labels, te
     with monkeypatch.context() as patch:
         patch.setattr(module, "weight_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", **settings)
-    resumed = train(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", resume=True, **settings)
+            train_student(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", **settings)
+    resumed = train_student(
+        labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", resume=True, **settings
+    )
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
     one, two = read_labels(tmp_path / "whole.labels.pt"), read_labels(tmp_path / "cut.labels.pt")
@@ -283,7 +285,9 @@ def test_a_training_stops_early_and_reports_it(labels, teacher, tmp_path, monkey
     lines, progress = [], Progress()
     monkeypatch.setattr(progress, "log", lines.append)
     config = replace(CONFIG, epochs=9, stopping=True)
-    checkpoint = train(labels, tmp_path / "m.pt", config=config, teacher=teacher, num_workers=0, progress=progress)
+    checkpoint = train_student(
+        labels, tmp_path / "m.pt", config=config, teacher=teacher, num_workers=0, progress=progress
+    )
     assert len((tmp_path / "m.log.csv").read_text().splitlines()) == 1 + 5  # warm-up, and four with a measure
     assert checkpoint.meta["settings"]["epochs"] == 9
     assert any(line.startswith("stopped after epoch 5 of 9") and "`stopping=False`" in line for line in lines)
@@ -293,7 +297,7 @@ def test_consistent_is_the_student_of_ccd_without_its_teacher(labels, tmp_path):
     alone = replace(CONFIG, local_views="none", warmup=2)
     bare = replace(labels, meta={})  # without the facts about how they were made
     models = [
-        train(bare, tmp_path / f"{config.method}.pt", config=config, num_workers=0).model.state_dict()
+        train_student(bare, tmp_path / f"{config.method}.pt", config=config, num_workers=0).model.state_dict()
         for config in (alone, replace(CONFIG, method="consistent", warmup=2, stopping=True))
     ]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
@@ -311,7 +315,7 @@ def test_settings_of_another_method_are_option_errors():
 def test_without_local_views_no_teacher_is_needed_and_labels_can_have_any_origin(labels, tmp_path):
     bare = replace(labels, meta={})
     config = replace(CONFIG, local_views="none", epochs=2)
-    train(bare, tmp_path / "m.pt", config=config, num_workers=0)
+    train_student(bare, tmp_path / "m.pt", config=config, num_workers=0)
     assert load_checkpoint(tmp_path / "m.pt").model.classes == list(CLASSES)
 
 

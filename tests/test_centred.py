@@ -13,7 +13,7 @@ from mlclip.clip import load_clip
 from mlclip.config import OptionError, PseudolabelConfig
 from mlclip.images import find_images, open_image, view_pixels
 from mlclip.methods import centred
-from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher, class_embeddings
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
@@ -104,7 +104,7 @@ def test_labels_are_finite_for_one_photo_and_for_equal_photos(classes):
 
 
 def test_labels_equal_the_equations_computed_slowly_photo_by_photo(photos, teacher):
-    labels = pseudolabel(find_images([photos]), CLASSES, teacher, config=CONFIG, contrast={"sky": "sky"})
+    labels = label_photos(find_images([photos]), CLASSES, teacher, config=CONFIG, contrast={"sky": "sky"})
     text = class_embeddings(teacher, [*CLASSES.values(), "sky"], ["a photo of a {}"])
     views = [teacher.embed_views(view_pixels(open_image(photos / path), 64, (1, 2, 3))) for path in labels.paths]
     cosines = torch.stack(views).half().float() @ text.T  # (N, 14, 4)
@@ -123,7 +123,7 @@ def test_labels_equal_the_equations_computed_slowly_photo_by_photo(photos, teach
                     odds += (p / (1 - p)) / 3
             slow.append(odds.log())
         absent = 1 - centred.presence(torch.stack(slow))
-    alone = pseudolabel(
+    alone = label_photos(
         find_images([photos]),
         CLASSES,
         teacher,
@@ -139,15 +139,15 @@ def test_labels_equal_the_equations_computed_slowly_photo_by_photo(photos, teach
 
 def test_one_photo_with_two_classes_gets_labels(photos, teacher):
     found = find_images([photos / "00.jpg"])
-    labels = pseudolabel(found, {"red": "red", "blue": "blue"}, teacher, config=CONFIG)
+    labels = label_photos(found, {"red": "red", "blue": "blue"}, teacher, config=CONFIG)
     assert labels.scores.isfinite().all() and labels.scores.shape == (1, 2)
 
 
 def test_a_second_run_with_another_scale_encodes_nothing(photos, teacher, monkeypatch):
-    pseudolabel(find_images([photos]), CLASSES, teacher, config=CONFIG)
+    label_photos(find_images([photos]), CLASSES, teacher, config=CONFIG)
     monkeypatch.setattr(teacher, "embed_views", lambda _: pytest.fail("encoded again"))
     other = PseudolabelConfig(method="centred", rank_scale=1.0, prior_photos=5.0)
-    assert math.isfinite(float(pseudolabel(find_images([photos]), CLASSES, teacher, config=other).scores.sum()))
+    assert math.isfinite(float(label_photos(find_images([photos]), CLASSES, teacher, config=other).scores.sum()))
 
 
 def test_invalid_settings_raise_an_option_error():

@@ -8,10 +8,9 @@ import sys
 import click
 import pytest
 
-from mlclip import api
 from mlclip.cli import _status, cli
 from mlclip.cli.settings_file import settings_text
-from mlclip.config import InputError
+from mlclip.config import InputError, train_config
 
 needs_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is part of Python 3.11")
 
@@ -209,6 +208,6 @@ def test_version_names_torch(capsys):
 
 
 def test_train_config_takes_the_preset_of_the_device():
-    assert api.train_config({}, "cpu").arch == "mobilenet_v2"
-    assert api.train_config({"preset": None}, "cuda").arch == "resnet101"
-    assert api.train_config({"preset": "paper"}, "cpu").arch == "resnet101"
+    assert train_config({}, "cpu").arch == "mobilenet_v2"
+    assert train_config({"preset": None}, "cuda").arch == "resnet101"
+    assert train_config({"preset": "paper"}, "cpu").arch == "resnet101"

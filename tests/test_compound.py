@@ -12,7 +12,7 @@ from mlclip.clip import load_clip
 from mlclip.config import InputError, PseudolabelConfig
 from mlclip.images import find_images
 from mlclip.methods import compound
-from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher, class_embeddings, embeddings_of
 from mlclip.training.local_views import crop_scorer_for
 
@@ -52,8 +52,8 @@ def test_labels_remember_that_they_are_compound_so_that_an_update_uses_the_same_
     config = PseudolabelConfig("centred", compound=True)
     classes, found = {name: name for name in NAMES[:3]}, find_images([photos])
     running = {"templates": TEMPLATES, "contrast": {"sky": "sky"}}
-    labels = pseudolabel(found, classes, teacher, config=config, **running)
-    plain = pseudolabel(found, classes, teacher, config=PseudolabelConfig("centred"), **running)
+    labels = label_photos(found, classes, teacher, config=config, **running)
+    plain = label_photos(found, classes, teacher, config=PseudolabelConfig("centred"), **running)
     assert not torch.equal(labels.scores, plain.scores)
     text = class_embeddings(teacher, NAMES, TEMPLATES, compound=True)
     assert torch.equal(embeddings_of(labels.meta, teacher), text)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
 
-from mlclip import api
+import mlclip
 from mlclip.cli import cli
 from mlclip.config import InputError, TrainConfig
 from mlclip.labels.corrections import correct, corrected_cells, read_corrections
@@ -19,7 +19,7 @@ from mlclip.labels.review import questions, wrong_labels
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.methods.linear_head import fit_head
 from mlclip.progress import SILENT
-from mlclip.training.loop import train
+from mlclip.training.loop import train_student
 
 CLASSES = ["red", "green", "blue"]
 SMALL = {"arch": "resnet18", "init": "none", "size": 64}
@@ -93,7 +93,7 @@ def test_a_training_never_changes_a_corrected_label(labels, method, tmp_path):
         method=method, epochs=2, batch_size=4, lr=1e-2, **SMALL, **({"warmup": 1} if method != "fixed" else {})
     )
     save = {"save_labels": tmp_path / "new.pt"} if method == "cdul" else {}
-    model = train(corrected, tmp_path / "model.pt", config=config, num_workers=0, device="cpu", **save)
+    model = train_student(corrected, tmp_path / "model.pt", config=config, num_workers=0, device="cpu", **save)
     assert model.meta["labels_meta"]["corrections"]["00.jpg"] == {"red": 0}
     if save:
         new = read_labels(tmp_path / "new.pt")
@@ -104,11 +104,11 @@ def test_a_larger_weight_brings_the_probe_closer_to_the_correction(labels, tmp_p
     scores = []
     for weight in (0.5, 20.0):
         config = {"method": "probe", "correction_weight": weight, **SMALL}
-        model = api.train(
+        model = mlclip.train(
             labels, tmp_path / "model.pt", corrections={"00.jpg": {"red": 0}}, overwrite=True, device="cpu", num_workers=0,
             progress=SILENT, **config,
         )  # fmt: skip
-        scores.append(float(api.predict([labels.root], model, num_workers=0, progress=SILENT).scores[0, 0]))
+        scores.append(float(mlclip.predict([labels.root], model, num_workers=0, progress=SILENT).scores[0, 0]))
     assert scores[1] < scores[0]
 
 

@@ -20,7 +20,7 @@ from mlclip.teacher import encode
 from mlclip.teacher.cache import list_stores
 from mlclip.teacher.encode import cell_key, embed_views_and_cells, view_key
 from mlclip.teacher.label import label_by_view_sets
-from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher
 from mlclip.teacher.store import MemoryViews, Store, default_store
 from mlclip.training.local_views import crop_scorer_for
@@ -35,7 +35,7 @@ def teacher(clip_file):
 
 
 def label(photos, teacher, config=DENSE, classes=CLASSES, **options):
-    return pseudolabel(find_images([photos]), classes, teacher, config=config, **options)
+    return label_photos(find_images([photos]), classes, teacher, config=config, **options)
 
 
 @pytest.fixture

@@ -184,7 +184,8 @@ def test_photos_that_vanish_after_they_were_listed_are_skipped_by_every_command(
     command, photos, model_file, monkeypatch
 ):
     from mlclip import images
-    from mlclip.api import inputs
+    from mlclip.student import predict
+    from mlclip.teacher import pseudolabel
     from mlclip.training import start
 
     def vanish(find):
@@ -196,7 +197,8 @@ def test_photos_that_vanish_after_they_were_listed_are_skipped_by_every_command(
         return listed
 
     picture = (photos / "03.jpg").read_bytes()
-    monkeypatch.setattr(inputs, "find_images", vanish(images.find_images))
+    for module in (predict, pseudolabel):
+        monkeypatch.setattr(module, "find_images", vanish(images.find_images))
     monkeypatch.setattr(start, "labelled_photos", vanish(start.labelled_photos))
     commands = [
         ["pseudolabel", "photos", "--clip", "CLIP", "--classes", "red,green,blue"],

@@ -19,7 +19,7 @@ from mlclip.methods import cdul
 from mlclip.methods.thresholds import match_expected_positives
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.training.label_step import label_step
-from mlclip.training.loop import train
+from mlclip.training.loop import train_student
 from mlclip.training.schedule import label_step_due
 from mlclip.training.state import resume_file
 from mlclip.training.weight_step import weight_step
@@ -74,7 +74,7 @@ def test_rows_without_a_prediction_keep_their_labels_and_extreme_labels_stay_fin
 
 def test_labels_change_only_at_label_steps_and_are_saved_as_a_table(labels, tmp_path):
     labels.meta["thresholds"] = [0.99] * len(CLASSES)  # for the labels before the training
-    train(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt", num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt", num_workers=0)
     refined = read_labels(tmp_path / "refined.pt")
     assert refined.paths == labels.paths and refined.classes == CLASSES
     assert refined.meta["refined"]["method"] == "cdul"
@@ -88,15 +88,15 @@ def test_with_rate_zero_the_labels_do_not_change_and_unknown_labels_stay_unknown
     scores[5, 1] = float("nan")
     labels = replace(labels, scores=scores)
     config = replace(CONFIG, label_rate=0.0)
-    train(labels, tmp_path / "m.pt", config=config, save_labels=tmp_path / "refined.csv", num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=config, save_labels=tmp_path / "refined.csv", num_workers=0)
     refined = read_labels(tmp_path / "refined.csv")
     assert refined.scores[5, 1].isnan()
     assert torch.allclose(refined.scores, labels.scores, atol=1e-5, equal_nan=True)
 
 
 def test_the_truth_adds_numbers_to_the_log_and_has_no_other_effect(labels, truth, tmp_path):
-    plain = train(labels, tmp_path / "a.pt", config=CONFIG, num_workers=0)
-    with_truth = train(labels, tmp_path / "b.pt", config=CONFIG, truth=truth, num_workers=0)
+    plain = train_student(labels, tmp_path / "a.pt", config=CONFIG, num_workers=0)
+    with_truth = train_student(labels, tmp_path / "b.pt", config=CONFIG, truth=truth, num_workers=0)
     weights = plain.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in with_truth.model.state_dict().items())
     rows = log_rows(tmp_path / "b.pt")
@@ -111,7 +111,7 @@ def test_tensorboard_gets_the_same_numbers(labels, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     events = EventAccumulator(str(tmp_path / "m.tensorboard"))
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("loss")]
@@ -126,7 +126,9 @@ def test_a_training_interrupted_at_any_step_resumes_bit_for_bit(where, labels, t
     import mlclip.training.weight_step
 
     config = replace(CONFIG, warmup=0, label_every=1)
-    whole = train(labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt", num_workers=0)
+    whole = train_student(
+        labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt", num_workers=0
+    )
     modules = {
         "weight_step": mlclip.training.weight_step,
         "score_photos": mlclip.training.label_step,
@@ -146,8 +148,8 @@ def test_a_training_interrupted_at_any_step_resumes_bit_for_bit(where, labels, t
     with monkeypatch.context() as patch:
         patch.setattr(module, where, interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, tmp_path / "cut.pt", **settings)
-    resumed = train(labels, tmp_path / "cut.pt", resume=True, **settings)
+            train_student(labels, tmp_path / "cut.pt", **settings)
+    resumed = train_student(labels, tmp_path / "cut.pt", resume=True, **settings)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
     one, two = read_labels(tmp_path / "whole.labels.pt"), read_labels(tmp_path / "cut.labels.pt")
@@ -187,7 +189,7 @@ def test_a_killed_training_loses_at_most_one_epoch_and_has_the_same_result(label
 
 def test_saving_labels_needs_a_method_that_changes_them(labels, tmp_path):
     with pytest.raises(OptionError, match=r'`save_labels`.*`method="cdul"`'):
-        train(labels, tmp_path / "m.pt", config=replace(CONFIG, method="fixed", warmup=2, label_every=1),
+        train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, method="fixed", warmup=2, label_every=1),
               save_labels=tmp_path / "refined.pt", num_workers=0)  # fmt: skip
 
 
@@ -208,7 +210,9 @@ def test_a_training_without_any_label_step_prints_a_warning(labels, tmp_path):
         def log(self, line):
             lines.append(line)
 
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), num_workers=0, progress=Messages())
+    train_student(
+        labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), num_workers=0, progress=Messages()
+    )
     assert any(
         line.startswith("warning") and "`epochs=1` with `warmup=3`" in line and "no label step" in line
         for line in lines
@@ -219,7 +223,7 @@ def test_photos_that_all_cannot_be_read_are_an_error(labels, photos, tmp_path):
     for file in photos.iterdir():
         file.write_bytes(b"")
     with pytest.raises(InputError, match="none of the 12"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+        train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     assert not (tmp_path / "m.pt").exists()
 
 

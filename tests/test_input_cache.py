@@ -29,7 +29,7 @@ from mlclip.progress import SILENT, Progress
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.training import input_cache
 from mlclip.training.input_cache import open_input_cache
-from mlclip.training.loop import train
+from mlclip.training.loop import train_student
 
 CONFIG = TrainConfig(method="fixed", arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
 
@@ -79,7 +79,7 @@ def test_a_training_is_the_same_bit_for_bit_with_and_without_the_cache(labels, p
     models = []
     for name, cache, workers in (("a", True, 0), ("b", True, 2), ("c", False, 0)):
         config = replace(config, cache=cache)
-        checkpoint = train(labels, tmp_path / f"{name}.pt", config=config, num_workers=workers)
+        checkpoint = train_student(labels, tmp_path / f"{name}.pt", config=config, num_workers=workers)
         assert [path for path, _ in checkpoint.meta["skipped"]] == ["05.jpg"]
         models.append((checkpoint.model.state_dict(), checkpoint.thresholds))
     for state, thresholds in models[1:]:
@@ -100,8 +100,8 @@ def test_the_cache_is_announced_and_its_file_has_no_name(labels, found, tmp_path
 
 
 def test_one_epoch_and_no_cache_make_no_file(labels, tmp_path):
-    train(labels, tmp_path / "a.pt", config=replace(CONFIG, epochs=1), num_workers=0)
-    train(labels, tmp_path / "b.pt", config=replace(CONFIG, cache=False), num_workers=0)
+    train_student(labels, tmp_path / "a.pt", config=replace(CONFIG, epochs=1), num_workers=0)
+    train_student(labels, tmp_path / "b.pt", config=replace(CONFIG, cache=False), num_workers=0)
     assert not (cache_folder() / "inputs").exists()
 
 
@@ -156,7 +156,7 @@ def test_too_little_space_falls_back_to_no_cache_with_a_message(labels, tmp_path
     free = shutil.disk_usage(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(input_cache.shutil, "disk_usage", lambda _: free)
     messages = Messages()
-    train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, progress=messages)
+    train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, progress=messages)
     assert any("no input cache" in line and "and 1 MB are free" in line for line in messages.lines) and not left()
 
 

@@ -205,7 +205,7 @@ def test_ctrl_c_in_a_probe_does_not_speak_of_epochs(monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlclip.api.train", stop)
+    monkeypatch.setattr("mlclip.training.train.train", stop)
     assert _status(["train", "--method", "probe"]) == 130
     kept = "interrupted; run the same command again to continue from what the cache holds"
     assert capsys.readouterr().err == f"\nmlclip: {kept}\n"

@@ -23,7 +23,7 @@ from mlclip.teacher import store as store_module
 from mlclip.teacher.cache import clear_stores, list_stores
 from mlclip.teacher.encode import encoded_views, view_key
 from mlclip.teacher.label import cdul_labels
-from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher, class_embeddings, class_scores
 from mlclip.teacher.store import LOCK, Store, StoredViews, default_store
 
@@ -37,7 +37,7 @@ def teacher(clip_file):
 
 
 def label(photos, teacher, **options):
-    return pseudolabel(find_images([photos]), CLASSES, teacher, **{"config": CDUL, **options})
+    return label_photos(find_images([photos]), CLASSES, teacher, **{"config": CDUL, **options})
 
 
 class Counting:
@@ -75,7 +75,7 @@ def test_a_second_run_with_other_names_and_settings_encodes_no_photo(photos, tea
     assert first.views == 12 * 10
     second = Counting(teacher)
     config = replace(CDUL, zeta=0.1, temperature=0.02)
-    pseudolabel(find_images([photos]), {"cat": "cat", "dog": "dog"}, second, config=config)
+    label_photos(find_images([photos]), {"cat": "cat", "dog": "dog"}, second, config=config)
     assert second.views == 0
 
 
@@ -107,8 +107,8 @@ def test_an_interrupted_run_keeps_every_embedding_and_continues_with_the_same_re
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(1, 0), (1000, 2)])
 def test_batch_size_and_dataloader_workers_do_not_change_the_labels(photos, teacher, tmp_path, batch_size, num_workers):
     found = find_images([photos])
-    one = pseudolabel(found, CLASSES, teacher, config=CDUL, store=tmp_path / "a")
-    other = pseudolabel(
+    one = label_photos(found, CLASSES, teacher, config=CDUL, store=tmp_path / "a")
+    other = label_photos(
         found,
         CLASSES,
         teacher,
@@ -144,7 +144,7 @@ def test_files_with_several_frames_are_reported_once(photos, teacher, num_worker
             lines.append(line)
 
     for _ in range(2):  # the second run reads no photo
-        pseudolabel(
+        label_photos(
             find_images([photos]), CLASSES, teacher, runtime=Runtime(num_workers=num_workers, progress=Recorder())
         )
     assert [line for line in lines if "frames" in line] == [
@@ -156,7 +156,7 @@ def test_a_folder_without_a_readable_photo_raises_an_error_with_the_count(tmp_pa
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_text("<html>")
     with pytest.raises(InputError, match="0 of 2 photos"):
-        pseudolabel(find_images([tmp_path]), CLASSES, teacher)
+        label_photos(find_images([tmp_path]), CLASSES, teacher)
 
 
 def test_a_store_of_another_model_or_of_other_views_is_refused(photos, teacher, tmp_path):
@@ -270,8 +270,8 @@ def test_the_default_store_depends_on_model_views_and_root(teacher):
 def test_contrast_names_compete_and_are_then_dropped(photos, teacher):
     found = find_images([photos])
     config = replace(CDUL, part="global")
-    alone = pseudolabel(found, CLASSES, teacher, config=config)
-    with_contrast = pseudolabel(found, CLASSES, teacher, config=config, contrast={"sky": "sky"})
+    alone = label_photos(found, CLASSES, teacher, config=config)
+    with_contrast = label_photos(found, CLASSES, teacher, config=config, contrast={"sky": "sky"})
     assert with_contrast.classes == list(CLASSES)
     assert torch.allclose(alone.scores.sum(1), torch.ones(12), atol=1e-3)
     assert (with_contrast.scores.sum(1) < alone.scores.sum(1)).all()
@@ -282,7 +282,7 @@ def test_classes_and_contrast_may_be_plain_lists_of_names(photos, teacher):
     mapping = {"classes": {"cat": "cat", "dog": "a small dog"}, "contrast": {"sky": "sky"}}
     names = {"classes": ["cat", "dog = a small dog"], "contrast": ["sky"]}
     from_mapping, from_list = (
-        pseudolabel(found, option["classes"], teacher, contrast=option["contrast"]) for option in (mapping, names)
+        label_photos(found, option["classes"], teacher, contrast=option["contrast"]) for option in (mapping, names)
     )
     assert from_list.classes == ["cat", "dog"] and torch.equal(from_list.scores, from_mapping.scores)
     assert torch.equal(from_list.meta.pop("content"), from_mapping.meta.pop("content"))
@@ -303,7 +303,7 @@ def test_infinite_settings_raise_an_error_and_grids_are_sorted():
 
 def test_the_mean_top1_probability_is_that_of_the_largest_views(photos, teacher):
     top1 = {
-        grids: pseudolabel(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(grids=grids)).meta[
+        grids: label_photos(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(grids=grids)).meta[
             "mean_top1"
         ]
         for grids in ((1, 2), (2, 1), (2, 3), (2,))
@@ -314,11 +314,11 @@ def test_the_mean_top1_probability_is_that_of_the_largest_views(photos, teacher)
 
 def test_a_single_class_needs_contrast_names(photos, teacher):
     with pytest.raises(InputError, match="`contrast`"):
-        pseudolabel(find_images([photos]), {"cat": "cat"}, teacher)
+        label_photos(find_images([photos]), {"cat": "cat"}, teacher)
     contrast = {"sky": "sky"}
-    labels = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, config=CDUL, contrast=contrast)
+    labels = label_photos(find_images([photos]), {"cat": "cat"}, teacher, config=CDUL, contrast=contrast)
     assert labels.scores.max() < 1
-    centred = pseudolabel(find_images([photos]), {"cat": "cat"}, teacher, contrast=contrast)
+    centred = label_photos(find_images([photos]), {"cat": "cat"}, teacher, contrast=contrast)
     assert centred.scores.isfinite().all() and centred.classes == ["cat"]
 
 

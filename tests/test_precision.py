@@ -13,7 +13,7 @@ from mlclip.config import OptionError
 from mlclip.images import find_images
 from mlclip.teacher import scoring
 from mlclip.teacher.encode import embed_views_and_cells, encoded_views
-from mlclip.teacher.pseudolabel import pseudolabel
+from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher, choose_precision, cpu_bf16_is_faster
 from mlclip.teacher.store import MANIFEST, StoredViews
 
@@ -80,7 +80,7 @@ def test_bf16_embeddings_point_the_same_way_and_labels_hardly_move(photos, clip_
         teacher = Teacher(load_clip(str(clip_file)), CPU, name)
         with encoded_views(found.photos, teacher, root=found.root, store=tmp_path / name) as ([store], _):
             _, embeddings = next(iter(StoredViews(store, found.photos)))
-        labels = pseudolabel(found, classes, teacher, store=tmp_path / f"labels-{name}")
+        labels = label_photos(found, classes, teacher, store=tmp_path / f"labels-{name}")
         tables[name] = (embeddings, labels)
     cosines = (tables["fp32"][0] * tables["bf16"][0]).sum(-1)
     assert cosines.min() > 0.999

@@ -25,7 +25,7 @@ from mlclip.student.model import Classifier
 from mlclip.student.predict import predict
 from mlclip.teacher.cache import clear_stores, list_stores
 from mlclip.training.augment import SMALLEST, crop_boxes, crops
-from mlclip.training.loop import resume_file, train
+from mlclip.training.loop import resume_file, train_student
 from mlclip.training.probe import fit_probe
 from mlclip.training.start import start_training
 from mlclip.training.weight_step import epoch_batches
@@ -153,7 +153,7 @@ def test_features_are_computed_once_and_continued_after_an_interruption(labels, 
 
 
 def test_a_probe_needs_no_cache(labels, tmp_path, monkeypatch, capsys):
-    expected = train(labels, tmp_path / "a.pt", config=PROBE, num_workers=0)
+    expected = train_student(labels, tmp_path / "a.pt", config=PROBE, num_workers=0)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file"))  # cannot be a folder
     write_labels(labels, tmp_path / "labels.pt")
@@ -175,7 +175,7 @@ def test_other_weights_or_another_size_have_another_store():
 
 
 def test_a_probe_learns_colours_and_leaves_the_trunk_as_it_is(labels, tmp_path):
-    checkpoint = train(
+    checkpoint = train_student(
         labels, tmp_path / "m.pt", config=PROBE, truth=replace(labels, scores=labels.scores.round()), num_workers=0
     )
     again = load_checkpoint(tmp_path / "m.pt")
@@ -194,7 +194,7 @@ def test_a_probe_learns_colours_and_leaves_the_trunk_as_it_is(labels, tmp_path):
 
 def test_truth_does_not_change_a_probe_and_a_second_one_is_equal(labels, tmp_path):
     wrong = replace(labels, scores=1 - labels.scores.round())
-    models = [train(labels, tmp_path / f"{n}.pt", config=PROBE, truth=t, num_workers=0) for n, t in enumerate((None, wrong))]  # fmt: skip
+    models = [train_student(labels, tmp_path / f"{n}.pt", config=PROBE, truth=t) for n, t in enumerate((None, wrong))]
     first, second = (checkpoint.model.state_dict() for checkpoint in models)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert torch.equal(models[0].thresholds, models[1].thresholds)
@@ -211,12 +211,12 @@ def test_the_thresholds_give_held_out_photos_as_many_positives_as_the_labels_exp
 def test_unreadable_photos_are_skipped_and_listed_by_a_probe(labels, photos, tmp_path):
     (photos / "03.jpg").write_bytes(b"")
     (photos / "04.jpg").unlink()
-    checkpoint = train(labels, tmp_path / "m.pt", config=PROBE, num_workers=0)
+    checkpoint = train_student(labels, tmp_path / "m.pt", config=PROBE, num_workers=0)
     assert [path for path, _ in checkpoint.meta["skipped"]] == ["03.jpg", "04.jpg"]
     for n in (0, 1, 2, *range(5, 11)):
         (photos / f"{n:02d}.jpg").write_bytes(b"")
     with pytest.raises(InputError, match="1 of the 11 labelled photos can be read"):
-        train(labels, tmp_path / "n.pt", config=PROBE, num_workers=0)
+        train_student(labels, tmp_path / "n.pt", config=PROBE, num_workers=0)
 
 
 @pytest.mark.parametrize(
@@ -246,14 +246,14 @@ def test_an_unfinished_training_is_not_replaced_by_a_probe_without_overwrite(lab
     resume_file(tmp_path / "m.pt").write_text("state")
     for resume in (False, True):
         with pytest.raises(InputError, match="a probe has no epochs to continue"):
-            train(labels, tmp_path / "m.pt", config=PROBE, resume=resume, num_workers=0)
-    train(labels, tmp_path / "m.pt", config=PROBE, overwrite=True, num_workers=0)
+            train_student(labels, tmp_path / "m.pt", config=PROBE, resume=resume, num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=PROBE, overwrite=True, num_workers=0)
     assert not resume_file(tmp_path / "m.pt").exists()
-    train(labels, tmp_path / "n.pt", config=PROBE, resume=True, num_workers=0)  # nothing to continue
+    train_student(labels, tmp_path / "n.pt", config=PROBE, resume=True, num_workers=0)  # nothing to continue
 
 
 def test_a_training_can_start_from_the_head_of_a_probe(labels, tmp_path, monkeypatch):
-    probe = train(labels, tmp_path / "probe.pt", config=PROBE, num_workers=0).model
+    probe = train_student(labels, tmp_path / "probe.pt", config=PROBE, num_workers=0).model
     config, starts = replace(FIXED, head_init="probe", epochs=2), []
 
     def recorded(state, *rest):
@@ -263,7 +263,7 @@ def test_a_training_can_start_from_the_head_of_a_probe(labels, tmp_path, monkeyp
     from mlclip.training.weight_step import weight_epoch
 
     monkeypatch.setattr("mlclip.training.loop.weight_epoch", recorded)
-    train(labels, tmp_path / "m.pt", config=config, num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=config, num_workers=0)
     assert len(starts) == 2 and torch.equal(starts[0], probe.head.weight)
     assert not torch.equal(starts[1], probe.head.weight)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlclip import api
+import mlclip
 from mlclip.config import InputError, OptionError
 from mlclip.distributed import Distributed, Runtime, rank_device, start_distributed, status_for_launcher
 from mlclip.files import locked
@@ -112,14 +112,14 @@ def enter_machine(folder: Path, rank: int) -> None:
 
 def label_photos(**settings) -> Labels:
     rest = {"output": "labels.pt", "clip": "clip.pt", "method": "ccd", "num_workers": 0, "device": "cpu"} | settings
-    return api.pseudolabel("photos", ["red", "green", "blue"], progress=SILENT, **rest)
+    return mlclip.pseudolabel("photos", ["red", "green", "blue"], progress=SILENT, **rest)
 
 
 def train_student(output: str, method: str, progress: Progress = SILENT, **settings) -> None:
     rest = {"root": "photos", "init": "none", "arch": "resnet18", "size": 64, "num_workers": 0, "device": "cpu"}
     if method != "probe":
         rest |= {"lr": 1e-5, "batch_size": 6, "precision": "fp32"}
-    api.train("labels.pt", output, method=method, progress=progress, **rest, **settings)
+    mlclip.train("labels.pt", output, method=method, progress=progress, **rest, **settings)
 
 
 def label_and_train() -> None:

@@ -30,8 +30,7 @@ LEVELS = {
     1: {"labels"},
     2: {"teacher", "student"},
     3: {"training", "report", "demo"},
-    4: {"api"},
-    5: {"cli", "__main__"},
+    4: {"cli", "__main__"},
 }
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
 FILES = sorted(PACKAGE.rglob("*.py"))

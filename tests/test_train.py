@@ -29,7 +29,7 @@ from mlclip.student.model import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_
 from mlclip.student.predict import predict
 from mlclip.training.augment import ADJUSTMENTS, jitter_colours, jitter_table
 from mlclip.training.label_step import label_step
-from mlclip.training.loop import resume_file, train
+from mlclip.training.loop import resume_file, train_student
 from mlclip.training.schedule import duration
 from mlclip.training.start import start_training, sync_batch_norm
 from mlclip.training.weight_step import WeightAverage, choose_training_precision, fast_convolutions, weight_step
@@ -110,7 +110,7 @@ def test_the_resnet_of_a_clip_can_be_the_student_and_survives_saving_and_loading
 
 
 def test_a_student_learns_the_colours_in_its_labels(labels, tmp_path):
-    checkpoint = train(labels, tmp_path / "model.pt", config=replace(CONFIG, epochs=15), num_workers=0)
+    checkpoint = train_student(labels, tmp_path / "model.pt", config=replace(CONFIG, epochs=15), num_workers=0)
     again = load_checkpoint(tmp_path / "model.pt")
     predicted = predict(find_images([labels.root]), again, num_workers=0)
     assert predicted.scores.argmax(1).tolist() == [n % 3 for n in range(12)]
@@ -120,7 +120,7 @@ def test_a_student_learns_the_colours_in_its_labels(labels, tmp_path):
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(labels, tmp_path):
     weights = [
-        train(
+        train_student(
             labels, tmp_path / f"{n}.pt", config=replace(CONFIG, epochs=1, seed=seed), num_workers=0
         ).model.head.weight
         for n, seed in enumerate((0, 0, 1))
@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(labels, 
 
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(labels, tmp_path, monkeypatch):
     config = replace(CONFIG, epochs=3)
-    whole = train(labels, tmp_path / "whole.pt", config=config, num_workers=0)
+    whole = train_student(labels, tmp_path / "whole.pt", config=config, num_workers=0)
     steps = 0
 
     def interrupted(*args):
@@ -144,9 +144,9 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(labels, tmp_
     with monkeypatch.context() as patch:
         patch.setattr("mlclip.training.weight_step.weight_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, tmp_path / "cut.pt", config=config, num_workers=0)
+            train_student(labels, tmp_path / "cut.pt", config=config, num_workers=0)
     assert not (tmp_path / "cut.pt").exists()
-    resumed = train(labels, tmp_path / "cut.pt", config=config, num_workers=0, resume=True)
+    resumed = train_student(labels, tmp_path / "cut.pt", config=config, num_workers=0, resume=True)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
@@ -162,7 +162,7 @@ def weights_step_by_step(labels, output, config, monkeypatch) -> tuple[list[dict
 
     with monkeypatch.context() as patch:
         patch.setattr("mlclip.training.weight_step.weight_step", recorded)
-        return steps, train(labels, output, config=config, num_workers=0).model.state_dict()
+        return steps, train_student(labels, output, config=config, num_workers=0).model.state_dict()
 
 
 def test_the_weights_of_the_student_are_the_average_over_the_last_part_of_the_training(labels, tmp_path, monkeypatch):
@@ -224,7 +224,7 @@ def test_label_steps_use_the_predictions_of_the_averaged_student(labels, tmp_pat
     moved = []
     for share in (0.0, 1.0):
         files = {"output": tmp_path / f"{share}.pt", "save_labels": tmp_path / f"{share}.csv"}
-        model = train(labels, **files, config=replace(config, average=share), num_workers=0)
+        model = train_student(labels, **files, config=replace(config, average=share), num_workers=0)
         scores = predict(find_images([labels.root]), model, num_workers=0).scores
         latent = label_step(latent_of(labels.scores), scores, config)
         moved.append(read_labels(files["save_labels"]).scores)
@@ -239,12 +239,12 @@ def interrupt_before_the_model_is_written(labels, output, monkeypatch, config=CO
     with monkeypatch.context() as patch:
         patch.setattr("mlclip.training.loop.save_checkpoint", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(labels, output, config=config, num_workers=0)
+            train_student(labels, output, config=config, num_workers=0)
 
 
 def test_the_thresholds_of_a_trained_model_give_each_class_as_many_photos_as_its_labels_expect(labels, tmp_path):
     labels.scores[0, 0] = float("nan")
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=4), num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=4), num_workers=0)
     checkpoint = load_checkpoint(tmp_path / "m.pt")
     assert torch.equal(checkpoint.model.scale, torch.ones(3)) and "calibration" not in checkpoint.meta
     scores = predict(find_images([labels.root]), checkpoint, num_workers=0).scores
@@ -265,13 +265,13 @@ class Messages(Progress):
 def test_resuming_with_other_settings_or_labels_is_an_error_that_names_every_difference(labels, tmp_path, monkeypatch):
     interrupt_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
     with pytest.raises(InputError, match=r"`lr` was 0.001, is 0.1\. `resume=True` needs the same settings"):
-        train(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), num_workers=0, resume=True)
+        train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), num_workers=0, resume=True)
     other = replace(CONFIG, lr=1e-5, size=96, epochs=9)
     with pytest.raises(InputError, match=r"continued: `size` was 64, is 96, `lr` was 0.001, is 1e-05\. "):
-        train(labels, tmp_path / "m.pt", config=other, num_workers=0, resume=True)
+        train_student(labels, tmp_path / "m.pt", config=other, num_workers=0, resume=True)
     changed = replace(labels, scores=1 - labels.scores)
     with pytest.raises(InputError, match="the labels have changed"):
-        train(changed, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
+        train_student(changed, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
 
 
 def test_a_refused_resume_builds_no_model_and_prints_nothing(labels, tmp_path, monkeypatch):
@@ -280,16 +280,16 @@ def test_a_refused_resume_builds_no_model_and_prints_nothing(labels, tmp_path, m
     messages = Messages()
     rest = {"num_workers": 0, "resume": True, "progress": messages}
     with pytest.raises(InputError, match="`lr` was"):
-        train(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), **rest)
+        train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, lr=0.1), **rest)
     assert messages.lines == []
 
 
 def test_an_unfinished_training_is_only_continued_with_resume_and_says_so(labels, tmp_path, monkeypatch):
     interrupt_before_the_model_is_written(labels, tmp_path / "m.pt", monkeypatch)
     with pytest.raises(InputError, match=r"m\.resume\.pt holds an unfinished training.*`resume=True` to continue"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+        train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     messages = Messages()
-    train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True, progress=messages)
+    train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True, progress=messages)
     assert "continuing after epoch 2" in messages.lines
 
 
@@ -303,9 +303,9 @@ def test_train_and_predict_use_the_named_device_and_choose_one_without_a_name(la
     for module in ("training.loop", "student.predict"):
         monkeypatch.setattr(f"mlclip.{module}.choose_device", chosen)
     config = replace(CONFIG, epochs=1)
-    checkpoint = train(labels, tmp_path / "a.pt", config=config, num_workers=0)
+    checkpoint = train_student(labels, tmp_path / "a.pt", config=config, num_workers=0)
     assert requested[0] == "auto"
-    train(labels, tmp_path / "b.pt", config=config, num_workers=0, device="cuda:3")
+    train_student(labels, tmp_path / "b.pt", config=config, num_workers=0, device="cuda:3")
     assert "cuda:3" in requested
     requested.clear()
     predict(find_images([labels.root]), checkpoint, num_workers=0)
@@ -313,7 +313,7 @@ def test_train_and_predict_use_the_named_device_and_choose_one_without_a_name(la
     assert requested == ["auto", "cuda:1"]
     monkeypatch.undo()
     with pytest.raises(InputError, match=r'`device="toaster"` is not a device'):
-        train(labels, tmp_path / "c.pt", config=config, num_workers=0, device="toaster")
+        train_student(labels, tmp_path / "c.pt", config=config, num_workers=0, device="toaster")
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_the_last_epoch_stays_saved(labels, tmp_path, monkeypatch):
@@ -324,9 +324,9 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_the_last_epoch_stays_s
 
     monkeypatch.setattr("mlclip.training.weight_step.weight_step", diverging)
     with pytest.raises(InputError, match=r"not finite in epoch 2\. .* Epoch 1 is saved: `resume=True` with `epochs=1`"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+        train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     monkeypatch.undo()
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0, resume=True)
+    train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0, resume=True)
     assert load_checkpoint(tmp_path / "m.pt").model.classes == CLASSES
 
 
@@ -423,7 +423,7 @@ def test_a_resumed_training_keeps_the_precision_that_it_started_with(labels, tmp
 
 def test_a_training_says_what_it_will_do_and_how_long_it_will_take(labels, tmp_path):
     messages = Messages()
-    train(labels, tmp_path / "m.pt", config=replace(CONFIG, precision="fp32"), num_workers=0, progress=messages)
+    train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, precision="fp32"), num_workers=0, progress=messages)
     plan = "training resnet18 (64 px, 3 classes) on 12 photos: 2 epochs of 3 steps of 4 photos, fp32 on cpu, "
     (start,) = [number for number, line in enumerate(messages.lines) if line.startswith(plan)]
     (forecast,) = [number for number, line in enumerate(messages.lines) if "from the first" in line]
@@ -494,7 +494,7 @@ def test_unknown_labels_have_no_gradient():
 def test_photos_that_cannot_be_read_are_skipped_and_listed(labels, photos, tmp_path):
     (photos / "03.jpg").write_bytes(b"")
     (photos / "04.jpg").unlink()
-    checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
+    checkpoint = train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
     assert [path for path, _ in checkpoint.meta["skipped"]] == ["03.jpg", "04.jpg"]
 
 
@@ -510,7 +510,7 @@ def test_photos_that_changed_after_they_were_labelled_are_counted_by_their_conte
     told = Progress()
     told.log = lines.append
     os.utime(photos / "01.jpg", ns=(1, 1))  # the same content
-    train(labels, tmp_path / "a.pt", config=config, num_workers=num_workers, progress=told)
+    train_student(labels, tmp_path / "a.pt", config=config, num_workers=num_workers, progress=told)
     assert not any("changed" in line for line in lines)
     for name in ("02.jpg", "07.jpg"):
         status = os.stat(photos / name)
@@ -519,20 +519,20 @@ def test_photos_that_changed_after_they_were_labelled_are_counted_by_their_conte
         (photos / name).write_bytes(data)
         os.utime(photos / name, ns=(status.st_atime_ns, status.st_mtime_ns))  # another content with the same date
     (photos / "03.jpg").unlink()
-    checkpoint = train(labels, tmp_path / "b.pt", config=config, num_workers=num_workers, progress=told)
+    checkpoint = train_student(labels, tmp_path / "b.pt", config=config, num_workers=num_workers, progress=told)
     assert "2 of 11 photos changed since they were labelled, such as 02.jpg. They keep their old labels" in str(lines)
     assert "content" not in checkpoint.meta["labels_meta"]
 
 
 def test_labels_whose_photos_are_missing_are_an_error_that_names_root(labels, tmp_path):
     with pytest.raises(InputError, match="`root`"):
-        train(replace(labels, root=str(tmp_path / "gone")), tmp_path / "m.pt", config=CONFIG, num_workers=0)
+        train_student(replace(labels, root=str(tmp_path / "gone")), tmp_path / "m.pt", config=CONFIG, num_workers=0)
 
 
 def test_an_existing_model_is_not_overwritten_by_default(labels, tmp_path):
     (tmp_path / "m.pt").write_text("precious")
     with pytest.raises(InputError, match="`overwrite=True`"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+        train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     assert (tmp_path / "m.pt").read_text() == "precious"
 
 
@@ -551,7 +551,7 @@ def test_settings_out_of_range_are_option_errors():
 
 
 def test_predictions_do_not_depend_on_batch_size_or_dataloader_workers(labels, tmp_path):
-    checkpoint = train(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
+    checkpoint = train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1), num_workers=0)
     found = find_images([labels.root])
     one = predict(found, checkpoint, batch_size=1, num_workers=0)
     many = predict(found, checkpoint, batch_size=64, num_workers=2)
@@ -562,7 +562,7 @@ def test_predictions_do_not_depend_on_batch_size_or_dataloader_workers(labels, t
 def test_labels_without_any_known_score_are_an_error_before_the_training_starts(labels, tmp_path):
     unknown = replace(labels, scores=torch.full_like(labels.scores, torch.nan))
     with pytest.raises(InputError, match="no label is known"):
-        train(unknown, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+        train_student(unknown, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     assert not list(tmp_path.glob("m.*"))
 
 
@@ -597,17 +597,17 @@ def interrupted_in_step(number: int):
 def test_a_resumed_training_needs_the_photos_it_began_with(photos, labels, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("mlclip.training.weight_step.weight_step", interrupted_in_step(5))
-        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+        train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
     (photos / "03.jpg").rename(tmp_path / "03.jpg")
     with pytest.raises(InputError, match=r"photos missing now: 1, such as 03.jpg"):
-        train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
+        train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
     (tmp_path / "03.jpg").rename(photos / "03.jpg")
-    train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
+    train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, resume=True)
 
 
 def test_a_training_that_starts_again_forgets_the_unfinished_one(labels, tmp_path, monkeypatch):
     for step in (5, 1):  # in the second epoch, then before the first one is finished
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr("mlclip.training.weight_step.weight_step", interrupted_in_step(step))
-            train(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, overwrite=True)
+            train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, overwrite=True)
         assert resume_file(tmp_path / "m.pt").exists() == (step == 5)

@@ -20,7 +20,7 @@ from PIL import Image
 from small_onnx import write_small_onnx
 
 import mlclip
-from mlclip import api, cli, files
+from mlclip import cli, files
 from mlclip.cli.demo import demo
 from mlclip.clip.weights import read_state_dict
 from mlclip.config import InputError, OptionError, TrainConfig
@@ -434,9 +434,9 @@ def test_a_nul_in_a_name_is_one_clear_line(photos, tmp_path):
         lambda: write_labels(labels, name),
         lambda: load_checkpoint(name),
         lambda: read_state_dict(name),
-        lambda: api.train(labels, name, arch="mobilenet_v3_small", init="none", size=64),
-        lambda: api.pseudolabel(name),
-        lambda: api.pseudolabel(photos, CLASSES, clip=name),
+        lambda: mlclip.train(labels, name, arch="mobilenet_v3_small", init="none", size=64),
+        lambda: mlclip.pseudolabel(name),
+        lambda: mlclip.pseudolabel(photos, CLASSES, clip=name),
         lambda: Store(name, key),
         lambda: Labels(["a\0.jpg"], ["x"], torch.ones(1, 1)),
     ):

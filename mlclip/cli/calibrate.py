@@ -49,19 +49,20 @@ def calibrate(images, model, truth, output, overwrite, tables, quiet, **running)
     Within each class, the order of the photos does not change, and neither does the average precision. With fewer
     labels, the result stays closer to the model after training. An earlier calibration is undone first.
     """
-    from .. import api
     from ..files import check_output
+    from ..labels.evaluation import read_known
     from ..labels.matching import match_tables, refuse_small_match
     from ..student.calibrate import calibrate as fit
     from ..student.calibrate import check_truth, undo_calibration
     from ..student.checkpoint import load_checkpoint, save_checkpoint
+    from ..student.predict import predict
 
     check_output(output, overwrite=overwrite)
     progress = Console(quiet=quiet)
     checkpoint = undo_calibration(load_checkpoint(model))
-    known = api.read_known(truth, checkpoint.model.classes, tables, progress)
+    known = read_known(truth, checkpoint.model.classes, tables, progress)
     check_truth(checkpoint.model.classes, known)
-    predicted = api.predict(images, checkpoint, progress=progress, **running)
+    predicted = predict(images, checkpoint, progress=progress, **running)
     match = match_tables(predicted, known)
     refuse_small_match(match, "the predictions", truth, partial=tables.partial)
     before, found = checkpoint.thresholds.tolist(), fit(checkpoint, predicted, known)

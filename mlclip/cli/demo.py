@@ -62,9 +62,9 @@ def demo(folder, seed, overwrite, device, quiet):
 
 def run(folder: Path, *, seed: int, overwrite: bool, device: str, quiet: bool) -> None:
     """Draw the scenes into `folder`, run the commands on them, and print a table of the mAPs."""
-    from .. import api
     from ..cli import cli
     from ..labels.table import read_labels
+    from ..student.predict import predict
 
     started = time.monotonic()
     progress = Console(quiet=quiet)
@@ -91,7 +91,7 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, quiet: bool) -
     for name, labels, model in STUDENTS:
         start = ["--init", place["clip.pt"], "--seed", str(seed)]
         step("train", "--labels", place[labels], "--root", place["train"], *STUDENT, *start, "-o", place[model])
-        scores = api.predict([place["test"]], place[model], device=device, progress=progress)
+        scores = predict([place["test"]], place[model], device=device, progress=progress)
         rows.append([f"student of {name} labels", "test", _mean_ap(scores, place["truth_test.csv"])])
     for name in ("labels_global.pt", "labels_aggregate.pt"):  # only needed for the table
         os.unlink(place[name])

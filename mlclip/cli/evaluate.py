@@ -57,7 +57,7 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
     folder or a missing file suffix, where only one pair fits. What matched and what did not is listed on stderr. Unknown labels
     (difficult objects, empty cells) are ignored. Classes without a positive photo do not count in the mAP.
     """
-    from .. import api
+    from ..labels.evaluation import evaluate as compare
 
     if (labels is None) == (model is None):
         raise click.UsageError("Pass either --labels FILE, or --model FILE and IMAGES.")
@@ -67,7 +67,7 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
         raise click.UsageError("IMAGES are only used with --model. Remove them, or replace --labels by --model.")
     progress = Console(quiet=quiet)
     scores, own = _predicted(images, model, progress, running) if model else (labels, None)
-    found = api.evaluate(scores, truth, only=only, tables=tables, progress=progress)
+    found = compare(scores, truth, only=only, tables=tables, progress=progress)
     for line in found.match.summary(labels or "the predictions", truth):
         progress.log(line)
     if form == "json":
@@ -87,17 +87,17 @@ def _predicted(images, model, progress, running):
     """A model's scores; and the network's own, if its classes have a hierarchy or groups that the scores agree with."""
     from dataclasses import replace
 
-    from .. import api
     from ..labels.class_tree import ClassTree
     from ..labels.diagnosis import consistent_labels
     from ..student.checkpoint import load_checkpoint
     from ..student.onnx_model import is_onnx
+    from ..student.predict import predict
 
     checkpoint = None if is_onnx(model) else load_checkpoint(model)
     tree = ClassTree.of(checkpoint.meta) if checkpoint else None
     if not tree:
-        return api.predict(images, checkpoint or model, progress=progress, **running), None
-    own = api.predict(images, replace(checkpoint, consistent=False), progress=progress, **running)
+        return predict(images, checkpoint or model, progress=progress, **running), None
+    own = predict(images, replace(checkpoint, consistent=False), progress=progress, **running)
     return consistent_labels(own, tree), own
 
 

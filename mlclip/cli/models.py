@@ -66,10 +66,8 @@ def _families() -> str:
 
 
 def _check(clip: str, device: str, facts: dict) -> int:
-    from .. import api
-
     progress = Console()
-    teacher, found = api.check_clip(clip, device=device, progress=progress, **facts)
+    teacher, found = _checked(clip, device, progress, **facts)
     scale = f"{teacher.logit_scale:.4g}"
     if teacher.logit_bias is not None:
         scale += f", and a bias of {teacher.logit_bias:.4g} (sigmoid loss), which changes no label"
@@ -92,3 +90,21 @@ def _check(clip: str, device: str, facts: dict) -> int:
             "warning: the scores are almost equal for all names. Check the weights, and --set clip_activation and clip_pixels"
         )
     return 0
+
+
+def _checked(clip, device, progress, *, clip_activation=None, clip_pixels=None, precision="auto"):
+    """Load a teacher without the network and let it name one drawn picture of each kind."""
+    import numpy as np
+    import torch
+
+    from ..clip import load_clip
+    from ..demo import KINDS, draw_single
+    from ..distributed import choose_device
+    from ..images import view_pixels
+    from ..teacher.scoring import Teacher, check_teacher
+
+    model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress)
+    teacher = Teacher(model, choose_device(device), precision)
+    rng = np.random.default_rng(0)
+    drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
+    return teacher, check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)

@@ -80,20 +80,20 @@ def predict(images, model, form, threshold, topk, heatmaps, overwrite, quiet, **
 
 def _torch_student(file, device):
     """The model of a `model.pt`, its classes and thresholds, and the function that predicts photos."""
-    from .. import api
     from ..student.checkpoint import load_checkpoint
+    from ..student.predict import predict as predict_photos
     from ..student.predict import thresholds_of
 
     checkpoint = load_checkpoint(file)
 
     def run(images, progress, **running):
-        return api.predict(images, checkpoint, progress=progress, **running)
+        return predict_photos(images, checkpoint, progress=progress, **running)
 
     return checkpoint, checkpoint.model.classes, thresholds_of(checkpoint).tolist(), run
 
 
 def _onnx_student(file, device):
-    """The same for a `model.onnx`, without torch: `mlclip.api` would import it."""
+    """The same for a `model.onnx`, without torch: `student.predict` would import it."""
     from ..images import find_images
     from ..student.onnx_model import load_onnx, predict_onnx
 

@@ -70,14 +70,14 @@ def pseudolabel(images, output, device, quiet, print_config, **settings):
     The embeddings are kept, see `mlclip cache`: the next run with other class names, prompts or settings takes seconds,
     and an interrupted run continues where it stopped.
     """
-    from .. import api
     from ..distributed import start_distributed
+    from ..teacher.pseudolabel import pseudolabel as label
 
     if print_config:
         return settings_file.print_settings(_resolved(settings, device))
     distributed = start_distributed(device)
     progress = Console(quiet=quiet or not distributed.is_main)
-    labels = api.pseudolabel(images, output=output, distributed=distributed, progress=progress, **settings)
+    labels = label(images, output=output, distributed=distributed, progress=progress, **settings)
     if not distributed.is_main:
         return 0
     per_photo = float((labels.scores >= labels.thresholds).sum()) / len(labels)

@@ -70,8 +70,8 @@ def report(labels, truth, root, threshold, predictions, output, where, overwrite
     """
     from dataclasses import asdict, replace
 
-    from .. import api
     from ..files import check_output
+    from ..labels.evaluation import read_known
     from ..labels.matching import match_tables, refuse_small_match
     from ..labels.table import read_labels
     from ..report.work_page import write_page
@@ -90,7 +90,7 @@ def report(labels, truth, root, threshold, predictions, output, where, overwrite
 
         teacher = teacher_of(table, choose_device("auto"), progress=progress)
         table.meta["where"] = maps_of_labels(table, teacher, num_workers=0, progress=progress)
-    known = api.read_known(truth, table.classes, tables, progress) if truth else None
+    known = read_known(truth, table.classes, tables, progress) if truth else None
     match = match_tables(table, known) if truth else None
     if match:
         refuse_small_match(match, labels, truth, partial=tables.partial)

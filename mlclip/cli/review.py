@@ -65,7 +65,6 @@ def review(labels, predictions, model, root, corrections, count, form, quiet, **
 
     A model that contradicts labels should not have learned them by heart; the model of --method probe is a good choice.
     """
-    from .. import api
     from ..labels.corrections import correct, read_corrections
     from ..labels.review import questions
     from ..labels.table import read_labels
@@ -77,7 +76,9 @@ def review(labels, predictions, model, root, corrections, count, form, quiet, **
         known = correct(known, read_corrections(corrections)).labels
     scores = read_labels(predictions) if predictions else None
     if model:
-        scores = api.predict([root or known.root], model, progress=progress, **running)
+        from ..student.predict import predict
+
+        scores = predict([root or known.root], model, progress=progress, **running)
     rows = [[q.path, q.name, f"{q.score:.3f}", q.reason] for q in questions(known, scores, count)]
     header = ["path", "class", "score", "reason"]
     if form == "csv":

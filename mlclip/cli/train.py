@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import click
 
-from ..config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, TableOptions, TrainConfig, used_settings
+from ..config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, TableOptions, TrainConfig, train_config, used_settings
 from . import options, settings_file
 from .console import Console
 
@@ -78,15 +78,15 @@ def train(labels, output, save_labels, device, quiet, print_config, **settings):
     On a GPU the defaults are those of the papers (--preset paper). On a CPU they are a small student and a short training
     (--preset laptop). For several GPUs, run: torchrun --nproc-per-node 2 -m mlclip train, with the same options.
     """
-    from .. import api
     from ..distributed import start_distributed
+    from ..training.train import train as train_and_write
 
     if print_config:
         return settings_file.print_settings(_resolved(settings, device))
     distributed = start_distributed(device)
     progress = Console(quiet=quiet or not distributed.is_main)
     try:
-        checkpoint = api.train(
+        checkpoint = train_and_write(
             labels, output, save_labels=save_labels, distributed=distributed, progress=progress, **settings
         )
     except KeyboardInterrupt as stop:
@@ -105,9 +105,8 @@ def train(labels, output, save_labels, device, quiet, print_config, **settings):
 
 def _resolved(settings: dict, device: str) -> dict:
     """The settings of the training, with those of the preset for the device; None for a setting that the method does not use."""
-    from .. import api
     from ..distributed import choose_device
 
     names = [field.name for field in fields(TrainConfig)]
-    config = api.train_config({name: settings[name] for name in names if name in settings}, choose_device(device).type)
+    config = train_config({name: settings[name] for name in names if name in settings}, choose_device(device).type)
     return dict.fromkeys(names) | used_settings(config)

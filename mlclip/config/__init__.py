@@ -21,6 +21,7 @@ from .training import (
     PAPER_SCHEDULES,
     PRESETS,
     TrainConfig,
+    train_config,
 )
 
 LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`
@@ -49,5 +50,6 @@ __all__ = [
     "TeacherConfig",
     "TrainConfig",
     "config_of",
+    "train_config",
     "used_settings",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import OptionError
-from .fields import refuse_unused, require, require_choices, require_finite, setting, used_settings
+from .fields import config_of, refuse_unused, require, require_choices, require_finite, setting, used_settings
 
 ARCHS = (  # of torchvision, for the student
     "resnet18",
@@ -235,3 +235,9 @@ class TrainConfig:
     def two_views(self) -> bool:
         """Whether the student is CCD's: boosted class maps, and a strong view that must agree with the weak one."""
         return self.method in _TWO_VIEWS
+
+
+def train_config(settings: dict[str, Any], device_type: str) -> TrainConfig:
+    """The settings of a training: those given, and where nothing is given, those of the preset for the device ("cpu", "cuda", ...)."""
+    preset = settings.get("preset") or ("laptop" if device_type == "cpu" else "paper")
+    return config_of(TrainConfig, {**settings, "preset": preset})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,107 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import InputError, PseudolabelConfig
-from ..distributed import Runtime
-from ..images import Found, Photo, Skip
-from ..labels.class_names import as_prompts, check_class_count, shorten
-from ..labels.table import Labels
+from ..clip import load_clip
+from ..config import InputError, PseudolabelConfig, config_of
+from ..distributed import Distributed, Runtime, describe_device, start_distributed
+from ..files import cache_folder, check_output
+from ..images import Found, Images, Photo, Skip, find_images
+from ..labels.class_names import (
+    Classes,
+    as_prompts,
+    check_class_count,
+    find_classes,
+    find_contrast,
+    shorten,
+    templates_for,
+)
+from ..labels.table import Labels, write_labels
+from ..line_progress import LineProgress
+from ..machine import default_workers
 from ..methods.dense import VIEWS
 from ..methods.hierarchy import raise_parents
 from ..methods.thresholds import thresholds_of_labels
-from ..progress import Progress
+from ..progress import SILENT, Progress
 from .encode import encoded_views
 from .label import label_by_ccd, label_by_cdul, label_by_centring, label_by_view_sets
-from .scoring import FLAT_MARGIN, Teacher, class_embeddings, teacher_facts
+from .scoring import FLAT_MARGIN, Teacher, class_embeddings, default_clip, teacher_facts
 from .store import MEMORY_LIMIT, Store, StoredViews, identity
 
 
 def pseudolabel(
+    images: Images,
+    classes: Classes | None = None,
+    *,
+    output: str | Path | None = None,
+    clip: str | None = None,
+    clip_activation: str | None = None,
+    clip_pixels: str | None = None,
+    precision: str = "auto",
+    contrast: Classes | None = None,
+    templates: str | Sequence[str] = (),
+    store: str | Path | None = None,
+    batch_size: int = 64,
+    offline: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    num_workers: int | None = None,
+    distributed: Distributed | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Labels:
+    """Label photos with CLIP, as `mlclip pseudolabel` does. The labels are returned, and written where `output` says.
+
+    `images`: a folder, a file, a pattern, "@list.txt", several of these, or the result of `find_images`.
+    `classes`: a list of names, a dict label -> prompt name, a preset ("voc", "coco", "nuswide"), a class file, or
+    "cat,dog=a small dog". None looks for classes.txt beside the photos, else takes the preset "coco".
+    `precision` of CLIP's image encoder: "auto", "fp32", "bf16" or "fp16"; auto takes the fastest that is safe.
+    `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: the teacher, a name
+    from `available_models()`, a weight file, a folder, or a name of open_clip, see `load_clip`; None takes the default of the
+    device. `clip_activation` and `clip_pixels` say how a weight file was trained, where nothing else does. `settings` are
+    fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
+    """
+    config = config_of(PseudolabelConfig, settings)
+    progress = progress or LineProgress()
+    distributed = distributed or start_distributed(device)
+    workers = default_workers() if num_workers is None else num_workers
+    with distributed.session():
+        with distributed.together():
+            if output is not None and distributed.is_main:
+                check_output(output, overwrite=overwrite)
+            found = find_images(images)
+            progress.detail(f"{len(found.photos)} photos in {found.root}; {describe_device(distributed.device)}")
+            names = find_classes(classes, found.root, progress.log)
+            others = find_contrast(contrast, names, progress.log)
+            check_class_count(names, others)
+            progress.detail(f"cache: {cache_folder()}")
+            if clip is None:
+                clip = default_clip(distributed.device)
+                progress.log(
+                    f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`"
+                )
+            told = progress if distributed.is_main else SILENT  # one warning, not one per rank
+            model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=offline, progress=told)
+            teacher = Teacher(model, distributed.device, precision)
+            if settings.get("method") is None and teacher.is_resnet:
+                config = replace(config, method="dense")
+        labels = label_photos(
+            found,
+            names,
+            teacher,
+            config=config,
+            templates=templates_for(templates, config.method),
+            contrast=others,
+            store=store,
+            batch_size=batch_size,
+            runtime=Runtime(distributed, workers, progress),
+        )
+        with distributed.together():
+            if output is not None and distributed.is_main:
+                write_labels(labels, output, overwrite=overwrite)
+    return labels
+
+
+def label_photos(
     found: Found,
     classes: Mapping[str, str] | Sequence[str],
     teacher: Teacher,

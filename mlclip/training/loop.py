@@ -28,13 +28,12 @@ from .state import TrainingState, model_meta, resume_file, save_state, share_ski
 from .weight_step import weight_epoch
 
 
-def train(
+def train_student(
     labels: Labels,
     output: str | Path,
     *,
     config: TrainConfig | None = None,
     teacher: Teacher | None = None,
-    other_teacher: bool = False,
     truth: Labels | None = None,
     save_labels: str | Path | None = None,
     resume: bool = False,
@@ -57,7 +56,7 @@ def train(
     - "ccd": as "consistent", and after the warm-up the labels are updated once, from the scores that the `teacher` gives to
       the local views. The training ends early when its label-free measure rises faster.
 
-    `teacher` must be the CLIP that made the labels, unless `other_teacher` is True. `save_labels` is the file for the labels at
+    `teacher` must be the CLIP that made the labels, unless `config.other_teacher` is True. `save_labels` is the file for the labels at
     the end. `truth` only adds mAPs to the report of every epoch. `device` is used where `distributed` is None.
 
     Labels that are NaN (not known) do not enter the loss and do not change. Corrected labels (see `labels.corrections`) do not
@@ -76,14 +75,23 @@ def train(
     distributed.on_main(lambda: check_outputs(config, output, save_labels, resume, overwrite))
     if config.method == "probe":
         checkpoint = train_probe(
-            labels, output, config, runtime, teacher=teacher, other_teacher=other_teacher, truth=truth, offline=offline
+            labels,
+            output,
+            config,
+            runtime,
+            teacher=teacher,
+            other_teacher=config.other_teacher,
+            truth=truth,
+            offline=offline,
         )
     else:
         state = start_training(labels, config, runtime, offline=offline, resume_from=state_file if resume else None)
         if config.head_init == "probe" and not state.epochs:
             start_from_probe(state, labels.root)
         with distributed.together():
-            scorer = crop_scorer_for(labels, teacher, other_teacher=other_teacher) if config.updates_labels else None
+            scorer = (
+                crop_scorer_for(labels, teacher, other_teacher=config.other_teacher) if config.updates_labels else None
+            )
         for line in [*schedule_warnings(config), plan_line(state)]:
             progress.log(line)
         if config.cache and 1 < config.epochs > state.epochs:  # one epoch decodes every photo once anyway

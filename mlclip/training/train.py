@@ -1,4 +1,4 @@
-"""Pseudo labels and photos to a student."""
+"""From labels and photos to a student: what `mlclip train` and `mlclip.train` do before and around the epochs of `loop`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..config import CLIP_HEAD, LABELS_FILE, MODEL_FILE, InputError, OptionError, TableOptions, TrainConfig
+from ..clip import load_clip
+from ..clip.pixels import pixels_of
+from ..config import (
+    CLIP_HEAD,
+    LABELS_FILE,
+    MODEL_FILE,
+    InputError,
+    OptionError,
+    TableOptions,
+    TrainConfig,
+    train_config,
+)
 from ..distributed import Distributed, describe_device, restarted, start_distributed
 from ..files import cache_folder, locked
 from ..labels.corrections import Corrections, correct, read_corrections
+from ..labels.evaluation import name_of, read_known
 from ..labels.matching import match_tables
 from ..labels.metrics import truth_for
 from ..labels.table import Labels, read_labels
 from ..line_progress import LineProgress
+from ..machine import default_workers
 from ..progress import SILENT, Progress
-from .evaluation import name_of, read_known
-from .inputs import config_of, workers_or_default
-
-if TYPE_CHECKING:
-    from ..student.checkpoint import Checkpoint
-    from ..teacher.scoring import Teacher
+from ..student.checkpoint import Checkpoint
+from ..teacher.scoring import Teacher
+from .loop import train_student
 
 
 def train(
@@ -54,8 +64,6 @@ def train(
     several ranks, the main one reads the labels and `truth` for all; every rank reads the photos. A job that torchrun
     restarts continues as with `resume`, unless `overwrite` is set. Raises InputError.
     """
-    from ..training.loop import train as train_student
-
     distributed = distributed or start_distributed(device)
     config = train_config(settings, distributed.device.type)
     if save_labels and not isinstance(labels, Labels) and _same_file(save_labels, labels):
@@ -80,22 +88,15 @@ def train(
             output,
             config=config,
             teacher=teacher,
-            other_teacher=config.other_teacher,
             truth=known,
             save_labels=save_labels,
             resume=resume or (any(distributed.all_gather(restarted())) and not overwrite),
             overwrite=overwrite,
             offline=offline,
-            num_workers=workers_or_default(num_workers),
+            num_workers=default_workers() if num_workers is None else num_workers,
             distributed=distributed,
             progress=progress,
         )
-
-
-def train_config(settings: dict[str, Any], device_type: str) -> TrainConfig:
-    """The settings of a training: those given, and where nothing is given, those of the preset for the device ("cpu", "cuda", ...)."""
-    preset = settings.get("preset") or ("laptop" if device_type == "cpu" else "paper")
-    return config_of(TrainConfig, {**settings, "preset": preset})
 
 
 def _labels_and_truth(
@@ -136,9 +137,6 @@ def _update_teacher(
     config: TrainConfig, labels: Labels, clip: str | None, offline: bool, distributed: Distributed, progress: Progress
 ) -> Teacher | None:
     """The CLIP that CCD's label update needs: the labels' own unless `clip` names one; None where none is needed."""
-    from ..clip import load_clip
-    from ..teacher.scoring import Teacher
-
     made = labels.meta.get("clip")
     head = config.arch == CLIP_HEAD
     if not (config.updates_labels or head):
@@ -163,8 +161,6 @@ def _update_teacher(
 
 def _as_made(made: dict | None, clip: str | None) -> dict[str, Any]:
     """The activation and pixels that the labels were made with, for `load_clip`. Another CLIP than theirs has its own."""
-    from ..clip.pixels import pixels_of
-
     if not made or (clip and clip != made["name"] and not Path(clip).is_file()):
         return {}
     return {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}

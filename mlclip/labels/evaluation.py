@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import InputError, TableOptions
-from ..labels.class_names import CLASS_PRESETS, Classes, as_prompts
-from ..labels.matching import Match, match_tables, refuse_small_match
-from ..labels.metrics import matched_cells, mean_average_precision
-from ..labels.table import Labels, read_labels, read_truth
 from ..line_progress import LineProgress
 from ..methods.calibration import expected_calibration_error
 from ..progress import Progress
 from ..spelling import did_you_mean
+from .class_names import CLASS_PRESETS, Classes, as_prompts
+from .matching import Match, match_tables, refuse_small_match
+from .metrics import matched_cells, mean_average_precision
+from .table import Labels, read_labels, read_truth
 
 
 @dataclass(frozen=True)
