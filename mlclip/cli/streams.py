@@ -37,9 +37,8 @@ def prepare_streams() -> None:
     if os.name == "posix":
         os.set_blocking(1, True)
         coding = {"encoding": getattr(sys.stderr, "encoding", "utf-8"), "errors": "backslashreplace"}
-        sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(_Messages(2, "w", closefd=False)), line_buffering=True, **coding
-        )
+        # Without a buffer: an interrupt inside a write would leave the text in it, and it would be written again.
+        sys.stderr = io.TextIOWrapper(_Messages(2, "w", closefd=False), write_through=True, **coding)
     if sys.stdout and sys.stdout.isatty():
         sys.stdout.reconfigure(errors="backslashreplace")
     else:
