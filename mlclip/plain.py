@@ -12,6 +12,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,13 +171,25 @@ def _needs_clip(value: Any) -> bool:
     return _is_dict(value) and {*known} <= value.keys() <= {*known, "pixels"} and all(_is_text(value[k]) for k in known)
 
 
+def _is_tree(value: Any) -> bool:
+    """Whether the value has the fields of a `ClassTree`, and no class is above itself."""
+    if not _is_dict(value) or value.keys() != {"parents", "groups"}:
+        return False
+    parents, groups = value["parents"], value["groups"]
+    if not _is_dict_of(_is_text, _is_text)(parents) or not _is_list_of(_is_list_of(_is_text))(groups):
+        return False
+    try:
+        TopologicalSorter({name: [above] for name, above in parents.items()}).prepare()
+    except CycleError:
+        return False
+    return True
+
+
 _DICT, _TEXT = Field(_is_dict, "a dict"), Field(_is_text, "text")
 _TEXTS = Field(_is_list_of(_is_text), "a list of text")
 _TABLE = Field(_tensor(torch.float32, 2), "a float32 table")
 _WEIGHTS = Field(_are_weights, "a dict of named tensors without NaN or infinite numbers")
-_HIERARCHY = Field(
-    lambda v: _is_dict(v) and v.keys() == {"parents", "groups"}, "parents and groups of classes", optional=True
-)
+_HIERARCHY = Field(_is_tree, "parents and groups of classes, without a circle", optional=True)
 _PHOTOS = Field(_is_list_of(_is_photo), "a list of path, size and time of each photo")
 _HASHES = Field(_tensor(torch.uint8, 2), "a uint8 tensor with a hash of each photo")
 _SHARD = {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from ..files import existing_file
 from ..spelling import one_line
 from .class_names import shorten
 from .labels import Labels
@@ -48,11 +49,7 @@ def read_corrections(path: str | Path) -> Corrections:
 
     The same correction twice is allowed, so files can be appended; two different values for one label are not.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"{path} not found. The page of `mlclip report` writes corrections, or write path,class,value."
-        )
+    path = existing_file(path, "The page of `mlclip report` writes corrections, or write path,class,value.")
     sheet = read_sheet(path)
     if sheet.header != HEADER:
         raise InputError(f"{path}, line 1: the line is not `path,class,value`. Write it, then one correction per line.")

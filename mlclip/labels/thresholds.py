@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import InputError
-from ..files import parse_json
+from ..files import existing_file, parse_json
 from ..spelling import did_you_mean
 from .class_names import shorten
 from .csv_table import check_names, number_in
@@ -31,10 +31,7 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
 
     Raises InputError for a class that is not in `classes`, a duplicate class, or a threshold that is not a number in [0, 1].
     """
-    if not path.is_file():
-        raise InputError(
-            f"{path} not found. `mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit."
-        )
+    existing_file(path, "`mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit.")
     found = _from_json(path) if path.suffix.lower() == ".json" else _from_csv(path)
     unknown = [name for name in found if name not in classes]
     if unknown:
