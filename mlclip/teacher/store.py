@@ -282,20 +282,6 @@ class Views:
         raise NotImplementedError
 
 
-class MemoryViews(Views):
-    """Views in memory: L2-normalised vectors (N, V, D), with `sizes` vectors in each of the `grids`. There is one batch."""
-
-    def __init__(self, vectors: Tensor, grids: Sequence[int] = (1,), sizes: Sequence[int] | None = None):
-        self.grids, self.vectors = tuple(grids), vectors
-        self.sizes = tuple(sizes) if sizes else (vectors.shape[1],)
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield torch.arange(len(self)), self.vectors.float()
-
-
 class StoredViews(Views):
     """The vectors of `photos` in a store, one batch per shard, on `device`.
 
