@@ -31,7 +31,7 @@ from ..clip.pixels import OPENAI, Pixels
 from ..config import InputError
 from ..files import atomic, cache_folder, file_lock, load_plain, parse_json, refuse_nul, save_plain, shared_lock
 from ..images import STORE_MARK, Photo
-from ..images.content import content_hash
+from ..images.shards import content_hash
 
 MANIFEST, PHOTOS, LOCK = STORE_MARK, "photos.pt", "lock"
 KINDS = {
