@@ -39,7 +39,7 @@ from .console import Console
     metavar="FILE",
     type=click.Path(),
     help="Labels that a person corrected, lines `path,class,value`, as the page of `mlclip report` writes them. They do not "
-    "change, and count --correction-weight times.",
+    "change, and count as much as four others.",
 )
 @click.option("--resume", is_flag=True, help="Continue after the last finished epoch of an interrupted training.")
 @options.overwrite
