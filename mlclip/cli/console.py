@@ -14,8 +14,7 @@ from contextlib import contextmanager
 
 import click
 
-from ..line_progress import CountingBar, LineProgress
-from ..progress import Bar
+from ..progress import Bar, CountingBar, LineProgress
 
 REDRAW_SECONDS = 0.1  # between two drawings of the bar
 BAR_WIDTH = 20

@@ -158,14 +158,12 @@ def plain_clip(model: ClipHead) -> dict[str, Any]:
 
 def clip_head_of(content: Mapping[str, Any]) -> ClipHead:
     """The model in the content of a `model.pt`, which `plain.FIELDS["model"]` has checked. InputError if it does not fit."""
-    weights = content["weights"]
-    model = ClipHead(
-        content["classes"],
-        content["size"],
-        content["grids"],
-        weights["head.weight"].shape[1],
-        ClipNeeded(**{**content["clip"], "pixels": pixels_of(content["clip"].get("pixels"))}),
+    weights, clip = content["weights"], content["clip"]
+    needed = ClipNeeded(
+        clip["name"], clip["sha256"], clip["activation"], clip["precision"], pixels_of(clip.get("pixels"))
     )
+    channels = weights["head.weight"].shape[1]
+    model = ClipHead(content["classes"], content["size"], content["grids"], channels, needed)
     expected = model.state_dict()
     wrong = sorted(expected.keys() ^ weights.keys())
     wrong += [name for name in expected if name in weights and weights[name].shape != expected[name].shape]

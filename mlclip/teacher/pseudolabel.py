@@ -30,12 +30,11 @@ from ..labels.class_names import (
     templates_for,
 )
 from ..labels.table import Labels, write_labels
-from ..line_progress import LineProgress
 from ..machine import default_workers
 from ..methods.dense import VIEWS
 from ..methods.hierarchy import raise_parents
 from ..methods.thresholds import thresholds_of_labels
-from ..progress import SILENT, Progress
+from ..progress import SILENT, LineProgress, Progress
 from .encode import encoded_views
 from .label import label_by_ccd, label_by_cdul, label_by_centring, label_by_view_sets
 from .scoring import FLAT_MARGIN, Teacher, class_embeddings, default_clip, teacher_facts

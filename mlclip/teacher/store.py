@@ -118,7 +118,7 @@ class Store:
         self._sizes: set[int] = set()  # in bytes, of the photos in the shards
         self._shards: set[Path] = set()
         self._check_manifest()
-        with suppress(InputError):  # it is missing or damaged: the files are read again
+        with suppress(InputError, ValueError, TypeError):  # it is missing or damaged: the files are read again
             index = load_plain(self.folder / PHOTOS, kind="photos", made_by=KINDS[key.kind])
             self.contents = dict(zip(map(tuple, index["photos"]), _rows_of(index["content"]), strict=True))
         self._known = len(self.contents)

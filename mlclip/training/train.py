@@ -27,9 +27,8 @@ from ..labels.evaluation import name_of, read_known
 from ..labels.matching import match_tables
 from ..labels.metrics import truth_for
 from ..labels.table import Labels, read_labels
-from ..line_progress import LineProgress
 from ..machine import default_workers
-from ..progress import SILENT, Progress
+from ..progress import SILENT, LineProgress, Progress
 from ..student.checkpoint import Checkpoint
 from ..teacher.scoring import Teacher
 from .loop import train_student
