@@ -55,7 +55,7 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
     """
     from ..labels.class_tree import ClassTree
     from ..labels.diagnosis import compare_consistency
-    from ..labels.evaluation import evaluate as compare
+    from ..labels.metrics import evaluate as compare
 
     if (labels is None) == (model is None):
         raise click.UsageError("Pass either --labels FILE, or --model FILE and IMAGES.")
