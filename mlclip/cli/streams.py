@@ -65,15 +65,11 @@ def explain(error: Exception, command: click.Command | None) -> str | None:
         place = "the output cannot be written" if error.filename is None else os.fsdecode(error.filename)
         closed = error.filename is None and error.errno == errno.EBADF
         return f"{place}: {'stdout is closed' if closed else error.strerror}"
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"the GPU is out of memory. {_remedy(command)}, or use --device cpu."
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return f"this machine is out of memory. {_remedy(command)}."
-    return None
-
-
-def _remedy(command: click.Command | None) -> str:
-    """Which options of the command to lower."""
     names = {name for param in (command.params if command else []) for name in param.opts}
-    found = [name for name in ("--batch-size", "--size", "--workers") if name in names]
-    return f"Lower {' or '.join(found)}" if found else "Use fewer photos"
+    lower = [name for name in ("--batch-size", "--size", "--workers") if name in names]
+    remedy = f"Lower {' or '.join(lower)}" if lower else "Use fewer photos"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the GPU is out of memory. {remedy}, or use --device cpu."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"this machine is out of memory. {remedy}."
+    return None

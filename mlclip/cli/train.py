@@ -26,12 +26,7 @@ from .console import Console
     help="The folder of the photos, if the photos have moved or the labels are a .csv.",
 )
 @click.option(
-    "-o",
-    "--output",
-    default=MODEL_FILE,
-    show_default=True,
-    type=click.Path(),
-    help="Where the model is written.",
+    "-o", "--output", default=MODEL_FILE, show_default=True, type=click.Path(), help="Where the model is written."
 )
 @options.settings(TrainConfig, TableOptions)
 @click.option(
