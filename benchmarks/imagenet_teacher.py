@@ -1,7 +1,7 @@
 """Dense labels of real photos by a real teacher that is not a CLIP: an ImageNet classifier.
 
-    python benchmarks/imagenet_teacher.py encode --data ../shared/voc12    # once; continues where it was interrupted
-    python benchmarks/imagenet_teacher.py labels --data ../shared/voc12
+    python benchmarks/imagenet_teacher.py encode    # once; continues where it was interrupted
+    python benchmarks/imagenet_teacher.py labels
 
 The teacher is MobileNetV2. Its 1,280 features after the mean pool are the image embedding. The rows of its 1,000-way head are the
 "text" vectors of 1,000 names; a VOC name is the mean of the rows of its kinds (KINDS_OF). The pool is a plain mean, so the cells are
@@ -18,24 +18,23 @@ photos. Training and test photos are two folders, each labelled on its own. True
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import bench
+import click
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torchvision.models import MobileNet_V2_Weights, mobilenet_v2
-from voc12 import EVALUATED
 
+import mlclip
 from mlclip.config import PseudolabelConfig
 from mlclip.files import save_plain
 from mlclip.images.views import read_parts
-from mlclip.labels.metrics import average_precision
-from mlclip.labels.table import read_labels
 from mlclip.methods import centred, dense
 from mlclip.teacher.encode import PHOTO_SIDE, VIEW_SIDE
 from mlclip.teacher.label import centre, centred_labels, gaussian_scores
@@ -75,7 +74,7 @@ KINDS_OF: dict[str, tuple[str, ...]] = {
     "train": ("bullet train", "electric locomotive", "freight car", "passenger car", "steam locomotive"),
     "tvmonitor": ("monitor", "screen", "television"),
 }  # fmt: skip
-SHOWN = [name for name in EVALUATED if name in KINDS_OF]  # at least 10 positives in both parts
+SHOWN = [name for name in bench.EVALUATED if name in KINDS_OF]  # at least 10 positives in both parts
 KINDS = ("cells", *SIZES)
 BOTH = ("own", "gaussians")
 ROWS: dict[str, dict] = {  # the kinds that are averaged, and which opinions of each kind of cells
@@ -129,20 +128,30 @@ def files_of(out: Path, part: str, kind: str) -> list[Path]:
     return [file for file in files if (out / file.name.replace(f"-{kind}-", "-2-")).exists()]
 
 
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command()
+@bench.data
+@bench.out("imagenet_teacher")
+@bench.count
 @torch.inference_mode()
-def encode(args: argparse.Namespace) -> None:
+def encode(data: Path, out: Path, count: int | None) -> None:
     """Write the half-precision views and pooled cells of every photo, CHUNK photos a file."""
-    network, started = fuse(load_teacher(args.data).features).to(memory_format=torch.channels_last), time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    network, started = fuse(load_teacher(data).features).to(memory_format=torch.channels_last), time.monotonic()
     first_kinds = (("norm", "views", "cells", "1"), ("2",))  # of the default of `--kinds`
     for several in (first_kinds, (("1.5",),), (("3",),)):
         for part in ("train", "test"):
-            paths = [args.data / "photos" / part / path for path in read_labels(args.data / f"truth_{part}.csv").paths]
+            paths = [data / "photos" / part / path for path in mlclip.read_labels(data / f"truth_{part}.csv").paths][
+                :count
+            ]
             for first, kinds in ((first, kinds) for first in range(0, len(paths), CHUNK) for kinds in several):
-                files = [args.out / f"{part}-{kind}-{first:04d}.pt" for kind in kinds]
+                files = [out / f"{part}-{kind}-{first:04d}.pt" for kind in kinds]
                 if all(file.exists() for file in files):
                     continue
-                if time.monotonic() - started > 60 * args.minutes:
-                    raise SystemExit("the time is over. Run again to continue.")
                 of_photos = [encode_photo(network, str(path), kinds) for path in paths[first : first + CHUNK]]
                 for file, vectors in zip(files, zip(*of_photos, strict=True), strict=True):
                     save_plain(torch.cat(vectors).half(), file)
@@ -217,23 +226,27 @@ def quality(labels: Tensor, truth: Tensor) -> tuple[float, float]:
     labels = labels[:, columns]
     predicted, positive = labels >= 0.5, truth == 1
     f1 = 2 * (predicted & positive).sum(0) / (predicted.sum(0) + positive.sum(0)).clamp(min=1)
-    aps = [average_precision(labels[:, c], truth[:, c]) for c in range(len(SHOWN))]
+    aps = [mlclip.average_precision(labels[:, c], truth[:, c]) for c in range(len(SHOWN))]
     return 100 * float(np.nanmean(aps)), 100 * float(f1[positive.any(0)].mean())
 
 
+@main.command()
+@bench.data
+@bench.out("imagenet_teacher")
 @torch.inference_mode()
-def labels(args: argparse.Namespace) -> None:
-    head = load_teacher(args.data).classifier[1]
-    norms = torch.cat([torch.load(file, weights_only=True) for file in files_of(args.out, "train", "norm")])
+def labels(data: Path, out: Path) -> None:
+    """Labels by every combination of view sets, and what they agree with."""
+    head = load_teacher(data).classifier[1]
+    norms = torch.cat([torch.load(file, weights_only=True) for file in files_of(out, "train", "norm")])
     scale = float(norms.float().mean() * (head.weight - head.weight.mean(0)).norm(dim=-1).mean())
     print(f"logit scale {scale:.1f}; {len(KINDS_OF)} names; reported classes: {' '.join(SHOWN)}\n")
     columns: dict[str, list[str]] = {}
     for part in ("train", "test"):
-        truth = read_labels(args.data / f"truth_{part}.csv")
-        photos = len(views_of(args.out, part, "views"))
+        truth = mlclip.read_labels(data / f"truth_{part}.csv")
+        photos = len(views_of(out, part, "views"))
         print(f"{part}: {photos} of {len(truth)} photos", flush=True)
         truth = truth.aligned(truth.paths[:photos], SHOWN).scores
-        found = opinions_of(args.out, part, text_vectors(head), scale)
+        found = opinions_of(out, part, text_vectors(head), scale)
         for kind, opinion in found:
             if kind in KINDS:
                 columns.setdefault(f"agreement of {kind}, {opinion}", []).append(f"{found[kind, opinion][1]:.2f}")
@@ -241,30 +254,18 @@ def labels(args: argparse.Namespace) -> None:
             ("softmax of the whole photo", None),
             ("centred, no profiles", None),
             ("centred", None),
-            *((name, row) for name, row in ROWS.items() if {*row["kinds"]} <= {"views", *available(args.out)}),
+            *((name, row) for name, row in ROWS.items() if {*row["kinds"]} <= {"views", *available(out)}),
         ):
             made = combined(found, **which) if which else found.get((name, ""), found["views", "own"])[0]
             columns.setdefault(name, []).append("{:.1f} | {:.1f}".format(*quality(made, truth)))
-    print("| labels | train: mAP | macro-F1 at ½ | test: mAP | macro-F1 at ½ |\n|---|---|---|---|---|")
+    bench.table("labels", "train: mAP", "macro-F1 at ½", "test: mAP", "macro-F1 at ½")
     for name, cells in columns.items():
         if not name.startswith("agreement"):
-            print(f"| {name} | {' | '.join(cells)} |")
-    print("\n| agreement with centred labels | train | test |\n|---|---|---|")
+            bench.row(name, *cells)
+    bench.table("agreement with centred labels", "train", "test")
     for name, cells in columns.items():
         if name.startswith("agreement"):
-            print(f"| {name.removeprefix('agreement of ')} | {' | '.join(cells)} |")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["encode", "labels"])
-    parser.add_argument("--data", type=Path, default=Path("../shared/voc12"), help="folder of the photos and weights")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/imagenet_teacher"), help="folder of features")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop encoding after this long")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1) if args.part == "encode" else None
-    {"encode": encode, "labels": labels}[args.part](args)
+            bench.row(name.removeprefix("agreement of "), *cells)
 
 
 if __name__ == "__main__":

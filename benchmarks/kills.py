@@ -9,7 +9,6 @@ never stopped, and no lock and no temporary file may be left. Shards are small h
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
@@ -20,15 +19,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import bench
+import click
 import torch
 
-from mlclip.config import TrainConfig
+import mlclip
 from mlclip.demo import write_scenes
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SMALL_SHARDS = (
     "import sys, mlclip.teacher.fill as e; e.SHARD_PHOTOS = 4;from mlclip.cli import main; main(sys.argv[1:])"
 )
+COMMANDS = ("pseudolabel", *mlclip.TrainConfig.METHODS)
 STUDENT = ["--arch", "clip-resnet", "--init", "clip", "--size", "64"]
 STEPS = ["--epochs", "4", "--batch-size", "8", "--lr", "1e-3"]
 
@@ -110,36 +112,30 @@ def case(
                 shutil.rmtree(killed)
                 shutil.copytree(start, killed)
         text = ", ".join(f"{count} {signal_name}" for signal_name, count in sorted(hits.items()))
-        print(
-            f"| {name} | {sum(hits.values())} ({text}) | {equal_rounds} of {rounds} | {', '.join(left) or 0} |",
-            flush=True,
-        )
+        bench.row(name, f"{sum(hits.values())} ({text})", f"{equal_rounds} of {rounds}", ", ".join(left) or 0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=60, help="of each command")
-    parser.add_argument(
-        "--only", nargs="+", default=["pseudolabel", *TrainConfig.METHODS], help="pseudolabel, or methods"
-    )
-    parser.add_argument("--scenes", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    chance = random.Random(args.seed)
+@click.command(help=__doc__)
+@click.option("--kills", default=60, show_default=True, help="Of each command.")
+@click.option("--only", default=",".join(COMMANDS), show_default=True, help="pseudolabel, or methods of training.")
+@click.option("--scenes", default=24, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def main(kills: int, only: str, scenes: int, seed: int) -> None:
+    chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
         start = Path(temporary) / "start"
-        write_scenes(start, train=args.scenes, test=0)
-        print("| command | kills | resumed runs equal to an uninterrupted one | files left behind |\n|---|---|---|---|")
+        write_scenes(start, train=scenes, test=0)
+        bench.table("command", "kills", "resumed runs equal to an uninterrupted one", "files left behind")
         label = ["pseudolabel", "train", "--clip", "tiny"]
-        if "pseudolabel" in args.only:
-            case("pseudolabel", label, label, "labels.pt", start, args.kills, chance)
+        if "pseudolabel" in only.split(","):
+            case("pseudolabel", label, label, "labels.pt", start, kills, chance)
         run(label, start)
         shutil.rmtree(start / "cache")
-        for method in [method for method in TrainConfig.METHODS if method in args.only]:
+        methods = [method for method in only.split(",") if method != "pseudolabel"]
+        for method in methods:
             steps = [] if method == "probe" else [*STEPS, *(["--warmup", "1"] if method != "fixed" else [])]
             train = ["train", "--method", method, *STUDENT, *steps]
-            again = [*train, "--resume"]
-            case(f"train, {method}", train, again, "model.pt", start, args.kills // len(TrainConfig.METHODS), chance)
+            case(f"train, {method}", train, [*train, "--resume"], "model.pt", start, -(-kills // len(methods)), chance)
 
 
 if __name__ == "__main__":

@@ -17,17 +17,15 @@ are in a photo (VOC), the photo counts neither as positive nor as negative.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import bench
+import click
 
 import mlclip
-from mlclip.images import Found, find_images
-from mlclip.labels.metrics import mean_average_precision
-from mlclip.labels.table import Labels, read_truth
+from mlclip.images import Found
 
 METHODS = {"cdul": "cdul", "ccd": "ccd", "centred": "fixed", "dense": "fixed"}  # of labels -> of the training
 
@@ -74,11 +72,11 @@ class Part:
     """The photos of one list that are on the disk, and their true labels."""
 
     photos: Found
-    truth: Labels
+    truth: mlclip.Labels
     words: str
 
     @property
-    def showing(self) -> Labels:
+    def showing(self) -> mlclip.Labels:
         """The true labels of the photos that show a class; a difficult object is not enough."""
         rows = (self.truth.scores == 1).any(1).nonzero().flatten().tolist()
         return self.truth.aligned([self.truth.paths[row] for row in rows], self.truth.classes)
@@ -86,12 +84,12 @@ class Part:
 
 def read_part(source: tuple[str, int], folder: Path, only: Path | None = None) -> Part:
     spec, complete = source
-    truth = read_truth(spec.format(folder))
+    truth = mlclip.read_truth(spec.format(folder))
     if only is not None:
         named = {line.strip().replace("\\", "/") for line in only.read_text().splitlines()}
         truth = truth.aligned([path for path in truth.paths if path in named], truth.classes)
     kept = [path for path in truth.paths if (Path(truth.root) / path).is_file()]
-    photos = find_images([Path(truth.root) / path for path in kept])
+    photos = mlclip.find_images([Path(truth.root) / path for path in kept])
     words = f"{len(kept):,} photos on the disk of {len(truth):,} in the list; the complete list has {complete:,}"
     return Part(photos, truth.aligned(kept, truth.classes), words)
 
@@ -121,30 +119,25 @@ def run(name: str, folder: Path, clip: str, out: Path, *, only: Path | None = No
         )
         predicted = mlclip.predict(test.photos, model)
         pairs = ((labels, train.truth), (on_test, test.truth), (predicted, test.truth), (predicted, test.showing))
-        lines.append(f"| {method} | {' | '.join(percent(scores, truth) for scores, truth in pairs)} |")
+        lines.append(f"| {method} | {' | '.join(f'{bench.mean_ap(scores, truth):.1f}' for scores, truth in pairs)} |")
         print(lines[-1], flush=True)
     return lines + [f"| {paper}, published | – | – | {mAP:.1f} | – |" for paper, mAP in protocol.published.items()]
 
 
-def percent(scores: Labels, truth: Labels) -> str:
-    return f"{100 * mean_average_precision(scores, truth)[0]:.1f}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=list(PROTOCOLS))
-    parser.add_argument("folder", type=Path, help="VOC2007, VOC2012, the folder of COCO's annotations/, or NUS-WIDE")
-    parser.add_argument("--clip", default="RN50x64", help="the teacher: a name, or a weight file")
-    parser.add_argument("--test-list", type=Path, help="take only the test photos that this file names")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/papers"), help="folder of labels and models")
-    for setting in ("preset", "arch", "init"):
-        parser.add_argument(f"--{setting}", help="as for `mlclip train`")
-    for setting in ("size", "epochs"):
-        parser.add_argument(f"--{setting}", type=int, help="as for `mlclip train`")
-    args = vars(parser.parse_args())
-    student = {name: args[name] for name in ("preset", "arch", "init", "size", "epochs") if args[name] is not None}
-    torch.manual_seed(0)
-    print("\n".join(run(args["name"], args["folder"], args["clip"], args["out"], only=args["test_list"], **student)))
+@click.command(help=__doc__)
+@click.argument("name", type=click.Choice(list(PROTOCOLS)))
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@bench.option("--clip", default="RN50x64", help="The teacher: a name, or a weight file.")
+@click.option("--test-list", type=click.Path(path_type=Path), help="Take only the test photos that this file names.")
+@bench.out("papers")
+@click.option("--preset", help="As for `mlclip train`, like the four below.")
+@click.option("--arch")
+@click.option("--init")
+@click.option("--size", type=int)
+@click.option("--epochs", type=int)
+def main(name: str, folder: Path, clip: str, test_list: Path | None, out: Path, **student: Any) -> None:
+    chosen = {setting: value for setting, value in student.items() if value is not None}
+    print("\n".join(run(name, folder, clip, out, only=test_list, **chosen)))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""How fast mlclip is, as ratios to plain loops measured in the same run: whole processes, in alternating order.
+"""How fast mlclip is, as ratios to plain loops measured in the same run, and how fast its parts and the whole way are.
 
-    python benchmarks/speed.py encode train predict --photos ../shared/voc12/photos/train
+    python benchmarks/speed.py --rounds 2 encode forward train predict
+    python benchmarks/speed.py ceiling freed three-commands
+    python benchmarks/speed.py onnx --model model.pt
 
-Each case runs mlclip's command and the loop of `reference_loops.py` in turn, A B A B ..., on the same photos, and prints the
-median seconds of both and the median of the ratios. Weights are random: speed does not depend on their values. A ratio above
-1 means that mlclip is faster. Nothing else should run on the machine.
+Several tasks run one after the other. The first four run mlclip's command and the loop of `reference_loops.py` in turn, A B A B ..., on the
+same photos, and print the median seconds of both and the median of the ratios; above 1 means that mlclip is faster. Weights are
+random where speed does not depend on their values. Nothing else should run on the machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import statistics
@@ -17,152 +18,212 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import bench
+import click
 import torch
 
-from mlclip.machine import keep_freed_memory
+import mlclip
 
-LOOPS = str(Path(__file__).with_name("reference_loops.py"))
+LOOPS = [sys.executable, str(Path(__file__).with_name("reference_loops.py"))]
 MLCLIP = [sys.executable, "-m", "mlclip"]
-ONLY = ""  # only cases with this text in their names are run
+QUIET = ["--overwrite", "--quiet"]
 
 
-def seconds(command: list[str], cache: Path) -> float:
-    """Wall time of one whole process, with an empty cache folder."""
-    shutil.rmtree(cache, ignore_errors=True)
+@dataclass
+class Run:
+    """Where the photos are, and how often a pair is measured."""
+
+    photos: Path
+    data: Path
+    rounds: int
+    out: Path
+    headed: bool = False
+
+    def subset(self, count: int) -> Path:
+        """A folder with the first `count` photos."""
+        folder = self.out / f"photos-{count}"
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            for file in sorted(self.photos.rglob("*.jpg"))[:count]:
+                shutil.copyfile(file, folder / file.name)
+        return folder
+
+    def random_clip(self, model: str) -> Path:
+        """A weight file of an open_clip model with random weights."""
+        import open_clip
+
+        file = self.out / f"{model}.pt"
+        if not file.exists():
+            torch.manual_seed(0)
+            torch.save(open_clip.create_model(model, pretrained=None).state_dict(), file)
+        return file
+
+    def random_labels(self, folder: Path) -> Path:
+        paths = sorted(file.name for file in folder.glob("*.jpg"))
+        scores = torch.rand(len(paths), 20, generator=torch.Generator().manual_seed(0))
+        labels = mlclip.Labels(paths, [f"class {c}" for c in range(20)], scores, root=str(folder))
+        mlclip.write_labels(labels, self.out / "random.pt", overwrite=True)
+        return self.out / "random.pt"
+
+    def seconds(self, command: list[str]) -> float:
+        """Wall time of one whole process, with an empty cache folder."""
+        cache = self.out / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        started = time.perf_counter()
+        environment = {**os.environ, "MLCLIP_CACHE": str(cache)}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+        return time.perf_counter() - started
+
+    def compare(self, name: str, photos: int, reference: Callable[[], float], ours: Callable[[], float]) -> None:
+        """Measure the seconds of both in turn, and print the row."""
+        pairs = [(reference(), ours()) for _ in range(self.rounds)]
+        theirs, own = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratios = [a / b for a, b in pairs]
+        if not self.headed:
+            bench.table("case", "photos", "plain loop, s", "mlclip, s", "mlclip, photos/s", "ratio (spread)")
+            self.headed = True
+        spread = f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}-{max(ratios):.2f})"
+        bench.row(name, photos, f"{theirs:.1f}", f"{own:.1f}", f"{photos / own:.1f}", spread)
+
+    def compare_commands(self, name: str, photos: int, reference: list, ours: list) -> None:
+        commands = ([*LOOPS, *map(str, reference)], [*MLCLIP, *map(str, ours)])
+        self.compare(name, photos, *(lambda command=command: self.seconds(command) for command in commands))
+
+
+@click.group(chain=True, help=__doc__)
+@bench.data
+@click.option(
+    "--photos", type=click.Path(path_type=Path), help="Folder of photos; by default photos/train of the data."
+)
+@bench.option("--rounds", default=3, help="How often each pair is measured.")
+@bench.out("speed")
+@click.pass_context
+def main(context: click.Context, data: Path, photos: Path | None, rounds: int, out: Path) -> None:
+    data, out = data.resolve(), out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    context.obj = Run((photos or data / "photos" / "train").resolve(), data, rounds, out)
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    print(f"{cores} cores, torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads")
+
+
+count = bench.option("--count", type=int, help="Photos, where they should not be as many as in the table of results.")
+
+
+@main.command()
+@count
+@click.pass_obj
+def encode(run: Run, count: int | None) -> None:
+    """14 views of each photo through CLIP's image encoder."""
+    count = count or 60
+    for model in ("ViT-B-32-quickgelu", "RN50-quickgelu"):
+        folder, weights = run.subset(count), run.random_clip(model)
+        ours = ["pseudolabel", folder, "--classes", "voc", "--clip", weights, "--method", "centred", *QUIET]
+        ours += ["-o", run.out / "labels.pt"]
+        reference = ["encode", folder, "--clip", weights, "--model", model]
+        run.compare_commands(f"encode, {model}, 14 views", count, reference, ours)
+
+
+@main.command()
+@click.pass_obj
+def forward(run: Run) -> None:
+    """One forward pass of RN50x64, which is too slow for whole runs: open_clip in float32 against our teacher."""
+    import open_clip
+
+    from mlclip.teacher.scoring import Teacher
+
+    mlclip.keep_freed_memory()  # as the commands do; here open_clip gains from it, too
+    weights = run.random_clip("RN50x64-quickgelu")
+    reference = open_clip.create_model("RN50x64-quickgelu", pretrained=None).eval()
+    teacher = Teacher(mlclip.load_clip(str(weights)), precision="auto")
+    pixels = torch.randint(0, 256, (4, 3, 448, 448), dtype=torch.uint8)
+    calls = (lambda: reference.encode_image(pixels.float() / 255), lambda: teacher.embed_views(pixels))
+    with torch.inference_mode():
+        for call in calls:
+            call()  # warms up
+        run.compare(f"one forward, RN50x64, {teacher.precision}", 4, *(lambda call=call: timed(call) for call in calls))
+
+
+def timed(call: Callable[[], object]) -> float:
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                   env={**os.environ, "MLCLIP_CACHE": str(cache)})  # fmt: skip
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def compare(name: str, ours: list[str], reference: list[str], photos: int, rounds: int, out: Path) -> None:
-    if ONLY not in name:
-        return
-    cache, pairs = out / "cache", []
-    for _ in range(rounds):
-        pairs.append((seconds(reference, cache), seconds(ours, cache)))
-    theirs, own = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(a / b for a, b in pairs)
-    spread = f"{min(a / b for a, b in pairs):.2f}-{max(a / b for a, b in pairs):.2f}"
-    print(
-        f"| {name} | {photos} | {theirs:.1f} | {own:.1f} | {photos / own:.1f} | **{ratio:.2f}** ({spread}) |",
-        flush=True,
-    )
+@main.command()
+@count
+@click.pass_obj
+def train(run: Run, count: int | None) -> None:
+    """Three epochs of fine-tuning with fixed labels."""
+    for arch, size, photos in (("mobilenet_v2", 160, 400), ("resnet50", 224, 100)):
+        folder = run.subset(count or photos)
+        shared = ["--labels", run.random_labels(folder), "--arch", arch, "--size", size, "--epochs", 3]
+        ours = ["train", *shared, "--method", "fixed", "--init", "none", "--batch-size", 32, "--lr", 1e-4, *QUIET]
+        ours += ["-o", run.out / "model.pt"]
+        run.compare_commands(f"train, {arch}, {size} px, 3 epochs", count or photos, ["train", folder, *shared], ours)
 
 
-def subset(photos: Path, count: int, out: Path) -> Path:
-    """A folder with the first `count` photos."""
-    folder = out / f"photos-{count}"
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        for file in sorted(photos.rglob("*.jpg"))[:count]:
-            shutil.copyfile(file, folder / file.name)
-    return folder
+@main.command()
+@count
+@click.pass_obj
+def predict(run: Run, count: int | None) -> None:
+    """Scores of every photo by a MobileNetV2."""
+    labels, model = run.random_labels(run.subset(40)), run.out / "predict.pt"
+    student = ["--arch", "mobilenet_v2", "--size", "224"]
+    training = ["train", "--labels", labels, *student, "--init", "none", "--epochs", 1, *QUIET, "-o", model]
+    subprocess.run([*MLCLIP, *map(str, training)], check=True)
+    folder = run.subset(count or 1000)
+    ours = ["predict", folder, "--model", model, "--format", "csv", "--quiet"]
+    run.compare_commands("predict, mobilenet_v2, 224 px", count or 1000, ["predict", folder, *student], ours)
 
 
-def random_clip(model: str, out: Path) -> Path:
-    """A weight file of an open_clip model with random weights."""
-    import open_clip
-
-    file = out / f"{model}.pt"
-    if not file.exists():
-        torch.manual_seed(0)
-        torch.save(open_clip.create_model(model, pretrained=None).state_dict(), file)
-    return file
-
-
-def encode(photos: Path, rounds: int, out: Path) -> None:
-    for model, count in (("ViT-B-32-quickgelu", 60), ("RN50-quickgelu", 60)):
-        folder, weights = subset(photos, count, out), random_clip(model, out)
-        ours = [*MLCLIP, "pseudolabel", str(folder), "--classes", "voc", "--clip", str(weights), "--overwrite", "-q", "-o",
-                str(out / "labels.pt"), "--method", "centred"]  # fmt: skip
-        reference = [sys.executable, LOOPS, "encode", str(folder), "--clip", str(weights), "--model", model]
-        compare(f"encode, {model}, 14 views", ours, reference, count, rounds, out)
-
-
-def forward(photos: Path, rounds: int, out: Path) -> None:
-    """One forward pass of RN50x64, which is too slow here for whole runs: open_clip in float32 against our teacher."""
-    import open_clip
-
-    from mlclip.clip import load_clip
-    from mlclip.teacher.scoring import Teacher
-
-    weights = random_clip("RN50x64-quickgelu", out)
-    keep_freed_memory()  # as the commands do; here open_clip gains from it, too
-    reference = open_clip.create_model("RN50x64-quickgelu", pretrained=None).eval()
-    teacher = Teacher(load_clip(str(weights)), precision="auto")
-    pixels = torch.randint(0, 256, (4, 3, 448, 448), dtype=torch.uint8)
-    calls = (lambda: reference.encode_image(pixels.float() / 255), lambda: teacher.embed_views(pixels))
-    pairs = []
-    with torch.inference_mode():
-        for _ in range(rounds + 1):
-            times = []
-            for call in calls:
-                started = time.perf_counter()
-                call()
-                times.append(time.perf_counter() - started)
-            pairs.append(times)
-    pairs = pairs[1:]  # the first round also warms up
-    theirs, own = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(a / b for a, b in pairs)
-    print(
-        f"| one forward, RN50x64, {teacher.precision} | 4 | {theirs:.1f} | {own:.1f} | {4 / own:.2f} | **{ratio:.2f}** |",
-        flush=True,
-    )
-
-
-def ceiling(photos: Path, rounds: int, out: Path) -> None:
+@main.command()
+@click.pass_obj
+def ceiling(run: Run) -> None:
     """The image encoder alone, without photos, as a share of the rate at which this machine multiplies matrices."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mlclip.clip import load_clip
-    from mlclip.teacher.scoring import DTYPES, Teacher
+    from mlclip.teacher.scoring import Teacher
 
-    keep_freed_memory()  # as the commands do
+    mlclip.keep_freed_memory()  # as the commands do
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    count = 256 if device.type == "cuda" else 32
-
-    def best(call: Callable[[], object]) -> float:
-        """The shortest seconds of one call, after one that warms up."""
-        times = []
-        for _ in range(rounds + 1):
-            started = time.perf_counter()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - started)
-        return min(times[1:])
-
-    print("\n| encoder alone | images/s | Tflop/s | matrix products, Tflop/s | share |\n|---|---|---|---|---|")
-    for model in (
-        "ViT-B-32-quickgelu",
-        "RN50-quickgelu",
-        *(["ViT-L-14-336-quickgelu", "RN50x64-quickgelu"] if count > 32 else []),
-    ):
-        teacher = Teacher(load_clip(str(random_clip(model, out))), device, "auto")
-        pixels = torch.randint(0, 256, (count, 3, teacher.input_size, teacher.input_size), dtype=torch.uint8).to(device)
+    images, side = (256, 8192) if device.type == "cuda" else (32, 2048)
+    models = ["ViT-B-32-quickgelu", "RN50-quickgelu"]
+    models += ["ViT-L-14-336-quickgelu", "RN50x64-quickgelu"] if device.type == "cuda" else []
+    bench.table("encoder alone", "images/s", "Tflop/s", "matrix products, Tflop/s", "share")
+    for model in models:
+        teacher = Teacher(mlclip.load_clip(str(run.random_clip(model))), device, "auto")
+        pixels = torch.randint(0, 256, (images, 3, teacher.input_size, teacher.input_size), dtype=torch.uint8).to(
+            device
+        )
         torch.backends.mha.set_fastpath_enabled(False)  # which the counter does not know
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter:  # also warms up
             teacher.embed_views(pixels)
         torch.backends.mha.set_fastpath_enabled(True)
-        seconds = best(lambda teacher=teacher, pixels=pixels: teacher.embed_views(pixels))
-        side = 8192 if device.type == "cuda" else 2048
-        left, right = (torch.rand(side, side, device=device).to(DTYPES[teacher.precision]) for _ in range(2))
-        products = 2 * side**3 / best(lambda left=left, right=right: left @ right) / 1e12
-        reached = counter.get_total_flops() / seconds / 1e12
-        print(
-            f"| {model}, {teacher.precision}, {device.type} | {count / seconds:.1f} | {reached:.3f} | {products:.3f} | "
-            f"{100 * reached / products:.0f} % |",
-            flush=True,
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[teacher.precision]
+        left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+        left @ right
+        seconds, product = (
+            min(timed(call) for _ in range(run.rounds))
+            for call in (
+                lambda teacher=teacher, pixels=pixels: teacher.embed_views(pixels),
+                lambda a=left, b=right: a @ b,
+            )
+        )
+        reached, products = counter.get_total_flops() / seconds / 1e12, 2 * side**3 / product / 1e12
+        name = f"{model}, {teacher.precision}, {device.type}"
+        bench.row(
+            name, f"{images / seconds:.1f}", f"{reached:.3f}", f"{products:.3f}", f"{100 * reached / products:.0f} %"
         )
 
 
 FREED = """
-import resource, sys, time, torch, torchvision
-from mlclip.machine import keep_freed_memory
-keep = sys.argv[1] == "kept" and keep_freed_memory()
+import resource, sys, time, mlclip, torch, torchvision
+keep = sys.argv[1] == "kept" and mlclip.keep_freed_memory()
 training, arch, batch = sys.argv[2] == "train", sys.argv[3], int(sys.argv[4])
 model = torchvision.models.get_model(arch).train(training).to(memory_format=torch.channels_last)
 pixels = torch.rand(batch, 3, 224, 224).to(memory_format=torch.channels_last)
@@ -178,90 +239,86 @@ print(batch / min(seconds[2:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxr
 """
 
 
-def freed(photos: Path, rounds: int, out: Path) -> None:
+@main.command()
+@click.pass_obj
+def freed(run: Run) -> None:
     """What it gives to keep freed memory: passes of torchvision's networks without mlclip's code, 224 px, best of four."""
-    print(
-        "\n| pass | batch | by default, photos/s | kept, photos/s | ratio | peak, MB | peak kept, MB |\n|---|---|---|---|---|---|---|"
-    )
-    for kind, arch, batch in (
+    bench.table("pass", "batch", "by default, photos/s", "kept, photos/s", "ratio", "peak, MB", "peak kept, MB")
+    networks = (
         ("forward", "mobilenet_v2", 64),
         ("forward", "resnet50", 64),
         ("train", "mobilenet_v2", 32),
         ("train", "resnet50", 16),
-    ):
-        rates, peaks = [], []
+    )
+    for kind, arch, batch in networks:
+        found = []
         for how in ("default", "kept"):
             command = [sys.executable, "-c", FREED, how, kind, arch, str(batch)]
-            rate, peak = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-            rates.append(rate)
-            peaks.append(peak)
-        ratio = f"**{rates[1] / rates[0]:.2f}**"
-        print(
-            f"| {kind}, {arch} | {batch} | {rates[0]:.1f} | {rates[1]:.1f} | {ratio} | {peaks[0]:.0f} | {peaks[1]:.0f} |",
-            flush=True,
+            found.append(map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()))
+        (rate, peak), (kept, kept_peak) = found
+        bench.row(
+            f"{kind}, {arch}",
+            batch,
+            f"{rate:.1f}",
+            f"{kept:.1f}",
+            f"**{kept / rate:.2f}**",
+            f"{peak:.0f}",
+            f"{kept_peak:.0f}",
         )
 
 
-def train(photos: Path, rounds: int, out: Path) -> None:
-    epochs = 3
-    for arch, size, count in (("mobilenet_v2", 160, 400), ("resnet50", 224, 100)):
-        folder = subset(photos, count, out)
-        labels = random_labels(folder, out)
-        shared = ["--labels", str(labels), "--arch", arch, "--size", str(size), "--epochs", str(epochs)]
-        ours = [*MLCLIP, "train", *shared, "--method", "fixed", "--init", "none", "--batch-size", "32", "--lr", "1e-4", "--overwrite",
-                "-q", "-o", str(out / "model.pt")]  # fmt: skip
-        reference = [sys.executable, LOOPS, "train", str(folder), *shared]
-        compare(f"train, {arch}, {size} px, {epochs} epochs", ours, reference, count, rounds, out)
+@main.command()
+@count
+@click.pass_obj
+def three_commands(run: Run, count: int | None) -> None:
+    """The three commands of the README with their defaults. The only options are the files that would otherwise be downloaded."""
+    count, out = count or 1000, run.out / "three_commands"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    photos, total = run.subset(count), 0.0
+    bench.table("command", "photos", "seconds")
+    for command in (
+        ["pseudolabel", photos, "--classes", "voc", "--clip", run.random_clip("ViT-B-32-quickgelu")],
+        ["train", "--init", run.data / "mobilenet_v2_imagenet.pth"],
+        ["predict", photos],
+    ):
+        environment = {**os.environ, "MLCLIP_CACHE": str(out / "cache")}
+        with open(out / f"{command[0]}.txt", "w") as printed:
+            running = {"cwd": out, "env": environment, "stdout": printed, "stderr": printed}
+            seconds = timed(
+                lambda command=command, running=running: subprocess.run(
+                    [*MLCLIP, *map(str, command)], check=True, **running
+                )
+            )
+        total += seconds
+        bench.row(command[0], count, f"{seconds:.0f}")
+    bench.row("all three", count, f"{total:.0f}")
 
 
-def random_labels(folder: Path, out: Path) -> Path:
-    from mlclip.labels.table import Labels, write_labels
-
-    paths = sorted(file.name for file in folder.glob("*.jpg"))
-    scores = torch.rand(len(paths), 20, generator=torch.Generator().manual_seed(0))
-    write_labels(
-        Labels(paths, [f"class {c}" for c in range(20)], scores, root=str(folder)), out / "random.pt", overwrite=True
-    )
-    return out / "random.pt"
-
-
-def predict(photos: Path, rounds: int, out: Path) -> None:
-    count = 1000
-    folder = subset(photos, count, out)
-    labels = random_labels(subset(photos, 40, out), out)
-    model = out / "predict.pt"
-    subprocess.run([*MLCLIP, "train", "--labels", str(labels), "--arch", "mobilenet_v2", "--size", "224", "--method", "fixed", "--init",
-                    "none", "--epochs", "1", "--overwrite", "-q", "-o", str(model)], check=True)  # fmt: skip
-    ours = [*MLCLIP, "predict", str(folder), "--model", str(model), "--format", "csv", "-q"]
-    reference = [sys.executable, LOOPS, "predict", str(folder), "--arch", "mobilenet_v2", "--size", "224"]
-    compare("predict, mobilenet_v2, 224 px", ours, reference, count, rounds, out)
-
-
-def main() -> None:
-    tasks = {
-        "encode": encode,
-        "forward": forward,
-        "train": train,
-        "predict": predict,
-        "ceiling": ceiling,
-        "freed": freed,
-    }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", choices=[*tasks, []], default=list(tasks))
-    parser.add_argument("--photos", type=Path, default=Path("../shared/voc12/photos/train"))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/out/speed"))
-    parser.add_argument("--only", default="", help="run only the cases with this text in their names")
-    args = parser.parse_args()
-    globals()["ONLY"] = args.only
-    args.out.mkdir(parents=True, exist_ok=True)
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    if set(args.tasks) - {"ceiling", "freed"}:
-        print(
-            "| case | photos | plain loop, s | mlclip, s | mlclip, photos/s | ratio (spread) |\n|---|---|---|---|---|---|"
-        )
-    for task in args.tasks:
-        tasks[task](args.photos.resolve(), args.rounds, args.out.resolve())
+@main.command()
+@click.option("--model", required=True, help="The student.")
+@click.option("--only", help="Evaluate only these classes, separated by commas.")
+@count
+@click.pass_obj
+def onnx(run: Run, model: str, only: str | None, count: int | None) -> None:
+    """mAP, file size and photos per second of PyTorch and of ONNX: decoding, resizing and the network. Photos of VOC 2012."""
+    test, files = sorted((run.data / "photos" / "test").glob("*.jpg"))[:count], {"PyTorch": Path(model)}
+    for variant in ("fp32", "int8"):
+        files[f"ONNX {variant}"] = run.out / f"{variant}.onnx"
+        chosen = ["--variant", variant, *(["--photos", run.photos] if variant == "int8" else [])]  # not the test photos
+        export = ["export", "--model", model, "-o", files[f"ONNX {variant}"], "--overwrite", *chosen]
+        subprocess.run([*MLCLIP, *map(str, export)], check=True)
+    bench.table("model", "mAP (%)", "size (MB)", "photos/s")
+    for name, file in files.items():
+        seconds = []
+        for _ in range(run.rounds + 1):  # the first one warms up
+            started = time.perf_counter()
+            labels = mlclip.predict(test, str(file), device="cpu", progress=mlclip.SILENT)
+            seconds.append(time.perf_counter() - started)
+        chosen = only.split(",") if only else None
+        found = mlclip.evaluate(labels, run.data / "truth_test.csv", only=chosen, partial=True, progress=mlclip.SILENT)
+        speed = len(test) / statistics.median(seconds[1:])
+        bench.row(name, f"{100 * found.mean_average_precision:.2f}", f"{file.stat().st_size / 1e6:.1f}", f"{speed:.1f}")
 
 
 if __name__ == "__main__":

@@ -47,16 +47,34 @@ def test_the_readme_names_every_option_that_it_uses():
     assert used <= known, used - known
 
 
-def test_the_files_the_readme_links_to_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
-@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
-def test_headings_are_unique_and_links_within_a_page_have_a_heading(page):
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+def headings(page: Path) -> list[str]:
+    return re.findall(r"^##+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_headings_are_unique_and_links_lead_to_a_file_and_a_heading(page):
     if page.name != "CHANGELOG.md":  # where every version may have an "Added"
-        assert len(headings) == len(set(headings))
-    anchors = {re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
-    assert {link for link in re.findall(r"\]\(\s*#([^)]+)\)", text) if link not in anchors} == set()
+        assert len(headings(page)) == len(set(headings(page)))
+    for file, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]+))?\)", page.read_text()):
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        anchors = (
+            {re.sub(r"[^\w\s-]", "", name.lower()).strip().replace(" ", "-") for name in headings(target)}
+            if anchor
+            else ()
+        )
+        assert not anchor or anchor in anchors, f"{file}#{anchor}"
+
+
+def test_every_script_that_a_page_calls_exists():
+    for page in PAGES:
+        for script in re.findall(r"python (benchmarks/\w+\.py)", page.read_text()):
+            assert (ROOT / script).exists(), f"{page.name}: {script}"
+
+
+@pytest.mark.parametrize(("page", "lines"), [("README.md", 150), ("docs/results.md", 200)])
+def test_the_pages_that_people_read_first_are_short(page, lines):
+    assert len((ROOT / page).read_text().splitlines()) <= lines

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from benchmark_faults import faults
+from memory_growth import growth_of
 from toy_server import Server
 
 from mlclip.clip import registry
@@ -179,7 +179,7 @@ def test_a_zip_bomb_is_refused_in_bounded_memory(command, sources, tmp_path, kin
     file = bomb(sources[kind], tmp_path / "bad.pt")
     assert file.stat().st_size < sources[kind].stat().st_size + (1 << 20)
     files, results = set(os.listdir()), []
-    growth, error = faults.growth_of(lambda: results.append(command(*READERS[kind])))
+    growth, error = growth_of(lambda: results.append(command(*READERS[kind])))
     assert not error, repr(error)
     status, out, line = results[0]
     assert (status, out) == (1, "") and "bad.pt" in line and growth < 60_000_000, (line, growth)

@@ -16,7 +16,8 @@ OBJECT = "<object><name>{}</name><difficult>{}</difficult></object>"
 
 
 @pytest.fixture
-def papers():
+def papers(monkeypatch):
+    monkeypatch.syspath_prepend(FILE.parent)  # where it finds `bench`
     spec = importlib.util.spec_from_file_location("papers", FILE)
     sys.modules["papers"] = module = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     spec.loader.exec_module(module)
