@@ -8,6 +8,7 @@ import subprocess
 import tracemalloc
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -90,9 +91,7 @@ def test_the_reason_for_a_file_that_is_not_an_image_says_what_it_is(refused, dat
 
 @pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", b"%PDF-1.4\n"])
 def test_postscript_and_pdf_named_jpg_start_no_program(refused, monkeypatch, data):
-    def forbidden(*args, **options):
-        raise AssertionError("a program was started")
-
+    forbidden = Mock(side_effect=AssertionError("a program was started"))
     monkeypatch.setattr(subprocess, "Popen", forbidden)
     monkeypatch.setattr(os, "system", forbidden)
     assert "not an image" in refused(data)
@@ -102,11 +101,8 @@ def test_a_deleted_photo_and_one_without_read_permission_are_unreadable(tmp_path
     with pytest.raises(Unreadable, match="no longer exists"):
         open_image(tmp_path / "never.jpg")
     picture().save(tmp_path / "x.jpg")
-
-    def forbid(*args, **options):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", forbid)  # simulated, because root may read every file
+    # simulated, because root may read every file
+    monkeypatch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(Unreadable, match="no permission"):
         open_image(tmp_path / "x.jpg")
 
@@ -393,17 +389,8 @@ def test_a_folder_that_cannot_be_listed_is_skipped(tmp_path, monkeypatch):
 
 def test_a_list_file_may_have_comments_blanks_duplicates_and_missing_files(tmp_path):
     fill(tmp_path, "in/a.jpg", "in/b c.jpg", "d.raw", "in/more/e.jpg")
-    lines = [
-        "a.jpg",
-        "",
-        "# comment",
-        "  b c.jpg  ",
-        "a.jpg",
-        "missing.jpg",
-        "../d.raw",
-        "more",
-        str(tmp_path / "in/a.jpg"),
-    ]
+    lines = ["a.jpg", "", "# comment", "  b c.jpg  ", "a.jpg", "missing.jpg", "../d.raw", "more"]
+    lines.append(str(tmp_path / "in/a.jpg"))
     (tmp_path / "in/list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     found = find_images([f"@{tmp_path}/in/list.txt"])
     assert found.root == str(tmp_path)

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -36,15 +37,13 @@ def label(photos, teacher, **options):
 class Counting:
     """A teacher that counts the views it has encoded."""
 
-    def __init__(self, teacher, stop_after=None):
-        self.teacher, self.views, self.stop_after = teacher, 0, stop_after
+    def __init__(self, teacher):
+        self.teacher, self.views = teacher, 0
 
     def __getattr__(self, name):
         return getattr(self.teacher, name)
 
     def embed_views(self, pixels):
-        if self.stop_after is not None and self.views >= self.stop_after:
-            raise KeyboardInterrupt
         self.views += len(pixels)
         return self.teacher.embed_views(pixels)
 
@@ -84,12 +83,12 @@ def test_only_new_and_changed_photos_are_encoded(photos, teacher):
 
 
 def test_an_interrupted_run_keeps_every_embedding_and_continues_with_the_same_result(
-    photos, teacher, tmp_path, monkeypatch
+    photos, teacher, tmp_path, monkeypatch, interrupt_at
 ):
     whole = label(photos, teacher, store=tmp_path / "whole", batch_size=10)
     monkeypatch.setattr("mlclip.teacher.fill.SHARD_PHOTOS", 2)
-    with pytest.raises(KeyboardInterrupt):
-        label(photos, Counting(teacher, stop_after=50), store=tmp_path / "cut", batch_size=10)
+    with interrupt_at("mlclip.teacher.scoring.Teacher.embed_views", 6):
+        label(photos, teacher, store=tmp_path / "cut", batch_size=10)
     counting = Counting(teacher)
     labels = label(photos, counting, store=tmp_path / "cut", batch_size=10)
     assert counting.views == 120 - 50  # all five photos that were encoded are kept
@@ -101,15 +100,8 @@ def test_an_interrupted_run_keeps_every_embedding_and_continues_with_the_same_re
 def test_batch_size_and_dataloader_workers_do_not_change_the_labels(photos, teacher, tmp_path, batch_size, num_workers):
     found = find_images([photos])
     one = label_photos(found, CLASSES, teacher, config=CDUL, store=tmp_path / "a")
-    other = label_photos(
-        found,
-        CLASSES,
-        teacher,
-        config=CDUL,
-        batch_size=batch_size,
-        store=tmp_path / "b",
-        runtime=Runtime(num_workers=num_workers),
-    )
+    settings = {"batch_size": batch_size, "runtime": Runtime(num_workers=num_workers)}
+    other = label_photos(found, CLASSES, teacher, config=CDUL, store=tmp_path / "b", **settings)
     assert one.paths == other.paths
     assert torch.allclose(one.scores, other.scores, atol=0.02)
 
@@ -176,13 +168,8 @@ def test_known_photos_are_not_read_again(photos, teacher, monkeypatch):
 
 def test_a_store_that_lacks_nothing_is_not_written(photos, teacher, tmp_path, monkeypatch):
     whole = label(photos, teacher, store=tmp_path / "s")
-
-    def refuse(*_, **__):
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(store_module, "save_plain", refuse)
-    monkeypatch.setattr(store_module, "atomic", refuse)
-    monkeypatch.setattr(store_module, "file_lock", refuse)
+    for name in ("save_plain", "atomic", "file_lock"):
+        monkeypatch.setattr(store_module, name, Mock(side_effect=OSError(30, "Read-only file system")))
     monkeypatch.setattr(store_module.os, "access", lambda *_: False)
     assert torch.equal(label(photos, teacher, store=tmp_path / "s").scores, whole.scores)
     shutil.copy(photos / "03.jpg", photos / "new.jpg")
@@ -241,12 +228,9 @@ def test_infinite_settings_raise_an_error_and_grids_are_sorted():
 
 
 def test_the_mean_top1_probability_is_that_of_the_largest_views(photos, teacher):
-    top1 = {
-        grids: label_photos(find_images([photos]), CLASSES, teacher, config=PseudolabelConfig(grids=grids)).meta[
-            "mean_top1"
-        ]
-        for grids in ((1, 2), (2, 1), (2, 3), (2,))
-    }
+    top1 = {}
+    for grids in ((1, 2), (2, 1), (2, 3), (2,)):
+        top1[grids] = label(photos, teacher, config=PseudolabelConfig(grids=grids)).meta["mean_top1"]
     assert top1[1, 2] == top1[2, 1]
     assert top1[2, 3] == pytest.approx(top1[(2,)]) and top1[2, 3] != pytest.approx(top1[1, 2], abs=1e-6)
 

@@ -24,7 +24,7 @@ from conftest import Told
 
 import mlclip
 from mlclip.config import InputError, OptionError
-from mlclip.distributed import Distributed, Runtime, rank_device, start_distributed, status_for_launcher
+from mlclip.distributed import Distributed, Runtime, rank_device, start_distributed
 from mlclip.files import locked
 from mlclip.images import find_images
 from mlclip.labels.table import Labels, read_labels
@@ -309,10 +309,10 @@ def test_one_rank_per_machine_may_name_its_gpu(monkeypatch):
     assert rank_device("cuda:3") == torch.device("cuda", 3) and chosen == [torch.device("cuda", 3)]
 
 
-def test_a_finished_job_with_skipped_photos_is_not_started_again(monkeypatch):
-    assert status_for_launcher(3) == 3
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
-    assert status_for_launcher(3) == 0
+@pytest.mark.parametrize(("launcher", "status"), [({"TORCHELASTIC_RUN_ID": "job"}, 0), ({}, 3)])
+def test_a_finished_job_with_skipped_photos_is_not_started_again(launcher, status):
+    code = "from mlclip import cli; cli._status = lambda _: 3; cli.main([])"
+    assert subprocess.run([sys.executable, "-c", code], env=ENV | launcher).returncode == status
 
 
 def test_on_gpus_the_batch_norm_of_torch_is_used_with_the_same_weights():
