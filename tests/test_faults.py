@@ -342,5 +342,5 @@ def test_a_second_run_at_the_same_output_is_refused(command, photos, tmp_path, l
     with locked(file, "it"):
         before = sorted(os.listdir(tmp_path))
         status, _, err = command(*arguments)
-        assert status == 1 and "another mlclip process is writing" in err
+        assert status == 1 and f"another mlclip process is {'using' if lock == 'store' else 'writing'}" in err
         assert sorted(os.listdir(tmp_path)) == before

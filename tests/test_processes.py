@@ -99,8 +99,8 @@ def label_and_train_twice() -> None:
     label_photos(output="centred.pt", method="centred")
     label_photos(output="dense.pt", method="dense")
     train_student("probe.pt", "probe")
-    # steps of 5, 5 and 1 photos: one of two processes has no photo in the last
-    aligned = {"epochs": 3, "warmup": 1, "average": 0.5, "batch_size": 5}
+    # steps of 10 and 1 photos: one of two processes has no photo in the last
+    aligned = {"epochs": 3, "warmup": 1, "average": 0.5, "batch_size": 10}
     train_student("aligned.pt", "cdul", save_labels="aligned.json", **aligned)
 
 
