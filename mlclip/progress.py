@@ -1,11 +1,17 @@
 """How the library reports its work: messages and progress bars. It is silent unless the caller passes a `Progress`.
 
-The command line passes an implementation that writes to stderr. A notebook can pass its own.
+The command line passes an implementation that writes to stderr. A notebook can pass its own. `LineProgress` writes plain lines to
+stderr: what a script or a log file shows.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+REPORT_SECONDS = 30.0  # between two lines of one running step
 
 
 class Bar:
@@ -30,3 +36,66 @@ class Progress:
 
 
 SILENT = Progress()
+
+
+class LineProgress(Progress):
+    """Messages as lines; a running step prints a line every REPORT_SECONDS and one at its end."""
+
+    def log(self, line: str) -> None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    @contextmanager
+    def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Bar]:
+        bar = _LineBar(self, label, total, unit, done)
+        try:
+            yield bar
+        finally:
+            bar.report()
+
+
+class CountingBar(Bar):
+    """Counts what is done and says it as text; a subclass decides when `show` is called, every `every` seconds."""
+
+    every = REPORT_SECONDS
+
+    def __init__(self, total: int, unit: str = "", done: int = 0):
+        self.total, self.done, self.first, self.note = total, done, done, ""
+        self.scale, self.unit = (1e6, "MB") if unit == "B" else (1, unit)
+        self.started = self.shown = time.monotonic()
+
+    def show(self) -> None:
+        """Show the present text."""
+
+    def update(self, done: int, note: str = "") -> None:
+        self.done, self.note = self.done + done, note
+        if time.monotonic() - self.shown >= self.every:
+            self.shown = time.monotonic()
+            self.show()
+
+    def text(self) -> str:
+        """Count, rate, note and time left: `40 of 100 photos, 12/s, loss 0.31, 0:05 left`. The rate is that of this run."""
+        rate = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+        left = int((self.total - self.done) / rate) if rate > 0 else 0
+        parts = [
+            f"{self._amount(self.done)} of {self._amount(self.total)} {self.unit}".rstrip(),
+            f"{self._amount(rate)}{' MB' if self.unit == 'MB' else ''}/s",
+            self.note,
+            f"{left // 60}:{left % 60:02d} left" if left > 0 else "",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def _amount(self, value: float) -> str:
+        value /= self.scale
+        return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+class _LineBar(CountingBar):
+    def __init__(self, progress: LineProgress, label: str, total: int, unit: str, done: int):
+        super().__init__(total, unit, done)
+        self.progress, self.label = progress, label
+
+    def report(self) -> None:
+        self.progress.log(f"{self.label}: {self.text()}")
+
+    show = report

@@ -17,7 +17,7 @@ from mlclip.cli import _status
 from mlclip.config import InputError, OptionError
 from mlclip.demo import write_scenes
 from mlclip.labels.table import read_labels
-from mlclip.line_progress import LineProgress
+from mlclip.progress import LineProgress
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"arch": "clip-resnet", "init": "clip", "size": 64, "epochs": 1, "batch_size": 8, "lr": 1e-3}

@@ -20,7 +20,6 @@ LEVELS = {
         "plain",
         "spelling",
         "progress",
-        "line_progress",
         "machine",
         "distributed",
         "clip",

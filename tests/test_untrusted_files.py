@@ -15,15 +15,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
-from click.testing import CliRunner
 from PIL import Image
 from small_onnx import write_small_onnx
 
 import mlclip
 from mlclip import cli, files
-from mlclip.cli.demo import demo
 from mlclip.clip.weights import read_state_dict
-from mlclip.config import InputError, OptionError, TrainConfig
+from mlclip.config import InputError, TrainConfig
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.plain import FIELDS, read_torch
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -180,13 +178,6 @@ def test_a_malicious_pickle_of_every_kind_is_refused_and_nothing_is_executed(tmp
 # Odd contents
 
 
-def test_scores_stored_as_one_number_are_refused(tmp_path):
-    names = [f"{number}" for number in range(2000)]
-    content = {"format": "mlclip.labels", "version": 1, "root": ".", "paths": names, "classes": names, "meta": {}}
-    torch.save({**content, "scores": torch.zeros(1, 1).expand(60_000, 20_000)}, tmp_path / "labels.pt")
-    assert "scores" in refusal(read_labels, tmp_path / "labels.pt")
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -212,19 +203,6 @@ def test_transposed_and_shared_tensors_are_read_as_they_are(tmp_path):
         assert found[1] == (1, 2.5, None, True, "\udcff")
         for name, tensor in content.items():
             assert torch.equal(found[0][name], tensor) and found[0][name].stride() == tensor.stride()
-
-
-def test_100_000_classes_are_refused_before_the_network_is_built(model_file):
-    message = refusal(load_checkpoint, model_file(classes=[f"{number}" for number in range(100_000)]))
-    assert "'thresholds' has 3, 'classes' has 100000" in message
-
-
-def test_an_empty_head_for_many_classes_is_refused_before_the_network_is_built(model_content, model_file):
-    count = 100_000
-    weights = {**model_content["weights"], "head.weight": torch.zeros(count, 0, 1, 1)}
-    names, thresholds = [f"{number}" for number in range(count)], torch.full((count,), 0.5)
-    message = refusal(load_checkpoint, model_file(classes=names, weights=weights, thresholds=thresholds))
-    assert "do not fit mobilenet_v3_small with 100000 classes" in message
 
 
 def test_a_narrow_trunk_that_claims_to_be_wide_is_refused_before_it_is_built(model_content, model_file, tmp_path):
@@ -281,54 +259,33 @@ def test_safetensors_with_false_sizes_are_refused(tmp_path, change):
     )
 
 
-@pytest.mark.parametrize("header", [b"[" * 5000, b"[]", b"\xff", b'{"x": 1}'])
-def test_safetensors_with_a_damaged_header_are_refused(tmp_path, header):
-    pytest.importorskip("safetensors")
-    refusal(read_state_dict, safetensors_file(tmp_path / "bad.safetensors", header))
-    (tmp_path / "huge.safetensors").write_bytes(b"\xff" * 40)
-    refusal(read_state_dict, tmp_path / "huge.safetensors")
-
-
 # Fields are believed
-
-
-@pytest.mark.parametrize("size", [None, True, -5, 1e30, 100_000, 20_000, 64.0, 10**30, "64"])
-def test_a_size_that_is_not_a_number_of_pixels_is_refused(model_file, size):
-    message = refusal(load_checkpoint, model_file(size=size))
-    assert "model.pt: 'size' is" in message and "a whole number from 32 to 4096" in message
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("thresholds", None),
-        ("thresholds", [0.5, 0.5, 0.5]),
+        ("size", -5),
+        ("size", 64.0),
+        ("size", 100_000),
         ("thresholds", torch.tensor([0, 1, 1])),
-        ("thresholds", torch.tensor(0.5)),
         ("thresholds", torch.full((2,), 0.5)),
         ("thresholds", torch.full((3,), float("nan"))),
         ("meta", None),
-        ("meta", []),
         ("meta.calibration", {"calibration": 3}),
-        ("classes", None),
+        ("meta.hierarchy", {"hierarchy": {"parents": {"cat": "dog", "dog": "cat"}, "groups": []}}),
         ("classes", []),
         ("classes", ["a", "a", "b"]),
         ("classes", ["a", 2, "b"]),
-        ("weights", None),
-        ("weights", {}),
+        ("weights.head", {}),
         ("weights", {"head.weight": torch.zeros(3)}),
-        ("weights", {"head.weight": 3}),
+        ("weights", {"head.weight": torch.full((3, 1, 1, 1), float("nan"))}),
         ("arch", 3),
-        ("arch", None),
     ],
 )
 def test_a_wrong_field_of_a_model_is_named(model_file, field, value):
     message = refusal(load_checkpoint, model_file(**{field.split(".")[0]: value}))
-    assert f"'{field}'" in message and "model.pt" in message
-
-
-def test_complex_thresholds_are_refused(model_file):
-    refusal(load_checkpoint, model_file(thresholds=torch.full((3,), 0.5, dtype=torch.complex64)))
+    assert f"'{field}" in message and "model.pt" in message
 
 
 VALID = {
@@ -356,8 +313,7 @@ def test_every_required_field_of_every_kind_is_checked_and_named(tmp_path, model
     read = {"kind": kind, "made_by": "mlclip train"}
     torch.save(content, tmp_path / "x.pt")
     assert set(files.load_plain(tmp_path / "x.pt", **read)) == set(content)
-    fields = [name for name, rule in FIELDS[kind].items() if "." not in name and not rule.optional]
-    assert fields
+    fields = [name for name in FIELDS[kind] if "." not in name and "?" not in name]
     for name in fields:
         for value in ("missing", 3.5, [None], torch.zeros(1, 1, 1, 1)):
             changed = {k: v for k, v in content.items() if k != name} | ({} if value == "missing" else {name: value})
@@ -409,22 +365,6 @@ def test_a_resume_file_of_another_training_is_refused_and_named(photos, tmp_path
 # Names, seeds, folders, locks
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_out_of_range_is_refused(seed):
-    with pytest.raises(OptionError, match=r"`seed` is .*from 0 to 4294967295"):
-        TrainConfig(seed=seed)
-    result = CliRunner().invoke(demo, ["--seed", str(seed)])
-    assert result.exit_code == 2 and "--seed" in result.output
-
-
-def test_the_demo_cannot_use_a_file_as_its_folder(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below", "a\0b"):
-        error = CliRunner().invoke(demo, ["--dir", str(folder)]).exception
-        assert isinstance(error, InputError) and re.search("Choose another", str(error))
-    assert (tmp_path / "file").read_text() == "mine"
-
-
 def test_a_nul_in_a_name_is_one_clear_line(photos, tmp_path):
     name = str(tmp_path / "a\0b.pt")
     labels = Labels(["00.jpg"], CLASSES, torch.rand(1, 3), root=str(photos))
@@ -458,21 +398,6 @@ def test_a_file_system_without_locks_does_not_lock(tmp_path, monkeypatch):
 
 
 # Messages
-
-
-def test_a_model_with_another_class_count_or_arch_names_both(model_file):
-    two = model_file(classes=["a", "b"], thresholds=torch.full((2,), 0.5))
-    assert "do not fit mobilenet_v3_small with 2 classes" in refusal(load_checkpoint, two)
-    for arch in ("resnet18", "mobilenet_v2", "clip-resnet"):
-        message = refusal(load_checkpoint, model_file(arch=arch))
-        assert f"those of mobilenet_v3_small, not of {arch}" in message
-    assert "one of resnet18" in refusal(load_checkpoint, model_file(arch="nothing"))
-
-
-def test_initial_weights_of_another_arch_name_both(tmp_path):
-    torch.save(torchvision.models.resnet34(num_classes=2).state_dict(), tmp_path / "w.pt")
-    with pytest.raises(InputError, match="weights of resnet18, but of resnet34"):
-        load_trunk(Classifier("resnet18", CLASSES, 64), str(tmp_path / "w.pt"))
 
 
 def test_escapes_and_newlines_of_file_names_do_not_reach_the_terminal(tmp_path, capfd, monkeypatch, model_file):

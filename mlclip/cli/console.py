@@ -9,8 +9,7 @@ from contextlib import contextmanager
 
 import click
 
-from ..line_progress import CountingBar, LineProgress
-from ..progress import Bar
+from ..progress import Bar, CountingBar, LineProgress
 from .messages import in_options, printable
 
 REDRAW_SECONDS = 0.1  # between two drawings of the bar

@@ -33,30 +33,11 @@ if TYPE_CHECKING:
     from .views import tile_boxes as tile_boxes
     from .views import view_array as view_array
 
-_MODULE_OF = {
-    "BACKGROUND": "decode",
-    "MAX_PIXELS": "decode",
-    "SEVERAL": "decode",
-    "Unreadable": "decode",
-    "open_image": "decode",
-    "STORE_MARK": "find",
-    "SUFFIXES": "find",
-    "Found": "find",
-    "Images": "find",
-    "Photo": "find",
-    "Skip": "find",
-    "find_images": "find",
-    "PhotoCrops": "loader",
-    "PhotoParts": "loader",
-    "PhotoViews": "loader",
-    "collate": "loader",
-    "collate_parts": "loader",
-    "photo_batches": "loader",
-    "view_pixels": "loader",
-    "Box": "views",
-    "crop_size": "views",
-    "read_views": "views",
-    "tile_boxes": "views",
-    "view_array": "views",
+_NAMES = {
+    "decode": ("BACKGROUND", "MAX_PIXELS", "SEVERAL", "Unreadable", "open_image"),
+    "find": ("STORE_MARK", "SUFFIXES", "Found", "Images", "Photo", "Skip", "find_images"),
+    "loader": ("PhotoCrops", "PhotoParts", "PhotoViews", "collate", "collate_parts", "photo_batches", "view_pixels"),
+    "views": ("Box", "crop_size", "read_views", "tile_boxes", "view_array"),
 }
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 __all__, __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)

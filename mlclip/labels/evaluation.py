@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import InputError, TableOptions
-from ..line_progress import LineProgress
 from ..methods.calibration import expected_calibration_error
-from ..progress import Progress
+from ..progress import LineProgress, Progress
 from ..spelling import did_you_mean
 from .class_names import CLASS_PRESETS, Classes, as_prompts
 from .matching import Match, match_tables, refuse_small_match

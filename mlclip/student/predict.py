@@ -24,11 +24,10 @@ from ..images.batches import separate_unreadable
 from ..images.loader import Batch
 from ..labels.class_tree import ClassTree
 from ..labels.table import Labels
-from ..line_progress import LineProgress
 from ..machine import default_workers
 from ..methods.hierarchy import consistent_scores, consistent_thresholds
 from ..methods.thresholds import match_expected_positives
-from ..progress import SILENT, Progress
+from ..progress import SILENT, LineProgress, Progress
 from .checkpoint import Checkpoint, load_checkpoint
 from .clip_head import ClipHead
 from .model import Classifier
