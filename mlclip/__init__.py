@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from .config import TableOptions as TableOptions
     from .config import TrainConfig as TrainConfig
     from .images import find_images as find_images
-    from .labels.evaluation import Evaluation as Evaluation
-    from .labels.evaluation import evaluate as evaluate
+    from .labels.metrics import Evaluation as Evaluation
     from .labels.metrics import average_precision as average_precision
+    from .labels.metrics import evaluate as evaluate
     from .labels.metrics import mean_average_precision as mean_average_precision
     from .labels.table import Labels as Labels
     from .labels.table import read_labels as read_labels
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from .training.train import train as train
 
 _MODULE_OF = {
-    "Evaluation": "labels.evaluation",
-    "evaluate": "labels.evaluation",
+    "Evaluation": "labels.metrics",
+    "evaluate": "labels.metrics",
     "load_model": "student.predict",
     "predict": "student.predict",
     "pseudolabel": "teacher.pseudolabel",

@@ -10,8 +10,6 @@ from ..config import MODEL_FILE, TableOptions
 from . import options
 from .console import Console
 
-OUTPUT = "calibrated.pt"
-
 
 @click.command(cls=options.Command)
 @options.images
@@ -32,7 +30,7 @@ OUTPUT = "calibrated.pt"
     "-o",
     "--output",
     type=click.Path(),
-    default=OUTPUT,
+    default="calibrated.pt",
     show_default=True,
     help="Where the calibrated model is written.",
 )
@@ -50,8 +48,8 @@ def calibrate(images, model, truth, output, overwrite, tables, quiet, **running)
     labels, the result stays closer to the model after training. An earlier calibration is undone first.
     """
     from ..files import check_output
-    from ..labels.evaluation import read_known
     from ..labels.matching import match_tables, refuse_small_match
+    from ..labels.metrics import read_known
     from ..student.calibrate import calibrate as fit
     from ..student.calibrate import check_truth, undo_calibration
     from ..student.checkpoint import load_checkpoint, save_checkpoint
