@@ -22,8 +22,23 @@ from mlclip.teacher.encode import cell_key, embed_views_and_cells, view_key
 from mlclip.teacher.label import label_by_view_sets
 from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher
-from mlclip.teacher.store import MemoryViews, Store, default_store
+from mlclip.teacher.store import Store, Views, default_store
 from mlclip.training.local_views import crop_scorer_for
+
+
+class MemoryViews(Views):
+    """Views in memory: L2-normalised vectors (N, V, D), with `sizes` vectors in each of the `grids`. There is one batch."""
+
+    def __init__(self, vectors: torch.Tensor, grids=(1,), sizes=None):
+        self.grids, self.vectors = tuple(grids), vectors
+        self.sizes = tuple(sizes) if sizes else (vectors.shape[1],)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __iter__(self):
+        yield torch.arange(len(self)), self.vectors.float()
+
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
 CENTRED, DENSE = PseudolabelConfig(), PseudolabelConfig("dense", kinds=("views", "cells", "2"))

@@ -96,7 +96,7 @@ def test_an_order_is_followed_and_may_omit_photos(photos):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_any_number_of_workers_gives_the_same_batches_each_time(photos, num_workers):
-    batches = photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=num_workers, persistent_workers=True)
+    batches = photo_batches(PhotoViews(photos, 8), batch_size=2, num_workers=num_workers)
     assert read(batches) == EXPECTED
     assert read(batches) == EXPECTED
 

@@ -15,8 +15,7 @@ from PIL import Image
 from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.images import Unreadable, find_images, open_image
-from mlclip.images.content import content_hash
-from mlclip.images.shards import index_of, locate
+from mlclip.images.shards import content_hash, index_of, locate
 
 
 def write_shard(file, photos, *, extra=(), format=tarfile.GNU_FORMAT):

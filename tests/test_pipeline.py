@@ -16,7 +16,7 @@ from mlclip.config import InputError, OptionError, PseudolabelConfig
 from mlclip.distributed import Runtime
 from mlclip.files import locked
 from mlclip.images import find_images, open_image, view_pixels
-from mlclip.images.content import content_hash
+from mlclip.images.shards import content_hash
 from mlclip.labels.class_names import without_classes
 from mlclip.progress import Progress
 from mlclip.teacher import store as store_module

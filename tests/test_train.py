@@ -20,7 +20,7 @@ from mlclip.clip import read_state_dict
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.distributed import Distributed, Runtime
 from mlclip.images import find_images
-from mlclip.images.content import content_hash
+from mlclip.images.shards import content_hash
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods.cdul import latent_of
 from mlclip.progress import Progress

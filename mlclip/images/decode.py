@@ -24,18 +24,8 @@ MAX_PIXELS = 178_000_000  # a larger photo is refused when its header is read; s
 MAX_BYTES = 2**30
 BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
 MARGIN = 2  # a JPEG may be decoded at a fraction of its size, but at no less than this many times the requested size
-FORMATS = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "BMP",
-    "WEBP",
-    "GIF",
-    "TIFF",
-    "PPM",
-    "AVIF",
-    "HEIF",
-)  # not EPS: it would start Ghostscript
+# not EPS: it would start Ghostscript
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
 READERS = ("Jpeg", "Mpo", "Png", "Bmp", "WebP", "Gif", "Tiff", "Ppm", "Avif")  # of FORMATS; Pillow has 30 more
 ORIENTATION = 0x0112
 SEVERAL = "several frames"  # key of image.info: True if the file has more frames or pages than the one returned
@@ -49,20 +39,9 @@ TURNS = {  # EXIF orientation -> the transpose that turns the photo upright
     8: Image.Transpose.ROTATE_90,
 }
 
-
-PILLOW_ERRORS = (  # what Pillow raises for damaged files, besides OSError
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
+# what Pillow raises for damaged files
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError,
+                 RuntimeError, struct.error, zlib.error)  # fmt: skip
 
 
 class Unreadable(Exception):  # noqa: N818 (a property of the photo, not an error of the program)
@@ -89,11 +68,8 @@ def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> 
         except MemoryError as error:
             raise Unreadable("not enough memory to decode it") from error
         except PILLOW_ERRORS as error:
-            raise Unreadable(f"damaged or cut short ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            raise Unreadable(f"damaged or cut short ({reason})") from error
 
 
 def _read(file: str | Path) -> bytes:
@@ -156,9 +132,13 @@ def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
         image.draft(None, (MARGIN * max(smallest),) * 2)
     several = image.format != "MPO" and getattr(image, "is_animated", False)  # MPO: the others are previews
     image.load()
-    transpose = TURNS.get(_orientation(image))
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except PILLOW_ERRORS:  # damaged EXIF: use the photo without turning it
+        orientation = None
     pixels = _to_rgb(image)
-    pixels = pixels if transpose is None else pixels.transpose(transpose)
+    if orientation in TURNS:
+        pixels = pixels.transpose(TURNS[orientation])
     pixels.info[SEVERAL] = several
     return pixels
 
@@ -199,36 +179,23 @@ def _formats(plug_ins: bool) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(ORIENTATION)
-    except PILLOW_ERRORS:  # damaged EXIF: use the photo without turning it
-        return None
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        return _from_integers(np.asarray(image))
+        grey = np.asarray(image)
+        low, high = int(grey.min()), int(grey.max())
+        if low < 0 or high > 65535:
+            raise Unreadable(f"integer pixels from {low} to {high}; only 0 to 65535 is supported")
+        return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        return _from_floats(np.asarray(image))
+        grey = np.asarray(image)
+        low, high = float(grey.min()), float(grey.max())  # NaN if any pixel is
+        if not (low >= 0 and high <= 255):
+            raise Unreadable(f"float pixels from {low:g} to {high:g}; only 0 to 1 or 0 to 255 is supported")
+        scale = 255 if high <= 1 else 1
+        return Image.fromarray(np.rint(grey * scale).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, BACKGROUND)
         canvas.paste(layer, mask=layer.getchannel("A"))
         return canvas
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _from_integers(grey: np.ndarray) -> Image.Image:
-    low, high = int(grey.min()), int(grey.max())
-    if low < 0 or high > 65535:
-        raise Unreadable(f"integer pixels from {low} to {high}; only 0 to 65535 is supported")
-    return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
-
-
-def _from_floats(grey: np.ndarray) -> Image.Image:
-    low, high = float(grey.min()), float(grey.max())  # NaN if any pixel is
-    if not (low >= 0 and high <= 255):
-        raise Unreadable(f"float pixels from {low:g} to {high:g}; only 0 to 1 or 0 to 255 is supported")
-    scale = 255 if high <= 1 else 1
-    return Image.fromarray(np.rint(grey * scale).astype(np.uint8)).convert("RGB")

@@ -106,17 +106,13 @@ def find_images(sources: Images) -> Found:
             (photos if isinstance(photo, Photo) else skipped).append(photo)
         skipped += [Skip(_relative(path, root), reason) for path, reason in each.failures]
     if not photos:
-        raise InputError(_nothing_found(names, skipped))
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        real = [skip for skip in skipped if skip.reason != NO_IMAGES]
+        why = f" Skipped {len(real)}, the first is {real[0].path}: {real[0].reason}." if real else ""
+        raise InputError(
+            f"No images found in {shown} (searched for {' '.join(SUFFIXES)}).{why} Name another folder or file."
+        )
     return Found(root, photos, skipped, repeated)
-
-
-def _nothing_found(names: list[str], skipped: list[Skip]) -> str:
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    real_skips = [skip for skip in skipped if skip.reason != NO_IMAGES]
-    why = (
-        f" Skipped {len(real_skips)}, the first is {real_skips[0].path}: {real_skips[0].reason}." if real_skips else ""
-    )
-    return f"No images found in {shown} (searched for {' '.join(SUFFIXES)}).{why} Name another folder or file."
 
 
 def _check(file: str, root: str) -> Photo | Skip:
@@ -176,14 +172,10 @@ def _gather(source: str) -> Gathered:
         matches = []
     if not matches:
         raise InputError(f"{source or 'an empty name'} not found. {_REMEDY}")
-    return _gather_matches([os.path.abspath(match) for match in matches])
-
-
-def _gather_matches(matches: list[str]) -> Gathered:
-    """The photos among the matches of a pattern: files with an image suffix, then the contents of folders."""
+    matches = [os.path.abspath(match) for match in matches]
     folders = [match for match in matches if os.path.isdir(match)]
     used = [match for match in matches if (_has_suffix(match) or is_shard(match)) and match not in folders]
-    files, failures = _contents([*used, *folders])
+    files, failures = _contents([*used, *folders])  # files with an image suffix, then the contents of folders
     bases = [*folders, *map(os.path.dirname, used)]
     return Gathered(_common_folder(bases or map(os.path.dirname, matches)), list(dict.fromkeys(files)), failures)
 

@@ -31,12 +31,6 @@ def view_pixels(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> T
     return torch.from_numpy(view_array(image, size, grids))
 
 
-def _shared_flags(count: int) -> Tensor:
-    """Zeros (N,) uint8 in shared memory, which threads and workers can set, also if they are made inside inference mode."""
-    with torch.inference_mode(False):
-        return torch.zeros(count, dtype=torch.uint8).share_memory_()
-
-
 class PhotoParts(Dataset):
     """Item i is (i, a list of uint8 (V, 3, S, S)), or (i, reason) if the photo cannot be read.
 
@@ -48,7 +42,8 @@ class PhotoParts(Dataset):
         self, photos: Sequence[Photo], parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
     ):
         self.photos, self.parts, self.interpolation = photos, list(parts), interpolation
-        self.several = _shared_flags(len(photos))
+        with torch.inference_mode(False):  # threads and workers set it, also if it is made inside inference mode
+            self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -100,15 +95,15 @@ class PhotoCrops(Dataset):
             image = open_image(self.photos[index].file)
         except Unreadable as error:
             return index, str(error)
-        return index, [self._crop(image, box) for box in self.boxes[index]]
-
-    def _crop(self, image: Image.Image, box: Box) -> Tensor:
-        x0, y0 = (min(int(fraction * side), side - 1) for fraction, side in zip(box[:2], image.size, strict=True))
-        x1, y1 = (math.ceil(fraction * side) for fraction, side in zip(box[2:], image.size, strict=True))
-        crop = image.crop((x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)))
-        size = crop_size(*crop.size, self.longest, self.stride)
-        pixels = np.asarray(crop.resize(size, RESAMPLING[self.interpolation], reducing_gap=REDUCING_GAP))
-        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        crops = []
+        for box in self.boxes[index]:
+            x0, y0 = (min(int(fraction * side), side - 1) for fraction, side in zip(box[:2], image.size, strict=True))
+            x1, y1 = (math.ceil(fraction * side) for fraction, side in zip(box[2:], image.size, strict=True))
+            crop = image.crop((x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)))
+            size = crop_size(*crop.size, self.longest, self.stride)
+            pixels = np.asarray(crop.resize(size, RESAMPLING[self.interpolation], reducing_gap=REDUCING_GAP))
+            crops.append(torch.from_numpy(pixels.transpose(2, 0, 1).copy()))
+        return index, crops
 
 
 def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
@@ -139,8 +134,6 @@ def photo_batches(
     batch_size: int,
     num_workers: int = 0,
     order: Sequence[int] | None = None,
-    pin: bool = False,
-    persistent_workers: bool = False,
     collate_fn: Callable = collate,
     device: torch.device | None = None,
 ) -> Iterable:
@@ -152,8 +145,7 @@ def photo_batches(
     are never more workers than batches, and none for a single batch: starting one takes seconds. With 0 the main process loads
     the batches. They are the same in all cases.
     Workers are not forked from this process, which has threads and may use a GPU: each imports the main script, which therefore
-    needs `if __name__ == "__main__":` around its work. `persistent_workers` keeps them running between epochs. Torch's global
-    random state does not change.
+    needs `if __name__ == "__main__":` around its work. Torch's global random state does not change.
     """
     order = list(range(len(dataset)) if order is None else order)
     if device and device.type == "cpu":
@@ -169,10 +161,8 @@ def photo_batches(
         sampler=order,
         num_workers=num_workers,
         collate_fn=collate_fn,
-        pin_memory=pin,
         worker_init_fn=_start_worker,
         multiprocessing_context=_start_method() if num_workers else None,
-        persistent_workers=persistent_workers and num_workers > 0,
         generator=torch.Generator().manual_seed(0),  # without it, each epoch would draw from the global one
     )
 
@@ -187,12 +177,12 @@ def _start_method() -> multiprocessing.context.BaseContext:
 
 def _start_worker(_: int) -> None:
     """One CPU core per worker. Ctrl-C is handled by the main process, which has results to save."""
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # not the error of the thread that sends batches, when the caller stops before it has fetched all of them
+        if not issubclass(kind, EOFError | ConnectionError):
+            sys.__excepthook__(kind, error, trace)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _report_unless_abandoned
+    sys.excepthook = report
     torch.set_num_threads(1)
-
-
-def _report_unless_abandoned(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Hide the error of the thread that sends batches when the caller stops before it has fetched all of them."""
-    if not issubclass(kind, EOFError | ConnectionError):
-        sys.__excepthook__(kind, error, trace)

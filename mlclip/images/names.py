@@ -55,7 +55,11 @@ def output_names(paths: Sequence[str], ending: str, *, windows: bool | None = No
     for path in paths:
         parts = [_writable(part, windows) for part in path.split("/") if part not in ("", ".", "..")] or ["_"]
         base, number = "/".join(parts), 1
-        while (key := _same_file(name := base + (f"~{number}" if number > 1 else "") + ending)) in taken:
+        while True:  # some file systems have no upper and lower case, or take composed letters for the same
+            name = base + (f"~{number}" if number > 1 else "") + ending
+            key = unicodedata.normalize("NFC", name).casefold()
+            if key not in taken:
+                break
             number += 1
         taken.add(key)
         names.append(name)
@@ -74,8 +78,3 @@ def _writable(part: str, windows: bool) -> str:
         return part
     short = data[: LONGEST_NAME - 17].decode("utf-8", "ignore")
     return f"{short}~{hashlib.sha256(data).hexdigest()[:16]}"
-
-
-def _same_file(name: str) -> str:
-    """Equal for names that a file system without upper and lower case, or one of macOS, takes for the same."""
-    return unicodedata.normalize("NFC", name).casefold()

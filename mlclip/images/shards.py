@@ -6,6 +6,7 @@ of each member lie, so that any photo is read with one seek, by any process or t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import tarfile
@@ -13,6 +14,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 SUFFIX = ".tar"
+HASH_BYTES = 16
+PIECE = 1 << 20  # bytes that are read at a time
 _TAR_ERRORS = (tarfile.TarError, OSError, ValueError, OverflowError, LookupError, RecursionError, MemoryError)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -64,6 +67,21 @@ def locate(file: str | os.PathLike) -> Place:
     if name not in index.members:
         raise FileNotFoundError(2, f"not in {os.path.basename(shard)}")
     return Place(shard, *index.members[name], os.stat(shard).st_mtime_ns)
+
+
+def content_hash(file: str) -> bytes:
+    """The BLAKE2b hash (16 bytes) of a photo's bytes. `file` may name a member of a shard. Raises OSError as `open` does.
+
+    Dates and names do not enter it, so that a copied or unpacked photo has the hash of the original.
+    """
+    place = locate(file)
+    digest, left = hashlib.blake2b(digest_size=HASH_BYTES), place.size
+    with open(place.file, "rb") as stream:
+        stream.seek(place.start)
+        while left > 0 and (piece := stream.read(min(PIECE, left))):
+            digest.update(piece)
+            left -= len(piece)
+    return digest.digest()
 
 
 def index_of(shard: str) -> Index:

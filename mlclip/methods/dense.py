@@ -1,11 +1,11 @@
 """Dense labels: every cell of CLIP's feature map is one more view of the photo. This goes beyond both papers.
 
-A kind of views is one set of vectors per photo: the views of centred labels, the cells of those views, or the cells of the
-whole photo at one size. Each kind gets labels of its own, by the steps of centred labels (`methods/centred.py`) and from its own
-class levels. Each kind of cells also gives a second opinion: Gaussians of the classes in embedding space, with one covariance
-(`methods/profiles.py`), taught by the centred labels of the views. The dense labels are the mean over the kinds. A kind whose
-ranking agrees more with the centred labels has more weight. Labels are averaged and not log-odds, because a kind at a
-wrong scale would win with large log-odds.
+A view set has one set of vectors per photo: the views of centred labels, the cells of those views, or the cells of the whole
+photo at one size. Each view set gives separate labels, by the steps of centred labels (`methods/centred.py`) and with class
+levels of this view set. Each set of cells also gives the labels of a second classifier: Gaussians of the classes in embedding
+space, with one covariance (`methods/profiles.py`), fitted to the centred labels of the views. The dense labels are the mean
+over the view sets. A view set whose ranking agrees more with the centred labels has more weight. Labels are averaged and not
+log-odds, because a view set at a wrong scale would win with large log-odds.
 
 Pure functions of tensors. Letters: N photos, C classes, D the joint embedding, h w cells of a feature map, s side of a pooled map.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config import NAMED_KINDS
 
-VIEWS, CELLS = NAMED_KINDS  # the kinds without a further pass; any other kind is a multiple of CLIP's side
+VIEWS, CELLS = NAMED_KINDS  # the view sets without a further pass; any other one is a multiple of CLIP's side
 PRESENT = 0.5  # a photo shows a class, as far as agreement is concerned, if its label is at least this high
 
 
@@ -61,12 +61,12 @@ def average_labels(labels: Sequence[Tensor], agreements: Sequence[float]) -> Ten
     >>> average_labels([torch.tensor([[1.0]]), torch.tensor([[0.0]])], [1.0, 0.5])
     tensor([[0.8000]])
     """
-    weights = torch.tensor([max(agreed, 1e-6) ** 2 for agreed in agreements])
+    weights = torch.tensor([max(agreement, 1e-6) ** 2 for agreement in agreements])
     return torch.einsum("k,knc->nc", weights / weights.sum(), torch.stack(list(labels))).clamp(0, 1)  # rounding
 
 
 def side_of_kind(kind: str, side: int, stride: int) -> int:
-    """The side in pixels of the whole photo for a kind such as "1.5": that multiple of CLIP's `side`, in whole strides.
+    """The side in pixels of the whole photo for a view set such as "1.5": that multiple of CLIP's `side`, in whole strides.
 
     >>> side_of_kind("1.5", 224, 32), side_of_kind("1.1", 224, 32)
     (352, 256)

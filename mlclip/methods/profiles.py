@@ -1,14 +1,14 @@
 """Class profiles: what views that certainly show a class look like in this folder. They re-rank the centred labels.
 
-The cosine with its own name is not all that CLIP knows about a class: a view with a sofa also looks a little like a chair and
+The cosine with its name is not all that CLIP knows about a class: a view with a sofa also looks a little like a chair and
 not at all like a sheep. The profile of a class is the vector of mean cosines with *all* names. It is learned from the photos
 where the centred label is confident, and in each of them from the one view that shows the class best. All other views are
 background. A Gaussian classifier with one common covariance (linear discriminant analysis) then decides which profile a view
 fits. This discounts what two names always have in common.
 
-Dense labels use the same classifier on embeddings of cells instead of cosines (D numbers instead of K): their second opinion.
+Dense labels use the same classifier on embeddings of cells instead of cosines (D numbers instead of K).
 
-Everything is learned from the folder's own views; no labels are needed. The statistics are sums, so photos can be processed in
+Everything is learned from the views of the folder; no labels are needed. The statistics are sums, so photos can be processed in
 portions of any size. Pure functions of tensors. Letters: N photos, V views of one photo, K names (classes and contrast names).
 """
 
@@ -23,7 +23,7 @@ from .centred import MARGIN, presence
 
 SURE = 0.9  # a label is confident if it is at least this high
 RIDGE = 0.1  # share of the covariance that is replaced by a multiple of the identity
-PROFILE_WEIGHT = 0.5  # weight of the profile's label if very many views taught the profile ...
+PROFILE_WEIGHT = 0.5  # weight of the profile's label if a profile is learned from very many views ...
 HALF_WEIGHT_VIEWS = 10.0  # ... and with this many views half of that weight
 
 
@@ -108,21 +108,21 @@ def rerank_by_profiles(first: Tensor, logits: Tensor, shown: Tensor, prior_photo
 
     The values of the labels stay; only their order over the photos changes. The log-odds become probabilities as in the
     centred labels (`centred.presence`). The order is that of a weighted mean of the label and this probability. The weight of
-    the probability is ½ if very many views `shown` (K,) taught the profile, and lower with fewer views. Then the labels are
-    assigned again in that order, the highest to the first photo. A class whose profile no view taught keeps its labels.
+    the probability is ½ if the profile is learned from very many views `shown` (K,), and lower with fewer views. Then the labels are
+    assigned again in that order, the highest to the first photo. A class without views for its profile keeps its labels.
 
     >>> rerank_by_profiles(torch.tensor([[0.9], [0.8], [0.1]]), torch.tensor([[-9.0], [9.0], [-9.0]]), torch.tensor([10.0]))
     tensor([[0.8000],
             [0.9000],
             [0.1000]])
     """
-    taught, labels = shown > 0, first.clone()
-    if taught.any():
-        by_profile = presence(logits[:, taught], prior_photos)
-        weight = PROFILE_WEIGHT * shown[taught] / (shown[taught] + HALF_WEIGHT_VIEWS)
-        order = first[:, taught] + weight * (by_profile - first[:, taught])
-        columns = [_reassigned(values, rank) for values, rank in zip(first[:, taught].T, order.T, strict=True)]
-        labels[:, taught] = torch.stack(columns, 1)
+    learned, labels = shown > 0, first.clone()
+    if learned.any():
+        by_profile = presence(logits[:, learned], prior_photos)
+        weight = PROFILE_WEIGHT * shown[learned] / (shown[learned] + HALF_WEIGHT_VIEWS)
+        order = first[:, learned] + weight * (by_profile - first[:, learned])
+        columns = [_reassigned(values, rank) for values, rank in zip(first[:, learned].T, order.T, strict=True)]
+        labels[:, learned] = torch.stack(columns, 1)
     return labels
 
 

@@ -23,8 +23,15 @@ def build_trunk(arch: str, *, initialise: bool = True) -> nn.Sequential:
     if arch not in _OWN:
         return _torchvision_trunk(arch)
     trunk, channels = _OWN[arch]()
-    if initialise:
-        _initialise(trunk, nn.Linear(channels, CLASSES), small_head=arch == "mobilenet_v2")
+    if (
+        initialise
+    ):  # the convolutions and the dropped head, in torchvision's order, so that the random numbers are the same
+        head = nn.Linear(channels, CLASSES)
+        for module in trunk.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if arch == "mobilenet_v2":
+            nn.init.normal_(head.weight, 0, 0.01)
     return trunk
 
 
@@ -37,15 +44,6 @@ def _torchvision_trunk(arch: str) -> nn.Sequential:
     if arch.startswith("convnext"):
         parts["norm"] = head[1][0]  # ConvNeXt's last norm, which torchvision has in its head
     return nn.Sequential(parts)
-
-
-def _initialise(trunk: nn.Module, head: nn.Linear, *, small_head: bool) -> None:
-    """The convolutions and the dropped head, in torchvision's order, so that the random numbers are the same."""
-    for module in trunk.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    if small_head:
-        nn.init.normal_(head.weight, 0, 0.01)
 
 
 class _Bottleneck(nn.Module):

@@ -19,7 +19,7 @@ from ..methods.calibration import expected_calibration_error, fit_calibration, l
 from ..methods.thresholds import best_expected_f1, f1_of_classes
 from .checkpoint import Checkpoint
 
-FEWEST = 3  # a class with fewer positives does not get a new threshold of its own
+FEWEST = 3  # a class with fewer positives does not get a new threshold
 ENOUGH = 20  # with this many photos or more, calibration improved F1, see docs/results.md
 SOURCE = "true labels"
 
@@ -80,7 +80,9 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> Calib
     """
     true, rows, unmatched = _align_truth(checkpoint, predicted, truth)  # (M, C), (M,)
     model, old = checkpoint.model, checkpoint.thresholds
-    earlier, before = _calibration_values(checkpoint), _quality(predicted.scores[rows], true, old)
+    earlier = {"scale": model.scale.tolist(), "offset": model.offset.tolist(), "thresholds": old.tolist()}
+    earlier |= {"calibration": checkpoint.meta.get("calibration")}  # for `undo_calibration`
+    before = _quality(predicted.scores[rows], true, old)
     logits = logits_of(predicted.scores)
     slope, offset = fit_calibration(logits[rows], true)
     known, positives = (~true.isnan()).any(0), (true == 1).sum(0)  # (C,), (C,)
@@ -130,13 +132,6 @@ def _align_truth(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tu
             f"the truth has no label for these {len(rows)} photos: every cell is empty. Write 1 or 0 in some."
         )
     return true[labelled], rows[labelled], [*match.classes_only_second, *match.paths_only_second]
-
-
-def _calibration_values(checkpoint: Checkpoint) -> dict:
-    """The values that `undo_calibration` restores."""
-    model, calibration = checkpoint.model, checkpoint.meta.get("calibration")
-    values = {"scale": model.scale, "offset": model.offset, "thresholds": checkpoint.thresholds}
-    return {**{name: value.tolist() for name, value in values.items()}, "calibration": calibration}
 
 
 def _quality(scores: Tensor, true: Tensor, thresholds: Tensor) -> Quality:

@@ -16,8 +16,6 @@ from typing import Any
 from ..config import CLIP_HEAD
 from ..files import atomic, beside, check_output
 from .checkpoint import Checkpoint, facts_of, load_checkpoint, save_checkpoint
-from .clip_head import ClipHead
-from .model import Classifier
 
 NOT_RECORDED = "not recorded"
 
@@ -66,12 +64,16 @@ def model_card(checkpoint: Checkpoint, file: str | Path) -> str:
     teacher = _pairs(facts["teacher"], "name", "sha256", "activation", "precision", "licence")
     if teacher and teacher[-1][0] != "licence":
         teacher.append(("licence", NOT_RECORDED))
+    network = [("network", model.arch), ("input", f"RGB, {model.size} × {model.size} pixels")]
+    network.append(("parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"))
+    if model.arch == CLIP_HEAD:
+        network.append(("needs", f"CLIP {model.needed.name}, sha256 {model.needed.sha256}"))
     calibration = _pairs(facts["calibration"], "source", "photos", "positives")
     lines = [f"| {_text(name)} | {t:.3f} |" for name, t in zip(model.classes, checkpoint.thresholds, strict=True)]
     parts = [
         f"# {_text(Path(file).stem)}",
         f"A multi-label image classifier for {len(model.classes)} classes, made with mlclip. {photos}",
-        _section("Network", _network(model)),
+        _section("Network", network),
         _section("Teacher", teacher),
         _section("Labels", _pairs(facts["labels"], "method", "templates", "settings")),
         _section("Training", _pairs(facts["training"], "settings")),
@@ -81,14 +83,6 @@ def model_card(checkpoint: Checkpoint, file: str | Path) -> str:
         "\n".join(["| class | threshold |", "|---|---|", *lines]),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _network(model: Classifier | ClipHead) -> list[tuple[str, str]]:
-    lines = [("network", model.arch), ("input", f"RGB, {model.size} × {model.size} pixels")]
-    lines.append(("parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"))
-    if model.arch == CLIP_HEAD:
-        lines.append(("needs", f"CLIP {model.needed.name}, sha256 {model.needed.sha256}"))
-    return lines
 
 
 def _pairs(facts: Any, *names: str) -> list[tuple[str, str]]:
@@ -101,13 +95,12 @@ def _pairs(facts: Any, *names: str) -> list[tuple[str, str]]:
             found += [(f"{prefix}{key}", item) for key, item in value.items()]
         else:
             found.append((name, value))
-    return [(key, _shown(value)) for key, value in found if value not in (None, "", [], {})]
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    shown = []
+    for key, value in found:
+        if value not in (None, "", [], {}):
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            shown.append((key, f"{value:g}" if isinstance(value, float) else text))
+    return shown
 
 
 def _section(title: str, pairs: Sequence[tuple[str, str]]) -> str:

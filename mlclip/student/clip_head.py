@@ -87,8 +87,28 @@ class ClipHead(nn.Module):
 
         A name is downloaded once, unless `offline=True`. InputError if the CLIP cannot be loaded or has another sha256.
         """
-        if not self._clip:
-            self._clip = [_load(self.needed, clip, offline, progress)]
+        from ..clip import load_clip
+
+        if self._clip:
+            return
+        needed, asked = self.needed, str(clip or self.needed.name)
+        wanted = f"CLIP {needed.name} (sha256 {needed.sha256[:12]}...)"
+        if not (os.path.exists(asked) or find_name(asked) or is_open_clip_name(asked)):
+            raise InputError(
+                f"this model needs {wanted}, and {asked} is not a file. Put the weight file there, or name its new place with "
+                "`mlclip.load_model(FILE, clip=...)`."
+            )
+        try:
+            facts = {"activation": needed.activation, "pixels": needed.pixels}
+            loaded = load_clip(asked, **facts, offline=offline, progress=progress)
+        except InputError as error:
+            raise InputError(f"this model needs {wanted}: {error}") from error
+        if loaded.sha256 != needed.sha256:
+            raise InputError(
+                f"this model needs {wanted}, and {asked} is another one (sha256 {loaded.sha256[:12]}...). Use the CLIP that the "
+                "model was trained with."
+            )
+        self._clip = [loaded]
 
     def encoder_on(self, device: torch.device) -> Teacher:
         """The CLIP on a device. fp16 becomes fp32 on a CPU. InputError if it cannot be loaded."""
@@ -117,28 +137,6 @@ class ClipHead(nn.Module):
         slope, offset = slope.to(self.scale), offset.to(self.offset)
         self.offset.copy_(slope * self.offset + offset)
         self.scale.mul_(slope)
-
-
-def _load(needed: ClipNeeded, clip: str | Path | None, offline: bool, progress: Progress) -> CLIP:
-    from ..clip import load_clip
-
-    asked, wanted = str(clip or needed.name), f"CLIP {needed.name} (sha256 {needed.sha256[:12]}...)"
-    if not (os.path.exists(asked) or find_name(asked) or is_open_clip_name(asked)):
-        raise InputError(
-            f"this model needs {wanted}, and {asked} is not a file. Put the weight file there, or name its new place with "
-            "`mlclip.load_model(FILE, clip=...)`."
-        )
-    try:
-        facts = {"activation": needed.activation, "pixels": needed.pixels}
-        loaded = load_clip(asked, **facts, offline=offline, progress=progress)
-    except InputError as error:
-        raise InputError(f"this model needs {wanted}: {error}") from error
-    if loaded.sha256 != needed.sha256:
-        raise InputError(
-            f"this model needs {wanted}, and {asked} is another one (sha256 {loaded.sha256[:12]}...). Use the CLIP that the "
-            "model was trained with."
-        )
-    return loaded
 
 
 def refuse_clip_head(model: nn.Module, action: str) -> None:

@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +34,6 @@ from .onnx_model import FORMAT, INSTALL, SLICE, VERSION, load_onnx
 # The largest accepted difference from PyTorch's scores: of one score, and on average.
 TOLERANCE = {"fp32": (1e-3, 1e-4), "int8": (0.5, 0.03)}
 CALIBRATION_PHOTOS = 128  # of the given ones, evenly spaced
-_BATCH = 4  # photos in one calibration run
 REPEAT_SECONDS = 0.1
 
 
@@ -77,7 +76,11 @@ def export_onnx(
     Raises InputError if the extra is not installed, or if the scores differ too much.
     """
     refuse_clip_head(checkpoint.model, "be exported to ONNX")
-    _require_extra()
+    try:
+        for name in ("onnx", "onnxruntime", "onnxscript"):  # torch's exporter imports onnxscript
+            import_module(name)
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed. The export needs it: {INSTALL}") from error
     if variant not in TOLERANCE:
         raise OptionError(f'`variant="{variant}"` is not known. Use one of {", ".join(TOLERANCE)}.')
     if variant == "int8" and photos is None:
@@ -98,14 +101,6 @@ def export_onnx(
         facts = {"largest": difference.largest, "mean": difference.mean, "photos": difference.photos}
         _save(proto, {"difference": json.dumps(facts)}, temporary)
     return difference
-
-
-def _require_extra() -> None:
-    try:
-        for name in ("onnx", "onnxruntime", "onnxscript"):  # torch's exporter imports onnxscript
-            import_module(name)
-    except ImportError as error:
-        raise InputError(f"{error.name} is not installed. The export needs it: {INSTALL}") from error
 
 
 def random_pixels(size: int) -> np.ndarray:
@@ -187,7 +182,7 @@ def _as_int8(proto: Any, pixels: np.ndarray) -> Any:
 
     class Reader(CalibrationDataReader):
         def __init__(self):
-            self.batches = iter([{"pixels": pixels[i : i + _BATCH]} for i in range(0, len(pixels), _BATCH)])
+            self.batches = iter([{"pixels": pixels[i : i + 4]} for i in range(0, len(pixels), 4)])
 
         def get_next(self) -> dict | None:
             return next(self.batches, None)
@@ -195,7 +190,9 @@ def _as_int8(proto: Any, pixels: np.ndarray) -> Any:
     nodes = list(proto.graph.node)
     places = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
     outside = [*nodes[: places[0]], *nodes[places[-1] + 1 :]]  # normalisation; pool, calibration and sigmoid
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as at_end:
+        at_end.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.WARNING)  # onnxruntime's tools log advice for their developers
         source, target = os.path.join(folder, "fp32.onnx"), os.path.join(folder, "int8.onnx")
         onnx.save(proto, source)
         quantize_static(
@@ -209,14 +206,3 @@ def _as_int8(proto: Any, pixels: np.ndarray) -> Any:
             nodes_to_exclude=[node.name for node in outside],
         )
         return onnx.load(target)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """onnxruntime's tools log advice for their developers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -64,16 +64,13 @@ def write_heatmaps(
                     continue
                 columns = [column for column, _ in chosen[index]]
                 captions = [f"{model.classes[column]} {score:.2f}" for column, score in chosen[index]]
-                _save(heatmap_strip(image, cams[columns], captions), folder / names[index])
+                file = folder / names[index]
+                with atomic(file) as temporary:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    heatmap_strip(image, cams[columns], captions).save(temporary, "JPEG", quality=88)
                 written += 1
             bar.update(len(indices) + len(unreadable))
     return written
-
-
-def _save(picture: Image.Image, file: Path) -> None:
-    with atomic(file) as temporary:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary, "JPEG", quality=88)
 
 
 def heatmap_strip(image: Image.Image, maps: Tensor, captions: Sequence[str]) -> Image.Image:

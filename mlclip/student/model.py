@@ -7,7 +7,7 @@ Letters: N photos, C classes, K trunk channels, H W pixels, h w cells of the map
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
@@ -38,11 +38,7 @@ def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:
     visual = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "attnpool" not in k}
     if "layer4.0.conv1.weight" not in visual:
         raise InputError(f'{origin} is not a CLIP with a ResNet. `arch="{CLIP_ARCH}"` needs one, such as RN50 or tiny.')
-    try:
-        with _shapes_only():
-            wrong = _differences(_empty_clip_trunk(visual).state_dict(), visual)
-    except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        wrong = [_reason(error)]
+    wrong = _wrong_tensors(lambda: _empty_clip_trunk(visual), visual)
     if wrong:
         raise InputError(
             f"{origin} does not have weights of a CLIP with a ResNet ({len(wrong)} tensors differ, such as {wrong[0]}). "
@@ -53,9 +49,16 @@ def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:
     return trunk
 
 
-def _shapes_only() -> torch.device:
-    """A context in which networks are built without memory: a small file cannot make us allocate more than its size."""
-    return torch.device("meta")
+def _wrong_tensors(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors of `state` that do not fit what `build` makes, or why it cannot be made.
+
+    The network is built without memory: a small file cannot make us allocate more than its size.
+    """
+    try:
+        with torch.device("meta"):
+            return _differences(build().state_dict(), state)
+    except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        return [_reason(error)]
 
 
 def _reason(error: Exception) -> str:
@@ -91,11 +94,7 @@ def classifier_of(arch: str, classes: Sequence[str], size: int, weights: Mapping
     def empty() -> nn.Module:
         return _empty_clip_trunk(trunk) if arch == CLIP_ARCH else _trunk(arch, initialise=False)
 
-    try:
-        with _shapes_only():
-            wrong = _differences(Classifier(arch, classes, size, trunk=empty()).state_dict(), weights)
-    except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        wrong = [_reason(error)]
+    wrong = _wrong_tensors(lambda: Classifier(arch, classes, size, trunk=empty()), weights)
     if wrong:
         found, count = _arch_of(trunk), len(classes)
         other = f"are those of {found}, not of {arch}" if found != arch else f"do not fit {arch} with {count} classes"
@@ -108,7 +107,7 @@ def classifier_of(arch: str, classes: Sequence[str], size: int, weights: Mapping
 def _arch_of(trunk: Mapping[str, Tensor]) -> str:
     """The network whose trunk has these weights, for a message: a name of ARCHS, or "another network"."""
     for arch in ARCHS:
-        with _shapes_only():
+        with torch.device("meta"):
             expected = _trunk(arch, initialise=False).state_dict()
         if not _differences(expected, trunk):
             return arch
@@ -126,13 +125,7 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self,
-        arch: str,
-        classes: Sequence[str],
-        size: int,
-        *,
-        trunk: nn.Module | None = None,
-        cam_boost: float = 1.0,
+        self, arch: str, classes: Sequence[str], size: int, *, trunk: nn.Module | None = None, cam_boost: float = 1.0
     ):
         super().__init__()
         self.arch, self.classes, self.size = arch, list(classes), size
@@ -169,14 +162,6 @@ class Classifier(nn.Module):
         self.scale.mul_(slope)
 
 
-def _trunk_names(arch: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A torchvision state dict with the parameter names of the trunk, without the classification head."""
-    state = {k.removeprefix("module."): v for k, v in state.items()}
-    if arch.startswith("convnext"):
-        state = {k.replace("classifier.0.", "norm."): v for k, v in state.items()}
-    return {k: v for k, v in state.items() if not k.startswith(_HEADS)}
-
-
 def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
     """Load weights into the student's trunk: "imagenet" (torchvision's weights), "none" (random), or a file.
 
@@ -189,7 +174,10 @@ def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
         state, origin = _torchvision_weights(student.arch, offline)
     else:
         state, origin = weights_of_file(init), init
-    state = _trunk_names(student.arch, state)
+    state = {k.removeprefix("module."): v for k, v in state.items()}  # torchvision's names -> those of the trunk
+    if student.arch.startswith("convnext"):
+        state = {k.replace("classifier.0.", "norm."): v for k, v in state.items()}
+    state = {k: v for k, v in state.items() if not k.startswith(_HEADS)}
     wrong = _differences(student.trunk.state_dict(), state)
     if wrong:
         raise InputError(
@@ -215,51 +203,43 @@ def weights_of_file(init: str) -> Mapping[str, Tensor]:
 
 
 def _torchvision_weights(arch: str, offline: bool) -> tuple[Mapping[str, Tensor], str]:
-    """torchvision's ImageNet weights from its own cache, which are downloaded if they are missing. Their hash is always checked."""
+    """torchvision's ImageNet weights from its own cache, which are downloaded if they are missing.
+
+    Nothing in the file is executed, and its hash is always checked.
+    """
     import torchvision  # takes seconds, and only these weights need it
 
     from ..clip import read_state_dict
+    from ..clip.registry import hash_file
 
     weights = torchvision.models.get_model_weights(arch).DEFAULT
     if arch.startswith("resnet") or arch.startswith("mobilenet_v"):
         weights = torchvision.models.get_model_weights(arch).IMAGENET1K_V1  # the papers' ResNet-101 starts from these
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    expected = file.stem.rsplit("-", 1)[-1]  # as in resnet18-f37072fd.pth
+    remedy = f'Download {weights.url} to {file}, or use `init="none"` or a file as `init`.'
+    if not file.is_file() and offline:
+        raise InputError(
+            f"torchvision's weights of {arch} are missing, and `offline=True` allows no download. {remedy}"
+        )
     if not file.is_file():
-        _download(weights.url, file, arch, offline)
-    _check_hash(file, weights.url, arch)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(file), expected, progress=False)
+        except (OSError, RuntimeError, HTTPException) as error:
+            raise InputError(
+                f"torchvision's ImageNet weights of {arch} cannot be downloaded ({_reason(error)}). {remedy}"
+            ) from error
+    try:
+        sha256 = hash_file(file)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}. Check its permissions.") from error
+    if not sha256.startswith(expected):
+        raise InputError(
+            f"{file} is truncated or not torchvision's file of {arch}: its sha256 is {sha256}, expected {expected}... "
+            f"Delete it, and it is downloaded again from {weights.url}."
+        )
     try:
         return read_state_dict(file), f"torchvision's {weights}"
     except InputError as error:
         raise InputError(f"torchvision's ImageNet weights of {arch}: {error}") from error
-
-
-def _download(url: str, file: Path, arch: str, offline: bool) -> None:
-    """Download a file of torchvision. Nothing in it is executed; a download with another hash is deleted."""
-    remedy = f'Download {url} to {file}, or use `init="none"` or a file as `init`.'
-    if offline:
-        raise InputError(
-            f"torchvision's weights of {arch} are missing, and `offline=True` allows no download. {remedy}"
-        )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), file.stem.rsplit("-", 1)[-1], progress=False)
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise InputError(
-            f"torchvision's ImageNet weights of {arch} cannot be downloaded ({_reason(error)}). {remedy}"
-        ) from error
-
-
-def _check_hash(file: Path, url: str, arch: str) -> None:
-    """InputError if the sha256 of a file does not begin as its name says: `resnet18-f37072fd.pth` -> f37072fd."""
-    from ..clip.registry import hash_file
-
-    expected = file.stem.rsplit("-", 1)[-1]
-    try:
-        found = hash_file(file)
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}. Check its permissions.") from error
-    if not found.startswith(expected):
-        raise InputError(
-            f"{file} is truncated or not torchvision's file of {arch}: its sha256 is {found}, expected {expected}... "
-            f"Delete it, and it is downloaded again from {url}."
-        )

@@ -124,10 +124,13 @@ def _checked(path: Path, session: Any) -> OnnxModel:
     inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
     outputs = [(each.type, each.shape[1:]) for each in session.get_outputs()]
     names = classes if isinstance(classes, list) and all(isinstance(name, str) and name for name in classes) else []
+    shares = isinstance(limits, list) and all(
+        type(limit) in (int, float) and 0 <= limit <= 1 for limit in limits
+    )  # no NaN
     wrong = None
     if not names or len(set(names)) < len(names):
         wrong = "classes are not a list of different names"
-    elif not (isinstance(limits, list) and len(limits) == len(classes) and all(map(_is_share, limits))):
+    elif not shares or len(limits) != len(classes):
         wrong = "thresholds are not one number from 0 to 1 per class"
     elif inputs != [("pixels", "tensor(uint8)", [3, size, size])]:
         wrong = f"input is not uint8 pixels of {size}×{size}"
@@ -136,10 +139,6 @@ def _checked(path: Path, session: Any) -> OnnxModel:
     if wrong:
         raise InputError(f"{path} is damaged: its {wrong}. Create it again with `{MADE_BY}`.")
     return OnnxModel(classes, [float(limit) for limit in limits], size, session)
-
-
-def _is_share(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1  # False for NaN
 
 
 def predict_onnx(

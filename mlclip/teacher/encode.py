@@ -74,33 +74,27 @@ def encoded_views(
             raise InputError(
                 f"`kinds` {first} and {kind} are the same cells for this CLIP: the photo at {key.input_size} pixels. Leave out one."
             )
-    folders = [_folder(key, root, Path(store) if store else None) for key in keys]
+    folders = [default_store(key, root) for key in keys]
+    if store:
+        plain = [json.dumps(key.as_plain()).encode() for key in keys[1:]]
+        folders = [Path(store), *(Path(store) / f"cells-{hashlib.sha256(text).hexdigest()[:20]}" for text in plain)]
+
+    def encode_part(views: Tensor, wanted: list[Key]) -> list[Tensor]:
+        """For each key: embeddings (V, 1, D) or pooled cells (V, s·s, D) of uint8 views, in half precision on the CPU."""
+        if all(key.kind != "cells" for key in wanted):
+            return [teacher.embed_views(views)[:, None].half().cpu()] * len(wanted)
+        embeddings, cells = embed_views_and_cells(teacher, views, attention)
+        vectors = (pool_cells(cells, key.side) if key.kind == "cells" else embeddings[:, None] for key in wanted)
+        return [part.half().cpu() for part in vectors]
 
     def encode(pixels: Tensor, wanted: list[Key]) -> list[Tensor]:
         at_once = max(1, batch_size * keys[0].input_size ** 2 // wanted[0].input_size ** 2)
-        parts = [_encode_views(teacher, part, wanted) for part in pixels.flatten(0, 1).split(at_once)]
+        parts = [encode_part(part, wanted) for part in pixels.flatten(0, 1).split(at_once)]
         return [torch.cat(vectors).unflatten(0, pixels.shape[:2]).flatten(1, 2) for vectors in zip(*parts, strict=True)]
 
     wanted, pixels = list(zip(folders, keys, strict=True)), batch_size * keys[0].input_size ** 2
     with filled_stores(wanted, photos, encode, pixels, teacher.clip.embed_dim, runtime) as encoded:
         yield encoded
-
-
-def _folder(key: Key, root: str, store: Path | None) -> Path:
-    if store is None:
-        return default_store(key, root)
-    digest = hashlib.sha256(json.dumps(key.as_plain()).encode()).hexdigest()[:20]
-    return store / f"cells-{digest}" if key.kind == "cells" else store
-
-
-def _encode_views(teacher: Teacher, views: Tensor, wanted: list[Key]) -> list[Tensor]:
-    """For each key: embeddings (V, 1, D) or pooled cells (V, s·s, D) of uint8 views, in half precision on the CPU."""
-    with_cells = [key for key in wanted if key.kind == "cells"]
-    if not with_cells:
-        return [teacher.embed_views(views)[:, None].half().cpu()] * len(wanted)
-    embeddings, cells = embed_views_and_cells(teacher, views, with_cells[0].attention)
-    vectors = (pool_cells(cells, key.side) if key.kind == "cells" else embeddings[:, None] for key in wanted)
-    return [part.half().cpu() for part in vectors]
 
 
 @torch.inference_mode()

@@ -126,7 +126,18 @@ def _encode_missing(
     with distributed.together():
         deadline = time.monotonic() + (LISTED_SECONDS if distributed.world_size > 1 else 0.0)
         for store, rows in lacking if distributed.is_main else ():
-            _wait_for_all(store, photos, [row for row in rows if row not in skipped], deadline)
+            readable = [photos[row] for row in rows if row not in skipped]
+            store.refresh()
+            while absent := [
+                photo.path for photo in readable if photo not in store
+            ]:  # a file of another rank is listed late
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"{len(absent)} of {len(photos)} photos are neither in the store {store.folder} nor skipped, such as "
+                        f"{absent[0]}. Run the same command again: it computes only the missing ones."
+                    )
+                time.sleep(1.0)
+                store.refresh()
     return sorted(skipped.values(), key=lambda skip: skip.path)
 
 
@@ -176,16 +187,12 @@ def _encode_share(
                     for writer, part in zip(writers, vectors, strict=True):
                         writer.add([read[place] for place in places], part)
             bar.update(len(indices) + len(unreadable))
-    _report_frames([photos[rows[index]].path for index in dataset.several.nonzero().flatten().tolist()], runtime)
-    return skipped, contents
-
-
-def _report_frames(paths: list[str], runtime: Runtime) -> None:
-    """Say which files have several frames or pages."""
-    if paths:
+    several = [photos[rows[index]].path for index in dataset.several.nonzero().flatten().tolist()]
+    if several:
         runtime.progress.log(
-            f"files with several frames or pages: {len(paths)}, such as {paths[0]}. Only the first frame of each is used."
+            f"files with several frames or pages: {len(several)}, such as {several[0]}. Only the first frame of each is used."
         )
+    return skipped, contents
 
 
 class ShardWriter:
@@ -234,21 +241,6 @@ class ShardWriter:
 
     def __exit__(self, *_: object) -> None:
         self.save()
-
-
-def _wait_for_all(store: Store, photos: Sequence[Photo], rows: list[int], deadline: float) -> None:
-    """Until the store lists the shards of all ranks. InputError if it does not get the photos of all `rows`."""
-    while True:
-        store.refresh()
-        absent = [photos[row].path for row in rows if photos[row] not in store]
-        if not absent:
-            return
-        if time.monotonic() > deadline:
-            raise InputError(
-                f"{len(absent)} of {len(photos)} photos are neither in the store {store.folder} nor skipped, such as {absent[0]}. "
-                "Run the same command again: it computes only the missing ones."
-            )
-        time.sleep(1.0)
 
 
 def check_same_photos(photos: Sequence[Photo], distributed: Distributed) -> None:

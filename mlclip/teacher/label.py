@@ -120,10 +120,9 @@ def centred_labels(
     labels, summary = by_levels.labels, _confidences(views, text, logit_scale)
     summary["mixture"] = [by_levels.slope[:classes].tolist(), by_levels.offset[:classes].tolist()]
     if config.profiles:
-        fitted = class_profiles(views, text, by_levels.levels, labels, scale)
-        scores = _profile_scores(views, text, by_levels.levels, fitted, config.rank_scale)
-        labels = profiles.rerank_by_profiles(labels, scores, fitted.shown, config.prior_photos)
-        summary["profile_views"] = fitted.shown[:classes].tolist()
+        scores, shown = profile_scores(views, text, by_levels.levels, labels, scale, config.rank_scale)
+        labels = profiles.rerank_by_profiles(labels, scores, shown, config.prior_photos)
+        summary["profile_views"] = shown[:classes].tolist()
     summary["levels"] = levels_of_grids(views, by_levels.levels)
     return by_levels, labels, summary
 
@@ -133,7 +132,10 @@ def centre(views: Views, text: Tensor, scale: float, prior_photos: float) -> Cen
     labels = torch.zeros(len(views), len(text))  # (N, K)
     for _ in range(LEVEL_ROUNDS):
         levels = class_levels(views, text, 1 - labels)  # (V, K)
-        scores = _centred_scores(views, text, levels, scale)  # (N, K)
+        scores, moved = torch.empty(len(views), len(text)), levels.to(text.device)  # (N, K)
+        for rows, embeddings in views:  # (n,), (n, V, D)
+            logits = centred.centred_logits(embeddings @ text.T, moved, scale)  # (n, V, K)
+            scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
         slope, offset = centred.fit_mixture(scores, prior_photos)
         labels = (slope * scores + offset).sigmoid()
     return Centred(levels, slope, offset, scores, labels)
@@ -162,17 +164,13 @@ def levels_of_grids(views: Views, levels: Tensor) -> dict[str, list[float]]:
     return {str(n): levels[first].tolist() for n, first in zip(views.grids, firsts, strict=True)}
 
 
-def _centred_scores(views: Views, text: Tensor, levels: Tensor, scale: float) -> Tensor:
-    """The centred log-odds (N, K) of all photos."""
-    scores, levels = torch.empty(len(views), len(text)), levels.to(text.device)
-    for rows, embeddings in views:  # (n,), (n, V, D)
-        logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, V, K)
-        scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
-    return scores
+def profile_scores(
+    views: Views, text: Tensor, levels: Tensor, labels: Tensor, scale: float, rank_scale: float
+) -> tuple[Tensor, Tensor]:
+    """The log-odds (N, K) of all photos by the profiles of all names, and the number of views (K,) behind each profile.
 
-
-def class_profiles(views: Views, text: Tensor, levels: Tensor, labels: Tensor, scale: float) -> profiles.Profiles:
-    """The profiles of all names, learned from the photos whose `labels` (N, K) are confident."""
+    The profiles are learned from the photos whose `labels` (N, K) are confident.
+    """
     levels, sums = levels.to(text.device), None
     for rows, embeddings in views:  # (n,), (n, V, D)
         cosines = embeddings @ text.T  # (n, V, K)
@@ -180,18 +178,13 @@ def class_profiles(views: Views, text: Tensor, levels: Tensor, labels: Tensor, s
         weights = profiles.sure_views(logits, labels[rows].to(text.device))
         part = profiles.statistics(centred.excess(cosines, levels).cpu(), weights.cpu())  # float64, which MPS lacks
         sums = part if sums is None else profiles.added(sums, part)
-    return profiles.fit_profiles(sums)
-
-
-def _profile_scores(views: Views, text: Tensor, levels: Tensor, fitted: profiles.Profiles, scale: float) -> Tensor:
-    """The log-odds (N, K) of all photos by the profiles."""
-    scores, levels = torch.empty(len(views), len(text)), levels.to(text.device)
-    fitted = profiles.Profiles(*(part.to(text.device) for part in fitted))
+    fitted, scores = profiles.fit_profiles(sums), torch.empty(len(views), len(text))
+    on_device = profiles.Profiles(*(part.to(text.device) for part in fitted))
     for rows, embeddings in views:  # (n,), (n, V, D)
         excess = centred.excess(embeddings @ text.T, levels)  # (n, V, K)
-        logits = profiles.profile_logits(fitted, excess, scale)
+        logits = profiles.profile_logits(on_device, excess, rank_scale)
         scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
-    return scores
+    return scores, fitted.shown
 
 
 # ------------------------------------------------------------------------------------------------------------------ dense
@@ -257,7 +250,8 @@ def gaussian_scores(
 
 def _confidences(views: Views, text: Tensor, logit_scale: float) -> dict:
     """How confident CLIP is: the mean top-1 probability of the largest views, and a histogram for each grid."""
-    counts, top1 = {_grid_name(n): torch.zeros(HISTOGRAM_BINS) for n in views.grids}, 0.0
+    names = ["whole photos" if n == 1 else f"{n}×{n} snippets" for n in views.grids]
+    counts, top1 = {name: torch.zeros(HISTOGRAM_BINS) for name in names}, 0.0
     sizes = views.sizes
     for _, embeddings in views:  # (n,), (n, V, D)
         best = class_scores(embeddings, text, logit_scale).amax(-1).cpu()  # (n, V)
@@ -265,10 +259,6 @@ def _confidences(views: Views, text: Tensor, logit_scale: float) -> dict:
             count += torch.histc(of_grid, HISTOGRAM_BINS, 0, 1)
         top1 += float(best[:, : sizes[0]].double().mean(1).sum())
     return {"mean_top1": top1 / len(views), "histograms": _histograms(counts)}
-
-
-def _grid_name(n: int) -> str:
-    return "whole photos" if n == 1 else f"{n}×{n} snippets"
 
 
 def _histograms(counts: Mapping[str, Tensor]) -> dict[str, dict]:

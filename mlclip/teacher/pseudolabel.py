@@ -92,8 +92,8 @@ def pseudolabel(
                 progress.log(
                     f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`"
                 )
-            told = progress if distributed.is_main else SILENT  # one warning, not one per rank
-            model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=offline, progress=told)
+            on_main = progress if distributed.is_main else SILENT  # one warning, not one per rank
+            model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=offline, progress=on_main)
             teacher = Teacher(model, distributed.device, precision)
             if settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")
@@ -156,7 +156,9 @@ def label_photos(
         def label() -> Labels:
             photos = [photo for photo in found.photos if all(photo in opened for opened in stores)]
             if not photos:
-                raise _none_readable(found, skipped)
+                first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
+                total = len(found.photos) + len(found.skipped)
+                raise InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
             scores, summary = _scores(stores, photos, text, len(classes), teacher, config)
             scores = raise_parents(scores, classes.tree.parent_columns(list(classes)))
             _report(summary, list(classes), len(text), config, runtime.progress)
@@ -201,12 +203,6 @@ def _contents(store: Store, photos: Sequence[Photo]) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(len(photos), -1)
 
 
-def _none_readable(found: Found, skipped: Sequence[Skip]) -> InputError:
-    first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
-    total = len(found.photos) + len(found.skipped)
-    return InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
-
-
 def _meta(
     config: PseudolabelConfig,
     templates: Sequence[str],
@@ -243,11 +239,9 @@ def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
 
 def _report(summary: dict, classes: list[str], names: int, config: PseudolabelConfig, progress: Progress) -> None:
     """Say what a user should know about the labels. InputError if the temperature makes them useless."""
-    agreements = {
-        kind: " and ".join(f"{a:.2f}" for a in part["agreements"]) for kind, part in summary.get("kinds", {}).items()
-    }
-    if agreements:
-        listed = ", ".join(f"{kind} {numbers}" for kind, numbers in agreements.items())
+    if "kinds" in summary:
+        sets = summary["kinds"].items()
+        listed = ", ".join(f"{kind} {' and '.join(f'{a:.2f}' for a in part['agreements'])}" for kind, part in sets)
         progress.log(f"agreement of each kind of views with the centred labels, by levels and by Gaussians: {listed}")
     missing = [name for name, photos in zip(classes, summary.get("bias_photos", []), strict=False) if not photos]
     if missing:
@@ -255,16 +249,11 @@ def _report(summary: dict, classes: list[str], names: int, config: PseudolabelCo
             f"no confident photo has {shorten(missing)} as its top class ({len(missing)} of {len(classes)} classes). "
             "Their bias is the mean of the other classes."
         )
-    _check_sharpness(summary["mean_top1"], names, config, progress)
-
-
-def _check_sharpness(mean_top1: float, names: int, config: PseudolabelConfig, progress: Progress) -> None:
-    """Detect a logit scale that was divided by instead of multiplied: all probabilities are then about 1 / `names`."""
-    if mean_top1 > 1 / names + FLAT_MARGIN:
+    if summary["mean_top1"] > 1 / names + FLAT_MARGIN:
         return
-    line = (
-        f"the mean top-1 probability is {mean_top1:.3f} for {names} names, about 1/{names}: the scores are almost equal and "
-        "say nothing about the classes"
+    line = (  # as with a logit scale that was divided by instead of multiplied
+        f"the mean top-1 probability is {summary['mean_top1']:.3f} for {names} names, about 1/{names}: the scores are almost "
+        "equal and say nothing about the classes"
     )
     if config.temperature is not None:
         raise InputError(f"{line}. `temperature` {config.temperature:g} is too high; OpenAI's models need 0.01.")

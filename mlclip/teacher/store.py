@@ -31,7 +31,7 @@ from ..clip.pixels import OPENAI, Pixels
 from ..config import InputError
 from ..files import atomic, cache_folder, file_lock, load_plain, parse_json, refuse_nul, save_plain, shared_lock
 from ..images import STORE_MARK, Photo
-from ..images.content import content_hash
+from ..images.shards import content_hash
 
 MANIFEST, PHOTOS, LOCK = STORE_MARK, "photos.pt", "lock"
 KINDS = {
@@ -280,20 +280,6 @@ class Views:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices (n,) of photos, on the CPU, and their vectors (n, V, D), float32."""
         raise NotImplementedError
-
-
-class MemoryViews(Views):
-    """Views in memory: L2-normalised vectors (N, V, D), with `sizes` vectors in each of the `grids`. There is one batch."""
-
-    def __init__(self, vectors: Tensor, grids: Sequence[int] = (1,), sizes: Sequence[int] | None = None):
-        self.grids, self.vectors = tuple(grids), vectors
-        self.sizes = tuple(sizes) if sizes else (vectors.shape[1],)
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield torch.arange(len(self)), self.vectors.float()
 
 
 class StoredViews(Views):

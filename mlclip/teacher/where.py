@@ -99,7 +99,8 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
             bar.update(len(indices) + len(unreadable))
             for index, drawn in zip(indices.tolist(), maps(pixels[:, 0]) if pixels is not None else (), strict=True):
                 row = rows[index]
-                columns = _highest(labels.scores[row], reached[row])
+                order = labels.scores[row].nan_to_num(-1).argsort(descending=True, stable=True).tolist()
+                columns = [column for column in order if reached[row, column]][:SHOWN_CLASSES]
                 drawn_maps["classes"][row], drawn_maps["maps"][row] = columns, as_bytes(drawn[columns]).tolist()
     return drawn_maps
 
@@ -111,9 +112,3 @@ def teacher_of(labels: Labels, device: torch.device, *, progress: Progress = SIL
         raise InputError("the labels do not say which CLIP made them. Make them with `mlclip pseudolabel`.")
     settings = {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
     return Teacher(load_clip(made["name"], **settings, progress=progress), device)
-
-
-def _highest(scores: Tensor, reached: Tensor) -> list[int]:
-    """The columns of the highest of the scores (C,) that reach their thresholds."""
-    order = scores.nan_to_num(-1).argsort(descending=True, stable=True).tolist()
-    return [column for column in order if reached[column]][:SHOWN_CLASSES]

@@ -33,20 +33,16 @@ def epoch_facts(
     state: TrainingState, epoch: int, before: Tensor, predictions: Tensor | None, truth: Labels | None
 ) -> dict[str, float]:
     """The numbers that the log of `epoch` has about labels and predictions (N, C). `before` are the labels of its weight steps."""
-    facts = label_facts(before, state.targets, label_step_due(state.config, epoch))
+    after = state.targets
+    crossed = ((before >= 0.5) != (after >= 0.5)) & ~after.isnan()
+    facts = {"label_entropy": float(bernoulli_entropy(after).nanmean())}  # nats
+    facts |= {"labels_moved": int(label_step_due(state.config, epoch)), "labels_crossed_half": int(crossed.sum())}
     if stopping_measure_due(state.config, epoch):
-        facts["stopping_measure"] = stopping_measure(predictions, state.targets)
+        facts["stopping_measure"] = stopping_measure(predictions, after)
     if truth:
-        tables = {"labels": state.targets, "predictions": predictions}
+        tables = {"labels": after, "predictions": predictions}
         facts |= true_facts(tables, state.photos, state.student.classes, truth)
     return facts
-
-
-def label_facts(before: Tensor, after: Tensor, moved: bool) -> dict[str, float]:
-    """For labels (N, C) in [0, 1] or NaN: their mean entropy in nats after the epoch, and how many crossed ½ in it."""
-    crossed = ((before >= 0.5) != (after >= 0.5)) & ~after.isnan()
-    entropy = float(bernoulli_entropy(after).nanmean())
-    return {"label_entropy": entropy, "labels_moved": int(moved), "labels_crossed_half": int(crossed.sum())}
 
 
 def stopping_measure(predictions: Tensor, labels: Tensor) -> float:
@@ -118,28 +114,22 @@ def write_rows(file: Path, rows: Sequence[dict[str, float]]) -> None:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names)
     writer.writeheader()
-    writer.writerows([{name: _short(value) for name, value in row.items()} for row in rows])
+    for row in rows:
+        writer.writerow({name: str(v) if isinstance(v, int) else f"{v:.6g}" for name, v in row.items()})
     with atomic(file) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def _board(folder: Path, epochs_done: int) -> Any:
-    """A TensorBoard writer, or None without the extra. A new training deletes the curves of an earlier one."""
+    """A TensorBoard writer, or None without the extra. A new training deletes the curves of an earlier one.
+
+    InputError if `folder` cannot be written.
+    """
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    _check_free_space(folder)
-    if not epochs_done:
-        for old in folder.glob("events.out.tfevents.*"):
-            with suppress(OSError):
-                old.unlink()
-    return SummaryWriter(str(folder), purge_step=epochs_done + 1)
-
-
-def _check_free_space(folder: Path) -> None:
-    """InputError if `folder` cannot be written. TensorBoard's own thread would only print a long traceback."""
-    probe = folder / ".probe"
+    probe = folder / ".probe"  # TensorBoard's own thread would only print a long traceback
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(MIN_FREE_BYTES))
@@ -150,7 +140,8 @@ def _check_free_space(folder: Path) -> None:
             probe.unlink()
         with suppress(OSError):
             folder.rmdir()  # only succeeds if the folder is empty
-
-
-def _short(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.6g}"
+    if not epochs_done:
+        for old in folder.glob("events.out.tfevents.*"):
+            with suppress(OSError):
+                old.unlink()
+    return SummaryWriter(str(folder), purge_step=epochs_done + 1)

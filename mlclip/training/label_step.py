@@ -19,7 +19,7 @@ from ..methods.thresholds import match_expected_positives
 from ..student.predict import score_photos
 from ..teacher.where import CellMaps, cell_levels
 from .input_cache import InputCache
-from .local_views import CropScorer, LocalViews, choose_local_views, local_labels
+from .local_views import CropScorer, choose_local_views, local_labels
 from .state import TrainingState, pinned
 
 PREDICT_BATCH = 32  # photos per pass through the network
@@ -61,12 +61,8 @@ def update_labels(state: TrainingState, scorer: CropScorer) -> tuple[Tensor, dic
     local = local_labels(scorer, state.photos, views.boxes, runtime)
     merged = ccd.merge_local(state.labels, local, config.update_keep)
     labels = pinned(torch.where(scores.isnan() | local.isnan(), state.labels, merged), state.corrected)
-    return labels, _update_facts(state, views, threshold)
-
-
-def _update_facts(state: TrainingState, views: LocalViews, threshold: float) -> dict:
-    return {
-        "views": state.config.local_views,
+    return labels, {
+        "views": config.local_views,
         "threshold": threshold,
         "boxes": [[list(map(float, box)) for box in boxes] for boxes in views.boxes],
         "classes": views.classes,

@@ -183,7 +183,16 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, *, other_teacher: b
     if not other_teacher:
         check_same_teacher(made, teacher)
     try:
-        return _scorer_of(meta, made, teacher, len(labels.classes))
+        settings, scale, classes = meta.get("settings", {}), made["logit_scale"], len(labels.classes)
+        text = embeddings_of(meta, teacher)
+        if meta.get("method") in ("centred", "dense") and "mixture" in meta:
+            levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
+            slope, offset = torch.tensor(meta["mixture"])
+            size, scale = made.get("view_size") or teacher.input_size, scale * settings["rank_scale"]
+            return CentredCropScorer(teacher, text, classes, scale, size, levels, slope, offset)
+        bias = torch.tensor(meta.get("bias") or [1.0] * classes)
+        size = (made.get("view_size", 0) if meta.get("method") == "ccd" else 0) or teacher.larger_size()
+        return DebiasedCropScorer(teacher, text, classes, scale, size, bias, settings.get("floor", ccd.FLOOR))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
@@ -192,25 +201,7 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, *, other_teacher: b
         ) from error
 
 
-def _scorer_of(meta: dict, made: dict, teacher: Teacher, classes: int) -> CropScorer:
-    settings, scale = meta.get("settings", {}), made["logit_scale"]
-    text = embeddings_of(meta, teacher)
-    if meta.get("method") in ("centred", "dense") and "mixture" in meta:
-        levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
-        slope, offset = torch.tensor(meta["mixture"])
-        size = made.get("view_size") or teacher.input_size
-        return CentredCropScorer(teacher, text, classes, scale * settings["rank_scale"], size, levels, slope, offset)
-    bias = torch.tensor(meta.get("bias") or [1.0] * classes)
-    longest = (made.get("view_size", 0) if meta.get("method") == "ccd" else 0) or teacher.larger_size()
-    return DebiasedCropScorer(teacher, text, classes, scale, longest, bias, settings.get("floor", ccd.FLOOR))
-
-
-def local_labels(
-    scorer: CropScorer,
-    photos: Sequence[Photo],
-    boxes: list[list[Box]],
-    runtime: Runtime,
-) -> Tensor:
+def local_labels(scorer: CropScorer, photos: Sequence[Photo], boxes: list[list[Box]], runtime: Runtime) -> Tensor:
     """CCD step 2: the local labels (N, C) of photos, from the scores of the crops in `boxes`. Every rank gets all of them.
 
     A photo without boxes, or one that cannot be read, gets the local label of the scorer's initial score.

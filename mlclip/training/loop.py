@@ -24,7 +24,7 @@ from .local_views import CropScorer, crop_scorer_for
 from .probe import start_from_probe, train_probe
 from .schedule import label_step_due, label_update_due, plan_line, predictions_due, schedule_warnings, training_is_over
 from .start import check_outputs, start_training
-from .state import TrainingState, model_meta, resume_file, save_state, share_skipped
+from .state import TrainingState, model_meta, resume_file, save_state
 from .weight_step import weight_epoch
 
 
@@ -74,24 +74,15 @@ def train_student(
     runtime, state_file = Runtime(distributed, num_workers, progress), resume_file(output)
     distributed.on_main(lambda: check_outputs(config, output, save_labels, resume, overwrite))
     if config.method == "probe":
-        checkpoint = train_probe(
-            labels,
-            output,
-            config,
-            runtime,
-            teacher=teacher,
-            other_teacher=config.other_teacher,
-            truth=truth,
-            offline=offline,
-        )
+        checkpoint = train_probe(labels, output, config, runtime, teacher=teacher, truth=truth, offline=offline)
     else:
         state = start_training(labels, config, runtime, offline=offline, resume_from=state_file if resume else None)
         if config.head_init == "probe" and not state.epochs:
             start_from_probe(state, labels.root)
         with distributed.together():
-            scorer = (
-                crop_scorer_for(labels, teacher, other_teacher=config.other_teacher) if config.updates_labels else None
-            )
+            scorer = None
+            if config.updates_labels:
+                scorer = crop_scorer_for(labels, teacher, other_teacher=config.other_teacher)
         for line in [*schedule_warnings(config), plan_line(state)]:
             progress.log(line)
         if config.cache and 1 < config.epochs > state.epochs:  # one epoch decodes every photo once anyway
@@ -142,7 +133,8 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
         # Save.
         state.epochs = epoch
         state.log.append(facts)
-        share_skipped(state)
+        for skipped in distributed.all_gather(state.skipped):
+            state.skipped = state.skipped | skipped
         with distributed.together():
             if log:
                 save_state(state, resume_file(output))

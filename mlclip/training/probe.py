@@ -9,6 +9,7 @@ Letters: N photos, C classes, K trunk channels, V views per photo, D the joint e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,11 @@ import torch
 from torch import Tensor
 
 from ..config import CLIP_HEAD, InputError, PseudolabelConfig, TrainConfig
-from ..distributed import Distributed, Runtime
+from ..distributed import Runtime
 from ..files import beside
 from ..images import Photo
 from ..labels.table import Labels
 from ..methods.linear_head import FOLDS, choose_l2, choose_pooled_l2, fit_head, fit_pooled_head
-from ..progress import Progress
 from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ClipHead, clip_of
 from ..student.features import photo_features
@@ -55,7 +55,6 @@ def train_probe(
     runtime: Runtime,
     *,
     teacher: Teacher | None,
-    other_teacher: bool,
     truth: Labels | None,
     offline: bool,
 ) -> Checkpoint:
@@ -64,31 +63,44 @@ def train_probe(
     The thresholds come from held-out predictions, which the head has not been fitted to. `model.log.csv` beside `output` lists
     the penalties that were tried. `truth` only adds mAPs of labels and held-out predictions to it. A stopped probe continues from
     the features or embeddings in the cache. `teacher`, for `arch="clip-head"`, is the CLIP that made the labels;
-    `other_teacher` allows another one. InputError if it is missing or another one, or if fewer than 2 photos can be read.
+    `config.other_teacher` allows another one. InputError if it is missing or another one, or if fewer than 2 photos can be read.
     """
     distributed = runtime.distributed
     if config.arch == CLIP_HEAD:
         with distributed.together():
-            _check_teacher(labels, teacher, other_teacher)
+            if teacher is None:
+                raise InputError('`arch="clip-head"` needs the CLIP that made the labels as `teacher`.')
+            if labels.meta.get("clip") and not config.other_teacher:
+                check_same_teacher(labels.meta["clip"], teacher)
             grids, size = views_of(labels, teacher)
     photos, scores, skipped = training_photos(labels, config, runtime)
     corrected = corrected_photos(labels, photos)
     if config.arch == CLIP_HEAD:
-        weights, device = label_weights(corrected, config), _fitting_device(distributed)
-        with encoded_views(
-            photos, teacher, root=labels.root, grids=grids, size=size, store=_store_of(labels, teacher), runtime=runtime
-        ) as ([store], unread):
+        store = labels.meta.get("store")  # of the labels, where it was not in the cache
+        made_here = (labels.meta.get("clip") or {}).get("sha256") == teacher.sha256
+        if not (store and made_here and is_store(Path(store))):
+            store = None
+        views = {"grids": grids, "size": size, "store": store}
+        with encoded_views(photos, teacher, root=labels.root, runtime=runtime, **views) as ([opened], unread):
             unreadable = {skip.path: skip.reason for skip in unread}
-            _check_readable(len(photos), len(unreadable))
-            fitted = distributed.on_main(lambda: _fit_pooled_head(store, photos, scores, weights, config.seed, device))
+
+            def fit(device: torch.device) -> FittedHead:
+                return _fit_pooled_head(opened, photos, scores, label_weights(corrected, config), config.seed, device)
+
+            fitted = _fitted("head", fit, len(photos), len(unreadable), runtime)
         model = ClipHead(labels.classes, size, grids, fitted.weight.shape[1], clip_of(teacher)).use(teacher)
-        _say_choice("head", fitted, runtime.progress)
         runtime.progress.log(f"prediction with this model will run {model.cost()}")
     else:
         model = new_model(labels, scores, config, runtime, offline)
         fitted, unreadable = _fit_on_trunk(model, photos, scores, corrected, labels.root, config, runtime)
     _set_head(model, fitted)
-    _report_fit(fitted, photos, scores, labels.classes, truth, output, runtime)
+    rows: list[dict] = [{"l2": l2, "held_out_loss": loss, "chosen": int(l2 == fitted.l2)} for l2, loss in fitted.tried]
+    if truth:
+        facts = true_facts({"labels": scores, "predictions": fitted.held_out.sigmoid()}, photos, labels.classes, truth)
+        rows = [row | facts if row["chosen"] else row for row in rows]
+        runtime.progress.log("report only: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in facts.items()))
+    if distributed.is_main:
+        write_rows(beside(output, ".log.csv"), rows)
     meta = model_meta(identity_of(labels, config), labels, skipped | unreadable)
     thresholds = fitted_thresholds(fitted.held_out.sigmoid(), scores, labels.classes, meta)
     return Checkpoint(model.to(distributed.device).eval(), thresholds, meta)
@@ -117,29 +129,28 @@ def _fit_on_trunk(
 ) -> tuple[FittedHead, dict[str, str]]:
     """The head for labels and corrections (N, C), and path -> reason of unreadable photos. The main rank fits it for all."""
     features, unreadable = photo_features(model, photos, root, runtime)
-    _check_readable(len(photos), len(unreadable))
-    weights, device = label_weights(corrected, config), _fitting_device(runtime.distributed)
-    fitted = runtime.distributed.on_main(lambda: fit_probe(features, labels, config.seed, device, weights))
-    _say_choice("probe", fitted, runtime.progress)
-    return fitted, unreadable
+
+    def fit(device: torch.device) -> FittedHead:
+        return fit_probe(features, labels, config.seed, device, label_weights(corrected, config))
+
+    return _fitted("probe", fit, len(photos), len(unreadable), runtime), unreadable
 
 
-def _check_readable(photos: int, unreadable: int) -> None:
+def _fitted(
+    what: str, fit: Callable[[torch.device], FittedHead], photos: int, unreadable: int, runtime: Runtime
+) -> FittedHead:
+    """The head that `fit` gives on the main rank, for all. InputError if fewer than 2 of the photos can be read."""
     if photos - unreadable < 2:
         raise InputError(
             f"only {photos - unreadable} of the {photos} labelled photos can be read. A probe needs at least 2."
         )
-
-
-def _fitting_device(distributed: Distributed) -> torch.device:
-    return distributed.device if distributed.device.type == "cuda" else torch.device("cpu")
-
-
-def _say_choice(what: str, fitted: FittedHead, progress: Progress) -> None:
-    progress.log(
+    device = runtime.device if runtime.device.type == "cuda" else torch.device("cpu")
+    fitted = runtime.distributed.on_main(lambda: fit(device))
+    runtime.progress.log(
         f"{what}: L2 penalty {fitted.l2:.3g}, the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels "
         f"(loss {dict(fitted.tried)[fitted.l2]:.4f})"
     )
+    return fitted
 
 
 @torch.no_grad()
@@ -192,22 +203,6 @@ def _fit_pooled_head(
     return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out)
 
 
-def _store_of(labels: Labels, teacher: Teacher) -> Path | None:
-    """The folder of the embeddings that the labels were made from, if it was not in the cache and is still there."""
-    folder, made = labels.meta.get("store"), labels.meta.get("clip") or {}
-    if not isinstance(folder, str) or made.get("sha256") != teacher.sha256 or not is_store(Path(folder)):
-        return None
-    return Path(folder)
-
-
-def _check_teacher(labels: Labels, teacher: Teacher | None, other_teacher: bool) -> None:
-    made = labels.meta.get("clip")
-    if teacher is None:
-        raise InputError('`arch="clip-head"` needs the CLIP that made the labels as `teacher`.')
-    if made and not other_teacher:
-        check_same_teacher(made, teacher)
-
-
 def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
     """The grids and the size in pixels of the views that the labels were made from; GRIDS at CLIP's input size if unknown."""
     meta = labels.meta
@@ -227,22 +222,3 @@ def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
             f"the labels do not say which views they were made from ({error}). Make them again."
         ) from error
     return grids, size or teacher.input_size
-
-
-def _report_fit(
-    fitted: FittedHead,
-    photos: list[Photo],
-    labels: Tensor,
-    classes: list[str],
-    truth: Labels | None,
-    output: str | Path,
-    runtime: Runtime,
-) -> None:
-    """Write `model.log.csv` beside `output`: a row for each penalty. `truth` adds mAPs to the row of the chosen one."""
-    rows: list[dict] = [{"l2": l2, "held_out_loss": loss, "chosen": int(l2 == fitted.l2)} for l2, loss in fitted.tried]
-    if truth:
-        facts = true_facts({"labels": labels, "predictions": fitted.held_out.sigmoid()}, photos, classes, truth)
-        rows = [row | facts if row["chosen"] else row for row in rows]
-        runtime.progress.log("report only: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in facts.items()))
-    if runtime.distributed.is_main:
-        write_rows(beside(output, ".log.csv"), rows)

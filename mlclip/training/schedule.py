@@ -54,11 +54,6 @@ def predictions_due(config: TrainConfig, epoch: int) -> bool:
     return label_step_due(config, epoch) or stopping_measure_due(config, epoch)
 
 
-def changes_labels(config: TrainConfig) -> bool:
-    """Whether the method of the training changes labels."""
-    return config.method == "cdul" or config.updates_labels
-
-
 def schedule_warnings(config: TrainConfig) -> list[str]:
     """A line for each part of the method that does not happen within `config.epochs`."""
     lines, epochs = [], range(1, config.epochs + 1)

@@ -28,7 +28,6 @@ from ..student.model import Classifier
 from ..student.predict import fast_layout
 from ..teacher.fill import check_same_photos
 from ..teacher.store import contents_of
-from .schedule import changes_labels
 from .state import (
     TrainingState,
     check_photos,
@@ -66,7 +65,7 @@ def check_outputs(
     if overwrite and not resume:
         state_file.unlink(missing_ok=True)  # else a later `resume` would continue the older training
     if save_labels:
-        if not changes_labels(config):
+        if not (config.method == "cdul" or config.updates_labels):
             raise OptionError(
                 "`save_labels` needs a training that changes the labels. "
                 'Use `method="cdul"`, or `method="ccd"` with local views.'
@@ -82,10 +81,10 @@ def start_training(
     Raises InputError if labels, photos and settings do not fit together, or do not match the saved training.
     """
 
-    def read() -> dict | None:
-        return read_state(resume_from, identity_of(labels, config)) if resume_from and resume_from.exists() else None
-
-    saved = runtime.distributed.on_main(read)  # ranks never start in different epochs
+    saved = None
+    if resume_from:  # ranks never start in different epochs
+        exists, identity = resume_from.exists, identity_of(labels, config)
+        saved = runtime.distributed.on_main(lambda: read_state(resume_from, identity) if exists() else None)
     state = _new_training(labels, config, runtime, offline)
     if saved:
         check_photos(state.photos, saved["photos"], resume_from)
@@ -113,11 +112,22 @@ def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline
     sync_batch_norm(model, distributed)
     precision = choose_training_precision(config.precision, config.arch, distributed.device)
     precision = distributed.all_gather(precision)[0]
+    network = model
+    if distributed.world_size > 1 and distributed.device.type == "cuda":  # it sends gradients while others are computed
+        network = DistributedDataParallel(
+            model, process_group=distributed.group, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    head = {"params": list(model.head.parameters()), "lr": config.lr * config.head_lr_factor}
+    groups = [{"params": list(model.trunk.parameters())}, head]  # lists: they may be read twice
+    try:
+        optimizer = torch.optim.Adam(groups, lr=config.lr, fused=True)
+    except RuntimeError:  # a device without a fused Adam
+        optimizer = torch.optim.Adam(groups, lr=config.lr)
     return TrainingState(
         config,
         runtime,
         model,
-        _optimizer(model, config),
+        optimizer,
         photos,
         scores,
         latent_of(scores) if config.method == "cdul" else None,
@@ -125,7 +135,7 @@ def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline
         identity_of(labels, config),
         skipped=missing,
         average=WeightAverage(model, config.average) if config.average else None,
-        network=_data_parallel(model, distributed),
+        network=network,
         precision=precision,
     )
 
@@ -211,43 +221,21 @@ def new_model(labels: Labels, scores: Tensor, config: TrainConfig, runtime: Runt
     return model
 
 
-def _data_parallel(model: Classifier, distributed: Distributed) -> nn.Module:
-    """On several GPUs, `model` in torch's DistributedDataParallel, which sends gradients while others are still computed."""
-    if distributed.world_size == 1 or distributed.device.type != "cuda":
-        return model
-    return DistributedDataParallel(
-        model, process_group=distributed.group, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
-
-
-def _optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
-    head = {"params": list(model.head.parameters()), "lr": config.lr * config.head_lr_factor}
-    groups = [{"params": list(model.trunk.parameters())}, head]  # lists: they may be read twice
-    try:
-        return torch.optim.Adam(groups, lr=config.lr, fused=True)
-    except RuntimeError:  # a device without a fused Adam
-        return torch.optim.Adam(groups, lr=config.lr)
-
-
 def sync_batch_norm(model: nn.Module, distributed: Distributed) -> None:
     """Let every batch norm of `model` use the photos of all ranks, in place. With one rank nothing changes."""
     if distributed.world_size == 1:
         return
     for parent in list(model.modules()):
         for name, norm in parent.named_children():
-            if type(norm) is nn.BatchNorm2d:
-                setattr(parent, name, _synchronised(norm, distributed))
-
-
-def _synchronised(norm: nn.BatchNorm2d, distributed: Distributed) -> nn.Module:
-    """A batch norm over all ranks with the parameters and buffers of `norm`."""
-    if distributed.device.type == "cuda":
-        made = GpuSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, process_group=distributed.group)
-    else:
-        made = CpuSyncBatchNorm(norm.num_features, norm.eps, norm.momentum)
-    for name, tensor in [*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)]:
-        setattr(made, name, tensor)
-    return made.train(norm.training)
+            if type(norm) is not nn.BatchNorm2d:
+                continue
+            if distributed.device.type == "cuda":
+                made = GpuSyncBatchNorm(norm.num_features, norm.eps, norm.momentum, process_group=distributed.group)
+            else:
+                made = CpuSyncBatchNorm(norm.num_features, norm.eps, norm.momentum)
+            for key, tensor in [*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)]:
+                setattr(made, key, tensor)
+            setattr(parent, name, made.train(norm.training))
 
 
 class _AllReduceSum(torch.autograd.Function):

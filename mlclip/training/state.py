@@ -95,28 +95,17 @@ def pinned(labels: Tensor, corrected: Tensor | None) -> Tensor:
     return labels if corrected is None else torch.where(corrected.isnan(), labels, corrected)
 
 
-def share_skipped(state: TrainingState) -> None:
-    """Give every rank the skipped photos of all ranks."""
-    for skipped in state.distributed.all_gather(state.skipped):
-        state.skipped = state.skipped | skipped
-
-
 def identity_of(labels: Labels, config: TrainConfig) -> dict:
     """What a training depends on: its settings and its labels. A resumed training must have the same.
 
     The cache of its photos changes nothing, and a training may be continued with or without it.
     """
     settings = {name: value for name, value in asdict(config).items() if name != "cache"}
-    return {"settings": settings, "labels": fingerprint(labels)}
-
-
-def fingerprint(labels: Labels) -> str:
-    """A hash of the parts of the labels that a training depends on: classes, paths, scores and corrections."""
     digest = hashlib.sha256(repr((labels.classes, labels.paths)).encode("utf-8", "surrogateescape"))
     digest.update(labels.scores.numpy().tobytes())
     if corrections_of(labels):
         digest.update(corrected_cells(labels, labels.paths).numpy().tobytes())
-    return digest.hexdigest()
+    return {"settings": settings, "labels": digest.hexdigest()}
 
 
 def check_same_training(identity: dict, distributed: Distributed) -> None:
@@ -134,7 +123,7 @@ def check_same_training(identity: dict, distributed: Distributed) -> None:
 
 def model_meta(identity: dict, labels: Labels, skipped: dict[str, str]) -> dict:
     """The `meta` of a trained model. `skipped`: path -> reason."""
-    hierarchy = {name: labels.meta[name] for name in ("hierarchy",) if name in labels.meta}
+    hierarchy = {"hierarchy": labels.meta["hierarchy"]} if "hierarchy" in labels.meta else {}
     meta = {name: value for name, value in labels.meta.items() if name != "content"}  # a hash of each photo
     facts = {"root": labels.root, "labels_meta": meta, "skipped": sorted(map(list, skipped.items()))}
     return {**identity, **hierarchy, **facts}
@@ -203,13 +192,10 @@ def check_photos(photos: list[Photo], saved: list[str], file: Path | None) -> No
     paths = [photo.path for photo in photos]
     if saved == paths:
         return
-    before = set(saved)
-    lost, new = sorted(before - set(paths)), sorted(set(paths) - before)
-    what = (
-        f"photos missing now: {len(lost)}, such as {lost[0]}"
-        if lost
-        else f"photos missing then: {len(new)}, such as {new[0]}"
-    )
+    lost, new = sorted(set(saved) - set(paths)), sorted(set(paths) - set(saved))
+    what = f"photos missing then: {len(new)}, such as {new[0]}"
+    if lost:
+        what = f"photos missing now: {len(lost)}, such as {lost[0]}"
     raise InputError(
         f"{file} cannot be continued: {what}. Put the photos back as they were, or pass `overwrite=True` to start again."
     )

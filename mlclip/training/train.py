@@ -65,7 +65,8 @@ def train(
     """
     distributed = distributed or start_distributed(device)
     config = train_config(settings, distributed.device.type)
-    if save_labels and not isinstance(labels, Labels) and _same_file(save_labels, labels):
+    from_file = save_labels and not isinstance(labels, Labels)
+    if from_file and all(map(os.path.exists, (save_labels, labels))) and os.path.samefile(save_labels, labels):
         raise OptionError(f"`save_labels` {save_labels} would replace the labels that are read; choose another file")
     progress, output = progress or LineProgress(), Path(output)
     lock = output.with_name(f".{output.name}.lock")
@@ -107,7 +108,12 @@ def _labels_and_truth(
 ) -> tuple[Labels, Labels | None]:
     """The corrected labels, and the true labels of their photos with the same names; a line about what matched."""
     table = labels if isinstance(labels, Labels) else read_labels(labels, tables, progress=progress)
-    table = _corrected(table, corrections, progress)
+    if corrections is not None:
+        given = isinstance(corrections, dict)
+        result = correct(table, corrections if given else read_corrections(corrections))
+        for line in result.summary("corrections" if given else os.fspath(corrections)):
+            progress.log(line)
+        table = result.labels
     if truth is None:
         return table, None
     known = read_known(truth, table.classes, replace(tables, split=None), progress)
@@ -118,48 +124,27 @@ def _labels_and_truth(
     return table, truth_for(table, known, match)
 
 
-def _corrected(labels: Labels, corrections: Corrections | str | Path | None, progress: Progress) -> Labels:
-    if corrections is None:
-        return labels
-    given = isinstance(corrections, dict)
-    found = correct(labels, corrections if given else read_corrections(corrections))
-    for line in found.summary("corrections" if given else os.fspath(corrections)):
-        progress.log(line)
-    return found.labels
-
-
-def _same_file(first: str | Path, second: str | Path) -> bool:
-    return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
-
-
 def _update_teacher(
     config: TrainConfig, labels: Labels, clip: str | None, offline: bool, distributed: Distributed, progress: Progress
 ) -> Teacher | None:
     """The CLIP that CCD's label update needs: the labels' own unless `clip` names one; None where none is needed."""
-    made = labels.meta.get("clip")
-    head = config.arch == CLIP_HEAD
+    made, head = labels.meta.get("clip") or {}, config.arch == CLIP_HEAD
     if not (config.updates_labels or head):
         if clip:
             raise OptionError(
                 '`clip` is only used by `method="ccd"` with a label update and `arch="clip-head"`; remove it'
             )
         return None
-    if head and not (clip or made):
-        raise InputError(f'`arch="{CLIP_HEAD}"`: the labels do not say which CLIP made them. Pass one as `clip`.')
     if not (clip or made):
+        if head:
+            raise InputError(f'`arch="{CLIP_HEAD}"`: the labels do not say which CLIP made them. Pass one as `clip`.')
         return None
-    told = progress if distributed.is_main else SILENT
-    model = load_clip(clip or made["name"], **_as_made(made, clip), offline=offline, progress=told)
-    made = made or {}
-    precision = made.get("precision", "fp32")
-    on_cpu = distributed.device.type == "cpu"
+    as_made = {}  # another CLIP than the labels' has an activation and pixels of its own
+    if made and (not clip or clip == made["name"] or Path(clip).is_file()):
+        as_made = {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
+    on_main = progress if distributed.is_main else SILENT
+    model = load_clip(clip or made["name"], **as_made, offline=offline, progress=on_main)
+    precision, on_cpu = made.get("precision", "fp32"), distributed.device.type == "cpu"
     if head:  # the labels' own precision, so that their store can be used
         return Teacher(model, distributed.device, "auto" if not made or (on_cpu and precision == "fp16") else precision)
     return Teacher(model, distributed.device, precision if on_cpu else "auto")
-
-
-def _as_made(made: dict | None, clip: str | None) -> dict[str, Any]:
-    """The activation and pixels that the labels were made with, for `load_clip`. Another CLIP than theirs has its own."""
-    if not made or (clip and clip != made["name"] and not Path(clip).is_file()):
-        return {}
-    return {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}

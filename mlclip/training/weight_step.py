@@ -40,104 +40,59 @@ def weight_epoch(state: TrainingState, targets: Tensor) -> tuple[float, float]:
     The loss stays on the device between two checks, so that a GPU is not interrupted.
     """
     config, epoch, steps, distributed = state.config, state.epochs + 1, steps_per_epoch(state), state.distributed
-    jitter = None
+    device, photos, jitter = distributed.device, len(state.photos), None
     if strong_views_due(config, epoch):
-        jitter = jitter_table(len(state.photos), torch.Generator().manual_seed(_epoch_seed(config, epoch)))  # (N, 8)
-    weights = state.weights  # (N, C) or None
-    clock, losses = _Clock(state, steps), _MeanLoss(distributed)
+        jitter = jitter_table(photos, torch.Generator().manual_seed(_epoch_seed(config, epoch)))  # (N, 8)
+    weights, progress = state.weights, state.runtime.progress  # (N, C) or None
+    free = device.type == "cpu" and distributed.world_size == 1  # a check of the loss costs no time
+    sums = torch.zeros(
+        2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
+    )  # losses, photos
+    mean, seen, note, timed = 0.0, 0.0, "", min(FORECAST_STEPS, steps)
+    started = after_first_step = time.monotonic()
     batches = epoch_batches(state.photos, epoch, config, state.runtime.num_workers, distributed, state.cache)
     with (
-        fast_convolutions(state.model, distributed.device, state.precision),
-        state.runtime.progress.bar(f"epoch {epoch}/{config.epochs}", len(state.photos), "photos") as bar,
+        fast_convolutions(state.model, device, state.precision),
+        progress.bar(f"epoch {epoch}/{config.epochs}", photos, "photos") as bar,
     ):
         for step, (rows, pixels, unreadable) in enumerate(batches, 1):
             state.skipped |= unreadable
-            strong = None if jitter is None else jitter[rows]
-            factors = () if weights is None else (weights[rows],)
+            strong, factors = (None if table is None else table[rows] for table in (jitter, weights))
             loss, count = weight_step(
                 state.network, state.optimizer, pixels, targets[rows], distributed, state.precision, strong,
-                config.consistency, *factors,
+                config.consistency, factors,
             )  # fmt: skip
-            losses.add(loss, count, len(rows))
+            sums[0] += loss * count
+            sums[1] += len(rows)
             if state.average:
                 state.average.update_parameters(state.model)
-            if step == steps or losses.check_due(step) or clock.reads(step):
-                if not math.isfinite(losses.check()):
-                    raise InputError(_not_finite(config, epoch))
-                clock.tell(step)
-            bar.update(min(config.batch_size, len(state.photos) - (step - 1) * config.batch_size), losses.note)
-    if not losses.photos:
-        raise InputError(
-            f"none of the {len(state.photos)} labelled photos can be read. `mlclip predict` lists the reasons."
-        )
-    return losses.mean, losses.photos / clock.seconds()
-
-
-class _MeanLoss:
-    """The mean loss of an epoch. It is summed on the device, and read at a check only."""
-
-    def __init__(self, distributed: Distributed):
-        self.distributed, self.mean, self.photos, self.note = distributed, 0.0, 0, ""
-        single = distributed.device.type == "mps"  # it has no float64
-        dtype = torch.float32 if single else torch.float64
-        self._sums = torch.zeros(
-            2, dtype=dtype, device=distributed.device
-        )  # of the losses, and of the photos, of this rank
-
-    def add(self, loss: Tensor | float, count: Tensor | int, photos: int) -> None:
-        """Add a step: what `weight_step` returned, and this rank's number of photos in it."""
-        self._sums[0] += loss * count
-        self._sums[1] += photos
-
-    def check_due(self, step: int) -> bool:
-        free = self.distributed.device.type == "cpu" and self.distributed.world_size == 1
-        return free or step % CHECKED_EVERY == 0
-
-    def check(self) -> float:
-        """The mean loss of the photos so far, over all ranks. It waits for the device. NaN or infinite after a step that was."""
-        total, photos = self.distributed.all_reduce(self._sums.clone()).tolist()
-        self.mean, self.photos = total / max(1.0, photos), int(photos)
-        self.note = f"loss {self.mean:.4f}"
-        return self.mean
-
-
-class _Clock:
-    """The time of an epoch. In the first epoch of a process it also says how long all epochs will take."""
-
-    def __init__(self, state: TrainingState, steps: int):
-        self.state, self.last = state, min(FORECAST_STEPS, steps)
-        self.started = self.after_first_step = time.monotonic()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def reads(self, step: int) -> bool:
-        """Whether the device should be at the end of this step when `tell` is called."""
-        return not self.state.forecast and step in (1, self.last)
-
-    def tell(self, step: int) -> None:
-        """Log the forecast if this is the step for it. The first step is not timed: it also sets up the device."""
-        if step == 1:
-            self.after_first_step = time.monotonic()
-        elif not self.state.forecast and step == self.last:
-            per_step = (time.monotonic() - self.after_first_step) / (step - 1)
-            self.state.forecast = forecast_line(self.state, per_step, step)
-            self.state.runtime.progress.log(self.state.forecast)
+            forecast = not state.forecast and step in (1, timed)
+            if step == steps or free or step % CHECKED_EVERY == 0 or forecast:
+                total, seen = distributed.all_reduce(sums.clone()).tolist()  # waits for the device
+                mean = total / max(1.0, seen)
+                note = f"loss {mean:.4f}"
+                if not math.isfinite(mean):
+                    saved = (
+                        f" and `overwrite=True` to start again. Epoch {epoch - 1} is saved: `resume=True` with "
+                        f"`epochs={epoch - 1}` writes it as a model."
+                    )
+                    raise InputError(
+                        f"the loss is not finite in epoch {epoch}. Use a lower `lr` (now {config.lr:g})"
+                        + (saved if epoch > 1 else ". No epoch was saved.")
+                    )
+                if step == 1:  # it is not timed: it also sets up the device
+                    after_first_step = time.monotonic()
+                elif forecast:
+                    state.forecast = forecast_line(state, (time.monotonic() - after_first_step) / (step - 1), step)
+                    progress.log(state.forecast)
+            bar.update(min(config.batch_size, photos - (step - 1) * config.batch_size), note)
+    if not seen:
+        raise InputError(f"none of the {photos} labelled photos can be read. `mlclip predict` lists the reasons.")
+    return mean, int(seen) / (time.monotonic() - started)
 
 
 def _epoch_seed(config: TrainConfig, epoch: int) -> int:
     return config.seed * 100_003 + epoch - 1
-
-
-def _not_finite(config: TrainConfig, epoch: int) -> str:
-    message = f"the loss is not finite in epoch {epoch}. Use a lower `lr` (now {config.lr:g})"
-    if epoch == 1:
-        return f"{message}. No epoch was saved."
-    last = epoch - 1
-    return (
-        f"{message} and `overwrite=True` to start again. Epoch {last} is saved: "
-        f"`resume=True` with `epochs={last}` writes it as a model."
-    )
 
 
 def weight_step(
@@ -163,7 +118,9 @@ def weight_step(
     has a photo changes nothing.
     """
     device = distributed.device
-    count = _count(len(pixels), distributed)
+    count = len(pixels)
+    if distributed.world_size > 1:
+        count = distributed.all_reduce(torch.tensor(count, device=device))  # it stays on the device
     if not len(pixels) and not int(count):
         return 0.0, 0
     pixels = pixels.to(device, memory_format=torch.channels_last, non_blocking=True)
@@ -171,7 +128,7 @@ def weight_step(
     targets = targets.to(device, non_blocking=True)
     known = ~targets.isnan()
     model.train()
-    with training_autocast(device, precision):
+    with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
         logits = model(views.contiguous(memory_format=torch.channels_last))  # (B or 2·B, C)
     weak, strong = logits[: len(pixels)].float(), logits[len(pixels) :].float()
     known_logits = torch.where(known, weak, 0.0)
@@ -188,13 +145,6 @@ def weight_step(
         distributed.all_reduce_gradients(model.parameters())
     optimizer.step()
     return loss.detach(), count
-
-
-def _count(photos: int, distributed: Distributed) -> Tensor | int:
-    """The number of photos of one step on all ranks. With several ranks it stays on the device."""
-    if distributed.world_size == 1:
-        return photos
-    return distributed.all_reduce(torch.tensor(photos, device=distributed.device))
 
 
 def epoch_batches(
@@ -248,36 +198,28 @@ def choose_training_precision(name: str, arch: str, device: torch.device) -> str
     return "bf16" if gains and cpu_bf16_is_faster() else "fp32"
 
 
-def training_autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context of a forward pass in `precision`: "fp32", "bf16" or "fp16"."""
-    dtype = torch.bfloat16 if precision == "fp32" else DTYPES[precision]
-    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
-
-
 @contextmanager
 def fast_convolutions(model: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
     """Inside it, bf16 on a CPU leaves the depthwise convolutions with a stride in float32.
 
     Their backward pass is then 3 times as fast (mobilenet_v2).
     """
-    affected = device.type == "cpu" and precision == "bf16"
-    chosen = [
-        conv
-        for conv in model.modules()
-        if affected and type(conv) is nn.Conv2d and conv.groups > 1 and conv.stride[0] > 1
-    ]
+
+    def in_float32(conv: nn.Conv2d, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, enabled=False):
+            return nn.Conv2d.forward(conv, features.float()).to(features.dtype)
+
+    chosen = []
+    if device.type == "cpu" and precision == "bf16":
+        convolutions = [module for module in model.modules() if type(module) is nn.Conv2d]
+        chosen = [conv for conv in convolutions if conv.groups > 1 and conv.stride[0] > 1]
     for conv in chosen:
-        conv.forward = partial(_in_float32, conv)
+        conv.forward = partial(in_float32, conv)
     try:
         yield
     finally:
         for conv in chosen:
             del conv.forward  # that of its class again
-
-
-def _in_float32(conv: nn.Conv2d, features: Tensor) -> Tensor:
-    with torch.autocast(features.device.type, enabled=False):
-        return nn.Conv2d.forward(conv, features.float()).to(features.dtype)
 
 
 class WeightAverage(AveragedModel):
