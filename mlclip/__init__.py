@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from .config import TableOptions as TableOptions
     from .config import TrainConfig as TrainConfig
     from .images import find_images as find_images
-    from .labels.evaluation import Evaluation as Evaluation
-    from .labels.evaluation import evaluate as evaluate
+    from .labels.metrics import Evaluation as Evaluation
     from .labels.metrics import average_precision as average_precision
+    from .labels.metrics import evaluate as evaluate
     from .labels.metrics import mean_average_precision as mean_average_precision
     from .labels.table import Labels as Labels
     from .labels.table import read_labels as read_labels
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from .training.train import train as train
 
 _NAMES = {
-    "labels.evaluation": "Evaluation evaluate",
     "student.predict": "load_model predict",
     "teacher.pseudolabel": "pseudolabel",
     "training.train": "train",
@@ -53,7 +52,7 @@ _NAMES = {
     "config": "InputError PseudolabelConfig TableOptions TrainConfig",
     "images": "find_images",
     "labels.table": "read_truth Labels read_labels write_labels",
-    "labels.metrics": "average_precision mean_average_precision",
+    "labels.metrics": "Evaluation evaluate average_precision mean_average_precision",
     "machine": "keep_freed_memory",
     "progress": "SILENT Progress",
     "report.build": "render_report",

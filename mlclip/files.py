@@ -82,6 +82,27 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     return path
 
 
+def existing_file(path: str | Path, remedy: str) -> Path:
+    """The path of a file that is there. InputError with the `remedy` if it is missing or a folder, or if it is no ordinary file."""
+    if is_special(path):
+        raise InputError(f"{path} is a named pipe or a device, not a file. Copy its content into a file first.")
+    if not os.path.isfile(path):
+        raise InputError(f"{path} {'is a folder' if os.path.isdir(path) else 'not found'}. {remedy}")
+    return Path(path)
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether this is a named pipe, a socket or a device. Reading it might never end."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The content of a file. OSError if it cannot be read, or is no ordinary file."""
+    if is_special(path):
+        raise OSError(errno.EINVAL, "it is a named pipe or a device, not a file")
+    return Path(path).read_bytes()
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`. It replaces `path` if the block succeeds, and is deleted if it fails.
@@ -249,9 +270,7 @@ def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False)
     """
     from .plain import RefusedError, check_fields, read_torch
 
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} not found. `{made_by}` creates it.")
+    path = existing_file(path, f"`{made_by}` creates it.")
     try:
         content = read_torch(path, mmap=mmap)
     except RefusedError as error:

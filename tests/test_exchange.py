@@ -260,9 +260,8 @@ def test_the_command_takes_thresholds_and_evaluates_what_it_wrote(labels, tmp_pa
     [
         (["--to", "csv", "--variant", "int8"], "--variant has no effect with --to"),
         (["--labels", "x.pt"], "--labels needs --to"),
-        (["--set", "url_prefix=x"], "--url-prefix needs --to"),
-        (["--to", "csv", "--set", "url_prefix=x"], "--url-prefix has no effect with --to csv. Use --to label-studio."),
-        (["--to", "csv", "--threshold", "1", "--threshold", "x"], "cannot be combined"),
+        (["--set", "url_prefix=x"], "--set needs --to"),
+        (["--to", "csv", "--set", "url_prefix=x"], "url_prefix has no effect with --to csv. Use --to label-studio."),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options, message, capfd):

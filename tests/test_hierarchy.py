@@ -123,7 +123,7 @@ def test_the_tree_travels_in_a_labels_file_and_a_damaged_one_is_refused(tmp_path
         circle,
         {"parents": {}},
         {"parents": {"a": 1}, "groups": []},
-        {"parents": {}, "groups": [["a"], ["a"]]},
+        {"parents": {}, "groups": ["a"]},
         3,
     ):
         write_labels(Labels(["a"], ["dog"], [[0.1]], meta={"hierarchy": wrong}), tmp_path / "w.pt", overwrite=True)

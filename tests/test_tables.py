@@ -341,7 +341,7 @@ def test_evaluate_gives_the_same_numbers_for_every_form_of_a_truth(scores, capsy
 
 def test_evaluate_names_the_options_of_the_command_line(scores, capsys):
     status, _, err = evaluated(capsys, "path,cat\na.jpg,1\nb.jpg,-1\nc.jpg,0\nd.jpg,0\n")
-    assert status == 1 and "--minus-one absent or --minus-one unknown" in err and err.count("\n") == 1
+    assert status == 1 and "--set minus_one=absent or --set minus_one=unknown" in err and err.count("\n") == 1
 
 
 def test_evaluate_fails_where_most_of_the_truth_is_not_in_the_scores_unless_partial(scores, capsys):

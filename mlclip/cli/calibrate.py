@@ -50,8 +50,8 @@ def calibrate(images, model, truth, output, overwrite, tables, quiet, **running)
     labels, the result stays closer to the model after training. An earlier calibration is undone first.
     """
     from ..files import check_output
-    from ..labels.evaluation import read_known
     from ..labels.matching import match_tables, refuse_small_match
+    from ..labels.metrics import read_known
     from ..student.calibrate import calibrate as fit
     from ..student.calibrate import check_truth, undo_calibration
     from ..student.checkpoint import load_checkpoint, save_checkpoint

@@ -57,7 +57,7 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
     folder or a missing file suffix, where only one pair fits. What matched and what did not is listed on stderr. Unknown labels
     (difficult objects, empty cells) are ignored. Classes without a positive photo do not count in the mAP.
     """
-    from ..labels.evaluation import evaluate as compare
+    from ..labels.metrics import evaluate as compare
 
     if (labels is None) == (model is None):
         raise click.UsageError("Pass either --labels FILE, or --model FILE and IMAGES.")

@@ -71,8 +71,8 @@ def report(labels, truth, root, threshold, predictions, output, where, overwrite
     from dataclasses import asdict, replace
 
     from ..files import check_output
-    from ..labels.evaluation import read_known
     from ..labels.matching import match_tables, refuse_small_match
+    from ..labels.metrics import read_known
     from ..labels.table import read_labels
     from ..report.work_page import write_page
 

@@ -65,8 +65,7 @@ def review(labels, predictions, model, root, corrections, count, form, quiet, **
 
     A model that contradicts labels should not have learned them by heart; the model of --method probe is a good choice.
     """
-    from ..labels.corrections import correct, read_corrections
-    from ..labels.review import questions
+    from ..labels.corrections import correct, questions, read_corrections
     from ..labels.table import read_labels
 
     if predictions and model:

@@ -6,11 +6,9 @@ builds its options from these fields.
 
 from __future__ import annotations
 
-from .errors import InputError, OptionError
-from .export import ExportConfig, ReportConfig
-from .fields import config_of, used_settings
+from .fields import InputError, OptionError, config_of, used_settings
 from .labelling import LARGEST_KIND, NAMED_KINDS, PseudolabelConfig, TeacherConfig
-from .tables import TableOptions
+from .tables import ExportConfig, ReportConfig, TableOptions
 from .training import (
     ARCHS,
     AVERAGED,

@@ -1,4 +1,4 @@
-"""A setting is a dataclass field with its help text, its choices and the methods that use it; what a config checks of them."""
+"""The one error that a user can cause, and settings: dataclass fields with a help text, choices, and the methods that use them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import Field, field, fields
 from typing import Any
 
 from ..spelling import nearest
-from .errors import OptionError
+
+
+class InputError(Exception):
+    """An input cannot be used. The message is one line: which file or value, what is wrong, what to do."""
+
+
+class OptionError(InputError):
+    """A setting has a value that can never work, whatever the files contain: wrong usage."""
 
 
 def setting(default: Any, help: str, *, methods: tuple[str, ...] = (), **more: Any) -> Any:
@@ -25,19 +32,18 @@ def require(holds: bool, name: str, value: object, wanted: str) -> None:
         raise OptionError(f"`{name}` is {value}: it must be {wanted}")
 
 
-def require_finite(config: Any) -> None:
-    """OptionError for an infinite number or NaN."""
-    for entry in fields(config):
-        value = getattr(config, entry.name)
-        require(not isinstance(value, float) or math.isfinite(value), entry.name, value, "a finite number")
+def check_values(config: Any) -> None:
+    """OptionError for a value that is not one of the setting's `choices`; and for inf and NaN.
 
-
-def require_choices(config: Any) -> None:
-    """OptionError for a value that is not one of the setting's `choices`. None is allowed where it is the default."""
+    None is allowed where it is the default.
+    """
     for entry in fields(config):
-        value, choices = getattr(config, entry.name), entry.metadata.get("choices")
-        holds = choices is None or value in choices or (value is None and entry.default is None)
-        require(holds, entry.name, value, f"one of {', '.join(choices or ())}")
+        name, value, metadata = entry.name, getattr(config, entry.name), entry.metadata
+        if value is None and entry.default is None:
+            continue
+        if "choices" in metadata:
+            require(value in metadata["choices"], name, value, f"one of {', '.join(metadata['choices'])}")
+        require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
 
 
 def _methods_of(entry: Field, config: Any) -> tuple[str, ...]:

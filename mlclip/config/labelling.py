@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
-from .fields import refuse_unused, require, require_choices, require_finite, setting
+from .fields import check_values, refuse_unused, require, setting
 
 NAMED_KINDS = ("views", "cells")  # of views, for dense labels; any other kind is a number
 LARGEST_KIND = 8  # the largest multiple of CLIP's input size
@@ -42,7 +41,7 @@ class TeacherConfig:
     )
 
     def __post_init__(self):
-        require_choices(self)
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class PseudolabelConfig:
         if self.method is None:
             dense = any(s.metadata["methods"] == _DENSE and getattr(self, s.name) != s.default for s in fields(self))
             object.__setattr__(self, "method", "dense" if dense else "centred")
-        require_choices(self)
+        check_values(self)
         require(1 <= self.snippets <= 16, "snippets", self.snippets, "from 1 to 16")
         require(0 <= self.zeta <= 1, "zeta", self.zeta, "from 0 (always the maximum) to 1")
         require(self.temperature is None or self.temperature > 0, "temperature", self.temperature, "above 0")
@@ -140,29 +139,22 @@ class PseudolabelConfig:
         require(self.max_entropy > 0, "max_entropy", self.max_entropy, "above 0 nats")
         require(self.rank_scale > 0, "rank_scale", self.rank_scale, "above 0")
         require(self.prior_photos > 0, "prior_photos", self.prior_photos, "above 0")
-        text, in_range = ",".join(map(str, self.grids)), all(1 <= n <= 16 for n in self.grids)
-        wanted = "different numbers from 1 to 16, such as 1,2,3"
-        require(bool(self.grids) and in_range and len(set(self.grids)) == len(self.grids), "grids", text, wanted)
-        object.__setattr__(self, "grids", tuple(sorted(self.grids)))
-        self._require_kinds()
         require(0 <= self.floor < 1, "floor", self.floor, "0 or more, and below 1")
-        require_finite(self)
+        object.__setattr__(self, "grids", tuple(sorted(self.grids)))
+        holds = self.grids and all(1 <= n <= 16 for n in self.grids) and len({*self.grids}) == len(self.grids)
+        require(holds, "grids", ",".join(map(str, self.grids)), "different numbers from 1 to 16, such as 1,2,3")
+        self._require_kinds()
         refuse_unused(self)
 
     def _require_kinds(self) -> None:
         object.__setattr__(self, "kinds", tuple(map(str, self.kinds)))
-        different = {kind if kind in NAMED_KINDS else _number(kind) for kind in self.kinds}
-        holds = bool(self.kinds) and len(different) == len(self.kinds)
-        holds = holds and all(kind in NAMED_KINDS or 0.5 <= kind <= LARGEST_KIND for kind in different)
+        named = [kind for kind in self.kinds if kind in NAMED_KINDS]
+        try:
+            sizes = [float(kind) for kind in self.kinds if kind not in NAMED_KINDS]
+        except ValueError:
+            sizes = [0.0]
+        holds = self.kinds and len({*named, *sizes}) == len(self.kinds)
         wanted = (
             f"different ones of {', '.join(NAMED_KINDS)} and numbers from 0.5 to {LARGEST_KIND}, such as views,cells,2"
         )
-        require(holds, "kinds", ",".join(map(str, self.kinds)), wanted)
-
-
-def _number(text: str) -> float:
-    """The number in a text; NaN if there is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+        require(holds and all(0.5 <= n <= LARGEST_KIND for n in sizes), "kinds", ",".join(self.kinds), wanted)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import OptionError
-from .fields import config_of, refuse_unused, require, require_choices, require_finite, setting, used_settings
+from .fields import OptionError, check_values, config_of, refuse_unused, require, setting, used_settings
 
 ARCHS = (  # of torchvision, for the student
     "resnet18",
@@ -179,7 +178,7 @@ class TrainConfig:
             object.__setattr__(self, "preset", "paper")
         if self.method is None:
             object.__setattr__(self, "method", "probe" if self.arch == CLIP_HEAD else "fixed")
-        require_choices(self)
+        check_values(self)
         if self.arch == CLIP_HEAD:
             self._require_clip_head()
         epochs, batch_size = PAPER_SCHEDULES.get(self.method, (None, None))
@@ -204,7 +203,6 @@ class TrainConfig:
             require(self.warmup >= 1, "warmup", self.warmup, wanted)
         require(0 <= self.update_keep <= 1, "update_keep", self.update_keep, "from 0 to 1")
         require(self.consistency >= 0, "consistency", self.consistency, "0 (off) or more")
-        require_finite(self)
         refuse_unused(self)
 
     def _require_clip_head(self) -> None:

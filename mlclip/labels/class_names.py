@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from ..config import InputError
+from ..files import read_file
 from ..spelling import nearest, one_line
 from .class_files import clean_name, read_class_text
 from .class_tree import ClassTree, add_path, checked_groups
@@ -98,7 +99,7 @@ def parse_classes(spec: str | os.PathLike) -> ClassList:
     text = os.fspath(spec)
     if text in CLASS_PRESETS:
         return ClassList(CLASS_PRESETS[text])
-    if os.path.isfile(text):
+    if os.path.exists(text) and not os.path.isdir(text):
         found = read_class_text(_text_of(text), text)
         notes = [f"{os.path.basename(text)}: {note}" for note in found.notes]
         return _named(found.entries, text, found.groups, notes)
@@ -221,8 +222,7 @@ def _text_of(path: str) -> str:
     try:
         if os.path.getsize(path) > MAX_CLASS_FILE:
             raise InputError(f"{path} is too large to be a list of class names. {remedy}")
-        with open(path, "rb") as file:
-            text = decode_text(file.read())
+        text = decode_text(read_file(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
     except UnicodeDecodeError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..config import InputError
-from ..files import atomic
+from ..files import atomic, read_file
 
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "pipes": "|"}
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters around a name in a header
@@ -48,7 +48,7 @@ def decode_text(data: bytes, errors: str = "strict") -> str:
 def load_text(path: Path) -> str:
     """The text of a file: UTF-8, or UTF-16 where its bytes show it. Bytes that are not UTF-8 become surrogate escapes."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
         utf16 = _utf16_without_mark(data)
         return data.decode(utf16) if utf16 else decode_text(data, errors="surrogateescape")
     except (OSError, ValueError) as error:  # ValueError: not text, or a NUL character in the name of the file

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError, TableOptions
-from ..files import check_output, load_plain, parse_json, save_plain
+from ..files import check_output, existing_file, is_special, load_plain, parse_json, save_plain
 from ..plain import check_fields
 from ..progress import SILENT, Progress
 from .csv_table import check_names, read_csv
@@ -79,10 +79,8 @@ def read_labels(
     kind, _, place = str(path).partition(":")
     if kind in ("label-studio", "coco"):
         return read_label_studio(place) if kind == "label-studio" else read_coco(place, scores=True)
-    path = Path(path)
     suffix = _suffix(path, READ_SUFFIXES)
-    if not path.is_file():
-        raise InputError(f"{path} not found. Make a labels file with `{MADE_BY}`.")
+    path = existing_file(path, f"Make a labels file with `{MADE_BY}`.")
     try:
         if suffix == ".pt":
             labels = _from_content(load_plain(path, kind="labels", made_by=MADE_BY))
@@ -144,14 +142,11 @@ def read_truth(
 
 
 def _read_truth_table(spec: str, options: TableOptions | None, progress: Progress, known: Collection[str]) -> Labels:
-    if Path(spec).suffix.lower() not in READ_SUFFIXES:
+    if Path(spec).suffix.lower() not in READ_SUFFIXES and not is_special(spec):
         raise InputError(
             f"{spec!r:.200} is not a source of true labels. Give {FORMS} or a .csv file; docs/formats.md has others."
         )
-    if not os.path.isfile(spec):
-        raise InputError(
-            f"{spec} not found. A table of true labels has a path column, and 1, 0 or an empty cell for each class."
-        )
+    existing_file(spec, "A table of true labels has a path column, and 1, 0 or an empty cell for each class.")
     return read_labels(spec, options, progress=progress, known_classes=known)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import InputError
-from ..files import parse_json
+from ..files import existing_file, parse_json
 from ..spelling import did_you_mean
 from .class_names import shorten
 from .csv_table import check_names, number_in
@@ -31,11 +31,21 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
 
     Raises InputError for a class that is not in `classes`, a duplicate class, or a threshold that is not a number in [0, 1].
     """
-    if not path.is_file():
-        raise InputError(
-            f"{path} not found. `mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit."
-        )
-    found = _from_json(path) if path.suffix.lower() == ".json" else _from_csv(path)
+    existing_file(path, "`mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit.")
+    if path.suffix.lower() == ".json":
+        cells = [(str(path), name, value) for name, value in _json_pairs(path)]
+    else:
+        sheet = read_sheet(path)
+        keys = [name.lower() for name in sheet.header]
+        if sorted(keys) not in (["class", "threshold"], ["", "class", "threshold"]):  # "": the index of pandas
+            raise InputError(
+                f"{path}, line 1: the line is not `class,threshold`. Write it, then one class and its threshold per line."
+            )
+        names = [cell.strip() for cell in sheet.column(keys.index("class"))]
+        check_names(names, sheet.lines, path, "class")
+        where = [f"{path}, line {line}" for line in sheet.lines]
+        cells = list(zip(where, names, sheet.column(keys.index("threshold")), strict=True))
+    found = {name: _threshold(cell, where, name) for where, name, cell in cells}
     unknown = [name for name in found if name not in classes]
     if unknown:
         hint = did_you_mean(unknown[0], classes)
@@ -45,7 +55,9 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
     return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
 
 
-def _from_json(path: Path) -> dict[str, float]:
+def _json_pairs(path: Path) -> Iterable[tuple[str, Any]]:
+    """(class, value) of each entry of the object in a file. InputError where it is none, or has a class twice."""
+
     def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
         if twice:
@@ -58,20 +70,7 @@ def _from_json(path: Path) -> dict[str, float]:
         raise InputError(f"{path}, line {getattr(error, 'lineno', 1)}: not JSON ({str(error)[:80]}).") from error
     if not isinstance(content, dict):
         raise InputError(f'{path} contains no thresholds. Write an object such as {{"cat": 0.4, "dog": 0.6}}.')
-    return {name: _threshold(value, str(path), name) for name, value in content.items()}
-
-
-def _from_csv(path: Path) -> dict[str, float]:
-    sheet = read_sheet(path)
-    keys = [name.lower() for name in sheet.header]
-    if sorted(keys) not in (["class", "threshold"], ["", "class", "threshold"]):  # "": the index of pandas
-        raise InputError(
-            f"{path}, line 1: the line is not `class,threshold`. Write it, then one class and its threshold per line."
-        )
-    names = [cell.strip() for cell in sheet.column(keys.index("class"))]
-    check_names(names, sheet.lines, path, "class")
-    cells = zip(names, sheet.lines, sheet.column(keys.index("threshold")), strict=True)
-    return {name: _threshold(cell, f"{path}, line {line}", name) for name, line, cell in cells}
+    return content.items()
 
 
 def _threshold(cell: Any, where: str, name: str) -> float:

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from ..files import atomic
-from ..labels.corrections import corrections_of
+from ..labels.corrections import belief, corrections_of, matched_belief, questions, wrong_labels
 from ..labels.matching import match_tables, placed
-from ..labels.review import belief, matched_belief, questions, wrong_labels
 from ..labels.table import Labels
 from ..progress import SILENT, Progress
 from . import html as page

@@ -23,9 +23,8 @@ from ..config import (
 from ..distributed import Distributed, describe_device, restarted, start_distributed
 from ..files import cache_folder, locked
 from ..labels.corrections import Corrections, correct, read_corrections
-from ..labels.evaluation import name_of, read_known
 from ..labels.matching import match_tables
-from ..labels.metrics import truth_for
+from ..labels.metrics import name_of, read_known, truth_for
 from ..labels.table import Labels, read_labels
 from ..machine import default_workers
 from ..progress import SILENT, LineProgress, Progress
