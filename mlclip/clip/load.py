@@ -124,7 +124,12 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
     chosen = ClipFacts(activation or facts.activation, facts.heads, pixels or facts.pixels or OPENAI, facts.sizes)
     model = _built(state, chosen, folder)
     model.name, model.sha256, model.licence = str(folder), sha256, licence_of_folder(folder)
-    if not _has_usual_heads(model):  # then these tensors give other embeddings than the same file without the folder
+    is_resnet = isinstance(model.visual, ModifiedResNet)
+    usual = HEAD_WIDTH if is_resnet else WIDE_HEADS.get(model.visual.class_embedding.numel(), HEAD_WIDTH)
+    if facts.heads != (
+        usual,
+        HEAD_WIDTH,
+    ):  # then these tensors give other embeddings than the same file without the folder
         model.sha256 = hashlib.sha256(f"{sha256} {tuple(facts.heads)}".encode()).hexdigest()
     return model
 
@@ -173,17 +178,6 @@ def _locate(asked: str, offline: bool, progress: Progress) -> tuple[Path, str, s
         return path, name or str(path), hash_file(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
-
-
-def _has_usual_heads(model: CLIP) -> bool:
-    """Whether the attention heads of a model are those that its shapes alone would give."""
-    text, visual = model.transformer.resblocks[0].attn, model.visual
-    if isinstance(visual, ModifiedResNet):
-        image = visual.attnpool.heads * HEAD_WIDTH == visual.attnpool.q_proj.in_features
-    else:
-        attention = visual.transformer.resblocks[0].attn
-        image = attention.head_dim == WIDE_HEADS.get(attention.embed_dim, HEAD_WIDTH)
-    return image and text.head_dim == HEAD_WIDTH
 
 
 def _refuse_foreign_tensors(state: Mapping[str, Tensor], path: Path) -> None:
