@@ -133,7 +133,7 @@ def main(kills: int, only: str, scenes: int, seed: int) -> None:
         shutil.rmtree(start / "cache")
         methods = [method for method in only.split(",") if method != "pseudolabel"]
         for method in methods:
-            steps = [] if method == "probe" else [*STEPS, *(["--warmup", "1"] if method != "fixed" else [])]
+            steps = [] if method == "probe" else [*STEPS, *(["--set", "warmup=1"] if method != "fixed" else [])]
             train = ["train", "--method", method, *STUDENT, *steps]
             case(f"train, {method}", train, [*train, "--resume"], "model.pt", start, -(-kills // len(methods)), chance)
 

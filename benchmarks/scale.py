@@ -142,7 +142,12 @@ def main(out: Path, photos: list[int], classes: list[int], lists: bool) -> None:
             keep_cache=True,
         )
     for grids, views in (("1", 1), ("1,2", 5), ("1,2,3", 14)):
-        run("pseudolabel", "views", [*label, "centred", "--classes", names(20), "--grids", grids], (middle, 20, views))
+        run(
+            "pseudolabel",
+            "views",
+            [*label, "centred", "--classes", names(20), "--set", f"grids={grids}"],
+            (middle, 20, views),
+        )
     dense = [*label, "dense", "--classes", names(20)]
     run("pseudolabel, dense", "method", dense, (middle, 20, 14))
     run("pseudolabel, dense, again", "method", dense, (middle, 20, 14), keep_cache=True)

@@ -37,7 +37,7 @@ TEXTS = {  # files of text, and the command that reads each; commands print one 
     "semicolons.csv": ("path;cat;dog\n00.jpg;0,5;1\n01.jpg;0,25;\n", "evaluate --labels FILE --truth truth.csv"),
     "names.csv": ("path,labels\n00.jpg,cat;dog\n01.jpg,\n", "evaluate --labels labels.pt --truth FILE"),
     "corrections.csv": ("path,class,value\n00.jpg,cat,1\n", "review --labels labels.pt --corrections FILE"),
-    "thresholds.csv": ("class,threshold\ncat,0.1\ndog,0.2\nbird,0.3\n", "predict photos --model model.pt --threshold-file FILE"),
+    "thresholds.csv": ("class,threshold\ncat,0.1\ndog,0.2\nbird,0.3\n", "predict photos --model model.pt --threshold FILE"),
     "tree.txt": ("animal > dog = a small dog\nday\nnight\nexclusive: day, night\n", "pseudolabel photos --clip tiny --classes FILE"),
     "classes.json": ('{"cat": "a cat", "d=g": "a dog"}', "pseudolabel photos --clip tiny --classes FILE"),
     "list.txt": ("photos/00.jpg\nphotos/01.jpg\n", "predict @FILE --model model.pt"),

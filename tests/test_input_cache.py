@@ -123,8 +123,8 @@ def test_a_training_works_with_the_defaults_again_beside_another_and_after_a_kil
     options = [
         "--method",
         "consistent",
-        "--warmup",
-        "1",
+        "--set",
+        "warmup=1",
         "--arch",
         "mobilenet_v3_small",
         "--init",

@@ -15,8 +15,7 @@ import click
 import pytest
 
 from mlclip.cli import _status, cli, interrupted
-from mlclip.cli.console import Console, table
-from mlclip.cli.messages import in_options, printable
+from mlclip.cli.console import Console, in_options, printable, table
 from mlclip.config import OptionError, PseudolabelConfig, TrainConfig
 
 COMMAND_OF = {PseudolabelConfig: "pseudolabel", TrainConfig: "train"}

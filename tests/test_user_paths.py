@@ -1,12 +1,16 @@
 """The ordinary path: the commands as processes, as people type them, with the default workers, threads, cache and precision.
 
-The folder of photos has a damaged, an animated, a turned and a CMYK one. The current folder is not the repository.
+The folder of photos has a damaged, an animated, a turned and a CMYK one. The current folder is not the repository. Only what makes the
+student small is set, as in the README's example.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,11 +21,16 @@ import pytest
 import torch
 from PIL import Image
 
+from mlclip.config import PseudolabelConfig, TrainConfig
 from mlclip.demo import write_scenes
 from mlclip.images import PhotoViews, find_images, photo_batches
 from mlclip.images.batches import in_threads, read_batches
 
+STUDENT = ["--arch", "clip-resnet", "--init", "clip", "--size", "64"]
+READABLE = ["00000.jpg", "00001.jpg", "00002.jpg", "00003.jpg", "animated.gif", "cmyk.jpg", "turned.jpg"]
 MLCLIP = [sys.executable, "-m", "mlclip"]
+STRICT = [sys.executable, "-W", "error", "-m", "mlclip"]  # a warning is an error
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mlclip"]
 
 
 def environment(**changes: str | None) -> dict[str, str]:
@@ -48,6 +57,10 @@ def run(
     return done
 
 
+def lists_the_damaged_photo(done: subprocess.CompletedProcess) -> bool:
+    return b"1 skipped:\n  damaged.jpg: " in done.stderr
+
+
 def draw_photos(folder: Path) -> None:
     """folder/imgs with seven readable photos and a damaged one, and their true labels in folder/truth.csv."""
     write_scenes(folder, train=4, test=0)
@@ -63,6 +76,184 @@ def draw_photos(folder: Path) -> None:
     (imgs / "damaged.jpg").write_bytes(whole[: len(whole) // 2])
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """A folder with imgs/, truth.csv and labels.pt, and the cache of the command that labelled them."""
+    folder = tmp_path_factory.mktemp("labelled")
+    draw_photos(folder)
+    done = run("pseudolabel", "imgs", "--clip", "tiny", folder=folder, status=3, MLCLIP_CACHE=str(folder / "cache"))
+    assert lists_the_damaged_photo(done)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(labelled, tmp_path_factory) -> Path:
+    """A copy of `labelled` with model.pt and model.onnx, which `mlclip train` and `mlclip export` made."""
+    folder = tmp_path_factory.mktemp("trained") / "here"
+    shutil.copytree(labelled, folder)
+    cache = {"MLCLIP_CACHE": str(folder / "cache")}
+    run("train", *STUDENT, folder=folder, **cache)
+    run("export", folder=folder, **cache)
+    return folder
+
+
+@pytest.fixture
+def here(labelled, tmp_path, monkeypatch) -> Path:
+    """A copy of `labelled` for one test."""
+    shutil.copytree(labelled, tmp_path / "here")
+    monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "here" / "cache"))
+    return tmp_path / "here"
+
+
+def content(file: Path) -> dict[str, torch.Tensor]:
+    """The numbers of a labels.pt or model.pt."""
+    content = torch.load(file, weights_only=True)
+    return content["weights"] if "weights" in content else {"scores": content["scores"]}
+
+
+def same(first: Path, second: Path) -> bool:
+    one, two = content(first), content(second)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("method", PseudolabelConfig.METHODS)
+def test_every_method_labels_the_photos_and_lists_the_damaged_one(method, here):
+    done = run(
+        *("pseudolabel", "imgs", "--clip", "tiny", "--method", method, "-o", "new.pt"),
+        folder=here,
+        status=3,
+        program=STRICT if method == "dense" else MLCLIP,
+    )
+    assert lists_the_damaged_photo(done)
+    assert torch.load(here / "new.pt", weights_only=True)["paths"] == READABLE
+    with open(here / "new.skipped.csv", newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["damaged.jpg"]
+    if method == "dense":  # the default for this CLIP
+        assert same(here / "new.pt", here / "labels.pt")
+
+
+def interrupt_after_first_epoch(*args: str, folder: Path) -> str:
+    """Run a command, send it Ctrl-C after its first epoch, and return what it said."""
+    process = subprocess.Popen(
+        [*MLCLIP, *args],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith("epoch 1:"):
+            process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, "".join(lines)
+    return "".join(lines)
+
+
+@pytest.mark.parametrize("method", TrainConfig.METHODS)
+def test_a_training_with_every_method_and_the_same_one_interrupted_and_resumed(method, here):
+    done = run("train", "--method", method, *STUDENT, folder=here, program=STRICT if method == "ccd" else MLCLIP)
+    assert b"next: mlclip predict PHOTO" in done.stderr
+    again = ["train", "--method", method, *STUDENT, "-o", "again.pt"]
+    if method != "probe":  # it has no epochs
+        said = interrupt_after_first_epoch(*again, folder=here)
+        assert "Traceback" not in said
+        assert "finished epochs are kept: add --resume to continue" in said
+    done = run(*again, "--resume", folder=here)
+    assert method == "probe" or b"continuing after epoch" in done.stderr
+    assert same(here / "model.pt", here / "again.pt")
+
+
+def test_a_second_training_of_the_same_photos_and_one_beside_it(here):
+    run("train", *STUDENT, folder=here)
+    shutil.copy(here / "model.pt", here / "first.pt")
+    beside = subprocess.Popen([*MLCLIP, "train", *STUDENT, "-o", "beside.pt"], cwd=here, env=environment())
+    run("train", *STUDENT, "--overwrite", folder=here)
+    assert beside.wait(60) == 0
+    assert same(here / "model.pt", here / "first.pt")
+    assert same(here / "beside.pt", here / "first.pt")
+
+
+def test_a_model_predicts_draws_is_calibrated_and_measured_and_a_page_is_made(trained, tmp_path):
+    folder = tmp_path / "here"
+    shutil.copytree(trained, folder)
+    done = run("predict", "imgs", "--heatmaps", "maps", "--format", "json", folder=folder, status=3)
+    assert [row["path"] for row in json.loads(done.stdout)] == READABLE
+    assert lists_the_damaged_photo(done)
+    assert len(list((folder / "maps").iterdir())) == len(READABLE)
+    measured = run("evaluate", "--model", "model.pt", "--truth", "truth.csv", folder=folder)
+    assert b"\nmAP " in measured.stdout
+    run("calibrate", "imgs", "--truth", "truth.csv", folder=folder, status=3)
+    run("report", "--labels", "labels.pt", folder=folder)
+    assert "animated.gif" in (folder / "report.html").read_text()
+    run("review", "--model", "model.pt", folder=folder)
+    run(
+        "predict",
+        "imgs/animated.gif",
+        "imgs/turned.jpg",
+        folder=folder,
+        program=STRICT,
+    )
+
+
+def test_torchrun_labels_and_trains_without_restarts_though_a_photo_is_damaged(tmp_path):
+    draw_photos(tmp_path)
+    done = run("pseudolabel", "imgs", "--clip", "tiny", folder=tmp_path, program=TORCHRUN)
+    assert b"  damaged.jpg: " in done.stderr
+    assert torch.load(tmp_path / "labels.pt", weights_only=True)["paths"] == READABLE
+    run("train", *STUDENT, folder=tmp_path, program=TORCHRUN)
+    run("predict", "imgs/cmyk.jpg", folder=tmp_path)
+
+
+# The commands below predict with model.onnx: it starts without torch, and its output takes the same way.
+
+
+@pytest.fixture
+def many_photos(trained, tmp_path) -> Path:
+    """A folder with a model.onnx and enough photos that their scores fill several buffers, one with a name that is not ASCII."""
+    shutil.copy(trained / "model.onnx", tmp_path)
+    (tmp_path / "imgs").mkdir()
+    for number in range(40):
+        shutil.copy(trained / "imgs" / "00000.jpg", tmp_path / "imgs" / f"{number:02d}.jpg")
+    shutil.copy(trained / "imgs" / "00000.jpg", tmp_path / "imgs" / "über 猫.jpg")
+    return tmp_path
+
+
+PREDICT = ["predict", "imgs", "--model", "model.onnx", "--format"]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv"])
+def test_a_full_disk_is_an_error_of_one_line_and_a_pipe_gets_all(form, unbuffered, many_photos):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = run(*PREDICT, form, folder=many_photos, status=1, stdout=full, PYTHONUNBUFFERED=unbuffered)
+    assert b"No space left on device" in done.stderr
+    done = run(*PREDICT, form, folder=many_photos, PYTHONUNBUFFERED=unbuffered)
+    assert len(done.stdout.decode().split(".jpg")) == 42
+    assert form != "json" or len(json.loads(done.stdout)) == 41
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", None])
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_a_terminal_that_cannot_show_a_name_gets_the_rest(form, encoding, many_photos):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if encoding is None else {}
+    done = run(*PREDICT, form, folder=many_photos, PYTHONIOENCODING=encoding, **locale)
+    assert done.stdout.count(b".jpg") == 41
+
+
+def test_a_closed_stdout_is_an_error_of_one_line_and_a_closed_stderr_none(many_photos):
+    without = {stream: ["sh", "-c", f'"$@" {stream}>&-', "sh", *MLCLIP] for stream in (1, 2)}
+    done = run(*PREDICT, "csv", folder=many_photos, status=1, program=without[1])
+    assert b"mlclip: the output cannot be written: stdout is closed" in done.stderr
+    done = run(*PREDICT, "csv", folder=many_photos, program=without[2])
+    assert done.stdout.count(b".jpg") == 41
+    for program in without.values():  # the status tells what nobody could read
+        run("predict", "imgs", "--model", "none.pt", folder=many_photos, status=1, program=program)
+
+
 @pytest.mark.parametrize("command", [["models"], ["cache"], ["--help"]])
 def test_a_list_in_a_narrow_encoding(command, tmp_path):
     done = run(*command, folder=tmp_path, PYTHONIOENCODING="cp1252")
@@ -74,6 +265,18 @@ def changed_namespace(*unshare: str) -> list[str]:
     if not shutil.which("unshare") or subprocess.run(["unshare", *unshare, "true"], capture_output=True).returncode:
         pytest.skip(f"this process may not run `unshare {' '.join(unshare)}`")
     return ["unshare", *unshare]
+
+
+@pytest.mark.parametrize(
+    "command", [["pseudolabel", "imgs", "--clip", "tiny"], ["train", "--method", "probe", *STUDENT]]
+)
+def test_a_cache_that_cannot_be_written_is_used_where_it_has_all_embeddings(command, here):
+    """Root may write everywhere. So the cache is mounted again, read-only, for this command alone."""
+    mount = 'mount --bind "$MLCLIP_CACHE" "$MLCLIP_CACHE" && mount -o remount,ro,bind "$MLCLIP_CACHE"'
+    refused = '! touch "$MLCLIP_CACHE/new" 2>/dev/null'
+    program = [*changed_namespace("--mount"), "sh", "-c", f'{mount} && {refused} && "$@"', "sh", *MLCLIP]
+    run(*command, "-o", "new.pt", folder=here, status=3 if command[0] == "pseudolabel" else 0, program=program)
+    assert command[0] == "train" or same(here / "new.pt", here / "labels.pt")
 
 
 @pytest.mark.parametrize("command", [["cache"], ["pseudolabel", "imgs", "--clip", "tiny"]])

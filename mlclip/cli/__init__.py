@@ -15,10 +15,10 @@ from ..spelling import did_you_mean
 from . import options
 from .cache import cache
 from .calibrate import calibrate
+from .console import in_options, printable
 from .demo import demo
 from .evaluate import evaluate
 from .export import export
-from .messages import in_options, printable
 from .models import models
 from .predict import predict
 from .pseudolabel import pseudolabel

@@ -14,9 +14,7 @@ from .console import Console, table
 
 @click.command()
 @click.option(
-    "--clear",
-    is_flag=True,
-    help="Delete all embeddings, cells and features in the cache, after a confirmation.",
+    "--clear", is_flag=True, help="Delete all embeddings, cells and features in the cache, after a confirmation."
 )
 @click.option("--weights", "clear_weights", is_flag=True, help="With --clear: delete the downloaded weights, too.")
 @click.option("--yes", is_flag=True, help="With --clear: do not ask for confirmation.")
@@ -40,16 +38,27 @@ def cache(clear, clear_weights, yes):
     if not clear:
         if weights or stores:
             click.echo(table(["what", "size", "photos", "last use", "path"], _rows(weights, stores), right=[1, 2]))
-        progress.log(f"{cache_folder()}: {_size(_total([*weights, *stores]))} in total")
+        progress.log(f"{cache_folder()}: {_size(sum(item.size for item in [*weights, *stores]))} in total")
         return 0
-    left = _delete_inputs()
+    left = 0  # bytes of decoded photos that a killed training has left
+    for file in (cache_folder() / "inputs").glob("mlclip-inputs-*.u8"):
+        with suppress(OSError):
+            size = file.stat().st_size
+            file.unlink()
+            left += size
     chosen = [*stores, *(weights if clear_weights else [])]
     what = f"{len(stores)} stores of embeddings, cells or features"
     what += f" and {len(weights)} weight files" if clear_weights else ""
     if not chosen:
         progress.log(f"{cache_folder()}: nothing to delete")
-    elif yes or click.confirm(f"Delete {what} ({_size(_total(chosen))})?", err=True):
-        freed = left + clear_stores(stores) + (_delete(weights) if clear_weights else 0)
+    elif yes or click.confirm(f"Delete {what} ({_size(sum(item.size for item in chosen))})?", err=True):
+        freed = left + clear_stores(stores)
+        for file in weights if clear_weights else ():
+            try:
+                file.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot delete {file.path}: {error.strerror}. Delete it yourself.") from error
+            freed += file.size
         progress.log(f"{cache_folder()}: {what} deleted, {_size(freed)} freed")
     return 0
 
@@ -68,33 +77,6 @@ def _rows(weights: Sequence, stores: Sequence) -> list[list[str]]:
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(used[store.path]))
         lines.append([what, _size(store.size), str(store.photos), day, str(store.path)])
     return lines
-
-
-def _delete_inputs() -> int:
-    """Delete decoded photos that a killed training has left, and return the bytes that were freed."""
-    from ..files import cache_folder
-
-    folder, freed = cache_folder() / "inputs", 0
-    for file in [*folder.glob("mlclip-inputs-*.u8"), *folder.glob("*/pixels.u8")]:
-        with suppress(OSError):
-            size = file.stat().st_size
-            file.unlink()
-            freed += size
-    return freed
-
-
-def _delete(weights: Sequence) -> int:
-    """Delete weight files and return the bytes that were freed."""
-    for file in weights:
-        try:
-            file.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot delete {file.path}: {error.strerror}. Delete it yourself.") from error
-    return _total(weights)
-
-
-def _total(items: Sequence) -> int:
-    return sum(item.size for item in items)
 
 
 def _size(size: int) -> str:

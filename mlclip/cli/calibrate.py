@@ -10,8 +10,6 @@ from ..config import MODEL_FILE, TableOptions
 from . import options
 from .console import Console
 
-OUTPUT = "calibrated.pt"
-
 
 @click.command(cls=options.Command)
 @options.images
@@ -32,7 +30,7 @@ OUTPUT = "calibrated.pt"
     "-o",
     "--output",
     type=click.Path(),
-    default=OUTPUT,
+    default="calibrated.pt",
     show_default=True,
     help="Where the calibrated model is written.",
 )

@@ -68,7 +68,13 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, quiet: bool) -
 
     started = time.monotonic()
     progress = Console(quiet=quiet)
-    if _has_files(folder):
+    refuse_nul(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        has_files = any(folder.iterdir())
+    except OSError as error:  # a file has this name
+        raise InputError(f"{folder} cannot be used as a folder: {error.strerror}. Choose another --dir.") from error
+    if has_files:
         if not overwrite:
             raise InputError(
                 f"{folder} is not empty. Add --overwrite to replace the demo there, or choose another --dir."
@@ -99,16 +105,6 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, quiet: bool) -
     progress.log(f"{time.monotonic() - started:.0f} s; all files are in {folder}/")
 
 
-def _has_files(folder: Path) -> bool:
-    """Whether the folder exists and is not empty. InputError if it cannot be a folder."""
-    refuse_nul(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return any(folder.iterdir())
-    except OSError as error:  # a file has this name
-        raise InputError(f"{folder} cannot be used as a folder: {error.strerror}. Choose another --dir.") from error
-
-
 def draw(folder: Path, seed: int, progress: Console) -> None:
     """Write `train/`, `test/`, `classes.txt`, the true labels and boxes of both, and the tiny CLIP as `clip.pt`."""
     from ..clip.registry import TINY_FILE
@@ -123,15 +119,8 @@ def draw(folder: Path, seed: int, progress: Console) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove an earlier demo. InputError if the folder holds anything else."""
-    known = {
-        *FILES,
-        *(
-            Path(name).stem + end
-            for name in FILES
-            for end in (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")
-        ),
-        *(f".{name}.lock" for name in FILES),
-    }
+    ends = (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")
+    known = {*FILES, *(f".{name}.lock" for name in FILES), *(Path(name).stem + end for name in FILES for end in ends)}
     others = sorted(p.name for p in folder.iterdir() if p.name not in known)
     if others:
         raise InputError(f"{folder} holds {others[0]}, which is not a file of the demo. Choose another --dir.")

@@ -8,8 +8,7 @@ import click
 
 from ..config import TableOptions
 from . import options
-from .console import Console, table
-from .messages import printable
+from .console import Console, printable, table
 
 
 @click.command(cls=options.Command)
@@ -32,10 +31,7 @@ from .messages import printable
     "that looks like a data set, or a table such as FILE.csv, with a column `path` and one column per class (1, 0, or empty for "
     "unknown) or one column `labels` with their names. docs/formats.md has recipes for other formats.",
 )
-@click.option(
-    "--only",
-    help="Evaluate only these classes: a FILE, a preset, or names separated by commas.",
-)
+@click.option("--only", help="Evaluate only these classes: a FILE, a preset, or names separated by commas.")
 @click.option(
     "--format",
     "form",
@@ -57,6 +53,8 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
     folder or a missing file suffix, where only one pair fits. What matched and what did not is listed on stderr. Unknown labels
     (difficult objects, empty cells) are ignored. Classes without a positive photo do not count in the mAP.
     """
+    from ..labels.class_tree import ClassTree
+    from ..labels.diagnosis import compare_consistency
     from ..labels.metrics import evaluate as compare
 
     if (labels is None) == (model is None):
@@ -79,7 +77,8 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
             click.echo(printable(f"no positive photo, not in the mAP: {', '.join(found.without_positives)}"), err=True)
         click.echo(f"expected calibration error (ECE): {100 * found.calibration_error:.1f} %", err=True)
     if own is not None:
-        _show_consistency(own, found.truth, scores, progress)
+        for line in compare_consistency(own, found.truth, ClassTree.of(scores.meta)).summary():
+            progress.log(line)  # what the hierarchy and the groups of the classes change
     return options.report_skipped(scores.meta.get("skipped", []), None) if model else 0
 
 
@@ -99,15 +98,6 @@ def _predicted(images, model, progress, running):
         return predict(images, checkpoint or model, progress=progress, **running), None
     own = predict(images, replace(checkpoint, consistent=False), progress=progress, **running)
     return consistent_labels(own, tree), own
-
-
-def _show_consistency(own, truth, scores, progress: Console) -> None:
-    """Say what the hierarchy and the groups of the classes change."""
-    from ..labels.class_tree import ClassTree
-    from ..labels.diagnosis import compare_consistency
-
-    for line in compare_consistency(own, truth, ClassTree.of(scores.meta)).summary():
-        progress.log(line)
 
 
 def _as_json(found) -> dict:

@@ -6,8 +6,7 @@ import click
 
 from ..config import TeacherConfig
 from . import options
-from .console import Console, table
-from .messages import printable
+from .console import Console, printable, table
 
 
 @click.command()
@@ -66,8 +65,22 @@ def _families() -> str:
 
 
 def _check(clip: str, device: str, facts: dict) -> int:
-    progress = Console()
-    teacher, found = _checked(clip, device, progress, **facts)
+    """Load a teacher without the network and let it name one drawn picture of each kind."""
+    import numpy as np
+    import torch
+
+    from ..clip import load_clip
+    from ..demo import KINDS, draw_single
+    from ..distributed import choose_device
+    from ..images import view_pixels
+    from ..teacher.scoring import Teacher, check_teacher
+
+    progress, loading = Console(), {name: facts.get(f"clip_{name}") for name in ("activation", "pixels")}
+    model = load_clip(clip, **loading, offline=True, progress=progress)
+    teacher = Teacher(model, choose_device(device), facts.get("precision", "auto"))
+    rng = np.random.default_rng(0)
+    drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
+    found = check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)
     scale = f"{teacher.logit_scale:.4g}"
     if teacher.logit_bias is not None:
         scale += f", and a bias of {teacher.logit_bias:.4g} (sigmoid loss), which changes no label"
@@ -90,21 +103,3 @@ def _check(clip: str, device: str, facts: dict) -> int:
             "warning: the scores are almost equal for all names. Check the weights, and --set clip_activation and clip_pixels"
         )
     return 0
-
-
-def _checked(clip, device, progress, *, clip_activation=None, clip_pixels=None, precision="auto"):
-    """Load a teacher without the network and let it name one drawn picture of each kind."""
-    import numpy as np
-    import torch
-
-    from ..clip import load_clip
-    from ..demo import KINDS, draw_single
-    from ..distributed import choose_device
-    from ..images import view_pixels
-    from ..teacher.scoring import Teacher, check_teacher
-
-    model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress)
-    teacher = Teacher(model, choose_device(device), precision)
-    rng = np.random.default_rng(0)
-    drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
-    return teacher, check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)

@@ -15,15 +15,12 @@ import click
 from ..config import TableOptions
 from ..machine import default_workers
 from ..spelling import did_you_mean
-from .console import VERBOSE
-from .messages import printable
+from .console import VERBOSE, printable
 
 SKIPPED = 3  # exit status: done, but some inputs were skipped and are listed
 CLASSES_SHOWN = 40  # with more classes, no table per class is printed; `mlclip report` shows them
 SKIPPED_SHOWN = 10  # skipped photos named on stderr; the file beside the output names all
-SET_IN_FILE = (
-    "mlclip.set_in_file"  # key in the `meta` of click's context: {rare setting: value} of the file of --config
-)
+SET_IN_FILE = "mlclip.set_in_file"  # key in the `meta` of click's context: {rare setting: value} of --config's file
 
 
 class Command(click.Command):
@@ -106,13 +103,11 @@ class RareSettings(click.Option):
 
     def describe(self, field: Field) -> str:
         """One setting as text: name and default, then the methods that use it, its help and its choices."""
-        told = field.metadata
-        default = told.get("if_none") or (
-            ",".join(map(str, field.default)) if type(field.default) is tuple else field.default
-        )
-        methods = f"[{', '.join(told['methods'])}] " if told["methods"] else ""
-        choices = f" One of {', '.join(told['choices'])}." if "choices" in told else ""
-        text = f"{methods}{told['help']}{choices}"
+        facts, default = field.metadata, field.default
+        default = facts.get("if_none") or (",".join(map(str, default)) if type(default) is tuple else default)
+        methods = f"[{', '.join(facts['methods'])}] " if facts["methods"] else ""
+        choices = f" One of {', '.join(facts['choices'])}." if "choices" in facts else ""
+        text = f"{methods}{facts['help']}{choices}"
         return f"{field.name} = {default}\n{click.formatting.wrap_text(text, 100, '    ', '    ')}"
 
     def fail_on(self, ctx: click.Context, message: str) -> NoReturn:
@@ -153,14 +148,14 @@ def _click_type(field: Field, hint: Any) -> click.ParamType:
 
 def _option(field: Field, hint: Any) -> Callable:
     """The option of one field: name, type and default come from the field, the help from its metadata."""
-    told, name = field.metadata, "--" + field.name.replace("_", "-")
-    more = {"help": told["help"], "show_default": told.get("if_none", True)}
+    facts, name = field.metadata, "--" + field.name.replace("_", "-")
+    more = {"help": facts["help"], "show_default": facts.get("if_none", True)}
     if hint is bool:
         name = f"{name}/--no-{name.removeprefix('--')}"
     else:
         more["type"] = _click_type(field, hint)
-    if told["methods"]:
-        more.update(cls=MethodOption, methods=told["methods"])
+    if facts["methods"]:
+        more.update(cls=MethodOption, methods=facts["methods"])
     return click.option(name, field.name, default=field.default, **more)
 
 
@@ -184,10 +179,6 @@ class Photos(click.Argument):
         return super().process_value(ctx, value)
 
 
-def _set_verbose(ctx: click.Context, _: click.Parameter, verbose: bool) -> None:
-    ctx.meta[VERBOSE] = verbose  # the console reads it
-
-
 images = click.argument("images", nargs=-1, required=True, metavar="IMAGES...", cls=Photos, type=click.Path())
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 offline = click.option("--offline", is_flag=True, help="Never use the network.")
@@ -197,15 +188,10 @@ verbose = click.option(
     "--verbose",
     is_flag=True,
     expose_value=False,
-    callback=_set_verbose,
+    callback=lambda ctx, _, verbose: ctx.meta.update({VERBOSE: verbose}),  # the console reads it
     help="Also print which files, stores and devices are used, and the time of each step.",
 )
-device = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="auto, cpu, cuda, cuda:N or mps.",
-)
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 num_workers = click.option(
     "--workers",
     "num_workers",

@@ -11,8 +11,7 @@ import click
 
 from ..config import MODEL_FILE, InputError
 from . import options, settings_file
-from .console import Console, table
-from .messages import printable
+from .console import Console, printable, table
 
 MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 
@@ -60,18 +59,36 @@ def predict(images, model, form, threshold, topk, heatmaps, overwrite, quiet, **
 
     An .onnx model runs in onnxruntime, on the CPU or with --device cuda. torch is not needed.
     """
+    from ..files import check_output
     from ..student.onnx_model import is_onnx
 
-    _check_choice(form, threshold, topk, heatmaps)
+    if threshold is not None and topk:
+        raise click.UsageError("--topk cannot be combined with --threshold. Remove one of them.")
+    if threshold is not None and form == "csv" and not heatmaps:
+        raise click.UsageError(
+            "--threshold has no effect with --format csv, which holds every score. Remove it, or use --format json."
+        )
     if heatmaps and is_onnx(model):
         raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
+    if heatmaps and os.path.isdir(heatmaps) and os.listdir(heatmaps) and not overwrite:
+        raise InputError(
+            f"--heatmaps {heatmaps} is not empty. Add --overwrite to write there, or choose another folder."
+        )
+    if heatmaps and os.path.exists(heatmaps) and not os.path.isdir(heatmaps):
+        raise InputError(f"--heatmaps {heatmaps} is a file. Choose a folder.")
     if heatmaps:
-        _check_folder(heatmaps, overwrite)
+        check_output(os.path.join(heatmaps, "picture"), overwrite=True)
     progress = Console(quiet=quiet)
     loaded, classes, thresholds, run = (_onnx_student if is_onnx(model) else _torch_student)(model, running["device"])
     thresholds = options.thresholds_of(threshold, classes, thresholds)
     labels = run(images, progress, **running)
-    _WRITERS[form](labels, thresholds, topk)
+    if form == "json":
+        click.echo(json.dumps(list(_objects(labels, thresholds, topk)), indent=1))
+    elif form == "jsonl":
+        for item in _objects(labels, thresholds, topk):
+            click.echo(json.dumps(item))
+    else:
+        (_write_csv if form == "csv" else _write_table)(labels, thresholds, topk)
     if heatmaps:
         place = (running["device"], running["num_workers"])
         _draw_heatmaps(labels, thresholds, topk, loaded, heatmaps, *place, progress)
@@ -105,26 +122,6 @@ def _onnx_student(file, device):
         )
 
     return model, model.classes, model.thresholds, run
-
-
-def _check_choice(form, threshold, topk, heatmaps) -> None:
-    """Refuse options that would be ignored."""
-    if threshold is not None and topk:
-        raise click.UsageError("--topk cannot be combined with --threshold. Remove one of them.")
-    if threshold is not None and form == "csv" and not heatmaps:
-        raise click.UsageError(
-            "--threshold has no effect with --format csv, which holds every score. Remove it, or use --format json."
-        )
-
-
-def _check_folder(folder: str, overwrite: bool) -> None:
-    from ..files import check_output
-
-    if os.path.isdir(folder) and os.listdir(folder) and not overwrite:
-        raise InputError(f"--heatmaps {folder} is not empty. Add --overwrite to write there, or choose another folder.")
-    if os.path.exists(folder) and not os.path.isdir(folder):
-        raise InputError(f"--heatmaps {folder} is a file. Choose a folder.")
-    check_output(os.path.join(folder, "picture"), overwrite=True)
 
 
 def _draw_heatmaps(labels, thresholds, topk, checkpoint, folder, device, num_workers, progress) -> None:
@@ -181,15 +178,6 @@ def _objects(labels, thresholds, topk):
         yield {"path": path, "labels": [name for name, _ in chosen], "scores": dict(chosen) if topk else all_scores}
 
 
-def _write_json(labels, thresholds, topk) -> None:
-    click.echo(json.dumps(list(_objects(labels, thresholds, topk)), indent=1))
-
-
-def _write_jsonl(labels, thresholds, topk) -> None:
-    for item in _objects(labels, thresholds, topk):
-        click.echo(json.dumps(item))
-
-
 def _write_csv(labels, thresholds, topk) -> None:
     shown = printable if sys.stdout.isatty() else str  # a file keeps the exact paths
     writer = csv.writer(sys.stdout)
@@ -198,6 +186,3 @@ def _write_csv(labels, thresholds, topk) -> None:
         limit = sorted(scores, reverse=True)[topk - 1] if topk and topk < len(scores) else 0.0
         writer.writerow([shown(path), *(f"{score:.6g}" if score >= limit else "" for score in scores)])
     sys.stdout.flush()
-
-
-_WRITERS = {"table": _write_table, "json": _write_json, "jsonl": _write_jsonl, "csv": _write_csv}

@@ -19,11 +19,7 @@ from .console import Console
     type=click.Path(),
     help="The table to show: .pt, .csv, .json or .jsonl.",
 )
-@click.option(
-    "--truth",
-    type=click.Path(),
-    help="True labels to compare with, as for `mlclip evaluate`.",
-)
+@click.option("--truth", type=click.Path(), help="True labels to compare with, as for `mlclip evaluate`.")
 @click.option(
     "--root",
     type=click.Path(),
@@ -38,12 +34,7 @@ from .console import Console
     help="A model's scores of the same photos, as a table: the page shows where it contradicts the labels.",
 )
 @click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    default="report.html",
-    show_default=True,
-    help="Where the page is written.",
+    "-o", "--output", type=click.Path(), default="report.html", show_default=True, help="Where the page is written."
 )
 @click.option(
     "--where", is_flag=True, help="Run CLIP again on a few photos, and show where in them it sees their labels."

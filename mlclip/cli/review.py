@@ -9,8 +9,7 @@ import click
 
 from ..config import LABELS_FILE
 from . import options
-from .console import Console, table
-from .messages import printable
+from .console import Console, printable, table
 
 
 @click.command()
@@ -32,10 +31,7 @@ from .messages import printable
     help="Instead of --predictions: a model, .pt or .onnx; it predicts the labelled photos.",
 )
 @click.option(
-    "--root",
-    type=click.Path(),
-    metavar="DIR",
-    help="For --model: the folder of the photos, if they have moved.",
+    "--root", type=click.Path(), metavar="DIR", help="For --model: the folder of the photos, if they have moved."
 )
 @click.option(
     "--corrections",

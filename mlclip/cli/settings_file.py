@@ -17,7 +17,7 @@ import click
 
 from ..config import InputError
 from ..spelling import did_you_mean
-from .messages import printable
+from .console import printable
 from .options import SET_IN_FILE, RareSettings
 
 SECTIONS = ("pseudolabel", "train", "predict")

@@ -37,9 +37,8 @@ def prepare_streams() -> None:
     if os.name == "posix":
         os.set_blocking(1, True)
         coding = {"encoding": getattr(sys.stderr, "encoding", "utf-8"), "errors": "backslashreplace"}
-        sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(_Messages(2, "w", closefd=False)), line_buffering=True, **coding
-        )
+        # Without a buffer: an interrupt inside a write would leave the text in it, and it would be written again.
+        sys.stderr = io.TextIOWrapper(_Messages(2, "w", closefd=False), write_through=True, **coding)
     if sys.stdout and sys.stdout.isatty():
         sys.stdout.reconfigure(errors="backslashreplace")
     else:
@@ -66,15 +65,11 @@ def explain(error: Exception, command: click.Command | None) -> str | None:
         place = "the output cannot be written" if error.filename is None else os.fsdecode(error.filename)
         closed = error.filename is None and error.errno == errno.EBADF
         return f"{place}: {'stdout is closed' if closed else error.strerror}"
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"the GPU is out of memory. {_remedy(command)}, or use --device cpu."
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return f"this machine is out of memory. {_remedy(command)}."
-    return None
-
-
-def _remedy(command: click.Command | None) -> str:
-    """Which options of the command to lower."""
     names = {name for param in (command.params if command else []) for name in param.opts}
-    found = [name for name in ("--batch-size", "--size", "--workers") if name in names]
-    return f"Lower {' or '.join(found)}" if found else "Use fewer photos"
+    lower = [name for name in ("--batch-size", "--size", "--workers") if name in names]
+    remedy = f"Lower {' or '.join(lower)}" if lower else "Use fewer photos"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the GPU is out of memory. {remedy}, or use --device cpu."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"this machine is out of memory. {remedy}."
+    return None

@@ -26,12 +26,7 @@ from .console import Console
     help="The folder of the photos, if the photos have moved or the labels are a .csv.",
 )
 @click.option(
-    "-o",
-    "--output",
-    default=MODEL_FILE,
-    show_default=True,
-    type=click.Path(),
-    help="Where the model is written.",
+    "-o", "--output", default=MODEL_FILE, show_default=True, type=click.Path(), help="Where the model is written."
 )
 @options.settings(TrainConfig, TableOptions)
 @click.option(
@@ -39,7 +34,7 @@ from .console import Console
     metavar="FILE",
     type=click.Path(),
     help="Labels that a person corrected, lines `path,class,value`, as the page of `mlclip report` writes them. They do not "
-    "change, and count --correction-weight times.",
+    "change, and count as much as four others.",
 )
 @click.option("--resume", is_flag=True, help="Continue after the last finished epoch of an interrupted training.")
 @options.overwrite

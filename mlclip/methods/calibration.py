@@ -102,9 +102,7 @@ def _fit(logits: Tensor, labels: Tensor, centre: Tensor, prior: float) -> Tensor
     """Slope and offset (C, 2) of each column of float64 (N, C), with a prior around `centre` (2,)."""
     known = ~(logits.isnan() | labels.isnan())
     cells = _Cells(
-        torch.where(known, logits, 0).clamp(-MAX_LOGIT, MAX_LOGIT),
-        torch.where(known, labels, 0),
-        known.double(),
+        torch.where(known, logits, 0).clamp(-MAX_LOGIT, MAX_LOGIT), torch.where(known, labels, 0), known.double()
     )
     start = centre.expand(logits.shape[1], 2)
     mean = cells.information(start).sum(0) / known.sum().clamp(min=1)  # (2, 2) of one average cell

@@ -202,7 +202,11 @@ def _gallery(labels: Labels, truth: Labels | None, thresholds: Tensor, limit: in
         row = i * len(labels) // shown  # spread evenly over the table
         path = labels.paths[row]
         bars = "".join(_bars(labels, row, thresholds))
-        true = _true_labels(truth, truth_row[row]) if row in truth_row else ""
+        true = ""
+        if row in truth_row:
+            scores = truth.scores[truth_row[row]].tolist()
+            names = [name for name, score in zip(truth.classes, scores, strict=True) if score == 1]
+            true = f"<small>truth: {page.text(', '.join(names) or 'none')}</small>"
         words = f'<div class="file">{page.text(path)}</div>{bars}{true}'
         cards.append(
             f'<div class="card">{thumbnails.picture(path, (440, 330), path)}<div class="words">{words}</div></div>'
@@ -218,11 +222,6 @@ def _bars(labels: Labels, row: int, thresholds: Tensor) -> Iterator[str]:
             on, name = " on" if score >= thresholds[column] else "", page.text(labels.classes[column])
             label = f'<span title="{name}">{name}</span>'
             yield f'<div class="row{on}">{label}{page.bar(score)}<span>{score:.2f}</span></div>'
-
-
-def _true_labels(truth: Labels, row: int) -> str:
-    names = [name for name, score in zip(truth.classes, truth.scores[row].tolist(), strict=True) if score == 1]
-    return f"<small>truth: {page.text(', '.join(names) or 'none')}</small>"
 
 
 def _about(labels: Labels) -> str:

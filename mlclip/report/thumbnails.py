@@ -17,7 +17,6 @@ from urllib.parse import quote
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ..config import InputError
 from ..files import beside
@@ -70,7 +69,12 @@ def make_thumbnails(root: str, paths: Sequence[str], output: str | Path, place: 
     held, embedded = 0, place != "folder"
     files: list[tuple[int, bytes]] = []  # thumbnails in the page that may have to move to the folder
     try:
-        _empty(folder)
+        if folder.is_dir():
+            for file in folder.iterdir():
+                if re.fullmatch(r"\d+\.jpg", file.name):
+                    file.unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()  # only succeeds if the folder is empty
         with progress.bar("thumbnails", len(paths), "photos") as bar:
             for row, made in enumerate(_thumbnails(root, paths)):
                 hashes.append(made and made.bits)
@@ -93,18 +97,17 @@ def make_thumbnails(root: str, paths: Sequence[str], output: str | Path, place: 
 
 
 def _thumbnails(root: str, paths: Sequence[str]) -> Iterator[Thumbnail | None]:
+    def made(path: str) -> Thumbnail | None:
+        try:
+            image = open_image(Path(photo_file(root, path)), smallest=(SIDE // 2, SIDE // 2))
+        except (Unreadable, ValueError):  # ValueError: not a valid file name
+            return None
+        image.thumbnail((SIDE, SIDE))
+        return Thumbnail(page.jpeg(image, QUALITY), difference_hash(image))
+
     with ThreadPoolExecutor(default_workers()) as pool:
         for first in range(0, len(paths), 256):  # so that only a few wait in memory
-            yield from pool.map(lambda path: _thumbnail(Path(photo_file(root, path))), paths[first : first + 256])
-
-
-def _thumbnail(file: Path) -> Thumbnail | None:
-    try:
-        image = open_image(file, smallest=(SIDE // 2, SIDE // 2))
-    except (Unreadable, ValueError):  # ValueError: not a valid file name
-        return None
-    image.thumbnail((SIDE, SIDE))
-    return Thumbnail(page.jpeg(image, QUALITY), difference_hash(image))
+            yield from pool.map(made, paths[first : first + 256])
 
 
 def difference_hash(image: Image.Image) -> np.ndarray | None:
@@ -128,7 +131,8 @@ def alike_groups(hashes: Sequence[np.ndarray | None]) -> list[int]:
     if not rows:
         return [-1] * len(hashes)
     table = torch.from_numpy(np.stack([hashes[row] for row in rows])).float()  # (n, bits)
-    leaders = torch.cat([_first_alike(part, table) for part in table.split(CHUNK)]).tolist()
+    close = table.shape[1] - 2 * MOST_BITS  # the products of 1 and −1 add up to this for MOST_BITS different bits
+    leaders = torch.cat([(part @ table.T >= close).int().argmax(1) for part in table.split(CHUNK)]).tolist()
     for row, leader in enumerate(leaders):
         leaders[row] = leaders[leader]  # the leader's own leader is known: it comes first
     sizes = np.bincount(leaders, minlength=len(rows))
@@ -136,20 +140,3 @@ def alike_groups(hashes: Sequence[np.ndarray | None]) -> list[int]:
     for row, leader in zip(rows, leaders, strict=True):
         groups[row] = leader if sizes[leader] > 1 else -1
     return groups
-
-
-def _first_alike(part: Tensor, table: Tensor) -> Tensor:
-    """The first row of `table` (N, bits) that is like each row of `part` (n, bits), which is among them: (n,)."""
-    bits = table.shape[1]
-    return (part @ table.T >= bits - 2 * MOST_BITS).int().argmax(1)
-
-
-def _empty(folder: Path) -> None:
-    """Delete the thumbnails of an earlier page, and nothing else."""
-    if not folder.is_dir():
-        return
-    for file in folder.iterdir():
-        if re.fullmatch(r"\d+\.jpg", file.name):
-            file.unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()  # only succeeds if the folder is empty

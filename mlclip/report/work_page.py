@@ -62,10 +62,20 @@ def write_page(
         "thumbnails": pictures.sources,
         "groups": pictures.alike,
         "review": [[row[q.path], column[q.name]] for q in asked if q.path in row],
-        "corrections": _known_marks(shown, row, column),
+        "corrections": [
+            [row[path], column[name], value]
+            for path, marks in corrections_of(shown).items()
+            for name, value in marks.items()
+            if path in row and name in column
+        ],
     }
-    facts = [_counted(len(labels), len(shown), pictures.failed, labels.root)]
-    body = Template(page.source("page.html")).substitute(title=page.text(title), report="\n".join([*facts, *sections]))
+    words = []
+    if len(shown) < len(labels):
+        words.append(f"The gallery has {len(shown):,} of {len(labels):,} photos, those that are most worth a look.")
+    if pictures.failed:
+        words.append(f"{pictures.failed:,} of the photos could not be opened in {page.text(labels.root)}.")
+    report = "\n".join([f"<p>{' '.join(words)}</p>" if words else "", *sections])
+    body = Template(page.source("page.html")).substitute(title=page.text(title), report=report)
     images = "data:" if pictures.folder is None else "'self' file: data:"
     with atomic(output) as temporary:
         temporary.write_text(page.working_document(title, [body], data, images=images), encoding="utf-8")
@@ -132,23 +142,3 @@ def packed(scores: Tensor, thresholds: Tensor) -> str:
     whole = torch.where(reached, torch.maximum(whole, limits), torch.minimum(whole, limits - 1)).clamp(min=0)
     whole = torch.where(scores.isnan(), -1, whole)
     return base64.b64encode(whole.numpy().astype("<i2").tobytes()).decode()
-
-
-def _known_marks(labels: Labels, row: dict[str, int], column: dict[str, int]) -> list[list[int]]:
-    found = corrections_of(labels)
-    return [
-        [row[path], column[name], value]
-        for path, cells in found.items()
-        for name, value in cells.items()
-        if path in row and name in column
-    ]
-
-
-def _counted(photos: int, shown: int, failed: int, root: str) -> str:
-    """How many photos are not in the page or could not be opened; "" if there are none."""
-    parts = []
-    if shown < photos:
-        parts.append(f"The gallery has {shown:,} of {photos:,} photos, those that are most worth a look.")
-    if failed:
-        parts.append(f"{failed:,} of the photos could not be opened in {page.text(root)}.")
-    return f"<p>{' '.join(parts)}</p>" if parts else ""

@@ -113,18 +113,6 @@ def facts_of(meta: Mapping[str, Any]) -> dict[str, Any]:
     return facts | {"measured": plain.pop("measured", {}), "training": plain}
 
 
-def _meta_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The `meta` of a model, from the parts of `facts_of`."""
-    training, labels = (facts.get(name) if isinstance(facts.get(name), dict) else {} for name in ("training", "labels"))
-    if facts.get("teacher"):
-        labels = labels | {"clip": facts["teacher"]}
-    meta = {**training, "labels_meta": labels}
-    meta |= {name: facts.get(name) for name in ("calibration", "measured")}
-    if facts.get("hierarchy"):
-        meta["hierarchy"] = facts["hierarchy"]
-    return meta
-
-
 def _plain(value: Any) -> Any:
     """A copy without tensors, private entries and what JSON cannot hold."""
     if isinstance(value, Mapping):
@@ -176,7 +164,13 @@ def _load_safetensors(path: str | Path) -> dict[str, Any]:
         thresholds = torch.tensor(facts.get("thresholds"), dtype=torch.float32)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path}: 'thresholds' are not a list of numbers. {again}") from error
+    training, made = (facts.get(name) if isinstance(facts.get(name), dict) else {} for name in ("training", "labels"))
+    if facts.get("teacher"):
+        made = made | {"clip": facts["teacher"]}
+    meta = {**training, "labels_meta": made, "calibration": facts.get("calibration"), "measured": facts.get("measured")}
+    if facts.get("hierarchy"):
+        meta["hierarchy"] = facts["hierarchy"]
     content = {name: facts[name] for name in FIELDS if name in facts}
-    content |= {"weights": weights, "thresholds": thresholds, "meta": _meta_of(facts)}
+    content |= {"weights": weights, "thresholds": thresholds, "meta": meta}
     check_fields("model", content, path, EXPORTED_BY)
     return content

@@ -108,11 +108,7 @@ def _missing(store: Store, photos: Sequence[Photo], runtime: Runtime) -> list[in
 
 
 def _encode_missing(
-    lacking: list[tuple[Store, list[int]]],
-    photos: Sequence[Photo],
-    encode: Encode,
-    batch_pixels: int,
-    runtime: Runtime,
+    lacking: list[tuple[Store, list[int]]], photos: Sequence[Photo], encode: Encode, batch_pixels: int, runtime: Runtime
 ) -> list[Skip]:
     """Put the rows that each store lacks into it; each rank does its share. Returns the unreadable photos of all ranks."""
     distributed, result = runtime.distributed, None
@@ -142,11 +138,7 @@ def _encode_missing(
 
 
 def _encode_share(
-    lacking: list[tuple[Store, list[int]]],
-    photos: Sequence[Photo],
-    encode: Encode,
-    batch_pixels: int,
-    runtime: Runtime,
+    lacking: list[tuple[Store, list[int]]], photos: Sequence[Photo], encode: Encode, batch_pixels: int, runtime: Runtime
 ) -> tuple[dict[int, Skip], dict[int, bytes]]:
     """Encode this rank's share. Returns the unreadable photos and the contents of the others, by row."""
     distributed = runtime.distributed

@@ -64,19 +64,17 @@ def pseudolabel(
 ) -> Labels:
     """Label photos with CLIP, as `mlclip pseudolabel` does. The labels are returned, and written where `output` says.
 
-    `images`: a folder, a file, a pattern, "@list.txt", several of these, or the result of `find_images`.
-    `classes`: a list of names, a dict label -> prompt name, a preset ("voc", "coco", "nuswide"), a class file, or
-    "cat,dog=a small dog". None looks for classes.txt beside the photos, else takes the preset "coco".
-    `precision` of CLIP's image encoder: "auto", "fp32", "bf16" or "fp16"; auto takes the fastest that is safe.
-    `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: the teacher, a name
-    from `available_models()`, a weight file, a folder, or a name of open_clip, see `load_clip`; None takes the default of the
-    device. `clip_activation` and `clip_pixels` say how a weight file was trained, where nothing else does. `settings` are
-    fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
+    `images`: a folder, a file, a pattern, "@list.txt", several of these, or the result of `find_images`. `classes`: a list of names,
+    a dict label -> prompt name, a preset ("voc", "coco", "nuswide"), a class file, or "cat,dog=a small dog". None looks for
+    classes.txt beside the photos, else takes the preset "coco". `precision` of CLIP's image encoder: "auto", "fp32", "bf16" or
+    "fp16"; auto takes the fastest that is safe. `contrast`: names that compete with the classes and are then dropped, in the same
+    forms. `clip`: the teacher, a name from `available_models()`, a weight file, a folder, or a name of open_clip, see `load_clip`;
+    None takes the default of the device. `clip_activation` and `clip_pixels` say how a weight file was trained, where nothing else
+    does. `settings` are fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
     """
     config = config_of(PseudolabelConfig, settings)
-    progress = progress or LineProgress()
-    distributed = distributed or start_distributed(device)
-    workers = default_workers() if num_workers is None else num_workers
+    progress, distributed = progress or LineProgress(), distributed or start_distributed(device)
+    runtime = Runtime(distributed, default_workers() if num_workers is None else num_workers, progress)
     with distributed.session():
         with distributed.together():
             if output is not None and distributed.is_main:
@@ -88,25 +86,16 @@ def pseudolabel(
             check_class_count(names, others)
             progress.detail(f"cache: {cache_folder()}")
             if clip is None:
-                clip = default_clip(distributed.device)
-                progress.log(
-                    f"teacher: CLIP {clip}, the default on {distributed.device.type}; choose another with `clip`"
-                )
+                clip, kind = default_clip(distributed.device), distributed.device.type
+                progress.log(f"teacher: CLIP {clip}, the default on {kind}; choose another with `clip`")
             on_main = progress if distributed.is_main else SILENT  # one warning, not one per rank
             model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=offline, progress=on_main)
             teacher = Teacher(model, distributed.device, precision)
             if settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")
+        prompts, running = templates_for(templates, config.method), {"store": store, "batch_size": batch_size}
         labels = label_photos(
-            found,
-            names,
-            teacher,
-            config=config,
-            templates=templates_for(templates, config.method),
-            contrast=others,
-            store=store,
-            batch_size=batch_size,
-            runtime=Runtime(distributed, workers, progress),
+            found, names, teacher, config=config, templates=prompts, contrast=others, runtime=runtime, **running
         )
         with distributed.together():
             if output is not None and distributed.is_main:

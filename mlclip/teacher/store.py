@@ -197,7 +197,17 @@ class Store:
         Damaged shards are removed, so that their photos are encoded again. InputError if the folder holds other files, cannot be
         written, or is used by another process.
         """
-        refuse_foreign(self.folder)
+        if self.folder.is_dir() and not (self.folder / MANIFEST).exists():  # never among the files of the user
+            try:
+                names = os.listdir(self.folder)
+            except OSError as error:
+                raise InputError(
+                    f"cannot use {self.folder} as a store: {error.strerror}. Check its permissions."
+                ) from error
+            if any(name != LOCK and not TEMPORARY.fullmatch(name) for name in names):
+                raise InputError(
+                    f"{self.folder} holds other files and is not an embedding store. Pass an empty folder as `store`."
+                )
         with ExitStack() as stack:
             try:
                 stack.enter_context(lock_store(self.folder, self.key.elsewhere))
@@ -321,18 +331,6 @@ class StoredViews(Views):
 def is_store(folder: Path) -> bool:
     """Whether a folder holds a store, of any kind and key. A link to one does not count."""
     return folder.is_dir() and not folder.is_symlink() and (folder / MANIFEST).is_file()
-
-
-def refuse_foreign(folder: Path) -> None:
-    """InputError if `folder` holds files but is not a store: mlclip must not write among the user's files."""
-    if not folder.is_dir() or (folder / MANIFEST).exists():
-        return
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise InputError(f"cannot use {folder} as a store: {error.strerror}. Check its permissions.") from error
-    if any(name != LOCK and not TEMPORARY.fullmatch(name) for name in names):
-        raise InputError(f"{folder} holds other files and is not an embedding store. Pass an empty folder as `store`.")
 
 
 def files_of(folder: Path, name: re.Pattern) -> list[Path]:

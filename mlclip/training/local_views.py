@@ -164,7 +164,7 @@ class CentredCropScorer(CropScorer):
         return (self.slope * combined + self.offset).sigmoid().where(combined.isfinite(), torch.nan)
 
 
-def crop_scorer_for(labels: Labels, teacher: Teacher | None, *, other_teacher: bool = False) -> CropScorer:
+def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool = False) -> CropScorer:
     """The scorer with the prompts, biases or levels, and view sizes that `labels` were made with.
 
     Raises InputError if the labels do not say how they were made, or if `teacher` is not their CLIP and `other_teacher` is

@@ -1,5 +1,15 @@
 """The training of the student. Each epoch is: label update, weight steps, label step, report, save (see `run_epochs`).
 
+The methods, `TrainConfig.method`:
+- "fixed": the labels do not change.
+- "probe": as "fixed", and only the head learns, on features that the trunk computes once (see `train_probe`). With
+  `arch="clip-head"`, the features are the `teacher`'s own embeddings.
+- "consistent": CCD's student without its teacher. The labels do not change, positive cells of the class maps are boosted,
+  and after a warm-up a strong view must agree with the weak one.
+- "cdul": weights and labels learn alternately, by gradient alignment.
+- "ccd": as "consistent", and after the warm-up the labels are updated once, from the scores that the `teacher` gives to
+  the local views. The training ends early when its label-free measure rises faster.
+
 Letters: N photos, C classes.
 """
 
@@ -46,28 +56,18 @@ def train_student(
 ) -> Checkpoint:
     """Train a student on pseudo labels and write it to `output`: step 2 of CDUL (ICCV 2023) and of CCD (CVPR 2025).
 
-    `config.method` is one of:
-    - "fixed": the labels do not change.
-    - "probe": as "fixed", and only the head learns, on features that the trunk computes once (see `train_probe`). With
-      `arch="clip-head"`, the features are the `teacher`'s own embeddings.
-    - "consistent": CCD's student without its teacher. The labels do not change, positive cells of the class maps are boosted,
-      and after a warm-up a strong view must agree with the weak one.
-    - "cdul": weights and labels learn alternately, by gradient alignment.
-    - "ccd": as "consistent", and after the warm-up the labels are updated once, from the scores that the `teacher` gives to
-      the local views. The training ends early when its label-free measure rises faster.
-
     `teacher` must be the CLIP that made the labels, unless `config.other_teacher` is True. `save_labels` is the file for the labels at
     the end. `truth` only adds mAPs to the report of every epoch. `device` is used where `distributed` is None.
 
-    Labels that are NaN (not known) do not enter the loss and do not change. Corrected labels (see `labels.corrections`) do not
-    change either, and their losses count `config.correction_weight` times. Photos that cannot be read are listed in
-    `meta["skipped"]`. The state after every epoch is saved beside `output` (`model.resume.pt`), its facts in `model.log.csv`.
-    A training that was stopped continues with `resume=True`, with the result of one that was not. With more than one epoch the
-    photos are decoded once (see `input_cache`), unless `config.cache` is off.
+    Labels that are NaN (not known) do not enter the loss and do not change. Corrected labels (see `labels.corrections`) do not change
+    either, and their losses count `config.correction_weight` times. Photos that cannot be read are listed in `meta["skipped"]`. The
+    state after every epoch is saved beside `output` (`model.resume.pt`), its facts in `model.log.csv`. A training that was stopped
+    continues with `resume=True`, with the result of one that was not. With more than one epoch the photos are decoded once (see
+    `input_cache`), unless `config.cache` is off.
 
-    The student that predicts and is written has the average of the weights over the last `config.average` of the training
-    (0, as in the papers: the weights of the last step). Its thresholds give each class as many training photos as the labels
-    expect. Raises InputError if labels, settings and files do not fit together, or if the loss is not finite.
+    The student that predicts and is written has the average of the weights over the last `config.average` of the training (0, as in
+    the papers: the weights of the last step). Its thresholds give each class as many training photos as the labels expect. Raises
+    InputError if labels, settings and files do not fit together, or if the loss is not finite.
     """
     config = config or TrainConfig()
     distributed = distributed or Distributed(device=choose_device(device or "auto"))
@@ -80,9 +80,7 @@ def train_student(
         if config.head_init == "probe" and not state.epochs:
             start_from_probe(state, labels.root)
         with distributed.together():
-            scorer = None
-            if config.updates_labels:
-                scorer = crop_scorer_for(labels, teacher, other_teacher=config.other_teacher)
+            scorer = crop_scorer_for(labels, teacher, config.other_teacher) if config.updates_labels else None
         for line in [*schedule_warnings(config), plan_line(state)]:
             progress.log(line)
         if config.cache and 1 < config.epochs > state.epochs:  # one epoch decodes every photo once anyway
@@ -128,9 +126,8 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
         # Report.
         facts = {"epoch": epoch, "loss": loss, "photos_per_second": speed}
         facts |= epoch_facts(state, epoch, targets, predictions, truth)
-        progress.log(epoch_line(facts))
 
-        # Save.
+        # Save. Then the epoch is reported, so that an interrupt after the line finds it saved.
         state.epochs = epoch
         state.log.append(facts)
         for skipped in distributed.all_gather(state.skipped):
@@ -139,6 +136,7 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
             if log:
                 save_state(state, resume_file(output))
                 log.write(state.log)
+        progress.log(epoch_line(facts))
 
     if log:
         log.close()

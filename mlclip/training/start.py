@@ -44,11 +44,7 @@ PHOTOS_AT_ONCE = 256  # whose content is compared, between two steps of the prog
 
 
 def check_outputs(
-    config: TrainConfig,
-    output: str | Path,
-    save_labels: str | Path | None,
-    resume: bool,
-    overwrite: bool,
+    config: TrainConfig, output: str | Path, save_labels: str | Path | None, resume: bool, overwrite: bool
 ) -> None:
     """InputError if a file is there that the training must not replace, or a state that it must not forget."""
     state_file = resume_file(output)

@@ -68,19 +68,16 @@ def train(
     if from_file and all(map(os.path.exists, (save_labels, labels))) and os.path.samefile(save_labels, labels):
         raise OptionError(f"`save_labels` {save_labels} would replace the labels that are read; choose another file")
     progress, output = progress or LineProgress(), Path(output)
-    lock = output.with_name(f".{output.name}.lock")
+    given = (labels, truth, tables or TableOptions(), progress, corrections)
     with distributed.session(), ExitStack() as locks:
-        table, known = distributed.on_main(
-            lambda: _labels_and_truth(labels, truth, tables or TableOptions(), progress, corrections)
-        )
+        table, known = distributed.on_main(lambda: _labels_and_truth(*given))
         if root:
             table = replace(table, root=os.fspath(root))
-        progress.detail(
-            f"labels of {len(table)} photos in {table.root}; {describe_device(distributed.device)}; cache {cache_folder()}"
-        )
+        place = f"{table.root}; {describe_device(distributed.device)}; cache {cache_folder()}"
+        progress.detail(f"labels of {len(table)} photos in {place}")
         with distributed.together():
             if distributed.is_main:
-                locks.enter_context(locked(lock, str(output)))
+                locks.enter_context(locked(output.with_name(f".{output.name}.lock"), str(output)))
             teacher = _update_teacher(config, table, clip, offline, distributed, progress)
         return train_student(
             table,
