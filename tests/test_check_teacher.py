@@ -105,5 +105,5 @@ def test_other_pixels_or_another_activation_are_not_the_labels_teacher(labels, c
 def test_the_warning_about_assumed_facts_reaches_the_terminal(photos, clip_file, tmp_path, capsys):
     command = ["pseudolabel", str(photos), "--classes", "red,green", "--clip", str(clip_file)]
     assert _status([*command, "-o", str(tmp_path / "labels.json"), "-q"]) == 0
-    assert "pass the folder with it, or --clip-activation and --clip-pixels" in capsys.readouterr().err
+    assert "--set clip_activation=gelu and --set clip_pixels=openai" in capsys.readouterr().err
     assert json.loads((tmp_path / "labels.json").read_text())

@@ -18,10 +18,8 @@ from .labels import Labels
 from .metrics import mean_average_precision
 
 DOUBT = 0.5  # a label is doubtful if it is nearer to its threshold than this share of the way to 0 or to 1
-UNSURE = (
-    "cdul",
-    "ccd",
-)  # methods whose labels often lie in the middle: CDUL halves what only one of its two views shows
+# Methods whose labels often lie in the middle: CDUL halves what only one of its two views shows.
+UNSURE = ("cdul", "ccd")
 EVERYWHERE = 0.8  # a class in at least this share of the photos does not separate them
 MOST = 0.5  # a class in more than this share may include photos that show none of the classes
 FEW_PHOTOS = 20  # with fewer photos, a class in all or none of them is not suspicious
