@@ -114,5 +114,5 @@ def test_the_warning_about_assumed_facts_reaches_the_terminal(photos, clip_file,
         str(tmp_path / "labels.json"),
     ]
     assert _status([*command, "--workers", "0", "--device", "cpu", "-q"]) == 0
-    assert "pass the folder with it, or --clip-activation and --clip-pixels" in capsys.readouterr().err
+    assert "--set clip_activation=gelu and --set clip_pixels=openai" in capsys.readouterr().err
     assert json.loads((tmp_path / "labels.json").read_text())

@@ -22,8 +22,9 @@ import pytest
 import torch
 
 import mlclip
+from mlclip.cli import main
 from mlclip.config import InputError, OptionError
-from mlclip.distributed import Distributed, Runtime, rank_device, start_distributed, status_for_launcher
+from mlclip.distributed import Distributed, Runtime, rank_device, start_distributed
 from mlclip.files import locked
 from mlclip.images import find_images
 from mlclip.labels.table import Labels, read_labels, write_labels
@@ -338,9 +339,14 @@ def test_one_rank_per_machine_may_name_its_gpu(monkeypatch):
 
 
 def test_a_finished_job_with_skipped_photos_is_not_started_again(monkeypatch):
-    assert status_for_launcher(3) == 3
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "2")
-    assert status_for_launcher(3) == 0
+    monkeypatch.setattr("mlclip.cli._status", lambda args: 3)
+    for name in ("prepare_streams", "limit_threads", "keep_freed_memory", "signal.signal"):
+        monkeypatch.setattr(f"mlclip.cli.{name}", lambda *_: None)
+    with pytest.raises(SystemExit, match="3"):
+        main([])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(SystemExit, match="0"):
+        main([])
 
 
 def test_on_gpus_the_batch_norm_of_torch_is_used_with_the_same_weights():
