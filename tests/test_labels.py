@@ -13,8 +13,20 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+from mlclip import spelling
 from mlclip.config import InputError
-from mlclip.labels import class_names, class_tree, corrections, datasets, label_studio, labels, matching
+from mlclip.labels import (
+    class_files,
+    class_names,
+    class_tree,
+    corrections,
+    csv_table,
+    datasets,
+    label_studio,
+    labels,
+    matching,
+    name_column,
+)
 from mlclip.labels.class_names import (
     CLASS_PRESETS,
     TEMPLATES,
@@ -68,7 +80,21 @@ def one_line(error):
     return text
 
 
-@pytest.mark.parametrize("module", [class_names, class_tree, corrections, datasets, label_studio, labels, matching])
+MODULES = [
+    class_files,
+    class_names,
+    class_tree,
+    corrections,
+    csv_table,
+    datasets,
+    label_studio,
+    labels,
+    matching,
+    name_column,
+]
+
+
+@pytest.mark.parametrize("module", [*MODULES, spelling])
 def test_the_examples_in_the_docstrings_are_correct(module):
     result = doctest.testmod(module)
     assert result.attempted > 0 and result.failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 import re
@@ -12,10 +11,8 @@ import pandas
 import pytest
 import torch
 
-from mlclip import spelling
 from mlclip.cli import _status
 from mlclip.config import InputError, TableOptions
-from mlclip.labels import csv_table, matching, name_column
 from mlclip.labels.matching import match_classes, match_paths, match_tables, refuse_small_match
 from mlclip.labels.metrics import matched_cells
 from mlclip.labels.table import Labels, read_labels, write_labels
@@ -48,12 +45,6 @@ def read(tmp_path, text, known=(), name="t.csv", **options) -> tuple[dict, list[
 
 def equal(found: dict, wanted: dict) -> bool:
     return repr(found) == repr({path: {c: float(v) for c, v in row.items()} for path, row in wanted.items()})
-
-
-@pytest.mark.parametrize("module", [csv_table, matching, name_column, spelling])
-def test_the_examples_in_the_docstrings_are_correct(module):
-    result = doctest.testmod(module)
-    assert result.attempted > 0 and result.failed == 0
 
 
 ONE_COLUMN_PER_CLASS = {
