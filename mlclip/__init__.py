@@ -44,31 +44,19 @@ if TYPE_CHECKING:
     from .teacher.pseudolabel import pseudolabel as pseudolabel
     from .training.train import train as train
 
-_MODULE_OF = {
-    "Evaluation": "labels.metrics",
-    "evaluate": "labels.metrics",
-    "load_model": "student.predict",
-    "predict": "student.predict",
-    "pseudolabel": "teacher.pseudolabel",
-    "train": "training.train",
-    "available_models": "clip",
-    "load_clip": "clip",
-    "InputError": "config",
-    "PseudolabelConfig": "config",
-    "TableOptions": "config",
-    "TrainConfig": "config",
-    "find_images": "images",
-    "read_truth": "labels.table",
-    "average_precision": "labels.metrics",
-    "mean_average_precision": "labels.metrics",
-    "Labels": "labels.table",
-    "read_labels": "labels.table",
-    "write_labels": "labels.table",
-    "keep_freed_memory": "machine",
-    "SILENT": "progress",
-    "Progress": "progress",
-    "render_report": "report.build",
-    "Checkpoint": "student.checkpoint",
-    "Classifier": "student.model",
+_NAMES = {
+    "student.predict": "load_model predict",
+    "teacher.pseudolabel": "pseudolabel",
+    "training.train": "train",
+    "clip": "available_models load_clip",
+    "config": "InputError PseudolabelConfig TableOptions TrainConfig",
+    "images": "find_images",
+    "labels.table": "read_truth Labels read_labels write_labels",
+    "labels.metrics": "Evaluation evaluate average_precision mean_average_precision",
+    "machine": "keep_freed_memory",
+    "progress": "SILENT Progress",
+    "report.build": "render_report",
+    "student.checkpoint": "Checkpoint",
+    "student.model": "Classifier",
 }
-__all__, __getattr__, __dir__ = lazy_names(__name__, _MODULE_OF)
+__all__, __getattr__, __dir__ = lazy_names(__name__, _NAMES)

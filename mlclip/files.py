@@ -294,14 +294,10 @@ def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, A
         content = json.loads(text, object_pairs_hook=object_pairs_hook)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    level = [content]
+    level = [content] if isinstance(content, dict | list) else []
     for _ in range(DEEPEST_JSON):
-        level = [item for value in level if isinstance(value, dict | list) for item in _items(value)]
+        values = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [item for inner in values for item in inner if type(item) in (dict, list)]
         if not level:
             return content
     raise ValueError("nested too deeply")
-
-
-def _items(value: dict | list) -> Iterator[Any]:
-    """The values in a JSON array or object that contain others."""
-    return (item for item in (value.values() if isinstance(value, dict) else value) if type(item) in (dict, list))

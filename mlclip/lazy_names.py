@@ -8,9 +8,10 @@ from importlib import import_module
 
 
 def lazy_names(
-    package: str, module_of: Mapping[str, str]
+    package: str, names: Mapping[str, str]
 ) -> tuple[list[str], Callable[[str], object], Callable[[], list[str]]]:
-    """`__all__`, `__getattr__` and `__dir__` of a package. `module_of`: public name -> the module in it that has the name."""
+    """`__all__`, `__getattr__` and `__dir__` of a package. `names`: a module in it -> its public names, with spaces between them."""
+    module_of = {name: module for module, all_of_it in names.items() for name in all_of_it.split()}
 
     def look_up(name: str) -> object:
         if name not in module_of:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from mlclip.labels.table import Labels
+from mlclip.progress import Progress
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -42,6 +48,28 @@ def photos(tmp_path) -> Path:
     return folder
 
 
+@pytest.fixture
+def labels(photos) -> Labels:
+    """Nearly certain labels of `photos`: red, green and blue in turn."""
+    scores = torch.nn.functional.one_hot(torch.arange(12) % 3).float() * 0.9 + 0.05
+    return Labels([f"{n:02d}.jpg" for n in range(12)], ["red", "green", "blue"], scores, root=str(photos))
+
+
+class Told(Progress):
+    """A Progress that keeps the lines it gets."""
+
+    def __init__(self):
+        self.lines = []
+
+    def log(self, line):
+        self.lines.append(line)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
 @pytest.fixture(scope="session")
 def clip_file(tmp_path_factory) -> Path:
     """A weight file of a random CLIP with a small ResNet: input 64 px, embedding 32."""
@@ -62,3 +90,49 @@ def clip_file(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("clip") / "small.pt"
     torch.save(clip.state_dict(), file)
     return file
+
+
+@pytest.fixture(scope="session")
+def teacher(clip_file):
+    from mlclip.clip import load_clip
+    from mlclip.teacher.scoring import Teacher
+
+    return Teacher(load_clip(clip_file))
+
+
+@pytest.fixture
+def command(clip_file, tmp_path, monkeypatch, capfd):
+    """Runs a command in `tmp_path`, without a process: its status, and what it has written to stdout and to stderr.
+
+    The first argument may be several words, such as "predict photos --topk 2".
+    """
+    from mlclip.cli import _status
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(line: str, *more: object) -> tuple[int, str, str]:
+        words = [*line.split(), *map(str, more)]
+        status = _status([str(clip_file) if word == "CLIP" else word for word in words])
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """A context in which one call of a function raises KeyboardInterrupt, as Ctrl-C does. The interrupt ends the context."""
+
+    @contextmanager
+    def context(name: str, call: int = 1):
+        function, calls = resolve_name(name), itertools.count(1)
+
+        def counted(*args, **settings):
+            if next(calls) == call:
+                raise KeyboardInterrupt
+            return function(*args, **settings)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(name, counted)
+            yield
+
+    return context

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 
 import pytest
 import torch
 
-from mlclip.methods import calibration
 from mlclip.methods.calibration import expected_calibration_error, fit_calibration, logits_of, reliability
 
 
@@ -17,10 +15,6 @@ def drawn(photos: int, slope: torch.Tensor, offset: torch.Tensor, seed: int = 0)
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(photos, len(slope), generator=generator) * 3 - 1
     return logits, torch.bernoulli((slope * logits + offset).sigmoid(), generator=generator)
-
-
-def test_the_worked_examples_in_the_docstrings_hold():
-    assert doctest.testmod(calibration).failed == 0
 
 
 def test_scores_equal_to_the_share_of_positives_have_error_0():
@@ -119,8 +113,3 @@ def test_a_fit_to_few_labels_improves_the_calibration_of_other_photos():
         found = fit_calibration(*drawn(40, slope, offset, seed))
         after.append(expected_calibration_error((found[0] * tested + found[1]).sigmoid(), truth))
     assert max(after) < before
-
-
-def test_the_fit_is_deterministic():
-    logits, labels = drawn(300, torch.tensor([0.5, 2.0]), torch.tensor([1.0, -1.0]))
-    assert all(torch.equal(*pair) for pair in zip(*(fit_calibration(logits, labels) for _ in range(2)), strict=True))

@@ -60,7 +60,7 @@ def test_the_list_names_every_family_with_its_licence_and_what_is_here(tmp_path,
 
 @pytest.fixture
 def labels(photos, clip_file):
-    quiet = {"num_workers": 0, "device": "cpu", "progress": mlclip.SILENT}
+    quiet = {"device": "cpu", "progress": mlclip.SILENT}
     return mlclip.pseudolabel(
         photos,
         ["red", "green", "blue"],
@@ -74,7 +74,7 @@ def labels(photos, clip_file):
 def test_labels_and_models_hold_the_pixels_and_licence_of_the_teacher(labels, tmp_path):
     facts = labels.meta["clip"]
     assert facts["pixels"] == Pixels((0.4,) * 3, (0.3,) * 3, "bilinear").as_plain() and facts["licence"] == ""
-    quiet = {"num_workers": 0, "device": "cpu", "progress": mlclip.SILENT}
+    quiet = {"device": "cpu", "progress": mlclip.SILENT}
     mlclip.write_labels(labels, tmp_path / "labels.pt")
     model = mlclip.train(tmp_path / "labels.pt", tmp_path / "model.pt", arch="clip-head", **quiet)
     assert model.meta["labels_meta"]["clip"] == facts
@@ -103,16 +103,7 @@ def test_other_pixels_or_another_activation_are_not_the_labels_teacher(labels, c
 
 
 def test_the_warning_about_assumed_facts_reaches_the_terminal(photos, clip_file, tmp_path, capsys):
-    command = [
-        "pseudolabel",
-        str(photos),
-        "--classes",
-        "red,green",
-        "--clip",
-        str(clip_file),
-        "-o",
-        str(tmp_path / "labels.json"),
-    ]
-    assert _status([*command, "--workers", "0", "--device", "cpu", "-q"]) == 0
-    assert "pass the folder with it, or --clip-activation and --clip-pixels" in capsys.readouterr().err
+    command = ["pseudolabel", str(photos), "--classes", "red,green", "--clip", str(clip_file)]
+    assert _status([*command, "-o", str(tmp_path / "labels.json"), "-q"]) == 0
+    assert "--set clip_activation=gelu and --set clip_pixels=openai" in capsys.readouterr().err
     assert json.loads((tmp_path / "labels.json").read_text())

@@ -247,11 +247,11 @@ def test_the_teacher_normalises_with_its_own_pixels(folder):
     views = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
     expected = torch.nn.functional.normalize(clip.encode_image((views.float() / 255 - 0.5) / 0.5), dim=-1)
     torch.testing.assert_close(Teacher(clip).embed_views(views), expected)
-    with pytest.raises(OptionError, match=r"`clip_pixels` is 'grey'"):
+    with pytest.raises(OptionError, match=r"`clip_pixels=grey` is not known"):
         parse_pixels("grey")
     assert parse_pixels("0.5/0.5") == parse_pixels("half") == HALF and parse_pixels("OpenAI") == OPENAI
     for wrong in ("0.5", "2/0.5", "0.5/0", "nan/1", "0.5/0.5/nearest", "1,2/3"):
-        with pytest.raises(OptionError, match="it must be"):
+        with pytest.raises(OptionError, match="is not known"):
             parse_pixels(wrong)
 
 
@@ -276,18 +276,13 @@ def test_a_bare_file_is_used_with_openai_s_facts_only_aloud(reference, tmp_path)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "open_clip_config.json").unlink(), "holds weights but no open_clip_config.json.*`clip_activation`"),
+        (lambda d: (d / "open_clip_config.json").unlink(), "holds weights but no open_clip_config.json.*`clip_activation=gelu`"),
         (lambda d: (d / "open_clip_model.safetensors").unlink(), "but no weights .open_clip_model.safetensors"),
         (lambda d: (d / "open_clip_config.json").write_text("{"), "open_clip_config.json is not json"),
-        (lambda d: (d / "open_clip_config.json").write_text("[" * 5000), "open_clip_config.json is not json"),
         (lambda d: (d / "open_clip_config.json").write_text("[]"), "does not hold an object"),
         (lambda d: (d / "open_clip_config.json").write_text("{}"), "do not describe a CLIP"),
         (lambda d: change(d / "open_clip_config.json", "model_cfg", "embed_dim", -3), "embedding size -3.* tensors have 48"),
-        (lambda d: change(d / "open_clip_config.json", "model_cfg", "text_cfg", "heads", "x"), "do not describe a CLIP"),
-        (lambda d: change(d / "open_clip_config.json", "model_cfg", "text_cfg", "width", 128), "text width 128.* tensors have 64"),
-        (lambda d: change(d / "open_clip_config.json", "model_cfg", "vision_cfg", "image_size", 48), "image size 48"),
         (lambda d: change(d / "open_clip_config.json", "preprocess_cfg", "std", [0, 0, 0]), "the pixels' std"),
-        (lambda d: change(d / "open_clip_config.json", "preprocess_cfg", "interpolation", "nearest"), "bicubic or bilinear"),
         (lambda d: (d / "adapter_config.json").write_text('{"base_model_name_or_path": "x/y"}'), "LoRA adapter.*Merge it"),
     ],
 )  # fmt: skip
@@ -306,19 +301,13 @@ def test_a_damaged_or_foreign_open_clip_folder_is_refused_in_one_line(folder, da
         (lambda d: change(d / "model.safetensors.index.json", "weight_map", "logit_scale", "../x.safetensors"), "does not hold ../x"),
         (lambda d: change(d / "config.json", "architectures", ["a\nb"]), r"a\\+nb.*, not a CLIPModel"),
         (lambda d: change(d / "config.json", "model_type", "siglip"), "another model .siglip.*hf-hub"),
-        (lambda d: change(d / "config.json", "architectures", ["CLIPForImageClassification"]), "not a CLIPModel"),
         (lambda d: change(d / "config.json", "text_config", "vocab_size", 250000), "vocab_size is '250000'"),
-        (lambda d: change(d / "config.json", "text_config", "eos_token_id", 7), "eos_token_id is '7'"),
-        (lambda d: change(d / "config.json", "text_config", "num_attention_heads", 0), "do not describe a CLIP"),
         (lambda d: change(d / "config.json", "vision_config", "hidden_act", "relu"), "is 'relu'"),
-        (lambda d: change(d / "config.json", "vision_config", "layer_norm_eps", 1e-3), "layer_norm_eps"),
         (lambda d: change(d / "config.json", "vision_config", "image_size", 64), "image size 64.*tensors have 32"),
         (lambda d: (d / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}'), "another tokenizer.*BertTokenizer"),
         (lambda d: (d / "merges.txt").write_text("#version: 0.2\na b\n"), "another tokenizer.*merges.txt"),
         (lambda d: change(d / "preprocessor_config.json", "resample", 0), "resample is '0'"),
         (lambda d: change(d / "preprocessor_config.json", "rescale_factor", 1.0), "1/255"),
-        (lambda d: change(d / "preprocessor_config.json", "rescale_factor", "x"), "do not describe a CLIP"),
-        (lambda d: change(d / "preprocessor_config.json", "image_std", [0.5]), "the pixels' std"),
     ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_hugging_face_folder_is_refused_in_one_line(hugging_face, damage, message):
@@ -426,7 +415,6 @@ def test_weights_by_tag_take_the_tag_s_activation_pixels_and_licence(open_clip, 
     ("section", "setting", "value"),
     [
         ("text_cfg", "no_causal_mask", True),
-        ("text_cfg", "hf_tokenizer_name", "t5"),
         ("vision_cfg", "ls_init_value", 0.1),
     ],
 )
@@ -441,13 +429,6 @@ def test_a_folder_whose_model_only_open_clip_has_is_loaded_by_open_clip(folder, 
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(InputError, match=r'Run: pip install "mlclip\[open_clip\]"'):
         load_clip(folder)
-
-
-def test_a_folder_of_a_timm_model_equals_its_local_dir(sigmoid):
-    lines = Lines()
-    clip = load_clip(sigmoid[0].removeprefix("local-dir:"), progress=lines)
-    assert (clip.name, clip.sha256) == (sigmoid[0], load_clip(sigmoid[0]).sha256)
-    assert "timm_model_name test_vit" in lines.lines[0]
 
 
 def test_a_text_that_the_foreign_tokenizer_would_cut_and_another_size_are_refused(sigmoid):

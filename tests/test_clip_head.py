@@ -82,7 +82,7 @@ def test_the_pool_beats_a_linear_head_on_the_mean_view_where_one_view_shows_the_
 
 @pytest.fixture
 def labels(photos, clip_file):
-    settings = {"clip": str(clip_file), "num_workers": 0, "device": "cpu", "progress": mlclip.SILENT}
+    settings = {"clip": str(clip_file), "device": "cpu", "progress": mlclip.SILENT}
     table = mlclip.pseudolabel(photos, CLASSES, **settings)
     scores = F.one_hot(torch.arange(12) % 3).float() * 0.9 + 0.05  # the random CLIP knows no colours
     return mlclip.Labels(table.paths, table.classes, scores, table.root, table.meta)
@@ -97,31 +97,15 @@ def encoded(monkeypatch):
 
 
 def fit(labels, output, **settings):
-    settings = {"arch": "clip-head", "num_workers": 0, "device": "cpu", "progress": mlclip.SILENT} | settings
+    settings = {"arch": "clip-head", "device": "cpu", "progress": mlclip.SILENT} | settings
     return mlclip.train(labels, output, **settings)
-
-
-class Lines:
-    """A progress that keeps its lines."""
-
-    def __init__(self):
-        self.lines = []
-
-    def log(self, text):
-        self.lines.append(text)
-
-    def detail(self, line):
-        pass  # only -v shows it
-
-    def bar(self, *args, **more):
-        return mlclip.SILENT.bar(*args, **more)
 
 
 def test_training_uses_the_embeddings_of_the_labels_and_learns_them(labels, tmp_path, encoded):
     checkpoint = fit(labels, tmp_path / "model.pt")
     assert encoded == []
     assert checkpoint.model.grids == (1, 2, 3) and checkpoint.model.size == 64 and checkpoint.model.arch == "clip-head"
-    scores = mlclip.predict(labels.root, checkpoint, num_workers=0, device="cpu", progress=mlclip.SILENT).scores
+    scores = mlclip.predict(labels.root, checkpoint, device="cpu", progress=mlclip.SILENT).scores
     assert sum(encoded) == 12 * 14
     assert (scores.argmax(1) == torch.arange(12) % 3).all()
     log = (tmp_path / "model.log.csv").read_text()
@@ -129,7 +113,7 @@ def test_training_uses_the_embeddings_of_the_labels_and_learns_them(labels, tmp_
 
 
 def test_embeddings_in_a_folder_that_the_user_chose_are_found(photos, clip_file, tmp_path, encoded):
-    settings = {"clip": str(clip_file), "num_workers": 0, "device": "cpu", "progress": mlclip.SILENT}
+    settings = {"clip": str(clip_file), "device": "cpu", "progress": mlclip.SILENT}
     table = mlclip.pseudolabel(photos, CLASSES, store=tmp_path / "store", **settings)
     before = len(encoded)
     fit(table, tmp_path / "model.pt")
@@ -153,18 +137,15 @@ def test_the_file_holds_the_head_and_the_name_of_its_clip_and_predicts_the_same(
     assert content["clip"] == facts and content["grids"] == [1, 2, 3]
     loaded = load_checkpoint(tmp_path / "model.pt")
     both = [
-        mlclip.predict(labels.root, model, num_workers=0, device="cpu", progress=mlclip.SILENT).scores
-        for model in (trained, loaded)
+        mlclip.predict(labels.root, model, device="cpu", progress=mlclip.SILENT).scores for model in (trained, loaded)
     ]
     assert torch.equal(*both) and torch.equal(loaded.thresholds, trained.thresholds)
 
 
-def test_prediction_says_that_clip_runs_and_is_a_slow_loop_over_the_views(labels, clip_file, tmp_path):
-    checkpoint, progress = fit(labels, tmp_path / "model.pt"), Lines()
-    table = mlclip.predict(
-        labels.root, tmp_path / "model.pt", batch_size=5, num_workers=0, device="cpu", progress=progress
-    )
-    assert progress.lines.count(f"this model runs CLIP {clip_file} for every photo (14 views)") == 1
+def test_prediction_says_that_clip_runs_and_is_a_slow_loop_over_the_views(labels, clip_file, tmp_path, told):
+    checkpoint = fit(labels, tmp_path / "model.pt")
+    table = mlclip.predict(labels.root, tmp_path / "model.pt", batch_size=5, device="cpu", progress=told)
+    assert told.lines.count(f"this model runs CLIP {clip_file} for every photo (14 views)") == 1
     teacher, head = Teacher(load_clip(clip_file)), checkpoint.model.head
     photos = PhotoViews(find_images([labels.root]).photos, 64, (1, 2, 3))
     for row in range(len(photos)):
@@ -178,7 +159,7 @@ def test_unreadable_photos_are_skipped_in_training_and_prediction(labels, tmp_pa
     (tmp_path / "photos" / "04.jpg").write_bytes(b"no photo")
     checkpoint = fit(labels, tmp_path / "model.pt")
     assert [path for path, _ in checkpoint.meta["skipped"]] == ["04.jpg"]
-    table = mlclip.predict(labels.root, checkpoint, num_workers=0, device="cpu", progress=mlclip.SILENT)
+    table = mlclip.predict(labels.root, checkpoint, device="cpu", progress=mlclip.SILENT)
     assert len(table.paths) == 11 and table.meta["skipped"][0][0] == "04.jpg"
 
 
@@ -193,7 +174,7 @@ def test_a_missing_or_different_clip_is_refused_and_a_moved_one_can_be_named(lab
     with pytest.raises(InputError, match="tiny is another one"):
         mlclip.load_model(tmp_path / "model.pt", clip="tiny", device="cpu")
     checkpoint = mlclip.load_model(tmp_path / "model.pt", clip=str(moved), device="cpu")
-    assert len(mlclip.predict(labels.root, checkpoint, num_workers=0, device="cpu", progress=mlclip.SILENT).paths) == 12
+    assert len(mlclip.predict(labels.root, checkpoint, device="cpu", progress=mlclip.SILENT).paths) == 12
 
 
 def test_another_clip_than_that_of_the_labels_needs_other_teacher(labels, tmp_path, encoded):
@@ -236,9 +217,9 @@ def test_a_wrong_field_of_the_file_is_named(labels, tmp_path, field, value):
 def test_the_commands_train_and_predict(labels, tmp_path, capsys):
     mlclip.write_labels(labels, tmp_path / "labels.pt")
     arguments = ["train", "--labels", f"{tmp_path}/labels.pt", "--arch", "clip-head", "-o", f"{tmp_path}/model.pt"]
-    assert _status([*arguments, "--device", "cpu", "--workers", "0"]) == 0
+    assert _status([*arguments, "--device", "cpu"]) == 0
     told = capsys.readouterr().err
     assert "prediction with this model will run CLIP" in told and "clip-head, 3 classes, 64 px" in told
-    table = ["predict", labels.root, "--model", f"{tmp_path}/model.pt", "--format", "csv", "--workers", "0"]
+    table = ["predict", labels.root, "--model", f"{tmp_path}/model.pt", "--format", "csv"]
     assert _status([*table, "--device", "cpu"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 13

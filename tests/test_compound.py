@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mlclip.clip import load_clip
 from mlclip.config import InputError, PseudolabelConfig
 from mlclip.images import find_images
 from mlclip.methods import compound
 from mlclip.teacher.pseudolabel import label_photos
-from mlclip.teacher.scoring import Teacher, class_embeddings, embeddings_of
+from mlclip.teacher.scoring import class_embeddings, embeddings_of
 from mlclip.training.local_views import crop_scorer_for
 
 NAMES = ["red", "green thing", "blue", "sky"]
 TEMPLATES = ["a photo of a {}", "the {}"]
-
-
-@pytest.fixture(scope="module")
-def teacher(clip_file):
-    return Teacher(load_clip(clip_file))
-
-
-def test_the_examples_of_the_docstrings_hold():
-    assert doctest.testmod(compound).failed == 0
 
 
 def test_the_parts_of_the_names_are_found_and_partners_cancel():

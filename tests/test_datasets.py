@@ -156,11 +156,6 @@ def test_coco_finds_the_photos_beside_its_annotations(coco):
     assert read_coco(coco).root == str(coco.parents[1] / "val2014")
 
 
-def test_coco_without_annotations_is_all_zero(coco):
-    coco.write_text(json.dumps(json.loads(coco.read_text()) | {"annotations": []}))
-    assert read_coco(coco).scores.shape == (3, 80) and read_coco(coco).scores.sum() == 0
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -368,11 +363,8 @@ def test_coco_with_gaps_in_its_ids_crowds_and_folders_in_its_names(tmp_path):
     assert labels.classes == ["dog", "cat"]
     assert positives(labels) == {"val2014/a.jpg": {"cat", "dog"}, "data/b.jpg": set()}
     said = notes(labels)
-    for text in (
-        "crowds, which count as their class: 1",
-        "images without annotations, which have no class: 1",
-    ):
-        assert text in said
+    assert "crowds, which count as their class: 1" in said
+    assert "images without annotations, which have no class: 1" in said
 
 
 def test_a_coco_file_or_folder_is_recognised_without_its_prefix(tmp_path):

@@ -1,7 +1,6 @@
 """Downloads from a local server that cuts connections, ignores ranges, sends wrong data, or does not exist."""
 
 import hashlib
-import multiprocessing
 import os
 import socket
 import threading
@@ -62,13 +61,6 @@ def test_a_broken_connection_continues_where_it_stopped(server):
     assert len(progress.lines) == 2 and "was interrupted" in progress.lines[0]
 
 
-def test_a_later_run_continues_where_an_earlier_run_was_interrupted(server):
-    entry = server.entry()
-    leave_part(entry, CONTENT[:1000])
-    assert download(entry).read_bytes() == CONTENT
-    assert server.requests == ["bytes=1000-"]
-
-
 def test_a_server_that_ignores_ranges_is_read_from_the_beginning(server):
     server.ranges = False
     server.breaks = [len(CONTENT) // 2]
@@ -124,13 +116,6 @@ def test_a_truncated_file_is_refused_with_both_hashes_and_not_changed(server):
     line = refused(entry)
     assert str(entry.path) in line and hashlib.sha256(CONTENT[:1000]).hexdigest() in line and SHA256 in line
     assert "Delete it" in line and server.requests == [] and entry.path.stat().st_size == 1000
-
-
-def test_a_good_file_survives_a_failed_download_of_another(server):
-    good, other = server.entry(), Entry("Other", server.entry().url.replace("toy", "other"), "1" * 64, 3, 32)
-    download(good)
-    refused(other)
-    assert good.path.read_bytes() == CONTENT and not other.path.exists()
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -206,28 +191,6 @@ def test_a_full_disk_is_reported_and_not_retried(server):
     assert "No space left" in line and str(entry.path) in line and len(server.requests) == 1
 
 
-def download_in_a_process(entry, start, results):
-    start.wait()
-    progress = Recorder()
-    path = download(entry, progress=progress)
-    results.put((hashlib.sha256(path.read_bytes()).hexdigest(), progress.lines))
-
-
-def test_two_processes_at_the_same_time_download_the_file_once(server, own_cache):
-    context = multiprocessing.get_context("spawn")
-    start, results = context.Event(), context.Queue()
-    arguments = (server.entry(), start, results)
-    processes = [context.Process(target=download_in_a_process, args=arguments) for _ in range(2)]
-    for process in processes:
-        process.start()
-    start.set()
-    assert [results.get(timeout=60)[0] for _ in processes] == [SHA256, SHA256]
-    for process in processes:
-        process.join()
-    assert len(server.requests) == 1
-    assert sorted(path.name for path in own_cache.iterdir()) == ["toy.pt"]
-
-
 def test_a_second_process_reports_that_it_waits_and_uses_the_first_one_s_file(server):
     fcntl = pytest.importorskip("fcntl")
     entry, progress = server.entry(), Recorder()
@@ -241,8 +204,3 @@ def test_a_second_process_reports_that_it_waits_and_uses_the_first_one_s_file(se
         entry.path.write_bytes(CONTENT)
     second.join()
     assert "another process is downloading" in progress.lines[0] and server.requests == []
-
-
-def test_without_file_locks_a_download_still_works(server, monkeypatch):
-    monkeypatch.setattr("mlclip.files.fcntl", None)
-    assert download(server.entry()).read_bytes() == CONTENT

@@ -160,7 +160,7 @@ def test_folding_works_for_the_image_resnet_of_clip(clip_file):
 
 def test_predictions_do_not_depend_on_batches_or_threads(checkpoint, photos):
     found, before = find_images([photos]), torch.get_num_threads()
-    one = predict(found, checkpoint, device="cpu", batch_size=1, num_workers=0).scores
+    one = predict(found, checkpoint, device="cpu", batch_size=1).scores
     try:
         for threads, batch_size, num_workers in ((1, 5, 2), (1, 64, 0), (2, 5, 0), (2, 64, 3), (3, 4, 1)):
             torch.set_num_threads(threads)

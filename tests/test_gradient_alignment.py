@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import csv
 import errno
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 
 from mlclip.config import InputError, OptionError, TrainConfig
-from mlclip.labels.table import Labels, read_labels, write_labels
+from mlclip.labels.table import Labels, read_labels
 from mlclip.methods import cdul
 from mlclip.methods.thresholds import match_expected_positives
-from mlclip.student.checkpoint import load_checkpoint
 from mlclip.training.label_step import label_step
 from mlclip.training.loop import train_student
 from mlclip.training.schedule import label_step_due
-from mlclip.training.state import resume_file
-from mlclip.training.weight_step import weight_step
 
 CLASSES = ["red", "green", "blue"]
 CONFIG = TrainConfig(
@@ -54,16 +47,6 @@ def test_every_kth_epoch_after_the_warm_up_ends_with_a_label_step():
     assert not any(label_step_due(TrainConfig(method="fixed"), n) for n in range(1, 20))
 
 
-def test_the_label_step_follows_the_gradient_of_the_divergence_with_respect_to_the_label():
-    latent = torch.tensor([[-3.0, 0.2, 4.0]], dtype=torch.double)
-    prediction = torch.tensor([[0.7, 0.1, 0.9]], dtype=torch.double)
-    label = latent.sigmoid().requires_grad_()
-    (gradient,) = torch.autograd.grad(cdul.bernoulli_kl(label, prediction).sum(), label)
-    expected = latent - 0.5 * cdul.gaussian_gate(label.detach(), 0.3) * gradient
-    config = replace(CONFIG, label_rate=0.5, sigma=0.3)
-    assert torch.allclose(label_step(latent, prediction, config), expected, atol=1e-6)
-
-
 def test_rows_without_a_prediction_keep_their_labels_and_extreme_labels_stay_finite():
     latent = cdul.latent_of(torch.tensor([[0.0, 1.0], [0.3, 0.6]]))
     predictions = torch.tensor([[1.0, 0.0], [float("nan")] * 2])
@@ -74,7 +57,7 @@ def test_rows_without_a_prediction_keep_their_labels_and_extreme_labels_stay_fin
 
 def test_labels_change_only_at_label_steps_and_are_saved_as_a_table(labels, tmp_path):
     labels.meta["thresholds"] = [0.99] * len(CLASSES)  # for the labels before the training
-    train_student(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt", num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=CONFIG, save_labels=tmp_path / "refined.pt")
     refined = read_labels(tmp_path / "refined.pt")
     assert refined.paths == labels.paths and refined.classes == CLASSES
     assert refined.meta["refined"]["method"] == "cdul"
@@ -88,15 +71,15 @@ def test_with_rate_zero_the_labels_do_not_change_and_unknown_labels_stay_unknown
     scores[5, 1] = float("nan")
     labels = replace(labels, scores=scores)
     config = replace(CONFIG, label_rate=0.0)
-    train_student(labels, tmp_path / "m.pt", config=config, save_labels=tmp_path / "refined.csv", num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=config, save_labels=tmp_path / "refined.csv")
     refined = read_labels(tmp_path / "refined.csv")
     assert refined.scores[5, 1].isnan()
     assert torch.allclose(refined.scores, labels.scores, atol=1e-5, equal_nan=True)
 
 
 def test_the_truth_adds_numbers_to_the_log_and_has_no_other_effect(labels, truth, tmp_path):
-    plain = train_student(labels, tmp_path / "a.pt", config=CONFIG, num_workers=0)
-    with_truth = train_student(labels, tmp_path / "b.pt", config=CONFIG, truth=truth, num_workers=0)
+    plain = train_student(labels, tmp_path / "a.pt", config=CONFIG)
+    with_truth = train_student(labels, tmp_path / "b.pt", config=CONFIG, truth=truth)
     weights = plain.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in with_truth.model.state_dict().items())
     rows = log_rows(tmp_path / "b.pt")
@@ -111,7 +94,7 @@ def test_tensorboard_gets_the_same_numbers(labels, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+    train_student(labels, tmp_path / "m.pt", config=CONFIG)
     events = EventAccumulator(str(tmp_path / "m.tensorboard"))
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("loss")]
@@ -119,36 +102,15 @@ def test_tensorboard_gets_the_same_numbers(labels, tmp_path):
     assert shown == [(step, pytest.approx(value, rel=1e-4)) for step, value in expected]
 
 
-@pytest.mark.parametrize("where", ["weight_step", "score_photos", "save_state"])
-def test_a_training_interrupted_at_any_step_resumes_bit_for_bit(where, labels, tmp_path, monkeypatch):
-    import mlclip.training.label_step
-    import mlclip.training.loop
-    import mlclip.training.weight_step
-
+@pytest.mark.parametrize(
+    ("function", "call"), [("weight_step.weight_step", 5), ("label_step.score_photos", 2), ("loop.save_state", 2)]
+)
+def test_a_training_interrupted_at_any_step_resumes_bit_for_bit(function, call, labels, tmp_path, interrupt_at):
     config = replace(CONFIG, warmup=0, label_every=1)
-    whole = train_student(
-        labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt", num_workers=0
-    )
-    modules = {
-        "weight_step": mlclip.training.weight_step,
-        "score_photos": mlclip.training.label_step,
-        "save_state": mlclip.training.loop,
-    }
-    module = modules[where]
-    original, calls = getattr(module, where), 0
-
-    def interrupted(*args, **rest):
-        nonlocal calls
-        calls += 1
-        if calls == (5 if where == "weight_step" else 2):
-            raise KeyboardInterrupt
-        return original(*args, **rest)
-
-    settings = {"config": config, "save_labels": tmp_path / "cut.labels.pt", "num_workers": 0}
-    with monkeypatch.context() as patch:
-        patch.setattr(module, where, interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_student(labels, tmp_path / "cut.pt", **settings)
+    whole = train_student(labels, tmp_path / "whole.pt", config=config, save_labels=tmp_path / "whole.labels.pt")
+    settings = {"config": config, "save_labels": tmp_path / "cut.labels.pt"}
+    with interrupt_at(f"mlclip.training.{function}", call):
+        train_student(labels, tmp_path / "cut.pt", **settings)
     resumed = train_student(labels, tmp_path / "cut.pt", resume=True, **settings)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
@@ -158,39 +120,14 @@ def test_a_training_interrupted_at_any_step_resumes_bit_for_bit(where, labels, t
     assert facts == [[row["epoch"], row["loss"]] for row in log_rows(tmp_path / "cut.pt")]
 
 
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "mlclip", *args]
-
-
-OPTIONS = ["--method", "cdul", "--init", "none", "--size", "64", "--batch-size", "4", "--set", "warmup=1", "--workers", "0",
+OPTIONS = ["--method", "cdul", "--init", "none", "--size", "64", "--batch-size", "4", "--set", "warmup=1",
            "--device", "cpu"]  # fmt: skip
-
-
-def test_a_killed_training_loses_at_most_one_epoch_and_has_the_same_result(labels, tmp_path):
-    write_labels(labels, tmp_path / "labels.pt")
-    shared = ["train", "--labels", str(tmp_path / "labels.pt"), *OPTIONS, "--epochs", "12"]
-    shared += ["--arch", "mobilenet_v3_small", "--lr", "1e-3"]
-    killed = subprocess.Popen(command(*shared, "-o", str(tmp_path / "killed.pt")), stderr=subprocess.DEVNULL)
-    kept = resume_file(tmp_path / "killed.pt")
-    until = time.monotonic() + 120
-    while not kept.exists() and killed.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    assert kept.exists() and not (tmp_path / "killed.pt").exists()
-    again = subprocess.run(
-        command(*shared, "-o", str(tmp_path / "killed.pt"), "--resume"), capture_output=True, text=True, check=True
-    )
-    assert "continuing after epoch" in again.stderr
-    subprocess.run(command(*shared, "-o", str(tmp_path / "whole.pt")), check=True, capture_output=True)
-    one, two = (load_checkpoint(tmp_path / f"{n}.pt").model.state_dict() for n in ("killed", "whole"))
-    assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
 def test_saving_labels_needs_a_method_that_changes_them(labels, tmp_path):
     with pytest.raises(OptionError, match=r'`save_labels`.*`method="cdul"`'):
         train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, method="fixed", warmup=2, label_every=1),
-              save_labels=tmp_path / "refined.pt", num_workers=0)  # fmt: skip
+              save_labels=tmp_path / "refined.pt")  # fmt: skip
 
 
 def test_label_step_settings_without_label_steps_are_option_errors():
@@ -201,21 +138,11 @@ def test_label_step_settings_without_label_steps_are_option_errors():
             TrainConfig(method="cdul", **wrong)
 
 
-def test_a_training_without_any_label_step_prints_a_warning(labels, tmp_path):
-    from mlclip.progress import Progress
-
-    lines = []
-
-    class Messages(Progress):
-        def log(self, line):
-            lines.append(line)
-
-    train_student(
-        labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), num_workers=0, progress=Messages()
-    )
+def test_a_training_without_any_label_step_prints_a_warning(labels, tmp_path, told):
+    train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), progress=told)
     assert any(
         line.startswith("warning") and "`epochs=1` with `warmup=3`" in line and "no label step" in line
-        for line in lines
+        for line in told.lines
     )
 
 
@@ -223,20 +150,8 @@ def test_photos_that_all_cannot_be_read_are_an_error(labels, photos, tmp_path):
     for file in photos.iterdir():
         file.write_bytes(b"")
     with pytest.raises(InputError, match="none of the 12"):
-        train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0)
+        train_student(labels, tmp_path / "m.pt", config=CONFIG)
     assert not (tmp_path / "m.pt").exists()
-
-
-def test_a_weight_step_without_photos_changes_nothing(labels, tmp_path):
-    from mlclip.distributed import Distributed
-    from mlclip.student.model import Classifier
-
-    model = Classifier("resnet18", CLASSES, 64)
-    before = model.head.bias.detach().clone()
-    optimizer = torch.optim.Adam(model.parameters())
-    empty = torch.empty(0, 3, 64, 64, dtype=torch.uint8)
-    assert weight_step(model, optimizer, empty, torch.empty(0, 3), Distributed()) == (0.0, 0)
-    assert torch.equal(model.head.bias, before)
 
 
 def test_a_full_disk_for_tensorboard_is_an_error_in_one_line(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def test_every_photo_gets_a_picture_in_the_same_subfolder(checkpoint, photos, tm
     found = find_images([str(photos)])
     (photos / "02.jpg").write_bytes(b"")
     chosen = [[(0, 0.9), (2, 0.4)]] * len(found.photos)
-    written = write_heatmaps(found.photos, chosen, checkpoint, tmp_path / "maps", num_workers=0)
+    written = write_heatmaps(found.photos, chosen, checkpoint, tmp_path / "maps")
     assert written == 11
     assert (tmp_path / "maps" / "sub" / "01.jpg.heatmap.jpg").is_file()
     with Image.open(tmp_path / "maps" / "01.jpg.heatmap.jpg") as picture:
@@ -53,7 +53,7 @@ def test_every_photo_gets_a_picture_in_the_same_subfolder(checkpoint, photos, tm
 
 def test_the_command_draws_the_classes_it_lists_and_does_not_overwrite_a_folder(checkpoint, photos, tmp_path, capfd):
     save_checkpoint(checkpoint, tmp_path / "model.pt")
-    shared = ["predict", str(photos / "01.jpg"), "--model", str(tmp_path / "model.pt"), "--workers", "0"]
+    shared = ["predict", str(photos / "01.jpg"), "--model", str(tmp_path / "model.pt")]
     shared += ["--heatmaps", str(tmp_path / "maps")]
     assert _status([*shared, "--topk", "2"]) == 0
     with Image.open(tmp_path / "maps" / "01.jpg.heatmap.jpg") as picture:

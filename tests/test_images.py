@@ -3,14 +3,12 @@
 import io
 import os
 import random
-import socket
 import struct
 import subprocess
-import sys
-import threading
 import tracemalloc
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -93,44 +91,18 @@ def test_the_reason_for_a_file_that_is_not_an_image_says_what_it_is(refused, dat
 
 @pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", b"%PDF-1.4\n"])
 def test_postscript_and_pdf_named_jpg_start_no_program(refused, monkeypatch, data):
-    def forbidden(*args, **options):
-        raise AssertionError("a program was started")
-
+    forbidden = Mock(side_effect=AssertionError("a program was started"))
     monkeypatch.setattr(subprocess, "Popen", forbidden)
     monkeypatch.setattr(os, "system", forbidden)
     assert "not an image" in refused(data)
-
-
-def test_the_reason_for_a_heic_without_a_plug_in_says_what_to_install(refused, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # makes the import fail
-    assert "pip install pillow-heif" in refused(b"\0\0\0\x18ftypheic" + bytes(400), "x.heic")
-
-
-def test_a_named_pipe_is_refused_and_does_not_block(tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    reasons = []
-
-    def attempt() -> None:
-        try:
-            open_image(tmp_path / "pipe.jpg")
-        except Unreadable as error:
-            reasons.append(str(error))
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(timeout=20)
-    assert reasons == ["not a regular file"]
 
 
 def test_a_deleted_photo_and_one_without_read_permission_are_unreadable(tmp_path, monkeypatch):
     with pytest.raises(Unreadable, match="no longer exists"):
         open_image(tmp_path / "never.jpg")
     picture().save(tmp_path / "x.jpg")
-
-    def forbid(*args, **options):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", forbid)  # simulated, because root may read every file
+    # simulated, because root may read every file
+    monkeypatch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(Unreadable, match="no permission"):
         open_image(tmp_path / "x.jpg")
 
@@ -145,12 +117,6 @@ def test_a_photo_cut_in_half_is_unreadable_whatever_pillow_is_set_to(refused, mo
     data = encoded(picture(320, 240), kind)
     assert "cut short" in refused(data[: len(data) // 2])
     assert tolerant == ImageFile.LOAD_TRUNCATED_IMAGES
-
-
-def test_a_jpeg_overwritten_with_another_photo_is_unreadable(refused):
-    data, other = encoded(picture(320, 240), "JPEG"), encoded(picture(32, 32, seed=1), "JPEG")[:500]
-    middle = len(data) // 2
-    assert "damaged" in refused(data[:middle] + other + data[middle + len(other) :])
 
 
 def test_no_real_photo_is_reported_as_damaged():
@@ -173,11 +139,6 @@ def test_no_flipped_byte_of_a_png_changes_the_picture_unnoticed(opened, mode):
             outcomes.append(None)
     assert False not in outcomes
     assert outcomes.count(None) > 0.9 * len(data)
-
-
-def test_a_png_without_its_end_chunk_is_used(opened):
-    image = picture()
-    assert opened(encoded(image, "PNG")[:-12]).tobytes() == image.tobytes()
 
 
 def test_damaged_exif_is_ignored_without_a_warning(opened, recwarn, capfd):
@@ -295,10 +256,6 @@ def test_the_first_of_several_frames_is_used(opened, kind, name):
     assert np.abs(np.asarray(out).astype(int) - (200, 0, 0)).max() < 10
 
 
-def test_a_png_named_jpg_is_used(opened):
-    assert opened(encoded(picture(), "PNG"), "x.jpg").tobytes() == picture().tobytes()
-
-
 CAMERA = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -355,11 +312,6 @@ def test_only_image_suffixes_are_found_in_upper_or_lower_case(tmp_path):
 def test_hidden_names_and_mlclips_own_folders_are_not_searched(tmp_path):
     fill(tmp_path, "a/1.jpg", ".git/2.jpg", "__MACOSX/3.jpg", "a/._1.jpg", "b/store/4.jpg", f"b/store/{STORE_MARK}")
     assert paths(find_images([tmp_path])) == ["a/1.jpg"]
-
-
-def test_the_store_mark_is_the_one_the_store_writes():
-    store = pytest.importorskip("mlclip.teacher.store")
-    assert store.MANIFEST == STORE_MARK
 
 
 def test_photos_with_the_same_name_in_two_folders_are_two_photos(tmp_path):
@@ -420,29 +372,6 @@ def test_links_to_folders_are_followed_without_endless_loops(tmp_path):
     assert (paths(found), found.skipped) == (["b/1.jpg", "c/2.jpg"], [])
 
 
-def test_broken_links_pipes_and_sockets_are_skipped_with_a_reason(tmp_path, monkeypatch):
-    fill(tmp_path, "good.jpg")
-    (tmp_path / "broken.jpg").symlink_to("missing.jpg")
-    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
-    (tmp_path / "device.jpg").symlink_to("/dev/null")
-    os.mkfifo(tmp_path / "pipe.jpg")
-    monkeypatch.chdir(tmp_path)  # a socket's path must be short
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind("socket.jpg")
-        found = find_images([tmp_path])
-    assert paths(found) == ["good.jpg"]
-    assert {skip.path: skip.reason for skip in found.skipped} == {
-        "broken.jpg": "a broken link",
-        "circle.jpg": "a broken link",
-        "device.jpg": "a device",
-        "pipe.jpg": "a named pipe",
-        "socket.jpg": "a socket",
-    }
-    for name in ("broken.jpg", "pipe.jpg"):
-        with pytest.raises(InputError, match=f"{name} is a"):
-            find_images([tmp_path / name])
-
-
 def test_a_folder_that_cannot_be_listed_is_skipped(tmp_path, monkeypatch):
     fill(tmp_path, "a/1.jpg", "closed/2.jpg")
     listed = os.scandir
@@ -460,17 +389,8 @@ def test_a_folder_that_cannot_be_listed_is_skipped(tmp_path, monkeypatch):
 
 def test_a_list_file_may_have_comments_blanks_duplicates_and_missing_files(tmp_path):
     fill(tmp_path, "in/a.jpg", "in/b c.jpg", "d.raw", "in/more/e.jpg")
-    lines = [
-        "a.jpg",
-        "",
-        "# comment",
-        "  b c.jpg  ",
-        "a.jpg",
-        "missing.jpg",
-        "../d.raw",
-        "more",
-        str(tmp_path / "in/a.jpg"),
-    ]
+    lines = ["a.jpg", "", "# comment", "  b c.jpg  ", "a.jpg", "missing.jpg", "../d.raw", "more"]
+    lines.append(str(tmp_path / "in/a.jpg"))
     (tmp_path / "in/list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     found = find_images([f"@{tmp_path}/in/list.txt"])
     assert found.root == str(tmp_path)
@@ -486,32 +406,6 @@ def test_a_list_in_utf_16_or_with_undecodable_bytes_is_read(tmp_path):
     (tmp_path / "raw.txt").write_bytes(b"\xff.jpg\n")
     assert paths(find_images([f"@{tmp_path}/16.txt"])) == ["é.jpg"]
     assert paths(find_images([f"@{tmp_path}/raw.txt"])) == [name]
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
-@pytest.mark.parametrize("size", [(64, 48), (500, 400)])
-def test_a_photo_instead_of_a_list_is_refused_in_one_line(tmp_path, monkeypatch, kind, size):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.jpg").write_bytes(encoded(picture(*size), kind))
-    with pytest.raises(
-        InputError, match=r"^@photo\.jpg is not a text file with one path per line\. .*without the @\.$"
-    ):
-        find_images("@photo.jpg")
-
-
-@pytest.mark.parametrize("name", ["a.jpg\né.jpg", "a.jpg\n😀.jpg"])
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_a_utf_16_list_cut_at_any_byte_is_read_or_refused_in_one_line(tmp_path, name, encoding):
-    fill(tmp_path, "a.jpg")
-    data = ("\ufeff" + name).encode(encoding)
-    for end in range(14, len(data) + 1):  # after a.jpg and the newline
-        (tmp_path / "list.txt").write_bytes(data[:end])
-        try:
-            assert paths(find_images([f"@{tmp_path}/list.txt"])) == ["a.jpg"]
-            assert end % 2 == 0
-        except InputError as error:
-            assert "list.txt is damaged UTF-16 text (" in str(error) and "\n" not in str(error)
-            assert end % 2 == 1 or "😀" in name
 
 
 def test_nul_bytes_in_the_names_of_a_list_are_skipped_with_a_reason(tmp_path):

@@ -24,7 +24,7 @@ from mlclip.config import InputError, TrainConfig
 from mlclip.distributed import Distributed, Runtime
 from mlclip.files import cache_folder
 from mlclip.images import PhotoViews, find_images, photo_batches
-from mlclip.labels.table import Labels, write_labels
+from mlclip.labels.table import write_labels
 from mlclip.progress import SILENT, Progress
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.training import input_cache
@@ -34,26 +34,10 @@ from mlclip.training.loop import train_student
 CONFIG = TrainConfig(method="fixed", arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
 
 
-class Messages(Progress):
-    """A Progress that keeps the lines it gets."""
-
-    def __init__(self):
-        self.lines = []
-
-    def log(self, line):
-        self.lines.append(line)
-
-
 @pytest.fixture
 def found(photos):
     (photos / "05.jpg").write_bytes(b"not a photo")
     return find_images([photos])
-
-
-@pytest.fixture
-def labels(photos) -> Labels:
-    scores = torch.nn.functional.one_hot(torch.arange(12) % 3).float() * 0.9 + 0.05
-    return Labels([f"{n:02d}.jpg" for n in range(12)], ["red", "green", "blue"], scores, root=str(photos))
 
 
 @pytest.mark.parametrize("num_threads", [0, 3])
@@ -92,47 +76,32 @@ def left() -> list[Path]:
     return [file for file in (cache_folder() / "inputs").rglob("*") if file.is_file()]
 
 
-def test_the_cache_is_announced_and_its_file_has_no_name(labels, found, tmp_path):
-    messages = Messages()
-    cache = open_input_cache(found.photos, 64, Runtime(num_workers=2, progress=messages))
-    assert messages.lines == [f"input cache: 12 photos, 0 MB in {cache_folder() / 'inputs'}"]
+def test_the_cache_is_announced_and_its_file_has_no_name(labels, found, tmp_path, told):
+    cache = open_input_cache(found.photos, 64, Runtime(num_workers=2, progress=told))
+    assert told.lines == [f"input cache: 12 photos, 0 MB in {cache_folder() / 'inputs'}"]
     assert cache.pixels[0].any() and not left()
 
 
 def test_one_epoch_and_no_cache_make_no_file(labels, tmp_path):
-    train_student(labels, tmp_path / "a.pt", config=replace(CONFIG, epochs=1), num_workers=0)
-    train_student(labels, tmp_path / "b.pt", config=replace(CONFIG, cache=False), num_workers=0)
+    train_student(labels, tmp_path / "a.pt", config=replace(CONFIG, epochs=1))
+    train_student(labels, tmp_path / "b.pt", config=replace(CONFIG, cache=False))
     assert not (cache_folder() / "inputs").exists()
 
 
 def test_two_caches_of_the_same_photos_do_not_share_anything(found, photos):
-    first = open_input_cache(found.photos, 64, Runtime(num_workers=0))
+    first = open_input_cache(found.photos, 64, Runtime())
     before = first.pixels.copy()
     shutil.copyfile(photos / "01.jpg", photos / "07.jpg")
-    second = open_input_cache(found.photos, 64, Runtime(num_workers=0))
+    second = open_input_cache(found.photos, 64, Runtime())
     assert np.array_equal(second.pixels[7], second.pixels[1]) and np.array_equal(first.pixels, before)
 
 
-@pytest.mark.parametrize("method", ["fixed", "consistent"])
-def test_a_training_works_with_the_defaults_again_beside_another_and_after_a_kill(
-    labels, tmp_path, monkeypatch, method
-):
+def test_a_training_works_with_the_defaults_again_beside_another_and_after_a_kill(labels, tmp_path, monkeypatch):
     """The command with its default workers and cache, as a process: a second training, and one that is killed and continued."""
     monkeypatch.chdir(tmp_path)
     write_labels(labels, "labels.pt")
-    options = [
-        "--method",
-        "consistent",
-        "--set",
-        "warmup=1",
-        "--arch",
-        "mobilenet_v3_small",
-        "--init",
-        "none",
-        "--size",
-        "64",
-    ]
-    options += ["--batch-size", "4", "--epochs", "10"]
+    options = ["--method", "consistent", "--set", "warmup=1", "--arch", "mobilenet_v3_small", "--init", "none"]
+    options += ["--size", "64", "--batch-size", "4", "--epochs", "10"]
 
     def start(output: str, *more: str) -> subprocess.Popen:
         command = [sys.executable, "-W", "error", "-m", "mlclip", "train", *options, "-o", output, *more]
@@ -152,39 +121,36 @@ def test_a_training_works_with_the_defaults_again_beside_another_and_after_a_kil
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items()) and not left()
 
 
-def test_too_little_space_falls_back_to_no_cache_with_a_message(labels, tmp_path, monkeypatch):
+def test_too_little_space_falls_back_to_no_cache_with_a_message(labels, tmp_path, monkeypatch, told):
     free = shutil.disk_usage(tmp_path)._replace(free=10**6)
     monkeypatch.setattr(input_cache.shutil, "disk_usage", lambda _: free)
-    messages = Messages()
-    train_student(labels, tmp_path / "m.pt", config=CONFIG, num_workers=0, progress=messages)
-    assert any("no input cache" in line and "and 1 MB are free" in line for line in messages.lines) and not left()
+    train_student(labels, tmp_path / "m.pt", config=CONFIG, progress=told)
+    assert any("no input cache" in line and "and 1 MB are free" in line for line in told.lines) and not left()
 
 
-def test_a_disk_that_gets_full_falls_back_to_no_cache_with_a_message(found, monkeypatch):
+def test_a_disk_that_gets_full_falls_back_to_no_cache_with_a_message(found, monkeypatch, told):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
         yield
 
     monkeypatch.setattr(input_cache, "read_batches", full)
-    messages = Messages()
-    assert open_input_cache(found.photos, 64, Runtime(num_workers=0, progress=messages)) is None
-    assert messages.lines[-1].endswith("(No space left on device). Every epoch decodes the photos again.")
+    assert open_input_cache(found.photos, 64, Runtime(progress=told)) is None
+    assert told.lines[-1].endswith("(No space left on device). Every epoch decodes the photos again.")
     assert not left()
 
 
 def test_a_cache_folder_that_cannot_be_written_is_replaced_by_the_folder_for_temporary_files(
-    found, monkeypatch, tmp_path
+    found, monkeypatch, tmp_path, told
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file"))
-    messages = Messages()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert open_input_cache(found.photos, 64, Runtime(num_workers=0, progress=messages)).pixels[0].any()
-    assert messages.lines == [f"input cache: 12 photos, 0 MB in {tmp_path}"]
+    assert open_input_cache(found.photos, 64, Runtime(progress=told)).pixels[0].any()
+    assert told.lines == [f"input cache: 12 photos, 0 MB in {tmp_path}"]
     assert not list(tmp_path.glob("mlclip-inputs-*"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    assert open_input_cache(found.photos, 64, Runtime(num_workers=0, progress=messages)) is None
-    assert messages.lines[-1].startswith("no input cache: neither the cache nor $TMPDIR can be written")
+    assert open_input_cache(found.photos, 64, Runtime(progress=told)) is None
+    assert told.lines[-1].startswith("no input cache: neither the cache nor $TMPDIR can be written")
 
 
 class TwoRanks(Distributed):
@@ -218,13 +184,13 @@ def test_ranks_share_the_work_on_one_machine_and_every_rank_has_all_photos(found
     monkeypatch.setattr(
         input_cache, "read_batches", lambda photos, *a, **k: decoded.append(len(photos)) or original(photos, *a, **k)
     )
-    alone = open_input_cache(found.photos, 64, Runtime(num_workers=0))
+    alone = open_input_cache(found.photos, 64, Runtime())
     for cache in caches_of_two_ranks(found, hosts):
         assert np.array_equal(cache.pixels, alone.pixels) and cache.unreadable.keys() == {5}
     assert decoded == ([12, 6, 6] if hosts[0] == hosts[1] else [12, 12, 12]) and not left()
 
 
-def test_a_problem_of_one_rank_means_no_cache_for_all(found, monkeypatch):
+def test_a_problem_of_one_rank_means_no_cache_for_all(found, monkeypatch, told):
     original, calls = input_cache._create, iter((False, True))
 
     def second_fails(length):
@@ -233,10 +199,10 @@ def test_a_problem_of_one_rank_means_no_cache_for_all(found, monkeypatch):
         return original(length)
 
     monkeypatch.setattr(input_cache, "_create", second_fails)
-    messages = (Messages(), Messages())
+    messages = (told, type(told)())
     assert caches_of_two_ranks(found, ("here", "elsewhere"), messages) == [None, None] and not left()
-    for told in messages:
-        assert re.fullmatch(r"no input cache: (rank 1: )?its disk is full\. Every epoch decodes .*", told.lines[-1])
+    for one in messages:
+        assert re.fullmatch(r"no input cache: (rank 1: )?its disk is full\. Every epoch decodes .*", one.lines[-1])
 
 
 def test_clearing_the_cache_deletes_what_a_killed_training_has_left(own_cache):

@@ -190,7 +190,7 @@ def test_every_command_works_on_shards_and_a_cut_shard_gives_status_3(shards, cl
     monkeypatch.chdir(tmp_path)
     whole = (shards / "a-001.tar").read_bytes()
     (shards / "a-001.tar").write_bytes(whole[: len(whole) // 2])
-    common = ["--workers", "0", "--device", "cpu"]
+    common = ["--device", "cpu"]
     label = ["pseudolabel", str(shards), "--classes", "red,green,blue", "--clip", str(clip_file), *common]
     assert _status(label) == 3
     err = capsys.readouterr().err

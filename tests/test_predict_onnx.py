@@ -107,7 +107,7 @@ def test_thresholds_and_topk_work_as_with_a_torch_model(model, photos, tmp_path,
 
 def test_the_scores_are_those_of_the_resized_photo_for_any_batch_and_thread_count(model, photos):
     found, loaded = find_images([photos]), load_onnx(model)
-    one = predict_onnx(found, loaded, batch_size=64, num_workers=0)
+    one = predict_onnx(found, loaded, batch_size=64)
     for batch_size, threads in ((1, 0), (5, 2), (64, 3)):
         again = predict_onnx(found, loaded, batch_size=batch_size, num_workers=threads)
         assert again.paths == one.paths and np.array_equal(again.scores, one.scores)
@@ -139,19 +139,11 @@ def test_unreadable_photos_have_no_row_and_are_listed(model, photos, capfd):
 def test_evaluate_and_the_python_function_take_an_onnx_model(model, photos, tmp_path, capfd):
     rows = [f"{number:02d}.jpg,{','.join(str(int(number % 3 == c)) for c in range(3))}" for number in range(12)]
     (tmp_path / "truth.csv").write_text("\n".join(["path,red,green,blue", *rows]))
-    command = [
-        "evaluate",
-        str(photos),
-        "--model",
-        str(model),
-        "--truth",
-        str(tmp_path / "truth.csv"),
-        "--format",
-        "json",
-    ]
+    command = ["evaluate", str(photos), "--model", str(model), "--truth", str(tmp_path / "truth.csv")]
+    command += ["--format", "json"]
     assert _status(command) == 0
     assert json.loads(capfd.readouterr().out)["mAP"] == pytest.approx(1.0)
-    labels = mlclip.predict(photos, model, num_workers=0, progress=mlclip.SILENT)
+    labels = mlclip.predict(photos, model, progress=mlclip.SILENT)
     assert isinstance(labels, mlclip.Labels) and labels.above_threshold()[2] == ["blue"]
 
 
@@ -219,25 +211,3 @@ def test_without_onnxruntime_the_error_says_how_to_install_it(model, monkeypatch
 def test_an_unavailable_device_is_refused(model):
     with pytest.raises(InputError, match=r'`device="mps"` is not available for ONNX models'):
         load_onnx(model, "mps")
-
-
-def test_a_photo_is_decoded_by_the_calling_thread_and_several_by_threads(photos, monkeypatch):
-    import threading
-
-    from mlclip.images import batches
-
-    used = set()
-
-    def read(file, size):
-        used.add(threading.current_thread())
-        return np.zeros((1, 3, size, size), np.uint8), False
-
-    monkeypatch.setattr(batches, "read_views", read)
-    found = find_images([photos]).photos
-    assert len(list(read_batches(found[:1], 8, batch_size=4, num_threads=4))) == 1
-    assert used == {threading.main_thread()}
-    used.clear()
-    assert [batch.rows for batch in read_batches(found, 8, batch_size=5, num_threads=2)] == [
-        list(range(5)), list(range(5, 10)), [10, 11]
-    ]  # fmt: skip
-    assert used and threading.main_thread() not in used

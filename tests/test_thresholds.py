@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 import torch
 
-from mlclip.methods import thresholds
 from mlclip.methods.calibration import fit_calibration
 from mlclip.methods.thresholds import best_expected_f1, f1_of_classes, match_expected_positives, thresholds_of_labels
-
-
-def test_the_worked_examples_in_the_docstrings_hold():
-    assert doctest.testmod(thresholds).failed == 0
 
 
 def test_the_number_of_photos_above_the_threshold_is_what_the_labels_expect():

@@ -37,7 +37,7 @@ def labels(tmp_path_factory):
 
 
 def test_the_map_of_a_class_is_highest_where_the_object_is(labels):
-    where = maps_of_labels(labels, Teacher(load_clip("tiny")), num_workers=0)
+    where = maps_of_labels(labels, Teacher(load_clip("tiny")))
     assert list(where["maps"]) == [0, 1]  # only photos with a label
     for row in (0, 1):
         for column, cam in zip(where["classes"][row], torch.tensor(where["maps"][row]), strict=True):

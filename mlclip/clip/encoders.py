@@ -26,10 +26,6 @@ class QuickGELU(nn.Module):
         return (1.702 * x).sigmoid_().mul_(x)  # one new tensor and not three
 
 
-def _activation(name: str) -> nn.Module:
-    return QuickGELU() if name == "quick_gelu" else nn.GELU()
-
-
 class ResidualAttentionBlock(nn.Module):
     def __init__(self, width: int, hidden: int, head_width: int, activation: str):
         super().__init__()
@@ -37,7 +33,7 @@ class ResidualAttentionBlock(nn.Module):
         self.ln_1 = nn.LayerNorm(width)
         self.mlp = nn.Sequential()
         self.mlp.add_module("c_fc", nn.Linear(width, hidden))
-        self.mlp.add_module("gelu", _activation(activation))
+        self.mlp.add_module("gelu", QuickGELU() if activation == "quick_gelu" else nn.GELU())
         self.mlp.add_module("c_proj", nn.Linear(hidden, width))
         self.ln_2 = nn.LayerNorm(width)
 

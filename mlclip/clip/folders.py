@@ -83,7 +83,7 @@ def _incomplete(folder: Path, weights: Path | None) -> InputError:
         wanted = OPEN_CLIP_CONFIG if weights.name in OPEN_CLIP_WEIGHTS else CONFIG
         return InputError(
             f"{folder} holds weights but no {wanted}, which says how they are used. Download it from the same place, or pass the "
-            f"file {weights} with `clip_activation` and `clip_pixels`."
+            f"file {weights} with `clip_activation=gelu` and `clip_pixels=openai`, as they are right for it."
         )
     for config, wanted in ((OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS[0]), (CONFIG, HUGGING_FACE_WEIGHTS[0])):
         if (folder / config).is_file():
@@ -118,8 +118,8 @@ def _triple(value: Any) -> tuple[float, ...]:
 
 # open_clip
 
-_PLAIN = {
-    "model": {
+_PLAIN = {  # settings that OpenAI's encoders have
+    "model": [
         "embed_dim",
         "vision_cfg",
         "text_cfg",
@@ -127,10 +127,10 @@ _PLAIN = {
         "custom_text",
         "init_logit_scale",
         "init_logit_bias",
-    },
-    "vision_cfg": {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "patch_dropout"},
-    "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"},
-}  # settings that OpenAI's encoders have
+    ],
+    "vision_cfg": ["image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "patch_dropout"],
+    "text_cfg": ["context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"],
+}
 
 
 def foreign_setting(folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +64,7 @@ def load_clip(
     folder that is damaged, is not a CLIP, or holds NaN or infinite numbers.
     """
     asked = str(name_or_path)
-    given = parse_pixels(pixels) if isinstance(pixels, str) else pixels
+    pixels = parse_pixels(pixels) if isinstance(pixels, str) else pixels
     is_folder = not is_open_clip_name(asked) and find_name(asked) is None and Path(asked).is_dir()
     if is_folder and (setting := foreign_setting(Path(asked))):
         progress.log(f"open_clip loads {asked}: mlclip's own encoders do not have {setting}")
@@ -74,11 +73,11 @@ def load_clip(
         if activation not in (None, OWN):
             raise InputError(f"open_clip knows the activation of {asked}. Remove `clip_activation`.")
         model = load_open_clip(asked, offline=offline)
-        model.pixels = given or model.pixels
+        model.pixels = pixels or model.pixels
     elif is_folder:
-        model = _from_folder(Path(asked), activation, given, progress)
+        model = _from_folder(Path(asked), activation, pixels, progress)
     else:
-        model = _from_file(asked, activation, given, offline, progress)
+        model = _from_file(asked, activation, pixels, offline, progress)
     if limit := restriction(model.licence):
         progress.log(
             f"warning: the weights of {asked} are {limit} (licence {model.licence}); find out whether this also holds for what you "
@@ -92,13 +91,13 @@ def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offlin
     progress.detail(f"reading the weights of CLIP {name} from {path}")
     state = read_state_dict(path)
     _refuse_foreign_tensors(state, path)
-    openai = sha256 in OPENAI_HASHES or sha256 == _tiny_hash()
+    openai = sha256 in OPENAI_HASHES or (TINY_FILE.is_file() and sha256 == hash_file(TINY_FILE))
     if not openai and not (activation and pixels):
         what = [*([] if activation else ["activation quick_gelu"]), *([] if pixels else ["OpenAI's pixels"])]
         progress.log(
             f"warning: {path} does not say how it was trained: {' and '.join(what)} are assumed. If that is wrong, the labels "
-            "are bad. The model's open_clip_config.json tells (quick_gelu, preprocess_cfg): pass the folder with it, or "
-            "`clip_activation` and `clip_pixels`"
+            "are bad. The model's open_clip_config.json tells (quick_gelu, preprocess_cfg): pass the folder with it, or set "
+            "`clip_activation=gelu` and `clip_pixels=openai`"
         )
     model = _built(state, ClipFacts(activation or "quick_gelu", HeadWidths(), pixels or OPENAI, {}), path)
     model.name, model.sha256, model.licence = name, sha256, "mit" if openai else ""
@@ -120,23 +119,43 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
     if not (pixels or facts.pixels):
         progress.log(
             f"warning: {folder} holds no preprocessor_config.json: OpenAI's pixels are assumed. Download it from the same place, "
-            "or pass `clip_pixels`"
+            "or set `clip_pixels=openai`"
         )
     chosen = ClipFacts(activation or facts.activation, facts.heads, pixels or facts.pixels or OPENAI, facts.sizes)
     model = _built(state, chosen, folder)
     model.name, model.sha256, model.licence = str(folder), sha256, licence_of_folder(folder)
-    if not _has_usual_heads(model):  # then these tensors give other embeddings than the same file without the folder
+    is_resnet = isinstance(model.visual, ModifiedResNet)
+    usual = HEAD_WIDTH if is_resnet else WIDE_HEADS.get(model.visual.class_embedding.numel(), HEAD_WIDTH)
+    if facts.heads != (
+        usual,
+        HEAD_WIDTH,
+    ):  # then these tensors give other embeddings than the same file without the folder
         model.sha256 = hashlib.sha256(f"{sha256} {tuple(facts.heads)}".encode()).hexdigest()
     return model
 
 
 def _built(state: dict, facts: ClipFacts, path: Path) -> CLIP:
+    """The CLIP of these tensors. InputError if they do not fit together or do not fit the facts."""
     try:
         model = build_clip(state, facts.activation, facts.heads)
-        _check_sizes(model, facts)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    _check_model(model, path)
+    found = {"image size": model.input_resolution, "embedding size": model.embed_dim}
+    found["text width"] = model.ln_final.weight.numel()
+    for name, size in facts.sizes.items():
+        if found[name] != size:
+            raise InputError(
+                f"{path}: the json says {name} {size}, but the tensors have {found[name]}: json and weights are of two models. "
+                "Download both from the same place."
+            )
+    if model.vocab_size != VOCAB_SIZE:
+        raise InputError(
+            f"{path} was trained with a vocabulary of {model.vocab_size} tokens, but CLIP's has {VOCAB_SIZE}. "
+            "Use weights trained with CLIP's tokenizer, or open_clip's version of this model."
+        )
+    for name, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{path} holds NaN or infinite numbers in {name}. {GET_AGAIN}")
     model.pixels = facts.pixels
     return model
 
@@ -159,44 +178,6 @@ def _locate(asked: str, offline: bool, progress: Progress) -> tuple[Path, str, s
         return path, name or str(path), hash_file(path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
-
-
-@lru_cache
-def _tiny_hash() -> str:
-    return hash_file(TINY_FILE) if TINY_FILE.is_file() else ""
-
-
-def _check_model(model: CLIP, path: Path) -> None:
-    if model.vocab_size != VOCAB_SIZE:
-        raise InputError(
-            f"{path} was trained with a vocabulary of {model.vocab_size} tokens, but CLIP's has {VOCAB_SIZE}. "
-            "Use weights trained with CLIP's tokenizer, or open_clip's version of this model."
-        )
-    for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
-            raise InputError(f"{path} holds NaN or infinite numbers in {name}. {GET_AGAIN}")
-
-
-def _check_sizes(model: CLIP, facts: ClipFacts) -> None:
-    found = {"image size": model.input_resolution, "embedding size": model.embed_dim}
-    found["text width"] = model.ln_final.weight.numel()
-    for name, size in facts.sizes.items():
-        if found[name] != size:
-            raise InputError(
-                f"the json says {name} {size}, but the tensors have {found[name]}: json and weights are of two models. "
-                "Download both from the same place."
-            )
-
-
-def _has_usual_heads(model: CLIP) -> bool:
-    """Whether the attention heads of a model are those that its shapes alone would give."""
-    text, visual = model.transformer.resblocks[0].attn, model.visual
-    if isinstance(visual, ModifiedResNet):
-        image = visual.attnpool.heads * HEAD_WIDTH == visual.attnpool.q_proj.in_features
-    else:
-        attention = visual.transformer.resblocks[0].attn
-        image = attention.head_dim == WIDE_HEADS.get(attention.embed_dim, HEAD_WIDTH)
-    return image and text.head_dim == HEAD_WIDTH
 
 
 def _refuse_foreign_tensors(state: Mapping[str, Tensor], path: Path) -> None:

@@ -85,8 +85,7 @@ class CLIP(nn.Module):
 
 
 def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = {int(m[1]) for k in state if (m := re.match(re.escape(prefix) + r"(\d{1,4})\.", k))}
-    return len(numbers)
+    return len({int(m[1]) for k in state if (m := re.match(re.escape(prefix) + r"(\d{1,4})\.", k))})
 
 
 def _transformer_size(state: Mapping[str, Tensor], prefix: str) -> tuple[int, int, int]:
@@ -94,25 +93,21 @@ def _transformer_size(state: Mapping[str, Tensor], prefix: str) -> tuple[int, in
     return width, _count_blocks(state, prefix), hidden
 
 
-def _build_visual(
-    state: Mapping[str, Tensor], embed_dim: int, activation: str, head_width: int | None
-) -> tuple[nn.Module, int]:
+def _build_empty(state: Mapping[str, Tensor], activation: str, heads: HeadWidths) -> CLIP:
+    """The CLIP whose parameters have the shapes of `state`. KeyError and others if they are not those of a CLIP."""
+    embed_dim = state["text_projection"].shape[1]
     if "visual.proj" in state:
         patch = state["visual.conv1.weight"].shape[3]
         side = math.isqrt(len(state["visual.positional_embedding"]))
         if not side:
             raise ValueError("visual.positional_embedding is empty")
         size = _transformer_size(state, "visual.transformer.resblocks.")
-        return VisionTransformer(side, patch, size, embed_dim, activation, head_width), side * patch
-    width = state["visual.layer1.0.conv1.weight"].shape[0]
-    side = round((len(state["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
-    layers = tuple(_count_blocks(state, f"visual.layer{n}.") for n in (1, 2, 3, 4))
-    return ModifiedResNet(side * 32, width, layers, embed_dim, head_width), side * 32
-
-
-def _build_empty(state: Mapping[str, Tensor], activation: str, heads: HeadWidths) -> CLIP:
-    embed_dim = state["text_projection"].shape[1]
-    visual, resolution = _build_visual(state, embed_dim, activation, heads.image)
+        visual, resolution = VisionTransformer(side, patch, size, embed_dim, activation, heads.image), side * patch
+    else:
+        width = state["visual.layer1.0.conv1.weight"].shape[0]
+        side = round((len(state["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
+        layers = tuple(_count_blocks(state, f"visual.layer{n}.") for n in (1, 2, 3, 4))
+        visual, resolution = ModifiedResNet(side * 32, width, layers, embed_dim, heads.image), side * 32
     width, layers, hidden = _transformer_size(state, "transformer.resblocks.")
     text = {"width": width, "layers": layers, "hidden": hidden, "head_width": heads.text}
     text |= {"context": len(state["positional_embedding"]), "vocab": len(state["token_embedding.weight"])}

@@ -44,7 +44,13 @@ class OpenClipModel(nn.Module):
         super().__init__()
         self.model, self._tokenizer, self.embed_dim = model, tokenizer, embed_dim
         self.pixels = open_clip_pixels(model.visual.preprocess_cfg)
-        self.input_resolution = _square(model.visual.image_size)
+        size = model.visual.image_size
+        sides = set(size) if isinstance(size, list | tuple) else {size}
+        if len(sides) != 1:
+            raise InputError(
+                f"this model takes images of {'×'.join(map(str, size))} pixels; mlclip's views are squares."
+            )
+        self.input_resolution = int(sides.pop())
         self.context_length = tokenizer.context_length
         self.visual.stride = self.input_resolution
         self.name = self.sha256 = self.licence = ""
@@ -91,15 +97,30 @@ def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:
 
     Its `sha256` is that of its configuration and tensors. InputError if open_clip is missing or cannot build it.
     """
-    open_clip = _package()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import open_clip
+    except ImportError as error:
+        raise InputError(f"this teacher needs the package open_clip, which is not installed. {INSTALL}") from error
     rest = name.split(":", 1)[1]
     if name.startswith(FOLDER) and "model_cfg" not in read_json(Path(rest) / OPEN_CLIP_CONFIG):
         raise InputError(f"{Path(rest) / OPEN_CLIP_CONFIG} has no model_cfg. Download it again.")
     source, tag = (rest.rsplit("/", 1) if "/" in rest else (rest, "")) if name.startswith(BUILT_IN) else (name, "")
     if name.startswith(BUILT_IN):
-        _check_tag(open_clip, source, tag)
+        known = open_clip.list_models()
+        if source not in known:
+            raise InputError(
+                f"open_clip knows no model {source!r}. `open_clip.list_models()` lists {len(known)} names."
+            )
+        tags = open_clip.list_pretrained_tags_by_model(source)
+        if tag.lower().replace("-", "_") not in tags:
+            raise InputError(
+                f"open_clip has no weights {tag!r} of {source}. Write {BUILT_IN}{source}/TAG with one of "
+                f"{', '.join(tags) or '(none)'}."
+            )
     try:
-        with _quiet(), _hub_offline(offline):
+        with _quietly(offline):
             model, tokenizer, path = _build(open_clip, source, tag)
             config = open_clip.get_model_config(source)
     except InputError:
@@ -114,27 +135,6 @@ def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:
     loaded.name, loaded.sha256 = name, _fingerprint(model, config)
     loaded.licence = licence_of_tag(tag) if tag else licence_of_folder(path.parent)
     return loaded
-
-
-def _package() -> ModuleType:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import open_clip
-    except ImportError as error:
-        raise InputError(f"this teacher needs the package open_clip, which is not installed. {INSTALL}") from error
-    return open_clip
-
-
-def _check_tag(open_clip: ModuleType, name: str, tag: str) -> None:
-    known = open_clip.list_models()
-    if name not in known:
-        raise InputError(f"open_clip knows no model {name!r}. `open_clip.list_models()` lists {len(known)} names.")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag.lower().replace("-", "_") not in tags:
-        raise InputError(
-            f"open_clip has no weights {tag!r} of {name}. Write {BUILT_IN}{name}/TAG with one of {', '.join(tags) or '(none)'}."
-        )
 
 
 def _build(open_clip: ModuleType, source: str, tag: str) -> tuple[nn.Module, Any, Path]:
@@ -152,20 +152,15 @@ def _build(open_clip: ModuleType, source: str, tag: str) -> tuple[nn.Module, Any
     elif source.startswith(HUB):
         path = download_pretrained_from_hf(source.removeprefix(HUB))
     else:
-        path = _weights_in(Path(source.removeprefix(FOLDER)))
+        folder = Path(source.removeprefix(FOLDER))
+        names = (*OPEN_CLIP_WEIGHTS, *HUGGING_FACE_WEIGHTS)
+        path = next((folder / name for name in names if (folder / name).is_file()), None)
+        if path is None:
+            raise InputError(
+                f"{folder} holds {OPEN_CLIP_CONFIG} but no weights ({OPEN_CLIP_WEIGHTS[0]}). Download them from the same place."
+            )
     model = open_clip.create_model(source, load_weights=False, pretrained_text=False, **more)
     return model, open_clip.get_tokenizer(source), Path(path)
-
-
-def _weights_in(folder: Path) -> Path:
-    found = next(
-        (folder / name for name in (*OPEN_CLIP_WEIGHTS, *HUGGING_FACE_WEIGHTS) if (folder / name).is_file()), None
-    )
-    if found is None:
-        raise InputError(
-            f"{folder} holds {OPEN_CLIP_CONFIG} but no weights ({OPEN_CLIP_WEIGHTS[0]}). Download them from the same place."
-        )
-    return found
 
 
 def _with_weights(model: nn.Module, path: Path, name: str) -> nn.Module:
@@ -200,40 +195,23 @@ def _fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _square(size: Any) -> int:
-    sides = set(size) if isinstance(size, list | tuple) else {size}
-    if len(sides) != 1:
-        raise InputError(f"this model takes images of {'×'.join(map(str, size))} pixels; mlclip's views are squares.")
-    return int(sides.pop())
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without open_clip's log lines: it reports the missing weights that we load ourselves."""
-    root, handler, before = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
+def _quietly(offline: bool) -> Iterator[None]:
+    """Without open_clip's log lines, which report the missing weights that we load ourselves; without a network, if `offline`."""
+    from huggingface_hub import constants
+
+    root, handler, disabled = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
     root.addHandler(handler)  # else the first line would install one that prints
     logging.disable(logging.ERROR)
+    before = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
+    if offline:
+        os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
-        root.removeHandler(handler)
-
-
-@contextmanager
-def _hub_offline(offline: bool) -> Iterator[None]:
-    """Hugging Face's cache only, if `offline`."""
-    if not offline:
-        yield
-        return
-    from huggingface_hub import constants
-
-    before = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
-    os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
-    try:
-        yield
-    finally:
         constants.HF_HUB_OFFLINE = before[1]
-        os.environ.pop("HF_HUB_OFFLINE") if before[0] is None else os.environ.update(HF_HUB_OFFLINE=before[0])
+        os.environ.pop("HF_HUB_OFFLINE", None) if before[0] is None else os.environ.update(HF_HUB_OFFLINE=before[0])
+        logging.disable(disabled)
+        root.removeHandler(handler)

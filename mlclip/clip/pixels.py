@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,9 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "squash", "longest")
-WANTED = 'openai, half, or MEAN/STD such as "0.48,0.46,0.41/0.27,0.26,0.28", with "/bilinear" after it if need be'
+WANTED = (
+    "Use `clip_pixels=openai`, `clip_pixels=half`, or numbers: `clip_pixels=0.48,0.46,0.41/0.27,0.26,0.28/bilinear`."
+)
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,16 @@ class Pixels:
 
     def __post_init__(self) -> None:
         """InputError for values that no CLIP can have."""
-        _require(_are_numbers(self.mean, 0.0), "mean", self.mean, "three numbers from 0 to 1")
-        _require(_are_numbers(self.std, 1e-3), "std", self.std, "three numbers from 0.001 to 1")
-        _require(self.interpolation in INTERPOLATIONS, "interpolation", self.interpolation, "bicubic or bilinear")
-        _require(self.resize in RESIZE_MODES, "resize mode", self.resize, "shortest, squash or longest")
+        for name, values, least in (("mean", self.mean, 0.0), ("std", self.std, 1e-3)):
+            triple = isinstance(values, tuple) and len(values) == 3
+            if not triple or not all(type(v) in (int, float) and least <= v <= 1 for v in values):
+                raise InputError(
+                    f"the pixels' {name} is {str(values)[:60]!r}: it must be three numbers from {least:g} to 1"
+                )
+        if self.interpolation not in INTERPOLATIONS or self.resize not in RESIZE_MODES:
+            found = f"{self.interpolation}, {self.resize}"
+            known = f"one of {', '.join(INTERPOLATIONS)}, and one of {', '.join(RESIZE_MODES)}"
+            raise InputError(f"the pixels' interpolation and resize mode are {found[:60]!r}: they must be {known}")
 
     def as_plain(self) -> dict[str, Any]:
         """All fields, as plain containers."""
@@ -54,7 +61,8 @@ class Pixels:
 
     def __str__(self) -> str:
         names = {(IMAGE_MEAN, IMAGE_STD): "OpenAI's mean and std", (HALF, HALF): "mean 0.5, std 0.5"}
-        numbers = names.get((self.mean, self.std)) or f"mean {_shown(self.mean)}, std {_shown(self.std)}"
+        mean, std = (",".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        numbers = names.get((self.mean, self.std)) or f"mean {mean}, std {std}"
         return f"{numbers}, {self.interpolation}, {self.resize}"
 
 
@@ -80,29 +88,10 @@ def parse_pixels(text: str) -> Pixels:
         return known[text.lower()]
     try:
         mean, std, *interpolation = text.split("/")
-        return Pixels(_triple(mean), _triple(std), *interpolation)
+        numbers = [tuple(float(part) for part in numbers.split(",")) for numbers in (mean, std)]
+        return Pixels(*(found * 3 if len(found) == 1 else found for found in numbers), *interpolation)
     except (ValueError, TypeError, InputError) as error:
-        raise OptionError(f"`clip_pixels` is {text!r}: it must be {WANTED}") from error
-
-
-def _triple(text: str) -> tuple[float, ...]:
-    numbers = tuple(float(part) for part in text.split(","))
-    return numbers * 3 if len(numbers) == 1 else numbers
-
-
-def _are_numbers(values: Any, least: float) -> bool:
-    if not isinstance(values, tuple) or len(values) != 3:
-        return False
-    return all(type(v) in (int, float) and math.isfinite(v) and least <= v <= 1 for v in values)
-
-
-def _require(holds: bool, name: str, value: Any, wanted: str) -> None:
-    if not holds:
-        raise InputError(f"the pixels' {name} is {str(value)[:60]!r}: it must be {wanted}")
-
-
-def _shown(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:.4g}" for value in values)
+        raise OptionError(f"`clip_pixels={text}` is not known. {WANTED}") from error
 
 
 OPENAI = Pixels()

@@ -11,7 +11,6 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,13 +69,10 @@ def available_models() -> list[str]:
     return [TINY, *MODELS]
 
 
-def _key(name: str) -> str:
-    return name.lower().replace("/", "-").replace("@", "-")
-
-
 def find_name(name: str) -> str | None:
     """The registered spelling of a name in upper or lower case, with "-" for "/" ("vit-b-32" -> "ViT-B/32"), or None."""
-    return next((known for known in available_models() if _key(known) == _key(name)), None)
+    keys = {known.lower().replace("/", "-").replace("@", "-"): known for known in available_models()}
+    return keys.get(name.lower().replace("/", "-").replace("@", "-"))
 
 
 def is_open_clip_name(name: str) -> bool:
@@ -208,57 +204,42 @@ def _size(part: Path) -> int:
 
 def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
     """One attempt: request the missing bytes of `part` and append them, or write the complete file if the server sends it."""
-    response = _open(entry, part)
-    if response is None:
-        return
+    start = _size(part)
+    headers = {"User-Agent": "mlclip"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(entry.url, headers=headers), timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and start:  # the server has no more bytes than we have
+            if hash_file(part) == entry.sha256:
+                return
+            part.unlink()
+            raise _BrokenError("the partial file did not match; starting over") from error
+        if error.code >= 500 or error.code in (408, 429):
+            raise _BrokenError(f"HTTP status {error.code}") from error
+        raise InputError(
+            f"{entry.url} returned HTTP status {error.code}. Copy the file to {entry.path} by hand."
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenError(getattr(error, "reason", None) or error or type(error).__name__) from error
     with response:
-        start = _size(part) if response.status == 206 else 0
+        if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            part.unlink()
+            raise _BrokenError("the server sent a different part than requested")
+        start = start if response.status == 206 else 0
         total = start + int(response.headers.get("Content-Length") or 0)
         bar = progress.bar(f"downloading {entry.name}", total, unit="B", done=start)
         with bar as progress, open(part, "ab" if start else "wb") as file:
-            for chunk in _chunks(response):
+            while chunk := _read(response):
                 file.write(chunk)
                 progress.update(len(chunk))
     if _size(part) < total:
         raise _BrokenError(f"the connection ended after {_size(part)} of {total} bytes")
 
 
-def _open(entry: Entry, part: Path) -> http.client.HTTPResponse | None:
-    """The server's response, or None if `part` is already complete."""
-    start = _size(part)
-    headers = {"User-Agent": "mlclip"} | ({"Range": f"bytes={start}-"} if start else {})
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next bytes; errors of the network, unlike those of the disk, are a _BrokenError."""
     try:
-        response = urllib.request.urlopen(urllib.request.Request(entry.url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        return _refusal(error, entry, part)
+        return response.read(CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(getattr(error, "reason", None) or error or type(error).__name__) from error
-    range_sent = response.headers.get("Content-Range", "")
-    if response.status == 206 and not range_sent.startswith(f"bytes {start}-"):
-        response.close()
-        part.unlink()
-        raise _BrokenError("the server sent a different part than requested")
-    return response
-
-
-def _refusal(error: urllib.error.HTTPError, entry: Entry, part: Path) -> None:
-    error.close()
-    if error.code == 416 and part.exists():  # the server has no more bytes than we have
-        if hash_file(part) == entry.sha256:
-            return
-        part.unlink()
-        raise _BrokenError("the partial file did not match; starting over")
-    if error.code >= 500 or error.code in (408, 429):
-        raise _BrokenError(f"HTTP status {error.code}")
-    raise InputError(f"{entry.url} returned HTTP status {error.code}. Copy the file to {entry.path} by hand.")
-
-
-def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    while True:
-        try:
-            chunk = response.read(CHUNK)
-        except (OSError, http.client.HTTPException) as error:
-            raise _BrokenError(error or type(error).__name__) from error
-        if not chunk:
-            return
-        yield chunk
+        raise _BrokenError(error or type(error).__name__) from error

@@ -74,19 +74,15 @@ def _tensors(path: Path, head: bytes) -> dict[str, Tensor]:
     if not head.startswith((b"PK", b"\x80")):  # a zip, or a bare pickle: torch.save before 2020
         raise RefusedError("is not a weight file (neither PyTorch nor .safetensors)")
     tensors = _from_archive(path)
-    return _state_dict_in(read_torch(path)) if tensors is None else tensors
-
-
-def _state_dict_in(content: Any) -> dict[str, Tensor]:
-    """The tensors of a state dict, or of a checkpoint that holds one under "state_dict" or "model"."""
+    if tensors is not None:
+        return tensors
+    content = read_torch(path)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping):
         raise RefusedError(f"holds a {type(content).__name__}, not a dict of named tensors")
-    named = {
-        name: value.detach() for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)
-    }
+    named = {k: value.detach() for k, value in content.items() if isinstance(k, str) and isinstance(value, Tensor)}
     if all(name.startswith("module.") for name in named):
         named = {name.removeprefix("module."): value for name, value in named.items()}
     return named
@@ -124,11 +120,11 @@ class _ArchiveUnpickler(pickle.Unpickler):
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _view
+            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset)
         if (module, name) == ("collections", "OrderedDict"):
             return dict
         if module == "torch.jit._pickle":  # states the element type of a list
-            return _first
+            return lambda value, *_: value
         raise RefusedError(f"would execute {module}.{name}. Nothing was executed")
 
     def persistent_load(self, found: Any) -> Tensor:
@@ -140,14 +136,6 @@ class _ArchiveUnpickler(pickle.Unpickler):
                 torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
             )
         return self._storages[key]
-
-
-def _view(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return storage.as_strided(size, stride, offset)
-
-
-def _first(value: Any, *_: Any) -> Any:
-    return value
 
 
 def _from_archive(path: Path) -> dict[str, Tensor] | None:

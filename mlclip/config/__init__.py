@@ -24,30 +24,3 @@ from .training import (
 
 LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`
 MODEL_FILE = "model.pt"  # default output of `mlclip train`, default input of `predict`, `calibrate` and `export`
-
-
-__all__ = [
-    "ARCHS",
-    "AVERAGED",
-    "CLIP_ARCH",
-    "CLIP_HEAD",
-    "LABELS_FILE",
-    "LARGEST_KIND",
-    "LARGEST_SEED",
-    "LARGEST_SIZE",
-    "MODEL_FILE",
-    "NAMED_KINDS",
-    "PAPER_SCHEDULES",
-    "PRESETS",
-    "ExportConfig",
-    "InputError",
-    "OptionError",
-    "PseudolabelConfig",
-    "ReportConfig",
-    "TableOptions",
-    "TeacherConfig",
-    "TrainConfig",
-    "config_of",
-    "train_config",
-    "used_settings",
-]

@@ -47,7 +47,17 @@ def read_class_text(text: str, source: str) -> ClassFile:
             if suffix == "json":
                 raise InputError(f"{source} is not JSON ({str(error)[:80]}). Write a list of names.") from error
     if suffix in ("yaml", "yml"):
-        return ClassFile(_from_content(_parse_yaml(text, source), source), [], ["the classes are read as YAML"])
+        try:
+            import yaml
+
+            content = yaml.safe_load(text)
+        except ImportError as error:
+            raise InputError(
+                f"{source} is YAML, which needs PyYAML: pip install pyyaml. Or write one name per line in a .txt file."
+            ) from error
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise InputError(f"{source} is not YAML ({' '.join(str(error).split())[:80]}). Correct it.") from error
+        return ClassFile(_from_content(content, source), [], ["the classes are read as YAML"])
     return _from_lines(text, source)
 
 
@@ -60,19 +70,6 @@ def clean_name(text: str) -> str:
     text = unicodedata.normalize("NFC", text).translate(_DROPPED)
     text = "".join(" " if unicodedata.category(c) == "Zs" else c for c in text)
     return text.strip().strip(_ENDS).strip()
-
-
-def _parse_yaml(text: str, source: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise InputError(
-            f"{source} is YAML, which needs PyYAML: pip install pyyaml. Or write one name per line in a .txt file."
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{source} is not YAML ({' '.join(str(error).split())[:80]}). Correct it.") from error
 
 
 def _from_content(content: Any, source: str) -> list[str]:

@@ -19,6 +19,7 @@ LONGEST_SHOWN = 200  # characters of a name in a message
 FEW_NAMES = 15  # with fewer names, photos that show none of them are often taken for one; see docs/results.md
 DEFAULT_PRESET = "coco"  # used when no class names are given and no classes.txt is found
 CLASS_FILE = "classes.txt"
+CLASS_SUFFIXES = (".txt", ".csv", ".tsv", ".names", ".list", ".json", ".yaml", ".yml")
 
 Classes = str | os.PathLike | Sequence[str] | Mapping[str, str]
 Log = Callable[[str], None]
@@ -70,13 +71,9 @@ class ClassList(dict[str, str]):
 
 def shorten(names: Collection[str], most: int = 8) -> str:
     """The first names of a list for a one-line message: `cat, dog, ... (20 in total)`. Very long names are cut."""
-    text = ", ".join(map(_shown, list(names)[:most]))
+    shown = [name if name.isprintable() else one_line(name, LONGEST_SHOWN + 1) for name in list(names)[:most]]
+    text = ", ".join(name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..." for name in shown)
     return f"{text}, ... ({len(names)} in total)" if len(names) > most else text
-
-
-def _shown(name: str) -> str:
-    text = name if name.isprintable() else one_line(name, LONGEST_SHOWN + 1)
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def parse_classes(spec: str | os.PathLike) -> ClassList:
@@ -103,7 +100,8 @@ def parse_classes(spec: str | os.PathLike) -> ClassList:
         found = read_class_text(_text_of(text), text)
         notes = [f"{os.path.basename(text)}: {note}" for note in found.notes]
         return _named(found.entries, text, found.groups, notes)
-    if "," not in text and "=" not in text and _looks_like_path(text):
+    like_path = "/" in text or "\\" in text or text.lower().endswith(CLASS_SUFFIXES)
+    if like_path and "," not in text and "=" not in text:
         raise InputError(
             f"{text!r} is not a class file. Give an existing file, a preset ({', '.join(CLASS_PRESETS)}), or a list 'cat,dog'."
         )
@@ -211,12 +209,6 @@ def templates_for(templates: str | Sequence[str], method: str) -> list[str]:
     return [line for name in names for line in TEMPLATES.get(name, [name])]
 
 
-def _looks_like_path(text: str) -> bool:
-    return any(mark in text for mark in ("/", "\\")) or text.lower().endswith(
-        (".txt", ".csv", ".tsv", ".names", ".list", ".json", ".yaml", ".yml")
-    )
-
-
 def _text_of(path: str) -> str:
     remedy = "Give a UTF-8 text file with one class name per line."
     try:
@@ -255,17 +247,13 @@ def _named(
 def _path_and_prompt(entry: str, source: str) -> tuple[list[str], str]:
     r"""`animal > dog = a small dog` -> ["animal", "dog"], "a small dog"; without a prompt name it is "". `\=` and `\>` are literal."""
     text, *prompts = re.split(r"(?<!\\)=", entry, maxsplit=1)
-    path = [_literal(name) for name in re.split(r"(?<!\\)>", text)]
-    prompt = _literal(prompts[0]) if prompts else ""
+    names = [*re.split(r"(?<!\\)>", text), *prompts]
+    *path, prompt = [re.sub(r"\\([\\=>])", r"\1", clean_name(name)) for name in names] + [""] * (not prompts)
     if not all(path) or (prompts and not prompt):
         raise InputError(
             f"{source} has a blank class name ({entry.strip()!r:.200}). Write `label` or `label = prompt name`."
         )
     return path, prompt
-
-
-def _literal(text: str) -> str:
-    return re.sub(r"\\([\\=>])", r"\1", clean_name(text))
 
 
 def _checked(pairs: Iterable[tuple[str, str]], source: str) -> dict[str, str]:
@@ -281,20 +269,16 @@ def _checked(pairs: Iterable[tuple[str, str]], source: str) -> dict[str, str]:
         classes[label] = prompt
     if not classes:
         raise InputError(f"{source} contains no class name. Give at least one.")
-    _refuse_duplicates(list(classes), source, "classes")
-    _refuse_duplicates(list(classes.values()), source, "prompt names")
+    for kind, names in (("classes", classes), ("prompt names", classes.values())):
+        seen: dict[str, str] = {}
+        for name in names:
+            key = _key(name)
+            if key in seen:
+                raise InputError(
+                    f"{source} has the {kind} {seen[key]!r:.200} and {name!r:.200}, which are the same. Remove one."
+                )
+            seen[key] = name
     return classes
-
-
-def _refuse_duplicates(names: list[str], source: str, kind: str) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        key = _key(name)
-        if key in seen:
-            raise InputError(
-                f"{source} has the {kind} {seen[key]!r:.200} and {name!r:.200}, which are the same. Remove one."
-            )
-        seen[key] = name
 
 
 def _key(name: str) -> str:

@@ -67,7 +67,9 @@ def read_csv(
     if options.split:
         rows = _rows_of(sheet, options.split)
         say(f"{file}: {len(rows)} of {len(sheet.rows)} rows are read, those with {options.split}")
-    names = [n for n, name in enumerate(sheet.header) if n != path and _has_names(sheet, n, short_key(name))]
+    titled = [n for n, name in enumerate(sheet.header) if n != path and short_key(name) in ONE_NAME | SEVERAL_NAMES]
+    told = {n: [cell for cell in sheet.column(n) if cell.strip().lower() not in UNKNOWN] for n in titled}
+    names = [n for n in titled if any(number_in(cell) is None for cell in told[n])]  # not only numbers
     if len(names) > 1:
         columns = shorten([repr(sheet.header[n]) for n in names])
         raise InputError(f"{file}, line 1: several columns have names of classes: {columns}. Keep one; {RECIPES}.")
@@ -145,8 +147,10 @@ def _photo_column(sheet: Sheet, wanted: str | None, say: Say) -> int:
         ]
         found = [n for n in photos if n in found] or found or photos
         found = found or [n for n, key in enumerate(keys) if key in ("name", "id", "key")][:1]
-    if not found and not header[0] and _are_texts(sheet.column(0)):  # the index of pandas
-        found = [0]
+    if not found and not header[0]:  # the index of pandas, if it has different texts
+        cells = sheet.column(0)
+        texts = all(cell.strip() and number_in(cell) is None for cell in cells)
+        found = [0] if cells and texts and len(set(cells)) == len(cells) else []
     if len(found) > 1:
         choices = " or ".join(f'`path_column="{one_line(header[n])}"`' for n in found[:3])
         raise InputError(f"{where}: several columns could hold the photos. Choose one: {choices}.")
@@ -158,11 +162,6 @@ def _photo_column(sheet: Sheet, wanted: str | None, say: Say) -> int:
     if header[found[0]].lower() != "path":
         say(f"{sheet.file}: the photos are in the column {header[found[0]] or 'without a name'!r}")
     return found[0]
-
-
-def _are_texts(cells: list[str]) -> bool:
-    """Whether the cells are different texts and none is a number."""
-    return bool(cells) and len(set(cells)) == len(cells) and all(c.strip() and number_in(c) is None for c in cells)
 
 
 def _rows_of(sheet: Sheet, split: str) -> list[int]:
@@ -183,14 +182,6 @@ def _rows_of(sheet: Sheet, split: str) -> list[int]:
     return found[0]
 
 
-def _has_names(sheet: Sheet, column: int, key: str) -> bool:
-    """Whether a column holds names of classes: by its name, and because its cells are not numbers."""
-    if key not in SEVERAL_NAMES | ONE_NAME:
-        return False
-    told = [cell for cell in sheet.column(column) if cell.strip().lower() not in UNKNOWN]
-    return any(number_in(cell) is None for cell in told)
-
-
 def _is_class(sheet: Sheet, column: int, beside_names: bool) -> bool:
     """Whether a column holds scores. Beside a column of names, only if all of its cells are scores.
 
@@ -201,9 +192,7 @@ def _is_class(sheet: Sheet, column: int, beside_names: bool) -> bool:
         raise InputError(
             f"{sheet.file}, line 1: a class has no name (column {column + 1}). Give the column a name or remove it."
         )
-    if _NAMELESS.fullmatch(name):  # row numbers
-        return False
-    if short_key(name) in _NOT_CLASSES:
+    if _NAMELESS.fullmatch(name) or short_key(name) in _NOT_CLASSES:  # row numbers, and the like
         return False
     wrong = {cell for cell in cells if _score(cell) is None}
     if not wrong or beside_names:

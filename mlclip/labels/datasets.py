@@ -132,9 +132,8 @@ def read_voc(folder: str | Path, split: str | None = None) -> Labels:
     home = homes[0]
     annotations = home / "Annotations" if os.path.isdir(home / "Annotations") or not any(home.glob("*.xml")) else home
     photos = home if annotations == home else home / "JPEGImages"
-    present = {
-        _stem(name): name for name in sorted(os.listdir(photos) if os.path.isdir(photos) else ()) if _is_photo(name)
-    }
+    names = sorted(os.listdir(photos)) if os.path.isdir(photos) else []
+    present = {_stem(name): name for name in names if _is_photo(name)}
     listed, rows, unusual = _class_lists(home, split), {}, Unusual(list)
     ids = _voc_ids(home, annotations, split, listed)
     for id in [*ids, *([] if split else sorted(present.keys() - set(ids)))]:
@@ -251,7 +250,16 @@ def read_coco(file: str | Path, split: str | None = None, *, scores: bool = Fals
     `score` of its annotations, as `mlclip export --to coco` writes it. `root` is the folder of the photos beside the file or
     beside `annotations/`, if it exists. Raises InputError.
     """
-    file, unusual = _one_coco_file(Path(file), split), Unusual(list)
+    file, unusual = Path(file), Unusual(list)
+    if os.path.isdir(file):
+        found = [each for each in _coco_files(file) if not split or split in str(each.relative_to(file))]
+        if len(found) != 1:
+            raise InputError(
+                f"{file} contains {len(found)} COCO files ({shorten(list(map(str, found))) or 'none'}). Give one."
+            )
+        file = found[0]
+    elif split:
+        file = Path(f"{file}:{split}")  # a colon in the name of a file that is not there
     content = read_json(file)
     try:
         images = {item["id"]: photo_path(item["file_name"]) for item in content["images"]}
@@ -276,39 +284,22 @@ def read_coco(file: str | Path, split: str | None = None, *, scores: bool = Fals
     if empty and not lvis:
         unusual["images without annotations, which have no class"] = empty
     if lvis:
-        unusual[
-            "images that list their negative categories (LVIS): classes that an image does not list are unknown"
-        ] = list(rows)
-    classes = dict.fromkeys(names.values())  # several ids may have one name
-    absent = UNKNOWN if lvis else 0.0
+        what = "images that list their negative categories (LVIS): classes that an image does not list are unknown"
+        unusual[what] = list(rows)
+    # The photos are in the folder that holds the first of them; else in the one that is named like the file.
+    home, first = file.parent, next(iter(rows), "")
+    named = home.parent / file.stem.removeprefix("instances_")
+    places = [named, home.parent / "images", home, home / "images", home.parent, home.parent / "images" / named.name]
+    here = next((place for place in places if os.path.exists(place / first)), None)
+    root = here or (named if os.path.isdir(named) else ".")
     return table_of(
-        rows, classes, file, root=_coco_root(file, next(iter(rows), "")), notes=_notes(unusual), absent=absent
+        rows, dict.fromkeys(names.values()), file, root=root, notes=_notes(unusual), absent=UNKNOWN if lvis else 0.0
     )
 
 
 def _coco_files(folder: Path) -> list[Path]:
     names = ("annotations/instances_*.json", "instances_*.json", "_annotations.coco.json", "*/_annotations.coco.json")
     return [file for name in names for file in sorted(folder.glob(name))]
-
-
-def _one_coco_file(file: Path, split: str | None) -> Path:
-    if not os.path.isdir(file):
-        return Path(f"{file}:{split}") if split else file  # a colon in the name of a file that is not there
-    found = [each for each in _coco_files(file) if not split or split in str(each.relative_to(file))]
-    if len(found) != 1:
-        raise InputError(
-            f"{file} contains {len(found)} COCO files ({shorten(list(map(str, found))) or 'none'}). Give one."
-        )
-    return found[0]
-
-
-def _coco_root(file: Path, first: str) -> str:
-    """The folder that holds the first photo; else the one that is named like the file; else "."."""
-    home = file.parent
-    named = home.parent / file.stem.removeprefix("instances_")
-    places = [named, home.parent / "images", home, home / "images", home.parent, home.parent / "images" / named.name]
-    here = next((place for place in places if os.path.exists(place / first)), None)
-    return str(here or (named if os.path.isdir(named) else "."))
 
 
 # -- NUS-WIDE

@@ -18,10 +18,8 @@ from .labels import Labels
 from .metrics import mean_average_precision
 
 DOUBT = 0.5  # a label is doubtful if it is nearer to its threshold than this share of the way to 0 or to 1
-UNSURE = (
-    "cdul",
-    "ccd",
-)  # methods whose labels often lie in the middle: CDUL halves what only one of its two views shows
+# Methods whose labels often lie in the middle: CDUL halves what only one of its two views shows.
+UNSURE = ("cdul", "ccd")
 EVERYWHERE = 0.8  # a class in at least this share of the photos does not separate them
 MOST = 0.5  # a class in more than this share may include photos that show none of the classes
 FEW_PHOTOS = 20  # with fewer photos, a class in all or none of them is not suspicious
@@ -98,6 +96,9 @@ def diagnose(labels: Labels) -> Diagnosis:
     share = torch.where(known >= FEW_PHOTOS, photos / known, torch.nan).tolist()
     sure = torch.where(positive, scores, 0).sum(0) / photos  # (C,)
     without = (~positive.any(1) & ~scores.isnan().all(1)).nonzero().flatten().tolist()
+    near = ((scores > DOUBT * thresholds) & (scores < 1 - DOUBT * (1 - thresholds))).sum(0)  # (C,)
+    counts = zip(names, photos.tolist(), near.tolist(), strict=True)
+    doubtful = [name for name, certain, many in counts if 0 < certain < many]
     return Diagnosis(
         names,
         photos.tolist(),
@@ -105,19 +106,11 @@ def diagnose(labels: Labels) -> Diagnosis:
         [name for name, part in zip(names, share, strict=True) if part == 0],
         [name for name, part in zip(names, share, strict=True) if part >= EVERYWHERE],
         [name for name, part in zip(names, share, strict=True) if MOST < part < EVERYWHERE],
-        [] if labels.meta.get("method") in UNSURE else _doubtful(labels, photos),
+        [] if labels.meta.get("method") in UNSURE else doubtful,
         _confused(positive.float(), names),
         [labels.paths[row] for row in without],
         int((~scores.isnan()).any(1).sum()),
     )
-
-
-def _doubtful(labels: Labels, photos: Tensor) -> list[str]:
-    """The classes with more scores near the threshold than `photos` (C,) with the class."""
-    scores, thresholds = labels.scores, labels.thresholds
-    near = ((scores > DOUBT * thresholds) & (scores < 1 - DOUBT * (1 - thresholds))).sum(0)  # (C,)
-    counts = zip(labels.classes, photos.tolist(), near.tolist(), strict=True)
-    return [name for name, certain, doubtful in counts if 0 < certain < doubtful]
 
 
 def _confused(positive: Tensor, names: list[str]) -> list[tuple[str, str, float]]:

@@ -31,21 +31,16 @@ def export_labels(labels: Labels, output: str | Path, config: ExportConfig, *, o
     if config.to == "csv":
         write_labels(labels, path, overwrite=overwrite)
         return [str(path)]
-    _check_paths(labels)
+    for name in labels.paths:
+        parts = name.replace("\\", "/").split("/")
+        if posixpath.isabs(name) or os.path.isabs(name) or ".." in parts or ":" in parts[0][1:2]:
+            raise InputError(
+                f"the labels have the path {name[:80]!r}, which leads out of their folder. Remove the row."
+            )
     if config.to == "label-studio":
         return list(map(str, write_label_studio(labels, path, config.url_prefix)))
     (write_coco if config.to == "coco" else write_keywords)(labels, path)
     return [str(path)]
-
-
-def _check_paths(labels: Labels) -> None:
-    """InputError if a path is absolute or leads out of the folder."""
-    for path in labels.paths:
-        parts = path.replace("\\", "/").split("/")
-        if posixpath.isabs(path) or os.path.isabs(path) or ".." in parts or ":" in parts[0][1:2]:
-            raise InputError(
-                f"the labels have the path {path[:80]!r}, which leads out of their folder. Remove the row."
-            )
 
 
 def write_coco(labels: Labels, file: Path) -> None:

@@ -58,19 +58,18 @@ def _task(labels: Labels, found: tuple[str, dict[str, float]], scores: list[floa
     certainty = sum(names.values()) / len(names) if names else 1 - highest
     result = {"id": CONTROL, "type": "choices", "from_name": CONTROL, "to_name": OBJECT}
     result["value"] = {"choices": list(names)}
-    prediction = {"model_version": _made_by(labels), "score": short(certainty), "result": [result] if names else []}
+    clip = (labels.meta.get("clip") or {}).get("name")
+    made_by = [f"mlclip {__version__}", labels.meta.get("method"), clip and f"CLIP {clip}"]
+    prediction = {
+        "model_version": ", ".join(filter(None, made_by)),
+        "score": short(certainty),
+        "result": [result] if names else [],
+    }
     return {
         "data": {OBJECT: url_prefix + quote(path, errors="surrogateescape")},
         "meta": {"mlclip": {"path": path, "scores": known}},
         "predictions": [prediction],
     }
-
-
-def _made_by(labels: Labels) -> str:
-    """What made the labels, in a few words, from what is recorded."""
-    method, clip = labels.meta.get("method"), labels.meta.get("clip") or {}
-    parts = [f"mlclip {__version__}", method, f"CLIP {clip['name']}" if clip.get("name") else None]
-    return ", ".join(part for part in parts if part)
 
 
 # -- reading
@@ -103,20 +102,19 @@ def read_label_studio(file: str | Path, *, truth: bool = False) -> Labels:
         name for task in found for group in (task.scores, task.predicted, *map(sorted, task.votes)) for name in group
     )
     classes = list(dict.fromkeys(names))
-    rows = {task.path: _row(task, classes, truth=truth) for task in found}
+    rows: dict[str, Mapping[str, float]] = {}
+    for task in found:
+        if task.votes:
+            shares = {name: sum(name in vote for vote in task.votes) / len(task.votes) for name in classes}
+            rows[task.path] = {name: share if share in (0, 1) else UNKNOWN for name, share in shares.items()}
+        elif truth or not task.scores:
+            rows[task.path] = dict.fromkeys(task.predicted, 1.0)
+        else:
+            known = {name: score for name, score in task.scores.items() if score is not None}
+            rows[task.path] = dict.fromkeys(classes, UNKNOWN) | known
     if len(rows) < len(found):
         raise InputError(f"{file} has two tasks of one photo. Remove one.")
     return table_of(rows, classes, file)
-
-
-def _row(task: Task, classes: list[str], *, truth: bool) -> Mapping[str, float]:
-    if task.votes:
-        shares = {name: sum(name in vote for vote in task.votes) / len(task.votes) for name in classes}
-        return {name: share if share in (0, 1) else UNKNOWN for name, share in shares.items()}
-    if truth or not task.scores:
-        return dict.fromkeys(task.predicted, 1.0)
-    known = {name: score for name, score in task.scores.items() if score is not None}
-    return dict.fromkeys(classes, UNKNOWN) | known
 
 
 def _read_task(task: Any, file: Path, number: int) -> Task:

@@ -43,8 +43,16 @@ class Labels:
     def __post_init__(self):
         self.paths, self.classes = list(self.paths), list(self.classes)
         self.scores = torch.as_tensor(self.scores, dtype=torch.float32, device="cpu").detach()
-        _check_names(self.paths, "path")
-        _check_names(self.classes, "class")
+        for kind, names in (("path", self.paths), ("class", self.classes)):
+            if not all(isinstance(name, str) and name for name in names):
+                raise InputError(f"a {kind} of the labels is blank or not text. Give every {kind} a name.")
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise InputError(
+                    f"the {kind} {twice[0]!r} is in the labels twice (duplicates: {len(twice)}). Keep one of each."
+                )
+        if any("\0" in name for name in self.paths):
+            raise InputError("a path of the labels contains a NUL character. No file has such a name; remove the row.")
         shape, wanted = tuple(self.scores.shape), (len(self.paths), len(self.classes))
         if shape != wanted:
             raise InputError(f"scores have shape {shape}, but there are {wanted[0]} paths and {wanted[1]} classes.")
@@ -59,8 +67,14 @@ class Labels:
 
     def aligned(self, paths: Sequence[str], classes: Sequence[str]) -> Labels:
         """The table with only these rows and columns, in this order. Raises InputError for names that it does not have."""
-        rows = _positions(self.paths, paths, "paths")
-        columns = _positions(self.classes, classes, "classes")
+        places = []
+        for kind, have, want in (("paths", self.paths, paths), ("classes", self.classes, classes)):
+            position = {name: i for i, name in enumerate(have)}
+            missing = [name for name in want if name not in position]
+            if missing:
+                raise InputError(f"the labels do not have these {kind}: {shorten(missing)}. They have {shorten(have)}.")
+            places.append([position[name] for name in want])
+        rows, columns = places
         scores = self.scores[rows][:, columns]  # (len(paths), len(classes))
         meta, thresholds = dict(self.meta), self.meta.get("thresholds")
         if isinstance(thresholds, list) and len(thresholds) == len(self.classes):
@@ -106,26 +120,6 @@ class Labels:
             raise InputError("pandas is not installed. Install it with `pip install pandas`.") from error
         index = pandas.Index(self.paths, name="path", dtype=object)  # pyarrow refuses names that are not UTF-8
         return pandas.DataFrame(self.scores.numpy(), index=index, columns=self.classes, copy=True)
-
-
-def _check_names(names: list[str], kind: str) -> None:
-    if not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"a {kind} of the labels is blank or not text. Give every {kind} a name.")
-    if kind == "path" and any("\0" in name for name in names):
-        raise InputError("a path of the labels contains a NUL character. No file has such a name; remove the row.")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise InputError(
-            f"the {kind} {twice[0]!r} is in the labels twice (duplicates: {len(twice)}). Keep one of each."
-        )
-
-
-def _positions(have: Sequence[str], want: Sequence[str], kind: str) -> list[int]:
-    position = {name: i for i, name in enumerate(have)}
-    missing = [name for name in want if name not in position]
-    if missing:
-        raise InputError(f"the labels do not have these {kind}: {shorten(missing)}. They have {shorten(have)}.")
-    return [position[name] for name in want]
 
 
 # -- what is written of a table for another tool

@@ -51,18 +51,16 @@ class Match:
         >>> Match([(0, 0)], ["cat"], ["b.jpg"], [], [], ["cow"]).summary()[0]
         'labels: 1 of 2 photos and 1 of 1 classes matched (photos not matched: b.jpg)'
         """
-        return [
-            self._line(first, self.paths_only_first, self.classes_only_first),
-            self._line(second, self.paths_only_second, self.classes_only_second),
-            *self.notes,
-        ]
-
-    def _line(self, table: str, paths: list[str], classes: list[str]) -> str:
-        photos, columns = len(self.rows), len(self.classes)
-        counts = f"{photos} of {photos + len(paths)} photos and {columns} of {columns + len(classes)} classes matched"
-        kinds = (("photos", paths), ("classes", classes))
-        missing = [f"{kind} not matched: {_first_few(names)}" for kind, names in kinds if names]
-        return f"{table}: {counts}" + (f" ({'; '.join(missing)})" if missing else "")
+        photos, columns, lines = len(self.rows), len(self.classes), []
+        for table, paths, classes in (
+            (first, self.paths_only_first, self.classes_only_first),
+            (second, self.paths_only_second, self.classes_only_second),
+        ):
+            line = f"{table}: {photos} of {photos + len(paths)} photos and {columns} of {columns + len(classes)} classes matched"
+            kinds = (("photos", paths), ("classes", classes))
+            missing = [f"{kind} not matched: {_first_few(names)}" for kind, names in kinds if names]
+            lines.append(line + (f" ({'; '.join(missing)})" if missing else ""))
+        return lines + self.notes
 
 
 def _first_few(names: list[str]) -> str:

@@ -61,11 +61,8 @@ def _between(sheet: Sheet, column: int, cells: set[str], known: Collection[str])
             return " "
         counts = Counter(word for cell in cells for word in {*cell.lower().split()})
         shared = any(counts[word] > 1 for cell in several for word in cell.lower().split())
-        if (
-            not (split or whole)
-            and shared
-            and not any(name in cell.lower() for cell in several for name in _WITH_BLANKS)
-        ):
+        well_known = any(name in cell.lower() for cell in several for name in _WITH_BLANKS)
+        if shared and not (split or whole or well_known):
             return " "
     cell = min(several or cells, key=lambda cell: (len(cell), cell))
     line = sheet.lines[[text.strip() for text in sheet.column(column)].index(cell)]

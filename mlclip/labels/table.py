@@ -86,11 +86,8 @@ def read_labels(
             labels = _from_content(load_plain(path, kind="labels", made_by=MADE_BY))
         elif suffix == ".json":
             content = _json(load_text(path), path, 1)
-            labels = (
-                _from_objects(enumerate(content, start=1), path)
-                if isinstance(content, list)
-                else _read_json(content, path)
-            )
+            listed = isinstance(content, list)
+            labels = _from_objects(enumerate(content, start=1), path) if listed else _read_json(content, path)
         elif suffix == ".jsonl":
             lines = enumerate(load_text(path).split("\n"), start=1)
             labels = _from_objects([(n, _json(line, path, n)) for n, line in lines if line.strip()], path)
@@ -124,30 +121,27 @@ def read_truth(
     if not (colon and kind in (*DATASETS, "label-studio")):
         kind, place = looks_like(str(spec)), str(spec)
         if kind is None:
-            return _read_truth_table(str(spec), options, progress, known_classes)
+            if Path(spec).suffix.lower() not in READ_SUFFIXES and not is_special(spec):
+                raise InputError(
+                    f"{spec!r:.200} is not a source of true labels. Give {FORMS} or a .csv file; docs/formats.md has others."
+                )
+            existing_file(spec, "A table of true labels has a path column, and 1, 0 or an empty cell for each class.")
+            return read_labels(spec, options, progress=progress, known_classes=known_classes)
         notes = [f"{place} looks like {kind} and is read as {kind}:{place}"]
+    folder, colon, split = place.rpartition(":")
     try:
         if kind == "label-studio":
             found = read_label_studio(place, truth=True)
+        elif not colon or os.path.exists(place):  # a colon in the name of an existing file or folder
+            found = DATASETS[kind](place)
         else:
-            folder, colon, split = place.rpartition(":")
-            whole = not colon or os.path.exists(place)  # a colon in the name of an existing file or folder
-            found = DATASETS[kind](place) if whole else DATASETS[kind](folder, split or None)
+            found = DATASETS[kind](folder, split or None)
     except OSError as error:  # a folder without permission, a broken disk
         raise InputError(f"{spec} cannot be read ({error.strerror}). Check the path and its permissions.") from error
     found.meta["notes"] = notes + found.meta["notes"]
     for note in found.meta["notes"]:
         progress.log(note)
     return found
-
-
-def _read_truth_table(spec: str, options: TableOptions | None, progress: Progress, known: Collection[str]) -> Labels:
-    if Path(spec).suffix.lower() not in READ_SUFFIXES and not is_special(spec):
-        raise InputError(
-            f"{spec!r:.200} is not a source of true labels. Give {FORMS} or a .csv file; docs/formats.md has others."
-        )
-    existing_file(spec, "A table of true labels has a path column, and 1, 0 or an empty cell for each class.")
-    return read_labels(spec, options, progress=progress, known_classes=known)
 
 
 def _suffix(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> str:
