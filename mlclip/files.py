@@ -29,6 +29,7 @@ except ImportError:
 LOCK_SECONDS = 0.2  # between two attempts to get a lock that another process holds
 REPLACE_SECONDS = (0.1, 0.3, 1.0)  # waits on Windows, where a virus scanner or another program may have the file open
 TEMPORARY = r"\.{name}\.[0-9a-f]{{8}}\.tmp"  # of `atomic`
+FORMAT_VERSION = 2  # of the files that mlclip writes: labels, models, stores, unfinished trainings
 DEEPEST_JSON = 60  # nested arrays and objects
 OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors", ".xml")
 
@@ -279,9 +280,9 @@ def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False)
         ) from error
     if not isinstance(content, dict) or content.get("format") != f"mlclip.{kind}":
         raise InputError(f"{path} is not an mlclip {kind} file. `{made_by}` creates one.")
-    if content.get("version") != 1:
+    if content.get("version") != FORMAT_VERSION:
         raise InputError(
-            f"{path} has another version of the {kind} format. This mlclip reads version 1. "
+            f"{path} has another version of the {kind} format. This mlclip reads version {FORMAT_VERSION}. "
             f"Create the file again with `{made_by}`."
         )
     check_fields(kind, content, path, made_by)

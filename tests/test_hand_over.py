@@ -143,7 +143,7 @@ def test_existing_files_stay_without_overwrite(model, handed, tmp_path, capfd):
 
 CHANGES = [
     {"format": None},
-    {"version": "2"},
+    {"version": "1"},
     {"arch": "3"},
     {"arch": '"resnet18"'},
     {"size": "9" * 5000},

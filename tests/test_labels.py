@@ -374,7 +374,7 @@ def test_a_class_that_is_missing_in_a_jsonl_line_is_unknown_for_that_photo(tmp_p
 def test_a_damaged_json_is_refused_with_its_name(tmp_path):
     write_labels(table(), tmp_path / "good.json")
     good = json.loads((tmp_path / "good.json").read_text())
-    bad = [{"format": "x"}, {"version": 2}, {"scores": [[0.1]] * 5}, {"scores": [1]}, {"classes": None}, {"paths": 3}]
+    bad = [{"format": "x"}, {"version": 1}, {"scores": [[0.1]] * 5}, {"scores": [1]}, {"classes": None}, {"paths": 3}]
     for change in [*bad, {"meta": []}, {"root": 1}, {"scores": [["a"] * 3] * 5}, {"scores": None}]:
         (tmp_path / "bad.json").write_text(json.dumps(good | change))
         with pytest.raises(InputError, match=r"bad\.json") as error:
@@ -411,7 +411,7 @@ class Trap:
 
 def test_a_malicious_pt_is_refused_and_executes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"format": "mlclip.labels", "version": 1, "paths": Trap()}, "zip.pt")
+    torch.save({"format": "mlclip.labels", "version": 2, "paths": Trap()}, "zip.pt")
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Trap()))
     for name in ("zip.pt", "raw.pt"):
         with pytest.raises(InputError, match=name):

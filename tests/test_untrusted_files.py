@@ -166,7 +166,7 @@ def test_weights_that_cannot_be_downloaded_name_the_model(cached, tmp_path, remo
 
 @pytest.mark.parametrize("kind", list(FIELDS))
 def test_a_malicious_pickle_of_every_kind_is_refused_and_nothing_is_executed(tmp_path, kind):
-    content = {"format": f"mlclip.{kind}", "version": 1, "meta": Malicious(tmp_path / "ran")}
+    content = {"format": f"mlclip.{kind}", "version": 2, "meta": Malicious(tmp_path / "ran")}
     torch.save(content, tmp_path / "zip.pt")
     (tmp_path / "bare.pt").write_bytes(pickle.dumps(content))
     torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
@@ -190,7 +190,7 @@ def test_a_malicious_pickle_of_every_kind_is_refused_and_nothing_is_executed(tmp
 )
 @pytest.mark.filterwarnings("ignore:torch.quantize")
 def test_only_dense_tensors_of_ordinary_numbers_are_read(tmp_path, make):
-    torch.save({"format": "mlclip.labels", "version": 1, "scores": make()}, tmp_path / "labels.pt")
+    torch.save({"format": "mlclip.labels", "version": 2, "scores": make()}, tmp_path / "labels.pt")
     assert "not a readable labels file" in refusal(read_labels, tmp_path / "labels.pt")
 
 
@@ -236,7 +236,7 @@ def test_containers_that_contain_each_other_are_refused(tmp_path):
     endless = []
     endless.append(endless)
     for meta in (doubled, endless):
-        torch.save({"format": "mlclip.labels", "version": 1, "meta": meta}, tmp_path / "l.pt")
+        torch.save({"format": "mlclip.labels", "version": 2, "meta": meta}, tmp_path / "l.pt")
         assert "endlessly nested" in refusal(read_labels, tmp_path / "l.pt")
 
 
@@ -309,7 +309,7 @@ VALID = {
 
 @pytest.mark.parametrize("kind", list(FIELDS))
 def test_every_required_field_of_every_kind_is_checked_and_named(tmp_path, model_content, kind):
-    content = (model_content if kind == "model" else VALID[kind]) | {"format": f"mlclip.{kind}", "version": 1}
+    content = (model_content if kind == "model" else VALID[kind]) | {"format": f"mlclip.{kind}", "version": 2}
     read = {"kind": kind, "made_by": "mlclip train"}
     torch.save(content, tmp_path / "x.pt")
     assert set(files.load_plain(tmp_path / "x.pt", **read)) == set(content)
@@ -321,10 +321,10 @@ def test_every_required_field_of_every_kind_is_checked_and_named(tmp_path, model
             assert f"'{name}'" in refusal(files.load_plain, tmp_path / "x.pt", **read), (name, value)
 
 
-@pytest.mark.parametrize("version", [2, None, "1"])
-def test_only_version_1_is_read(tmp_path, version):
+@pytest.mark.parametrize("version", [1, None, "2"])
+def test_only_version_2_is_read(tmp_path, version):
     torch.save({"format": "mlclip.labels", "version": version}, tmp_path / "l.pt")
-    assert "This mlclip reads version 1" in refusal(read_labels, tmp_path / "l.pt")
+    assert "This mlclip reads version 2" in refusal(read_labels, tmp_path / "l.pt")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".json"])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError, TableOptions
-from ..files import check_output, existing_file, is_special, load_plain, parse_json, save_plain
+from ..files import FORMAT_VERSION, check_output, existing_file, is_special, load_plain, parse_json, save_plain
 from ..plain import check_fields
 from ..progress import SILENT, Progress
 from .csv_table import check_names, read_csv
@@ -41,7 +41,7 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
     """
     suffix = _suffix(path)
     path = check_output(path, overwrite=overwrite)
-    content = {"format": "mlclip.labels", "version": 1, "root": labels.root, "paths": labels.paths}
+    content = {"format": "mlclip.labels", "version": FORMAT_VERSION, "root": labels.root, "paths": labels.paths}
     content |= {"classes": labels.classes, "scores": labels.scores.clone(), "meta": labels.meta}
     if suffix == ".pt":
         _check_plain(labels.meta, "meta")
@@ -171,8 +171,8 @@ def _read_json(content: Any, path: Path) -> Labels:
     """The labels in the object of a .json of `write_labels`."""
     if not isinstance(content, dict) or not isinstance(content.get("scores"), list):
         raise InputError(f"{path} is not a labels file. If it has one object per line, rename it to .jsonl.")
-    if content.get("format") != "mlclip.labels" or content.get("version") != 1:
-        raise InputError(f"{path} is not a labels file of version 1. Make one with `{MADE_BY}`.")
+    if content.get("format") != "mlclip.labels" or content.get("version") != FORMAT_VERSION:
+        raise InputError(f"{path} is not a labels file of version {FORMAT_VERSION}. Make one with `{MADE_BY}`.")
     classes, rows = content.get("classes"), content["scores"]
     if not isinstance(classes, list) or not all(isinstance(row, list) for row in rows):
         raise InputError(f"{path}: `scores` must contain one list per photo. Write the file again.")

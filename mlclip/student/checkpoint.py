@@ -1,6 +1,6 @@
 """The classifier on disk: one file holds everything that prediction needs. It is written completely or not at all.
 
-`model.pt` is {"format": "mlclip.model", "version": 1, "arch", "classes", "size", "thresholds", "weights", "meta"} of
+`model.pt` is {"format": "mlclip.model", "version": 2, "arch", "classes", "size", "thresholds", "weights", "meta"} of
 plain containers and tensors. With the arch clip-head, "clip" and "grids" say which CLIP and which views the head needs; CLIP's
 weights are not in the file. The state of an unfinished training is a separate file, see `training/`.
 
@@ -24,12 +24,12 @@ from torch import Tensor
 
 from ..clip.weights import read_safetensors
 from ..config import CLIP_HEAD, InputError
-from ..files import atomic, load_plain, parse_json, save_plain
+from ..files import FORMAT_VERSION, atomic, load_plain, parse_json, save_plain
 from ..plain import check_fields
 from .clip_head import ClipHead, clip_head_of, plain_clip
 from .model import Classifier, classifier_of
 
-FORMAT, VERSION = "mlclip.model", 1
+FORMAT, VERSION = "mlclip.model", FORMAT_VERSION
 MADE_BY = "mlclip train --labels labels.pt"
 EXPORTED_BY = "mlclip export -o model.safetensors"
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64"}

@@ -29,7 +29,17 @@ from torch import Tensor
 
 from ..clip.pixels import OPENAI, Pixels
 from ..config import InputError
-from ..files import atomic, cache_folder, file_lock, load_plain, parse_json, refuse_nul, save_plain, shared_lock
+from ..files import (
+    FORMAT_VERSION,
+    atomic,
+    cache_folder,
+    file_lock,
+    load_plain,
+    parse_json,
+    refuse_nul,
+    save_plain,
+    shared_lock,
+)
 from ..images import STORE_MARK, Photo
 from ..images.shards import content_hash
 
@@ -172,7 +182,7 @@ class Store:
     def write_shard(self, shard: Path, photos: Sequence[Photo], contents: Sequence[bytes], vectors: Tensor) -> None:
         """Write the vectors (n, V, D) of photos with these contents as one file, completely or not at all."""
         content = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8).view(len(contents), -1)
-        form = {"format": f"mlclip.{self.key.kind}", "version": 1}
+        form = {"format": f"mlclip.{self.key.kind}", "version": FORMAT_VERSION}
         sizes = [photo.size for photo in photos]
         save_plain(form | {"content": content, "bytes": sizes, "embeddings": vectors.half()}, shard)
         self.contents.update(zip(map(identity, photos), contents, strict=True))
@@ -183,10 +193,15 @@ class Store:
         if len(self.contents) > self._known:
             content = torch.frombuffer(bytearray(b"".join(self.contents.values())), dtype=torch.uint8)
             photos = [list(name) for name in self.contents]
-            form = {"format": "mlclip.photos", "version": 1}
+            form = {"format": "mlclip.photos", "version": FORMAT_VERSION}
             save_plain(form | {"photos": photos, "content": content.view(len(photos), -1)}, self.folder / PHOTOS)
             self._known = len(self.contents)
-        manifest = {"format": "mlclip.store", "version": 1, "key": self.key.as_plain(), "complete": complete}
+        manifest = {
+            "format": "mlclip.store",
+            "version": FORMAT_VERSION,
+            "key": self.key.as_plain(),
+            "complete": complete,
+        }
         with atomic(self.folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps(manifest, indent=1) + "\n")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import InputError, TrainConfig
 from ..distributed import Distributed, Runtime
-from ..files import beside, load_plain, save_plain
+from ..files import FORMAT_VERSION, beside, load_plain, save_plain
 from ..images import Photo
 from ..labels.corrections import corrected_cells, corrections_of
 from ..labels.table import Labels
@@ -136,7 +136,12 @@ def resume_file(output: str | Path) -> Path:
 
 def save_state(state: TrainingState, file: Path) -> None:
     """Save the training after its last finished epoch, atomically."""
-    content: dict[str, Any] = {"format": "mlclip.resume", "version": 1, "run": state.identity, "epochs": state.epochs}
+    content: dict[str, Any] = {
+        "format": "mlclip.resume",
+        "version": FORMAT_VERSION,
+        "run": state.identity,
+        "epochs": state.epochs,
+    }
     content |= {"weights": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
     content |= {"given": state.labels, "latent": state.latent, "update": state.update}
     content |= {"average": state.average.state_dict() if state.average else None, "precision": state.precision}
