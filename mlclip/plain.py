@@ -160,11 +160,13 @@ def _rules(kind: str, content: Mapping[str, Any]) -> list[tuple[str, bool, str]]
     if kind == "model":
         classes, thresholds, weights = content["classes"], content["thresholds"], content["weights"]
         size, grids, is_head = content["size"], content.get("grids") or [], content["arch"] == CLIP_HEAD
-        fitting = thresholds.shape == (len(classes),) and bool(((thresholds >= 0) & (thresholds <= 1)).all())
+        in_range = bool(((thresholds >= 0) & (thresholds <= 1)).all())
+        number = f"one for each of the {len(classes)} classes, and not {len(thresholds)}"
         rules = [
             ("classes", 0 < len({*classes} - {""}) == len(classes), "different names, at least one"),
             ("size", SMALLEST_SIZE <= size <= LARGEST_SIZE, f"from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels"),
-            ("thresholds", fitting, f"a number from 0 to 1 for each of {len(classes)} classes"),
+            ("thresholds", len(thresholds) == len(classes), number),
+            ("thresholds", in_range, "numbers from 0 to 1"),
             (
                 "weights",
                 all(bool(w.isfinite().all()) for w in weights.values()),

@@ -436,9 +436,9 @@ def test_labels_without_any_known_score_are_an_error_before_the_training_starts(
 def test_invalid_thresholds_are_an_error_in_models_and_labels(labels, wrong, tmp_path):
     model = Classifier("resnet18", CLASSES, 64).eval()
     save_checkpoint(Checkpoint(model, torch.tensor([0.5, wrong, 0.5])), tmp_path / "m.pt")
-    with pytest.raises(InputError, match="not numbers from 0 to 1"):
+    with pytest.raises(InputError, match="numbers from 0 to 1"):
         load_checkpoint(tmp_path / "m.pt")
-    with pytest.raises(InputError, match="not numbers from 0 to 1"):
+    with pytest.raises(InputError, match="numbers from 0 to 1"):
         _ = replace(labels, meta={"thresholds": [0.5, wrong, 0.5]}).thresholds
 
 

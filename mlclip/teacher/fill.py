@@ -10,6 +10,7 @@ Letters: N photos, n photos of one batch, V views of a photo, M vectors of a pho
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from torch import Tensor
 from ..config import InputError
 from ..distributed import Distributed, Runtime
 from ..images import Photo, PhotoParts, Skip, collate_parts, photo_batches
+from ..images.batches import read_batches
 from .store import Key, Store, contents_of, identity
 
 SHARD_PHOTOS = 1024  # a shard is full when it holds this many photos ...
@@ -78,17 +80,28 @@ def filled_stores(
         skipped: list[Skip] = []
         if any(missing):
             lacking = [(store, rows) for store, rows in zip(stores, missing, strict=True) if rows]
+            skipped = distributed.on_main(lambda: _none_readable(lacking, photos, runtime))
             with ExitStack() as writing:
                 with distributed.together():
-                    for store, rows in lacking if distributed.is_main else ():
+                    for store, rows in lacking if distributed.is_main and not skipped else ():
                         writing.enter_context(store.writing(len(rows)))
-                for store, _ in lacking:
+                for store, _ in () if skipped else lacking:
                     _check_common_folder(store.folder, distributed)
-                skipped = _encode_missing(lacking, photos, encode, batch_pixels, runtime)
+                skipped = skipped or _encode_missing(lacking, photos, encode, batch_pixels, runtime)
         with distributed.together():
             for store in stores if distributed.is_main else ():
                 in_use.enter_context(store.reading())
         yield Filled(stores, skipped)
+
+
+def _none_readable(lacking: list[tuple[Store, list[int]]], photos: Sequence[Photo], runtime: Runtime) -> list[Skip]:
+    """The photos that read-only stores lack, if none of them can be read: then nothing must be written. Else an empty list."""
+    if any(not store.folder.exists() or os.access(store.folder, os.W_OK) for store, _ in lacking):
+        return []
+    rows = sorted({row for _, part in lacking for row in part})
+    batches = read_batches([photos[row] for row in rows], 8, batch_size=16, num_threads=runtime.num_workers)
+    unreadable = [Skip(photos[rows[index]].path, reason) for batch in batches for index, reason in batch.unreadable]
+    return sorted(unreadable, key=lambda skip: skip.path) if len(unreadable) == len(rows) else []
 
 
 def _missing(store: Store, photos: Sequence[Photo], runtime: Runtime) -> list[int]:

@@ -198,9 +198,8 @@ def check_photos(photos: list[Photo], saved: list[str], file: Path | None) -> No
     if saved == paths:
         return
     lost, new = sorted(set(saved) - set(paths)), sorted(set(paths) - set(saved))
-    what = f"photos missing then: {len(new)}, such as {new[0]}"
-    if lost:
-        what = f"photos missing now: {len(lost)}, such as {lost[0]}"
+    when, which = ("now", lost) if lost else ("then", new)
+    what = f"photos missing {when}: {len(which)}, such as {which[0]}" if which else "the photos are in another order"
     raise InputError(
         f"{file} cannot be continued: {what}. Put the photos back as they were, or pass `overwrite=True` to start again."
     )
