@@ -118,18 +118,24 @@ def photo_pixels(found: Found, size: int, most: int = CALIBRATION_PHOTOS) -> np.
 
 
 def _graph(model: nn.Module, pixels: np.ndarray) -> Any:
-    """The float32 graph (an onnx.ModelProto) for any number of photos."""
-    with _interruptible():
-        program = torch.onnx.export(
-            _Scores(model).eval(),
-            (torch.from_numpy(pixels),),
-            input_names=["pixels"],
-            output_names=["scores"],
-            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
-            dynamo=True,
-            verbose=False,
-        )
-        return program.model_proto
+    """The float32 graph (an onnx.ModelProto) for any number of photos. InputError if torch's exporter cannot make it."""
+    try:
+        with _interruptible():
+            program = torch.onnx.export(
+                _Scores(model).eval(),
+                (torch.from_numpy(pixels),),
+                input_names=["pixels"],
+                output_names=["scores"],
+                dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+                dynamo=True,
+                verbose=False,
+            )
+            return program.model_proto
+    except torch.onnx.OnnxExporterError as error:
+        raise InputError(
+            f"the ONNX exporter of torch {torch.__version__} failed. Install a version of onnxscript from the same time as torch, or "
+            "a newer torch."
+        ) from error
 
 
 @contextmanager
