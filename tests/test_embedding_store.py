@@ -87,8 +87,16 @@ def test_every_pass_gives_the_same_batches_in_float32_with_their_rows(tmp_path):
     passes = [list(views) for _ in range(2)]
     for (rows, embeddings), (again, same) in zip(*passes, strict=True):
         assert torch.equal(rows, again) and torch.equal(embeddings, same) and embeddings.dtype == torch.float32
-        stored = store.read_shard(store.folder / f"shard-{order[int(rows[0])].size // SHARD:06d}-0.pt")
-        assert torch.equal(embeddings, stored[[order[row].size % SHARD for row in rows.tolist()]].float())
+        for row, embedding in zip(rows.tolist(), embeddings, strict=True):
+            stored = store.read_shard(store.folder / f"shard-{order[row].size // SHARD:06d}-0.pt")
+            assert torch.equal(embedding, stored[order[row].size % SHARD].float())
+
+
+def test_batches_do_not_depend_on_the_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlclip.teacher.store.BATCH_VECTORS", 30)
+    views = StoredViews(make_store(tmp_path / "s"), PHOTOS)
+    sizes = [len(rows) for rows, _ in views]
+    assert len(set(sizes[:-1])) == 1 and sizes[0] == 30 // sum(views.sizes) and sum(sizes) == len(PHOTOS)
 
 
 def default(root, **changes) -> Store:

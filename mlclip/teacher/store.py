@@ -49,6 +49,7 @@ KINDS = {
     "cells": "mlclip pseudolabel --method dense",
     "features": "mlclip train --method probe",
 }  # what stores hold, and the command that makes it
+BATCH_VECTORS = 16_384  # in a batch of stored vectors
 MEMORY_LIMIT = 16 << 20  # bytes of half-precision vectors that stay in memory between passes; others are read again
 Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
 
@@ -308,7 +309,10 @@ class Views:
 
 
 class StoredViews(Views):
-    """The vectors of `photos` in a store, one batch per shard, on `device`.
+    """The vectors of `photos` in a store, on `device`.
+
+    The batches do not depend on the shards: a run that was stopped leaves smaller ones, and sums over other batches would be rounded
+    in another way.
 
     The first pass reads each shard from disk. The vectors stay in CPU memory in half precision, up to `memory_limit` bytes;
     later passes read only the other shards again.
@@ -332,14 +336,20 @@ class StoredViews(Views):
         return self._photos
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        size, indices, vectors = max(1, BATCH_VECTORS // sum(self.sizes)), torch.empty(0, dtype=torch.int64), None
         for shard, pairs in self._shards:
-            indices, rows = torch.tensor(pairs).unbind(1)
-            vectors = self._kept.get(shard)
-            if vectors is None:
-                vectors = self._store.read_shard(shard)[rows]
-                if vectors.nbytes <= self._free:
-                    self._kept[shard] = vectors
-                    self._free -= vectors.nbytes
+            more, rows = torch.tensor(pairs).unbind(1)
+            read = self._kept.get(shard)
+            if read is None:
+                read = self._store.read_shard(shard)[rows]
+                if read.nbytes <= self._free:
+                    self._kept[shard] = read
+                    self._free -= read.nbytes
+            indices, vectors = torch.cat([indices, more]), read if vectors is None else torch.cat([vectors, read])
+            while len(indices) >= size:
+                yield indices[:size], vectors[:size].to(self.device).float()
+                indices, vectors = indices[size:], vectors[size:]
+        if len(indices):
             yield indices, vectors.to(self.device).float()
 
 
