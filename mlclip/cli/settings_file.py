@@ -62,14 +62,11 @@ def _section(file: str, command: str) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or printable(str(error))
         raise InputError(f"{file} cannot be read as settings in TOML ({reason}). Correct it.") from error
     for name, value in content.items():
-        if isinstance(value, dict) != (name in SECTIONS):
-            if isinstance(value, dict):
-                shown, near = printable(name[:60]), did_you_mean(name, SECTIONS)
-                raise InputError(
-                    f"{file}: there is no section [{shown}].{near} The sections are {', '.join(SECTIONS)}."
-                )
-            if name in SECTIONS:
-                raise InputError(f"{file}: `{name}` is a section. Write [{name}] on a line of its own.")
+        if isinstance(value, dict) and name not in SECTIONS:
+            shown, near = printable(name[:60]), did_you_mean(name, SECTIONS)
+            raise InputError(f"{file}: there is no section [{shown}].{near} The sections are {', '.join(SECTIONS)}.")
+        if name in SECTIONS and not isinstance(value, dict):
+            raise InputError(f"{file}: `{name}` is a section. Write [{name}] on a line of its own.")
     common = {name: value for name, value in content.items() if name not in SECTIONS}
     return common | content.get(command, {})
 
