@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import Tensor, nn
 
 CLASSES = 1000  # of the head that torchvision initialises and this file drops
@@ -23,9 +24,7 @@ def build_trunk(arch: str, *, initialise: bool = True) -> nn.Sequential:
     if arch not in _OWN:
         return _torchvision_trunk(arch)
     trunk, channels = _OWN[arch]()
-    if (
-        initialise
-    ):  # the convolutions and the dropped head, in torchvision's order, so that the random numbers are the same
+    if initialise:  # in torchvision's order, the dropped head too, so that the random numbers are the same
         head = nn.Linear(channels, CLASSES)
         for module in trunk.modules():
             if isinstance(module, nn.Conv2d):
@@ -36,7 +35,8 @@ def build_trunk(arch: str, *, initialise: bool = True) -> nn.Sequential:
 
 
 def _torchvision_trunk(arch: str) -> nn.Sequential:
-    import torchvision
+    with torch.device("cpu"):  # the import of torch 2.6 computes with tensors, which fails where the meta device is set
+        import torchvision
 
     network = torchvision.models.get_model(arch, weights=None)
     parts = OrderedDict(network.named_children())

@@ -131,10 +131,10 @@ def _graph(model: nn.Module, pixels: np.ndarray) -> Any:
                 verbose=False,
             )
             return program.model_proto
-    except torch.onnx.OnnxExporterError as error:
+    except RuntimeError as error:  # as are torch's OnnxExporterError and onnxscript's SerdeError
         raise InputError(
-            f"the ONNX exporter of torch {torch.__version__} failed. Install a version of onnxscript from the same time as torch, or "
-            "a newer torch."
+            f"the ONNX exporter of torch {torch.__version__} failed ({type(error).__name__}). Install versions of onnx, onnxscript and "
+            "protobuf from the same time as torch, or a newer torch."
         ) from error
 
 
