@@ -1,17 +1,21 @@
-"""Labels alone: every choice in centred labels, view sets of dense labels, compound prompts, few class names.
+"""Labels alone: every choice in centred labels, view sets of dense labels, compound prompts, few class names, similar names.
 
     python benchmarks/labels.py centred --seeds 0,1,2
     python benchmarks/labels.py dense --seeds 3,4,5
     python benchmarks/labels.py compound --seeds 0,3,4
     python benchmarks/labels.py few-names --photos real
+    python benchmarks/labels.py same-names --seeds 0,1,2
 
 No student is trained. True labels are used only to report; those of the demo scenes decided the choices in centred labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import bench
 import click
@@ -278,13 +282,19 @@ def centred_choices(seeds: list[int], data: Path, count: int | None, out: Path) 
 # Dense labels and compound prompts, by the package's own function
 
 
-def scene_labels(out: Path, seed: int, count: int | None, part: str = "test", **settings) -> tuple[Tensor, Tensor]:
-    """Labels of the scenes of one world, and their true labels (N, C). Embeddings are stored once per world and method."""
+def scene_labels(
+    out: Path, seed: int, count: int | None, part: str = "test", only: Sequence[str] | None = None, **settings
+) -> tuple[Tensor, Tensor]:
+    """Labels of the scenes of one world, and their true labels (N, C). Embeddings are stored once per world and method.
+
+    `only`: the classes that are returned.
+    """
     world = bench.demo_world(out, seed, count)
     photos, truth = (world.test, world.truth_test) if part == "test" else (world.train, world.truth_train)
     views = settings["method"].replace("dense", "centred")  # dense labels extend the store of centred ones
     asked = {"clip": "tiny", "store": out / f"{part}-{seed}-{count}-{views}", "progress": mlclip.SILENT, **settings}
     labels = mlclip.pseudolabel([photos], **asked)
+    labels = labels.aligned(labels.paths, only) if only else labels
     return labels.scores, truth.aligned(labels.paths, labels.classes).scores
 
 
@@ -404,6 +414,80 @@ def few_names(photos: str, seeds: list[int], data: Path, count: int | None, out:
     for (names, kind), numbers in rows.items():
         none, f1, ranking, predicted, true = np.mean(numbers, axis=0)
         bench.row(names, f"{none:.0%}", kind, f"{f1:.1f}", f"{ranking:.1f}", f"{predicted:.2f}", f"{true:.2f}")
+
+
+# Names that mean the same
+
+# Names that are added to the 18 of the demo, and the class that they are near to.
+ADDED = {
+    "none": ([], "umbrella"),
+    "plural and synonym": (["umbrellas", "parasol"], "umbrella"),
+    "words that the tiny CLIP never saw": (["zebra", "trees", "truck"], "umbrella"),
+    "plurals of every name": ([f"{name}s" for name in KINDS if name not in ("fish", "leaf")], "umbrella"),
+    "the name with other words": (["big umbrella = a big umbrella", "tiny umbrella = a tiny umbrella"], "umbrella"),
+    "a parent": (["round thing > ball", "round thing > wheel", "round thing > moon"], "ball"),
+}
+
+
+@contextmanager
+def all_names_compete() -> Iterator[None]:
+    """Inside it, every name competes with every other one, as without the rule."""
+    with mock.patch.object(centred, "competition", lambda *_: None):
+        yield
+
+
+def doubled_scores(stored: Mapping[str, np.ndarray], noise: float, seed: int) -> dict[str, np.ndarray]:
+    """Stored scores (N, C) with a second column for five of the classes: the first one with `noise` in its cosine.
+
+    The noise is a share of the spread of the cosine between photos, and different for each view.
+    """
+    chance, found = np.random.default_rng(seed), {}
+    columns = chance.permutation(stored["global_"].shape[1])[:5]
+    for name in ("global_", "alpha"):
+        cosines = voc12.cosines_of(stored[name]).numpy()
+        copies = cosines[:, columns] + noise * cosines.std(0)[columns] * chance.standard_normal((len(cosines), 5))
+        scores = np.exp(np.concatenate([cosines, copies], 1) / np.log(100))
+        found[name] = scores / scores.sum(1, keepdims=True)
+    return found
+
+
+@main.command("same-names")
+@bench.seeds
+@bench.data
+@bench.count
+@bench.out("same_names")
+def same_names(seeds: list[int], data: Path, count: int | None, out: Path) -> None:
+    """Labels of the first 18 names of the demo when other names are added, and of real photos with columns that are there twice."""
+    rules = {"all compete": all_names_compete, "the rule": nullcontext}
+    bench.table("labels", "added names", "names", "mAP", "macro-F1", "photos with the class it concerns", "true")
+    for method in ("centred", "dense"):
+        for added, (names, near) in ADDED.items():
+            column = list(KINDS).index(near)
+            for rule, inside in rules.items():
+                rows = []
+                for seed in seeds:
+                    with inside():
+                        scores, truth = scene_labels(
+                            out, seed, count, method=method, classes=[*KINDS, *names], only=KINDS
+                        )
+                    found = scores >= 0.5
+                    rows.append([class_map(scores, truth), bench.macro_f1(found, truth)])
+                    rows[-1] += [int(found[:, column].sum()), int(truth[:, column].sum())]
+                means = [f"{value:.1f}" for value in np.mean(rows, axis=0)[:2]]
+                bench.row(method, added, rule, *means, *(" ".join(str(row[n]) for row in rows) for n in (2, 3)))
+    stored = voc12.stored_scores(data)
+    truth = torch.from_numpy(stored["truth"]).float()
+    bench.table("real photos: noise of the second columns", "names", "mAP", "macro-F1")
+    for noise in (None, 0.0, 0.1, 0.3, 0.5, 1.0):
+        for rule, inside in rules.items():
+            rows = []
+            for seed in seeds if noise is not None else (0,):
+                with inside():
+                    labels = voc12.centred_labels(stored if noise is None else doubled_scores(stored, noise, seed))
+                rows.append([class_map(labels[:, : truth.shape[1]], truth)])
+                rows[-1].append(bench.macro_f1(labels[:, : truth.shape[1]] >= 0.5, truth))
+            means = [f"{value:.1f}" for value in np.mean(rows, axis=0)]
+            bench.row("no second columns" if noise is None else noise, rule, *means)
 
 
 if __name__ == "__main__":

@@ -50,15 +50,17 @@ def centred_labels(stored: Mapping[str, np.ndarray], rerank: bool = True) -> Ten
     views = [cosines_of(stored[name]) for name in ("global_", "alpha")]
     cosines = torch.stack([view - view.mean(1, keepdim=True) for view in views], 1).float()  # (N, 2, C)
     scale, labels = LOGIT_SCALE * SETTINGS.rank_scale, torch.zeros(len(cosines), cosines.shape[-1])
+    flat = cosines.double().flatten(0, 1)
+    weights = centred.competition(len(flat), flat.sum(0), flat.T @ flat)
     for _ in range(LEVEL_ROUNDS):
         levels = torch.stack([level_of(view, 1 - labels) for view in cosines.unbind(1)])  # (2, C)
-        logits = centred.centred_logits(cosines, levels, scale)
+        logits = centred.centred_logits(cosines, levels, scale, weights)
         labels = centred.presence(centred.pool_views(logits, 2), SETTINGS.prior_photos)
     if not rerank:
         return labels
     excess = centred.excess(cosines, levels)
     fitted = profiles.fit_profiles(profiles.statistics(excess, profiles.sure_views(logits, labels)))
-    by_profiles = centred.pool_views(profiles.profile_logits(fitted, excess, SETTINGS.rank_scale), 2)
+    by_profiles = centred.pool_views(profiles.profile_logits(fitted, excess, SETTINGS.rank_scale, weights), 2)
     return profiles.rerank_by_profiles(labels, by_profiles, fitted.shown, SETTINGS.prior_photos)
 
 

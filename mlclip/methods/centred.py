@@ -14,6 +14,9 @@ first. Then:
    probability of the upper component. This keeps the order of the photos. The position and the sharpness of the boundary
    are estimated from the photos, without labels. The natural threshold of a label is ½.
 
+In step 1, names that mean the same would share one softmax, and each would suppress the other. Names whose cosines rise and
+fall together over the views of the folder do not compete, see `competition`.
+
 Pure functions of tensors; classes are the last axis. Letters: N photos, V views of one photo, C classes, G grids.
 """
 
@@ -30,6 +33,8 @@ MAX_PHOTOS = 20_000  # a mixture is fitted to at most this many photos
 CACHED_NUMBERS = 2**17  # of 8 bytes, in each of the four tables of a mixture's inner loop
 TOLERANCE = 1e-5  # the fit stops when no label changes by more
 TINY = 1e-9  # avoids a division by 0
+DIFFERENT, SAME = 0.7, 0.9  # names with a lower correlation compete fully, with a higher one not at all
+ROUNDS = 3  # to find which names are the same
 
 
 def shrunk_levels(mean: Tensor, variance: Tensor, photos: Tensor) -> Tensor:
@@ -54,15 +59,63 @@ def shrunk_levels(mean: Tensor, variance: Tensor, photos: Tensor) -> Tensor:
     return torch.where(seen, levels, common)
 
 
-def centred_logits(cosines: Tensor, levels: Tensor, logit_scale: float) -> Tensor:
+def competition(views: int, total: Tensor, products: Tensor, related: Tensor | None = None) -> Tensor | None:
+    """How much each name (column) lowers the log-odds of each other name (row): (C, C) in [0, 1], 0 on the diagonal.
+
+    `total` (C,) is the sum of the cosines over the `views`, `products` (C, C) the sum of their outer products. What all names have in
+    common in a view, their mean, says nothing and is subtracted. Two names whose rest has a correlation up to DIFFERENT compete
+    fully, from SAME on not at all. In the mean, names that are the same count as one name; so it is computed ROUNDS times.
+    `related` (C, C) marks pairs that never compete, such as a class and its parent. None if every pair competes fully.
+
+    >>> x = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # two views; the first two names are the same
+    >>> competition(2, x.sum(0), x.T @ x)
+    tensor([[0., 0., 1.],
+            [0., 0., 1.],
+            [1., 1., 0.]])
+    """
+    covariance = products / views - (total / views).outer(total / views)
+    share = torch.full_like(total, 1 / len(total))  # (C,) of each name in the mean
+    for _ in range(ROUNDS):
+        shared = covariance @ share
+        rest = covariance - shared[:, None] - shared + shared @ share
+        deviation = rest.diagonal().clamp(min=TINY**2).sqrt()
+        same = ((rest / deviation.outer(deviation) - DIFFERENT) / (SAME - DIFFERENT)).clamp(0, 1).fill_diagonal_(1)
+        share = 1 / same.sum(1)
+        share = share / share.sum()
+    weights = (1 - same) if related is None else (1 - same).masked_fill(related, 0)
+    return weights.float() if (weights < 1).sum() > len(weights) else None  # the diagonal is 0
+
+
+def log_odds(scores: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The log-odds of each class against the others: scores (..., C) -> (..., C).
+
+    Without `weights`, they are those of the softmax. Else class c has scores_c − log Σ_k weights[c, k] · exp(scores_k), with
+    `weights` (C, C) from `competition`. The results are within ±13.8, the log-odds of MARGIN.
+
+    >>> log_odds(torch.tensor([2.0, 2.0, 0.0])), log_odds(torch.tensor([2.0, 2.0, 0.0]), torch.tensor([[0.0, 0, 1], [0, 0, 1], [1, 1, 0]]))
+    (tensor([-0.1269, -0.1269, -2.6931]), tensor([ 2.0000,  2.0000, -2.6931]))
+    """
+    logits = torch.logit(scores.softmax(dim=-1), eps=MARGIN)
+    if weights is None:
+        return logits
+    changed = ((weights + torch.eye(len(weights), device=weights.device)) != 1).any(1)  # (C,)
+    best = scores.amax(-1, keepdim=True)
+    others = (scores - best).exp() @ weights[changed].T  # (..., changed)
+    limit = math.log(1 / MARGIN - 1)
+    logits[..., changed] = (scores[..., changed] - best - others.log()).clamp(-limit, limit)
+    return logits
+
+
+def centred_logits(cosines: Tensor, levels: Tensor, logit_scale: float, weights: Tensor | None = None) -> Tensor:
     """The logit of each class in each view: cosines (..., C) and levels (broadcast) -> (..., C).
 
-    It is the log-odds of the softmax of (cosine − level) · logit_scale over the classes.
+    It is the log-odds of the softmax of (cosine − level) · logit_scale over the classes. With `weights` (C, C), names that mean the
+    same do not compete, see `log_odds`.
 
     >>> centred_logits(torch.tensor([0.26, 0.25]), torch.tensor([0.24, 0.20]), 100.0)
     tensor([-3.0000,  3.0000])
     """
-    return torch.logit(((cosines - levels) * logit_scale).softmax(dim=-1), eps=MARGIN)
+    return log_odds((cosines - levels) * logit_scale, weights)
 
 
 def excess(cosines: Tensor, levels: Tensor) -> Tensor:

@@ -45,6 +45,19 @@ def top_down(parents: Sequence[int]) -> list[int]:
     return sorted((column for column in depth if parents[column] >= 0), key=depth.__getitem__)
 
 
+def related(parents: Sequence[int], names: int) -> Tensor:
+    """Which of `names` names are a class and one above it: bool (names, names), symmetrical. Further names have no parents.
+
+    >>> related([-1, 0], 3).nonzero().tolist()
+    [[0, 1], [1, 0]]
+    """
+    above = torch.zeros(names, names, dtype=torch.bool)  # row: a name, column: a name above it
+    for column in top_down(parents):
+        above[column] = above[parents[column]]
+        above[column, parents[column]] = True
+    return above | above.T
+
+
 def raise_parents(scores: Tensor, parents: Sequence[int]) -> Tensor:
     """Scores (N, C) where every parent has at least the highest score of its children; children stay.
 

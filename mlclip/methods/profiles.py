@@ -17,9 +17,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .centred import MARGIN, presence
+from .centred import log_odds, presence
 
 SURE = 0.9  # a label is confident if it is at least this high
 RIDGE = 0.1  # share of the covariance that is replaced by a multiple of the identity
@@ -94,13 +95,17 @@ def fit_profiles(sums: Statistics, ridge: float = RIDGE) -> Profiles:
     return Profiles(weights.float(), offsets.float(), sums.shown.float())
 
 
-def profile_logits(profiles: Profiles, cosines: Tensor, scale: float) -> Tensor:
+def profile_logits(profiles: Profiles, cosines: Tensor, scale: float, weights: Tensor | None = None) -> Tensor:
     """How well views (..., K) fit the profile of each class: log-odds (..., K) of a softmax over classes and background.
 
-    A view may show several classes, so `scale` flattens the softmax, as in `centred_logits`.
+    A view may show several classes, so `scale` flattens the softmax, as in `centred_logits`. With `weights` (K, K), names that mean
+    the same do not compete; the background competes with every name.
     """
     scores = (cosines @ profiles.weights + profiles.offsets) * scale  # (..., K + 1)
-    return torch.logit(scores.softmax(dim=-1)[..., :-1], eps=MARGIN)
+    if weights is not None:
+        weights = F.pad(F.pad(weights, (0, 1), value=1), (0, 0, 0, 1), value=1)  # (K + 1, K + 1)
+        weights[-1, -1] = 0
+    return log_odds(scores, weights)[..., :-1]
 
 
 def rerank_by_profiles(first: Tensor, logits: Tensor, shown: Tensor, prior_photos: float = 30.0) -> Tensor:

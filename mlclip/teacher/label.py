@@ -24,6 +24,7 @@ from .store import Views
 HISTOGRAM_BINS = 20
 LEVEL_ROUNDS = 2  # first the levels of all photos, then of the photos without the class
 COVARIANCE_CELLS = 200_000  # with more cells, the covariance is estimated from about this many
+CORRELATION_VIEWS = 200_000  # with more views, the correlations of the names are estimated from about this many
 
 
 # ------------------------------------------------------------------------------------------------------------------- CDUL
@@ -94,10 +95,18 @@ def label_by_ccd(
 
 
 def label_by_centring(
-    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: Views,
+    text: Tensor,
+    classes: int,
+    logit_scale: float,
+    config: PseudolabelConfig,
+    related: Tensor | None = None,
 ) -> tuple[Tensor, dict]:
-    """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles."""
-    _, labels, summary = centred_labels(views, text, classes, logit_scale, config)
+    """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles.
+
+    `related` (K, K) marks pairs of names that never compete, such as a class and its parent.
+    """
+    _, labels, summary = centred_labels(views, text, classes, logit_scale, config, related)
     return labels[:, :classes].contiguous(), summary
 
 
@@ -112,29 +121,51 @@ class Centred(NamedTuple):
 
 
 def centred_labels(
-    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: Views,
+    text: Tensor,
+    classes: int,
+    logit_scale: float,
+    config: PseudolabelConfig,
+    related: Tensor | None = None,
 ) -> tuple[Centred, Tensor, dict]:
-    """What `centre` makes of the views, the centred labels (N, K) of all names after the re-ranking, and the summary."""
-    scale = logit_scale * config.rank_scale
-    by_levels = centre(views, text, scale, config.prior_photos)
+    """What `centre` makes of the views, the centred labels (N, K) of all names after the re-ranking, and the summary.
+
+    The summary names the pairs of names that do not compete fully: `same_names` is a list of [name, name, how much they compete].
+    """
+    scale, weights = logit_scale * config.rank_scale, name_competition(views, text, related)
+    by_levels = centre(views, text, scale, config.prior_photos, weights)
     labels, summary = by_levels.labels, _confidences(views, text, logit_scale)
+    if weights is not None:
+        pairs = weights.cpu().lt(1).triu(1).nonzero().tolist()
+        summary["same_names"] = [[a, b, float(weights[a, b])] for a, b in pairs]
     summary["mixture"] = [by_levels.slope[:classes].tolist(), by_levels.offset[:classes].tolist()]
     if config.profiles:
-        scores, shown = profile_scores(views, text, by_levels.levels, labels, scale, config.rank_scale)
+        scores, shown = profile_scores(views, text, by_levels.levels, labels, scale, config.rank_scale, weights)
         labels = profiles.rerank_by_profiles(labels, scores, shown, config.prior_photos)
         summary["profile_views"] = shown[:classes].tolist()
     summary["levels"] = levels_of_grids(views, by_levels.levels)
     return by_levels, labels, summary
 
 
-def centre(views: Views, text: Tensor, scale: float, prior_photos: float) -> Centred:
+def name_competition(views: Views, text: Tensor, related: Tensor | None) -> Tensor | None:
+    """How much the names compete in these views, (K, K); None if all of them compete fully, see `centred.competition`."""
+    count, total, products = 0, torch.zeros(len(text), dtype=torch.double), 0.0
+    every = max(1, len(views) * sum(views.sizes) // CORRELATION_VIEWS)
+    for _, embeddings in views:  # (n, V, D)
+        cosines = (embeddings.flatten(0, 1)[::every] @ text.T).cpu().double()  # (n·V, K)
+        count, total, products = count + len(cosines), total + cosines.sum(0), products + cosines.T @ cosines
+    weights = centred.competition(count, total, products, related)
+    return None if weights is None else weights.to(text.device)
+
+
+def centre(views: Views, text: Tensor, scale: float, prior_photos: float, weights: Tensor | None = None) -> Centred:
     """Levels and labels, twice: first the levels of all photos, then those of the photos without the class."""
     labels = torch.zeros(len(views), len(text))  # (N, K)
     for _ in range(LEVEL_ROUNDS):
         levels = class_levels(views, text, 1 - labels)  # (V, K)
         scores, moved = torch.empty(len(views), len(text)), levels.to(text.device)  # (N, K)
         for rows, embeddings in views:  # (n,), (n, V, D)
-            logits = centred.centred_logits(embeddings @ text.T, moved, scale)  # (n, V, K)
+            logits = centred.centred_logits(embeddings @ text.T, moved, scale, weights)  # (n, V, K)
             scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
         slope, offset = centred.fit_mixture(scores, prior_photos)
         labels = (slope * scores + offset).sigmoid()
@@ -165,7 +196,7 @@ def levels_of_grids(views: Views, levels: Tensor) -> dict[str, list[float]]:
 
 
 def profile_scores(
-    views: Views, text: Tensor, levels: Tensor, labels: Tensor, scale: float, rank_scale: float
+    views: Views, text: Tensor, levels: Tensor, labels: Tensor, scale: float, rank_scale: float, weights: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The log-odds (N, K) of all photos by the profiles of all names, and the number of views (K,) behind each profile.
 
@@ -174,15 +205,15 @@ def profile_scores(
     levels, sums = levels.to(text.device), None
     for rows, embeddings in views:  # (n,), (n, V, D)
         cosines = embeddings @ text.T  # (n, V, K)
-        logits = centred.centred_logits(cosines, levels, scale)
-        weights = profiles.sure_views(logits, labels[rows].to(text.device))
-        part = profiles.statistics(centred.excess(cosines, levels).cpu(), weights.cpu())  # float64, which MPS lacks
+        logits = centred.centred_logits(cosines, levels, scale, weights)
+        shown = profiles.sure_views(logits, labels[rows].to(text.device))
+        part = profiles.statistics(centred.excess(cosines, levels).cpu(), shown.cpu())  # float64, which MPS lacks
         sums = part if sums is None else profiles.added(sums, part)
     fitted, scores = profiles.fit_profiles(sums), torch.empty(len(views), len(text))
     on_device = profiles.Profiles(*(part.to(text.device) for part in fitted))
     for rows, embeddings in views:  # (n,), (n, V, D)
         excess = centred.excess(embeddings @ text.T, levels)  # (n, V, K)
-        logits = profiles.profile_logits(on_device, excess, rank_scale)
+        logits = profiles.profile_logits(on_device, excess, rank_scale, weights)
         scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
     return scores, fitted.shown
 
@@ -191,7 +222,13 @@ def profile_scores(
 
 
 def label_by_view_sets(
-    cells: Mapping[str, Views], views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    cells: Mapping[str, Views],
+    views: Views,
+    text: Tensor,
+    classes: int,
+    logit_scale: float,
+    config: PseudolabelConfig,
+    related: Tensor | None = None,
 ) -> tuple[Tensor, dict]:
     """Dense labels (N, C) and their summary: the mean of the labels of several view sets, weighted by their agreement.
 
@@ -200,7 +237,7 @@ def label_by_view_sets(
     Gaussians. The summary is that of the centred labels, and `kinds`: for each set its agreements, and the levels of its cells.
     """
     scale = logit_scale * config.rank_scale
-    by_levels, reference, summary = centred_labels(views, text, classes, logit_scale, config)
+    by_levels, reference, summary = centred_labels(views, text, classes, logit_scale, config, related)
     labels, agreements, sets = [], [], {}
 
     for kind in config.kinds:
@@ -208,11 +245,13 @@ def label_by_view_sets(
             of_set, levels = [reference], summary["levels"]
             compared = [by_levels.scores]
         else:
-            centred_cells = centre(cells[kind], text, scale, config.prior_photos)
+            weights = name_competition(cells[kind], text, related)
+            centred_cells = centre(cells[kind], text, scale, config.prior_photos, weights)
             of_set, levels = [centred_cells.labels], levels_of_grids(cells[kind], centred_cells.levels)
             compared = [centred_cells.scores]
             if config.profiles:
-                scores = gaussian_scores(cells[kind], text, centred_cells.levels, reference, scale, config.rank_scale)
+                levels_of = centred_cells.levels
+                scores = gaussian_scores(cells[kind], text, levels_of, reference, scale, config.rank_scale, weights)
                 of_set.append(centred.presence(scores, config.prior_photos))
                 compared.append(scores)
         agrees = [dense.agreement(scores[:, :classes], reference[:, :classes]) for scores in compared]
@@ -223,7 +262,13 @@ def label_by_view_sets(
 
 
 def gaussian_scores(
-    cells: Views, text: Tensor, levels: Tensor, reference: Tensor, scale: float, rank_scale: float
+    cells: Views,
+    text: Tensor,
+    levels: Tensor,
+    reference: Tensor,
+    scale: float,
+    rank_scale: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Log-odds (N, K) of the photos by Gaussians of the classes in embedding space.
 
@@ -233,14 +278,14 @@ def gaussian_scores(
     every = max(1, len(cells) * sum(cells.sizes) // COVARIANCE_CELLS)
     levels, sums = levels.to(text.device), None
     for rows, embeddings in cells:  # (n,), (n, M, D)
-        logits = centred.centred_logits(embeddings @ text.T, levels, scale)  # (n, M, K)
-        weights = profiles.sure_views(logits, reference[rows].to(text.device))
-        part = profiles.statistics(embeddings.cpu(), weights.cpu(), every)  # float64, which MPS lacks
+        logits = centred.centred_logits(embeddings @ text.T, levels, scale, weights)  # (n, M, K)
+        shown = profiles.sure_views(logits, reference[rows].to(text.device))
+        part = profiles.statistics(embeddings.cpu(), shown.cpu(), every)  # float64, which MPS lacks
         sums = part if sums is None else profiles.added(sums, part)
     fitted = profiles.Profiles(*(part.to(text.device) for part in profiles.fit_profiles(sums)))
     scores = torch.empty(len(cells), len(text))
     for rows, embeddings in cells:  # (n,), (n, M, D)
-        logits = profiles.profile_logits(fitted, embeddings, rank_scale)
+        logits = profiles.profile_logits(fitted, embeddings, rank_scale, weights)
         scores[rows] = centred.pool_views(logits, len(cells.grids)).cpu()
     return scores
 

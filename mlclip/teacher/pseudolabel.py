@@ -32,7 +32,7 @@ from ..labels.class_names import (
 from ..labels.table import Labels, write_labels
 from ..machine import default_workers
 from ..methods.dense import VIEWS
-from ..methods.hierarchy import raise_parents
+from ..methods.hierarchy import raise_parents, related
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, LineProgress, Progress
 from .encode import encoded_views
@@ -148,9 +148,10 @@ def label_photos(
                 first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
                 total = len(found.photos) + len(found.skipped)
                 raise InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
-            scores, summary = _scores(stores, photos, text, len(classes), teacher, config)
-            scores = raise_parents(scores, classes.tree.parent_columns(list(classes)))
-            _report(summary, list(classes), len(text), config, runtime.progress)
+            parents = classes.tree.parent_columns(list(classes))
+            scores, summary = _scores(stores, photos, text, parents, teacher, config)
+            scores = raise_parents(scores, parents)
+            _report(summary, list(classes), list(contrast), parents, config, runtime.progress)
             meta = _meta(config, templates, classes, contrast, skipped, scores)
             meta["clip"] = teacher_facts(teacher, _logit_scale(config, teacher), size)
             meta["content"] = _contents(stores[0], photos)
@@ -165,18 +166,19 @@ def _scores(
     stores: Sequence[Store],
     photos: Sequence[Photo],
     text: Tensor,
-    classes: int,
+    parents: Sequence[int],
     teacher: Teacher,
     config: PseudolabelConfig,
 ) -> tuple[Tensor, dict[str, Any]]:
     """The labels (N, C) of photos in the stores by the method of `config`, and their summary. `text` (C + contrast, D)."""
     views, *cells = (StoredViews(store, photos, teacher.device, MEMORY_LIMIT // len(stores)) for store in stores)
-    methods = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": label_by_centring}
+    pairs = related(parents, len(text)) if max(parents) >= 0 else None
+    methods = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": partial(label_by_centring, related=pairs)}
     if config.method == "dense":
         kinds = [kind for kind in config.kinds if kind != VIEWS]
-        methods["dense"] = partial(label_by_view_sets, dict(zip(kinds, cells, strict=True)))
+        methods["dense"] = partial(label_by_view_sets, dict(zip(kinds, cells, strict=True)), related=pairs)
     label_by = methods[config.method]
-    scores, summary = label_by(views, text.to(teacher.device), classes, _logit_scale(config, teacher), config)
+    scores, summary = label_by(views, text.to(teacher.device), len(parents), _logit_scale(config, teacher), config)
     if not scores.isfinite().all():
         raise InputError(f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged.")
     return scores, summary
@@ -226,8 +228,22 @@ def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
     return size
 
 
-def _report(summary: dict, classes: list[str], names: int, config: PseudolabelConfig, progress: Progress) -> None:
+def _report(
+    summary: dict,
+    classes: list[str],
+    contrast: list[str],
+    parents: Sequence[int],
+    config: PseudolabelConfig,
+    progress: Progress,
+) -> None:
     """Say what a user should know about the labels. InputError if the temperature makes them useless."""
+    names, kin = [*classes, *contrast], related(parents, len(classes) + len(contrast))
+    same = [f"{names[a]} and {names[b]}" for a, b, _ in summary.get("same_names", []) if not kin[a, b]]
+    if same:
+        progress.log(
+            f"names with nearly the same scores in all views: {shorten(same)}. They do not compete, and get similar labels. Remove one "
+            "of a pair, or give it other words (label = other words)."
+        )
     if "kinds" in summary:
         sets = summary["kinds"].items()
         listed = ", ".join(f"{kind} {' and '.join(f'{a:.2f}' for a in part['agreements'])}" for kind, part in sets)
@@ -238,10 +254,11 @@ def _report(summary: dict, classes: list[str], names: int, config: PseudolabelCo
             f"no confident photo has {shorten(missing)} as its top class ({len(missing)} of {len(classes)} classes). "
             "Their bias is the mean of the other classes."
         )
-    if summary["mean_top1"] > 1 / names + FLAT_MARGIN:
+    count = len(names)
+    if summary["mean_top1"] > 1 / count + FLAT_MARGIN:
         return
     line = (  # as with a logit scale that was divided by instead of multiplied
-        f"the mean top-1 probability is {summary['mean_top1']:.3f} for {names} names, about 1/{names}: the scores are almost "
+        f"the mean top-1 probability is {summary['mean_top1']:.3f} for {count} names, about 1/{count}: the scores are almost "
         "equal and say nothing about the classes"
     )
     if config.temperature is not None:
