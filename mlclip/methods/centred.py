@@ -23,6 +23,7 @@ Pure functions of tensors; classes are the last axis. Letters: N photos, V views
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -84,6 +85,20 @@ def competition(views: int, total: Tensor, products: Tensor, related: Tensor | N
         share = share / share.sum()
     weights = (1 - same) if related is None else (1 - same).masked_fill(related, 0)
     return weights.float() if (weights < 1).sum() > len(weights) else None  # the diagonal is 0
+
+
+def competition_of(pairs: Sequence[tuple[int, int, float]], names: int) -> Tensor | None:
+    """The weights (names, names) of `competition` from the pairs that do not compete fully: (name, name, weight).
+
+    >>> competition_of([(0, 2, 0.25)], 3)
+    tensor([[0.0000, 1.0000, 0.2500],
+            [1.0000, 0.0000, 1.0000],
+            [0.2500, 1.0000, 0.0000]])
+    """
+    weights = 1 - torch.eye(names)
+    for first, second, weight in pairs:
+        weights[first, second] = weights[second, first] = weight
+    return weights if len(pairs) else None
 
 
 def log_odds(scores: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -39,6 +39,7 @@ class CellMaps:
     text: Tensor
     scale: float  # of the softmax within a cell
     levels: Tensor
+    weights: Tensor | None = None  # (K, K) of `centred.competition`: names that mean the same do not compete
 
     def views(self, photos: Sequence[Photo]) -> PhotoViews:
         """The photos as this needs them."""
@@ -46,7 +47,8 @@ class CellMaps:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """uint8 photos (n, 3, S, S) -> the log-odds of each name in each cell, (n, K, h, w), float32 on the CPU."""
-        logits = centred.centred_logits(_cosines(self.teacher, self.text, pixels), self.levels, self.scale)
+        cosines = _cosines(self.teacher, self.text, pixels)
+        logits = centred.centred_logits(cosines, self.levels, self.scale, self.weights)
         return logits.permute(0, 3, 1, 2)  # (n, K, h, w)
 
 
@@ -91,7 +93,8 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
     rows = [rows[i * len(rows) // shown] for i in range(shown)]
     photos = [Photo(path, photo_file(labels.root, path), 0, 0) for path in (labels.paths[row] for row in rows)]
     scale = teacher.logit_scale * PseudolabelConfig().rank_scale
-    maps = CellMaps(teacher, text, scale, cell_levels(photos, teacher, text, num_workers))
+    weights = centred.competition_of(meta.get("same_names", []), len(text))
+    maps = CellMaps(teacher, text, scale, cell_levels(photos, teacher, text, num_workers), weights)
     drawn_maps: dict[str, dict] = {"classes": {}, "maps": {}}
     with progress.bar("class maps of CLIP", len(photos), "photos") as bar:
         batches = photo_batches(maps.views(photos), batch_size=BATCH, num_workers=num_workers, device=teacher.device)

@@ -147,6 +147,7 @@ class CentredCropScorer(CropScorer):
     levels: Tensor
     slope: Tensor
     offset: Tensor
+    weights: Tensor | None  # (K, K) of `centred.competition`
 
     @property
     def initial(self) -> float:
@@ -154,7 +155,8 @@ class CentredCropScorer(CropScorer):
 
     def score(self, embeddings: Tensor) -> Tensor:
         cosines = embeddings.float() @ self.text.T  # (k, C + contrast)
-        return centred.centred_logits(cosines, self.levels, self.logit_scale)[:, : self.classes]
+        logits = centred.centred_logits(cosines, self.levels, self.logit_scale, self.weights)
+        return logits[:, : self.classes]
 
     def combine(self, combined: Tensor, scores: Tensor) -> Tensor:
         return torch.logaddexp(combined, scores)
@@ -189,7 +191,8 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
             levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
             slope, offset = torch.tensor(meta["mixture"])
             size, scale = made.get("view_size") or teacher.input_size, scale * settings["rank_scale"]
-            return CentredCropScorer(teacher, text, classes, scale, size, levels, slope, offset)
+            weights = centred.competition_of(meta.get("same_names", []), len(text))
+            return CentredCropScorer(teacher, text, classes, scale, size, levels, slope, offset, weights)
         bias = torch.tensor(meta.get("bias") or [1.0] * classes)
         size = (made.get("view_size", 0) if meta.get("method") == "ccd" else 0) or teacher.larger_size()
         return DebiasedCropScorer(teacher, text, classes, scale, size, bias, settings.get("floor", ccd.FLOOR))
