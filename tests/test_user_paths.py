@@ -160,7 +160,7 @@ def test_a_training_with_every_method_and_the_same_one_interrupted_and_resumed(m
     if method != "probe":  # it has no epochs
         said = interrupt_after_first_epoch(*again, folder=here)
         assert "Traceback" not in said
-        assert "finished epochs are kept: add --resume to continue" in said
+        assert "finished work is kept: add --resume to continue" in said
     done = run(*again, "--resume", folder=here)
     assert method == "probe" or b"continuing after epoch" in done.stderr
     assert same(here / "model.pt", here / "again.pt")

@@ -7,7 +7,7 @@ import os
 import posixpath
 from pathlib import Path
 
-from ..config import ExportConfig, InputError
+from ..config import InputError
 from ..files import atomic, beside, check_output
 from .class_tree import ClassTree, ancestors
 from .label_studio import CONFIG, write_label_studio
@@ -18,17 +18,19 @@ from .table import write_labels
 KEYWORD_SEPARATOR = "; "  # between the keywords of a photo, for `exiftool -sep`
 
 
-def export_labels(labels: Labels, output: str | Path, config: ExportConfig, *, overwrite: bool = False) -> list[str]:
-    """Write the table for another tool; `config.to` says which. `labels.thresholds` say which classes a photo has.
+def export_labels(
+    labels: Labels, output: str | Path, tool: str, *, url_prefix: str, overwrite: bool = False
+) -> list[str]:
+    """Write the table for another tool. `labels.thresholds` say which classes a photo has; `url_prefix` is for Label Studio.
 
     Returns the files. They are replaced only with `overwrite`. InputError if something cannot be written.
     """
     path = Path(output)
     if not len(labels):
         raise InputError("the labels have no photos, so there is nothing to write.")
-    for file in [path, *([beside(path, CONFIG)] if config.to == "label-studio" else [])]:
+    for file in [path, *([beside(path, CONFIG)] if tool == "label-studio" else [])]:
         check_output(file, overwrite=overwrite)
-    if config.to == "csv":
+    if tool == "csv":
         write_labels(labels, path, overwrite=overwrite)
         return [str(path)]
     for name in labels.paths:
@@ -37,9 +39,9 @@ def export_labels(labels: Labels, output: str | Path, config: ExportConfig, *, o
             raise InputError(
                 f"the labels have the path {name[:80]!r}, which leads out of their folder. Remove the row."
             )
-    if config.to == "label-studio":
-        return list(map(str, write_label_studio(labels, path, config.url_prefix)))
-    (write_coco if config.to == "coco" else write_keywords)(labels, path)
+    if tool == "label-studio":
+        return list(map(str, write_label_studio(labels, path, url_prefix)))
+    (write_coco if tool == "coco" else write_keywords)(labels, path)
     return [str(path)]
 
 
