@@ -246,6 +246,12 @@ def test_a_terminal_that_cannot_show_a_name_gets_the_rest(form, encoding, many_p
     assert done.stdout.count(b".jpg") == 41
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(many_photos):
+    first_line = ["sh", "-c", '"$@" | head -n 1', "sh", *MLCLIP]
+    done = run(*PREDICT, "jsonl", folder=many_photos, program=first_line)
+    assert json.loads(done.stdout)["path"] == "00.jpg" and b"Broken" not in done.stderr
+
+
 def test_a_closed_stdout_is_an_error_of_one_line_and_a_closed_stderr_none(many_photos):
     without = {stream: ["sh", "-c", f'"$@" {stream}>&-', "sh", *MLCLIP] for stream in (1, 2)}
     done = run(*PREDICT, "csv", folder=many_photos, status=1, program=without[1])

@@ -100,36 +100,20 @@ class Console(LineProgress):
             with super().bar(label, total, unit, done) as lines:
                 yield lines
         else:
-            bar = _TerminalBar(label, total, unit, done)
+            # click counts an earlier run's work as this one's, so the text is ours.
+            bar = CountingBar(total, unit, done, every=REDRAW_SECONDS)
+            text = {"label": printable(label), "show_eta": False, "item_show_func": lambda _: printable(bar.text())}
+            drawing = click.progressbar(length=total, file=sys.stderr, width=BAR_WIDTH, **text)
+            bar.show = lambda: drawing.update(bar.done - drawing.pos)
             self._drawn = True
             try:
-                with bar.drawing:
+                with drawing:
                     bar.show()
                     yield bar
                     bar.show()
             finally:
                 self._drawn = False
         self.detail(f"{label}: done")
-
-
-class _TerminalBar(CountingBar):
-    """click's progress bar, redrawn every REDRAW_SECONDS; its text is ours, as click counts an earlier run's work as this one's."""
-
-    every = REDRAW_SECONDS
-
-    def __init__(self, label: str, total: int, unit: str, done: int):
-        super().__init__(total, unit, done)
-        self.drawing = click.progressbar(
-            length=total,
-            label=printable(label),
-            file=sys.stderr,
-            width=BAR_WIDTH,
-            show_eta=False,
-            item_show_func=lambda _: printable(self.text()),
-        )
-
-    def show(self) -> None:
-        self.drawing.update(self.done - self.drawing.pos)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

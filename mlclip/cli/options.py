@@ -20,12 +20,10 @@ CLASSES_SHOWN = 40  # with more classes, no table per class is printed; `mlclip 
 SKIPPED_SHOWN = 10  # skipped photos named on stderr; the file beside the output names all
 
 
-def place(*names: str, help: str, default: str | None = None, metavar: str = "FILE", **more: Any) -> Callable:
+def place(*names: str, help: str, metavar: str = "FILE", **more: Any) -> Callable:
     """An option that takes the name of a file or folder."""
-    shown = more.pop("show_default", default is not None)
-    return click.option(
-        *names, type=click.Path(), default=default, show_default=shown, metavar=metavar, help=help, **more
-    )
+    more = {"show_default": "default" in more, **more}
+    return click.option(*names, type=click.Path(), metavar=metavar, help=help, **more)
 
 
 def labels(help: str) -> Callable:
