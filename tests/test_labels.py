@@ -25,7 +25,7 @@ from mlclip.labels import (
     label_studio,
     labels,
     matching,
-    name_column,
+    sheet,
 )
 from mlclip.labels.class_names import (
     CLASS_PRESETS,
@@ -90,7 +90,7 @@ MODULES = [
     label_studio,
     labels,
     matching,
-    name_column,
+    sheet,
 ]
 
 
@@ -554,7 +554,7 @@ def test_a_class_file_is_read_with_any_encoding_and_line_end_of_an_editor(tmp_pa
         (b"caf\xe9\ntea\n", "UTF-8"),
         (b"\x89PNG\r\n", "UTF-8"),
         (b"PK\x03\x04\0\0cat", "binary"),
-        (b"c\0a\0t\0\n\0", "binary"),
+        (b"c\0\0\0t\0\n\0", "binary"),
         (b"\xff\xfec", "UTF-8"),
     ],
 )

@@ -6,16 +6,14 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from ..config import InputError
-from ..files import read_file
-from ..spelling import nearest, one_line
+from ..spelling import nearest, shorten
 from .class_files import clean_name, read_class_text
 from .class_tree import ClassTree, add_path, checked_groups
-from .sheet import decode_text
+from .sheet import is_valid_text, load_text
 
-MAX_CLASS_FILE = 4_000_000  # bytes; a larger file is not a list of names
-LONGEST_SHOWN = 200  # characters of a name in a message
 FEW_NAMES = 15  # with fewer names, photos that show none of them are often taken for one; see docs/results.md
 DEFAULT_PRESET = "coco"  # used when no class names are given and no classes.txt is found
 CLASS_FILE = "classes.txt"
@@ -67,13 +65,6 @@ class ClassList(dict[str, str]):
     def __init__(self, classes: Mapping[str, str], tree: ClassTree | None = None, notes: Iterable[str] = ()):
         super().__init__(classes)
         self.tree, self.notes = tree or ClassTree(), list(notes)
-
-
-def shorten(names: Collection[str], most: int = 8) -> str:
-    """The first names of a list for a one-line message: `cat, dog, ... (20 in total)`. Very long names are cut."""
-    shown = [name if name.isprintable() else one_line(name, LONGEST_SHOWN + 1) for name in list(names)[:most]]
-    text = ", ".join(name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..." for name in shown)
-    return f"{text}, ... ({len(names)} in total)" if len(names) > most else text
 
 
 def parse_classes(spec: str | os.PathLike) -> ClassList:
@@ -210,15 +201,9 @@ def templates_for(templates: str | Sequence[str], method: str) -> list[str]:
 
 
 def _text_of(path: str) -> str:
-    remedy = "Give a UTF-8 text file with one class name per line."
-    try:
-        if os.path.getsize(path) > MAX_CLASS_FILE:
-            raise InputError(f"{path} is too large to be a list of class names. {remedy}")
-        text = decode_text(read_file(path))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text. {remedy}") from error
+    text, remedy = load_text(Path(path)), "Give a UTF-8 text file with one class name per line."
+    if not is_valid_text(text):
+        raise InputError(f"{path} is not UTF-8 text. {remedy}")
     if any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
         raise InputError(f"{path} is a binary file. {remedy}")
     return text

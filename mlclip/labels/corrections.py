@@ -19,8 +19,7 @@ from torch import Tensor
 
 from ..config import InputError
 from ..files import existing_file
-from ..spelling import one_line
-from .class_names import shorten
+from ..spelling import one_line, shorten
 from .labels import Labels
 from .matching import match_tables, placed
 from .sheet import read_sheet

@@ -20,7 +20,8 @@ import torch
 from ..config import InputError
 from ..files import parse_json
 from ..images import SUFFIXES
-from .class_names import CLASS_PRESETS, shorten
+from ..spelling import shorten
+from .class_names import CLASS_PRESETS
 from .labels import Labels
 from .sheet import load_text
 

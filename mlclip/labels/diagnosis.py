@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..methods.hierarchy import consistent_scores, consistent_thresholds, count_overlaps, count_violations
-from .class_names import shorten
+from ..spelling import shorten
 from .class_tree import ClassTree
 from .labels import Labels
 from .metrics import mean_average_precision

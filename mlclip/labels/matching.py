@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from .class_names import shorten
+from ..spelling import shorten
 from .labels import Labels
 
 SHOWN_NAMES = 3  # photos or classes without a match that a summary names

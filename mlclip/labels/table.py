@@ -19,11 +19,11 @@ from ..config import InputError, TableOptions
 from ..files import FORMAT_VERSION, check_output, existing_file, is_special, load_plain, parse_json, save_plain
 from ..plain import check_fields
 from ..progress import SILENT, Progress
-from .csv_table import check_names, read_csv
+from .csv_table import read_csv
 from .datasets import DATASETS, looks_like, read_coco
 from .label_studio import read_label_studio
 from .labels import Labels as Labels
-from .sheet import load_text, save_csv, save_text
+from .sheet import check_names, load_text, save_csv, save_text
 
 MADE_BY = "mlclip pseudolabel"
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")

@@ -11,10 +11,8 @@ from typing import Any
 
 from ..config import InputError
 from ..files import existing_file, parse_json
-from ..spelling import did_you_mean
-from .class_names import shorten
-from .csv_table import check_names, number_in
-from .sheet import load_text, read_sheet, save_csv, save_text
+from ..spelling import did_you_mean, shorten
+from .sheet import check_names, load_text, number_in, read_sheet, save_csv, save_text
 
 
 def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[float]) -> None:
