@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from ..config import InputError
-from ..files import atomic, read_file
+from ..files import atomic, parse_json, read_file
 from ..spelling import one_line, shorten
 
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "pipes": "|"}
@@ -51,6 +52,15 @@ def load_text(path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: not text, or a NUL character in the name of the file
         reason = getattr(error, "strerror", None) or "it is neither UTF-8 nor UTF-16 text"
         raise InputError(f"{path} cannot be read ({reason}). Give a text file in UTF-8 that you can read.") from error
+
+
+def json_in(text: str, file: Path, line: int = 1) -> Any:
+    """The content of JSON in a file; the text begins at `line`. InputError where it is none."""
+    try:
+        return parse_json(text)
+    except ValueError as error:  # among them: too many brackets, and a number of thousands of digits
+        where = f"{file}, line {line + getattr(error, 'lineno', 1) - 1}"
+        raise InputError(f"{where}: not JSON ({str(error)[:80]}). Write or export the file again.") from error
 
 
 def is_valid_text(text: str) -> bool:
