@@ -13,10 +13,10 @@ import torch
 
 from mlclip.cli import _status
 from mlclip.config import InputError, TableOptions
+from mlclip.labels.corrections import read_thresholds, write_thresholds
 from mlclip.labels.matching import match_classes, match_paths, match_tables, refuse_small_match
 from mlclip.labels.metrics import matched_cells
 from mlclip.labels.table import Labels, read_labels, write_labels
-from mlclip.labels.thresholds import read_thresholds, write_thresholds
 from mlclip.progress import Progress
 
 NAN = math.nan
@@ -244,7 +244,7 @@ def test_classes_match_in_any_spelling_that_is_unique():
         ["potted plant", "Cat", "tv-monitor", "dog"], ["dog", "pottedplant", "cat", "tv_monitor"]
     )
     assert found == [(0, 1), (1, 2), (2, 3), (3, 0)]
-    assert len(notes) == 2 and "Cat = cat" in notes[0] and "2 matched" in notes[1]
+    assert len(notes) == 1 and "3 matched" in notes[0] and "potted plant = pottedplant" in notes[0]
     assert match_classes(["cat", "CAT"], ["Cat"])[0] == []
 
 
@@ -297,7 +297,7 @@ PLAIN = "path,cat,potted plant\na.jpg,1,0\nb.jpg,1,1\nc.jpg,0,0\n"
     ("text", "options", "words"),
     [
         (PLAIN, [], "3 of 3 photos and 2 of 2 classes matched"),
-        (";Image;Cat;potted_plant\n0;A.JPG;True;False\n1;B.JPG;True;True\n2;C.JPG;False;False\n", [], "in another letter case"),
+        (";Image;Cat;potted_plant\n0;A.JPG;True;False\n1;B.JPG;True;True\n2;C.JPG;False;False\n", [], "letter case"),
         ("filename,labels\na,cat\nb,cat; potted plant\nc,\n", [], "without a file suffix"),
         ("path,cat,potted plant\na.jpg,1,-1\nb.jpg,1,1\nc.jpg,-1,-1\n", ["--set", "minus_one=absent"], "-1 is read as absent"),
         (PLAIN.replace("\n", ",val\n").replace("plant,val", "plant,split") + "z.jpg,1,1,test\n", ["--set", "split=val"], "3 of 4 rows"),
