@@ -77,7 +77,7 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
             click.echo(printable(f"no positive photo, not in the mAP: {', '.join(found.without_positives)}"), err=True)
         click.echo(f"expected calibration error (ECE): {100 * found.calibration_error:.1f} %", err=True)
     if own is not None:
-        for line in compare_consistency(own, found.truth, ClassTree.of(scores.meta)).summary():
+        for line in compare_consistency(own, found.truth, ClassTree.of(scores.meta)):
             progress.log(line)  # what the hierarchy and the groups of the classes change
     return options.report_skipped(scores.meta.get("skipped", []), None) if model else 0
 

@@ -82,14 +82,11 @@ def correct(labels: Labels, corrections: Corrections) -> CorrectedLabels:
     strange = list(dict.fromkeys(name for cells in corrections.values() for name in cells if name not in known))
     if strange:
         raise InputError(
-            f"the corrections have classes that the labels do not have: {shorten(strange)}. The labels have "
-            f"{shorten(labels.classes, 20)}."
+            f"the corrections name {shorten(strange)}. The classes of the labels are {shorten(labels.classes)}."
         )
     unknown = [path for path in corrections if path not in place]
     if corrections and len(unknown) == len(corrections):
-        raise InputError(
-            f"no photo of the corrections is in the labels (paths such as {unknown[0]!r}). Use the corrections of these labels."
-        )
+        raise InputError(f"no photo of the corrections is in the labels such as {unknown[0]!r}. Correct the paths.")
     new = {path: cells for path, cells in corrections.items() if path in place}
     merged = dict(corrections_of(labels))
     for path, cells in new.items():
@@ -152,7 +149,7 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
         keys = [name.lower() for name in sheet.header]
         if sorted(keys) not in (["class", "threshold"], ["", "class", "threshold"]):  # "": the index of pandas
             raise InputError(
-                f"{path}, line 1: the line is not `class,threshold`. Write it, then one class and its threshold per line."
+                f"{path}, line 1: the line is not `class,threshold`. Write it, and one class in each line."
             )
         names = [cell.strip() for cell in sheet.column(keys.index("class"))]
         check_names(names, sheet.lines, path, "class")
@@ -162,9 +159,7 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
     unknown = [name for name in found if name not in classes]
     if unknown:
         hint = did_you_mean(unknown[0], classes)
-        raise InputError(
-            f"{path} names unknown classes: {shorten(unknown)}.{hint} The classes are {shorten(classes, 20)}."
-        )
+        raise InputError(f"{path} names unknown classes: {shorten(unknown)}.{hint} The classes are {shorten(classes)}.")
     return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
 
 
@@ -172,6 +167,6 @@ def _threshold(cell: Any, where: str, name: str) -> float:
     value = number_in(cell) if isinstance(cell, str) else cell  # 0,5 of a spreadsheet
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise InputError(
-            f"{where}: {str(cell)[:40]!r} is not a threshold of {name[:40]!r}. Write a number from 0 to 1, or remove the class."
+            f"{where}: {str(cell)[:40]!r} is not a threshold of {name[:40]!r}. Write a number from 0 to 1."
         )
     return float(value)
