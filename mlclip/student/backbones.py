@@ -12,15 +12,21 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
+from ..config import ARCHS, CLIP_ARCH, CLIP_HEAD, InputError
+from ..spelling import did_you_mean
+
 CLASSES = 1000  # of the head that torchvision initialises and this file drops
 
 
 def build_trunk(arch: str, *, initialise: bool = True) -> nn.Sequential:
-    """The network `arch` up to its last feature map, with random weights.
+    """torchvision's `arch` up to its last feature map, with random weights. InputError for an unknown name.
 
     Without `initialise`, the weights of the default students are those of torch's layers: that is faster, and enough if others
     are loaded next.
     """
+    if arch not in ARCHS:
+        known = [*ARCHS, CLIP_ARCH, CLIP_HEAD]
+        raise InputError(f'`arch="{arch}"` is not known.{did_you_mean(arch, known)} Use one of {", ".join(known)}.')
     if arch not in _OWN:
         return _torchvision_trunk(arch)
     trunk, channels = _OWN[arch]()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,51 +59,42 @@ def last_epoch(model_file: str | Path) -> dict[str, float]:
 def model_card(checkpoint: Checkpoint, file: str | Path) -> str:
     """The card of a model, as Markdown. `file` is the name of the model's file."""
     model, facts, name = checkpoint.model, facts_of(checkpoint.meta), Path(file).name
-    photos = f"`mlclip predict PHOTOS --model {name}` prints the classes of photos."
-    teacher = _pairs(facts["teacher"], "name", "sha256", "activation", "precision", "licence")
-    if teacher and teacher[-1][0] != "licence":
-        teacher.append(("licence", NOT_RECORDED))
-    network = [("network", model.arch), ("input", f"RGB, {model.size} × {model.size} pixels")]
-    network.append(("parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"))
+    network = {"network": model.arch, "input": f"RGB, {model.size} × {model.size} pixels"}
+    network["parameters"] = f"{sum(weight.numel() for weight in model.parameters()):,}"
     if model.arch == CLIP_HEAD:
-        network.append(("needs", f"CLIP {model.needed.name}, sha256 {model.needed.sha256}"))
-    calibration = _pairs(facts["calibration"], "source", "photos", "positives")
+        network["needs"] = f"CLIP {model.needed.name}, sha256 {model.needed.sha256}"
+    teacher = facts["teacher"]
+    if isinstance(teacher, dict):
+        teacher = {**teacher, "licence": teacher.get("licence") or NOT_RECORDED}
     lines = [f"| {_text(name)} | {t:.3f} |" for name, t in zip(model.classes, checkpoint.thresholds, strict=True)]
     parts = [
         f"# {_text(Path(file).stem)}",
-        f"A multi-label image classifier for {len(model.classes)} classes, made with mlclip. {photos}",
-        _section("Network", network),
-        _section("Teacher", teacher),
-        _section("Labels", _pairs(facts["labels"], "method", "templates", "settings")),
-        _section("Training", _pairs(facts["training"], "settings")),
-        _section("Calibration", calibration),
-        _section("Measured in the last epoch of the training", _pairs(facts, "measured")),
+        f"A multi-label image classifier for {len(model.classes)} classes, made with mlclip. `mlclip predict PHOTOS --model {name}` "
+        "prints the classes of photos.",
+        _section("Network", network, *network),
+        _section("Teacher", teacher, "name", "sha256", "activation", "precision", "licence"),
+        _section("Labels", facts["labels"], "method", "templates", "settings"),
+        _section("Training", facts["training"], "settings"),
+        _section("Calibration", facts["calibration"], "source", "photos", "positives"),
+        _section("Measured in the last epoch of the training", facts, "measured"),
         "## Classes\n\nA photo has a class if its score is at least the threshold.",
         "\n".join(["| class | threshold |", "|---|---|", *lines]),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _pairs(facts: Any, *names: str) -> list[tuple[str, str]]:
-    """The texts and numbers under `names` of a dict; of a dict under a name, those in it."""
-    found = []
+def _section(title: str, facts: Any, *names: str) -> str:
+    """A section with the texts and numbers under `names` of a dict; of a dict under a name, those in it."""
+    pairs: list[tuple[str, Any]] = []
     for name in names if isinstance(facts, dict) else ():
         value = facts.get(name)
-        if isinstance(value, dict):
-            prefix = "positive photos of " if name == "positives" else ""
-            found += [(f"{prefix}{key}", item) for key, item in value.items()]
-        else:
-            found.append((name, value))
-    shown = []
-    for key, value in found:
+        prefix = "positive photos of " if name == "positives" else ""
+        pairs += [(prefix + key, item) for key, item in value.items()] if isinstance(value, dict) else [(name, value)]
+    lines = []
+    for name, value in pairs:
         if value not in (None, "", [], {}):
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            shown.append((key, f"{value:g}" if isinstance(value, float) else text))
-    return shown
-
-
-def _section(title: str, pairs: Sequence[tuple[str, str]]) -> str:
-    lines = [f"- {_text(name)}: {_text(value)}" for name, value in pairs]
+            lines.append(f"- {_text(name)}: {_text(f'{value:g}' if isinstance(value, float) else text)}")
     return "\n".join([f"## {title}", "", *(lines or [NOT_RECORDED.capitalize() + "."])])
 
 

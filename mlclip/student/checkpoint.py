@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..clip.weights import read_safetensors
 from ..config import CLIP_HEAD, InputError
-from ..files import FORMAT_VERSION, atomic, load_plain, parse_json, save_plain
+from ..files import FORMAT_VERSION, atomic, existing_file, load_plain, parse_json, save_plain
 from ..plain import check_fields
 from .clip_head import ClipHead, clip_head_of, plain_clip
 from .model import Classifier, classifier_of
@@ -65,7 +65,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     }
     if isinstance(model, ClipHead):
         content |= plain_clip(model)
-    if is_safetensors(path):
+    if _is_safetensors(path):
         _save_safetensors(content, path)
     else:
         save_plain(content, path)
@@ -76,7 +76,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
 
     `plain.FIELDS["model"]` says what it must hold. InputError if the file is missing or damaged.
     """
-    content = _load_safetensors(path) if is_safetensors(path) else load_plain(path, kind="model", made_by=MADE_BY)
+    content = _load_safetensors(path) if _is_safetensors(path) else load_plain(path, kind="model", made_by=MADE_BY)
     try:
         if content["arch"] == CLIP_HEAD:
             model = clip_head_of(content)
@@ -85,18 +85,6 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
     except InputError as error:
         raise InputError(f"{path}: {error}. Create the file again with `{MADE_BY}`.") from error
     return Checkpoint(model.to(device).eval(), content["thresholds"].float(), content["meta"])
-
-
-def is_safetensors(path: str | Path) -> bool:
-    """Whether a file is a .safetensors file, by its name, or else by its first bytes."""
-    if os.fspath(path).lower().endswith((".safetensors", ".pt")):
-        return os.fspath(path).lower().endswith(".safetensors")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-        return head[8:] == b"{" and 0 < int.from_bytes(head[:8], "little") < os.path.getsize(path)
-    except (OSError, ValueError):
-        return False
 
 
 def facts_of(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,31 +131,27 @@ def _save_safetensors(content: Mapping[str, Any], path: str | Path) -> None:
             file.write(weight.contiguous().numpy().tobytes())
 
 
+def _is_safetensors(path: str | Path) -> bool:
+    return os.fspath(path).lower().endswith(".safetensors")
+
+
 def _load_safetensors(path: str | Path) -> dict[str, Any]:
     """The content of a `model.pt` from a file of `_save_safetensors`. InputError if it is missing, damaged, or not a student."""
-    path, again = Path(path), f"Create the file again with `{EXPORTED_BY}`."
-    if not path.is_file():
-        raise InputError(f"{path} not found. `{EXPORTED_BY}` creates it.")
+    path = existing_file(path, f"`{EXPORTED_BY}` creates it.")
     weights, texts = read_safetensors(path)
-    if texts.pop("format", None) != FORMAT:
-        raise InputError(f"{path} is not a model of mlclip. `{EXPORTED_BY}` creates one.")
-    version = str(texts.pop("version", None))
-    if version != str(VERSION):
-        raise InputError(f"{path} has version {version[:20]} of the format. This mlclip reads version {VERSION}.")
-    facts = {}
-    for name, text in texts.items():
-        try:
-            facts[name] = parse_json(text)
-        except ValueError as error:
-            raise InputError(f"{path}: '{name[:40]}' is not JSON. {again}") from error
+    if (texts.pop("format", None), texts.pop("version", None)) != (FORMAT, str(VERSION)):
+        raise InputError(f"{path} is not a model of this version of mlclip. `{EXPORTED_BY}` creates one.")
     try:
+        facts = {name: parse_json(text) for name, text in texts.items()}
         thresholds = torch.tensor(facts.get("thresholds"), dtype=torch.float32)
+        meta = {**(facts.get("training") or {}), "labels_meta": dict(facts.get("labels") or {})}
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{path}: 'thresholds' are not a list of numbers. {again}") from error
-    training, made = (facts.get(name) if isinstance(facts.get(name), dict) else {} for name in ("training", "labels"))
+        raise InputError(
+            f"{path} is damaged: its header is not valid. Create it again with `{EXPORTED_BY}`."
+        ) from error
     if facts.get("teacher"):
-        made = made | {"clip": facts["teacher"]}
-    meta = {**training, "labels_meta": made, "calibration": facts.get("calibration"), "measured": facts.get("measured")}
+        meta["labels_meta"]["clip"] = facts["teacher"]
+    meta |= {"calibration": facts.get("calibration"), "measured": facts.get("measured")}
     if facts.get("hierarchy"):
         meta["hierarchy"] = facts["hierarchy"]
     content = {name: facts[name] for name in FIELDS if name in facts}
