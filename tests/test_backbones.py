@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from mlclip.config import ARCHS
-from mlclip.student.backbones import build_trunk
+from mlclip.student.model import build_trunk
 
 
 def torchvision_trunk(arch: str) -> torch.nn.Module:

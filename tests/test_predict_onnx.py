@@ -15,7 +15,7 @@ import mlclip
 from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.images import find_images
-from mlclip.images.batches import read_batches
+from mlclip.images.views import read_batches
 from mlclip.student.onnx_model import load_onnx, predict_onnx
 
 onnx = pytest.importorskip("onnx", reason="the extra mlclip[onnx] is not installed")

@@ -126,8 +126,7 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
     from ..files import check_output
     from ..images import find_images
     from ..labels.thresholds import write_thresholds
-    from ..student.card import hand_over
-    from ..student.checkpoint import load_checkpoint
+    from ..student.checkpoint import hand_over, load_checkpoint
     from ..student.export import export_onnx
 
     suffix = Path(output).suffix.lower()

@@ -14,8 +14,8 @@ import numpy as np
 
 from ..config import InputError
 from ..files import parse_json
-from ..images.batches import read_batches, separate_unreadable
 from ..images.find import Found
+from ..images.views import read_batches, separate_unreadable
 from ..progress import SILENT, Progress
 
 FORMAT, VERSION = "mlclip.onnx", 1

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ..config import CLIP_HEAD, MODEL_FILE, InputError, OptionError
 from ..distributed import choose_device, describe_device
 from ..images import Images, Photo, PhotoViews, find_images, photo_batches
-from ..images.batches import separate_unreadable
 from ..images.loader import Batch
+from ..images.views import separate_unreadable
 from ..labels.class_tree import ClassTree
 from ..labels.table import Labels
 from ..machine import default_workers
