@@ -13,7 +13,7 @@ from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.labels.class_names import parse_classes
 from mlclip.labels.class_tree import ClassTree
-from mlclip.labels.diagnosis import compare_consistency
+from mlclip.labels.metrics import compare_consistency
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.methods import hierarchy
 from mlclip.methods.hierarchy import (

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from .class_names import shorten
+from ..spelling import shorten
 
 if TYPE_CHECKING:
     import pandas

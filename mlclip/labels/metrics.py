@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ..config import InputError, TableOptions
 from ..methods.calibration import expected_calibration_error
+from ..methods.hierarchy import consistent_scores, consistent_thresholds, count_overlaps, count_violations
 from ..progress import LineProgress, Progress
 from ..spelling import did_you_mean
 from .class_names import CLASS_PRESETS, Classes, as_prompts
+from .class_tree import ClassTree
 from .matching import Match as Match
 from .matching import match_tables as match_tables
 from .matching import refuse_small_match
@@ -138,3 +140,56 @@ def read_known(truth: Labels | str | Path, classes: Sequence[str], tables: Table
 def name_of(table: Labels | str | Path, words: str) -> str:
     """What a message calls a table: its file, or these words."""
     return words if isinstance(table, Labels) else os.fspath(table)
+
+
+# -- hierarchy and groups
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Before and after the scores were made consistent. mAPs and APs are in [0, 1]; the rest are counts."""
+
+    mean_average_precision: tuple[float, float]
+    average_precision: dict[str, tuple[float, float]]  # of each class in both tables; NaN without positives
+    violations: tuple[int, int]  # cells where a child has a higher score than its parent
+    orphans: tuple[int, int]  # cells where a child reaches its threshold and its parent does not
+    overlaps: tuple[int, int]  # photos with more than one class of a group, for each group
+
+    def summary(self) -> list[str]:
+        """Two lines for a person."""
+        before, after = (f"{100 * value:.1f}" for value in self.mean_average_precision)
+        return [
+            f"mAP without and with the hierarchy and groups of the classes: {before} and {after} %",
+            f"contradictions without and with them: {self.violations[0]} and {self.violations[1]} scores above the parent's, "
+            f"{self.orphans[0]} and {self.orphans[1]} classes without their parent, "
+            f"{self.overlaps[0]} and {self.overlaps[1]} photos with two classes of a group",
+        ]
+
+
+def compare_consistency(labels: Labels, truth: Labels, tree: ClassTree | None = None) -> Consistency:
+    """Compare scores that are not yet consistent with what `tree` makes of them. None: the tree in the labels' `meta`.
+
+    Raises InputError as `mean_average_precision` does.
+    """
+    tree = ClassTree.of(labels.meta) if tree is None else tree
+    after = consistent_labels(labels, tree)
+    parents, groups = tree.parent_columns(labels.classes), tree.group_columns(labels.classes)
+    means, per_class, violations, orphans, overlaps = [], [], [], [], []
+    for table in (labels, after):
+        mean, each = mean_average_precision(table, truth)
+        chosen = table.scores >= table.thresholds  # (N, C)
+        means.append(mean)
+        per_class.append(each)
+        violations.append(count_violations(table.scores, parents))
+        orphans.append(count_violations(chosen, parents))
+        overlaps.append(count_overlaps(chosen, groups))
+    both = {name: (value, per_class[1][name]) for name, value in per_class[0].items()}
+    return Consistency(tuple(means), both, tuple(violations), tuple(orphans), tuple(overlaps))
+
+
+def consistent_labels(labels: Labels, tree: ClassTree) -> Labels:
+    """The labels with consistent scores and thresholds. It is meant for predictions, once (see `methods.hierarchy`)."""
+    parents, groups = tree.parent_columns(labels.classes), tree.group_columns(labels.classes)
+    thresholds = consistent_thresholds(labels.thresholds, parents, groups).tolist()
+    scores = consistent_scores(labels.scores, parents, groups)
+    return replace(labels, scores=scores, meta={**labels.meta, "thresholds": thresholds, "hierarchy": tree.plain()})

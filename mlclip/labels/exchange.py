@@ -1,11 +1,13 @@
-"""Label Studio: tasks with predictions as JSON, and the labelling configuration as XML beside it; and its exports, read back.
+"""COCO's json and Label Studio's tasks, written and read back; and keywords for photo managers. Photos are never written.
 
-A task holds all scores of its photo in `meta.mlclip`, which Label Studio keeps and exports again.
+What is written of a photo are the classes that reach their thresholds. A task of Label Studio holds all scores of its photo in
+`meta.mlclip`, which Label Studio keeps and exports again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +18,107 @@ from xml.etree import ElementTree
 from .. import __version__
 from ..config import InputError
 from ..files import atomic, beside
-from .datasets import UNKNOWN, photo_path, read_json, table_of
+from ..spelling import shorten
+from .class_tree import ClassTree, ancestors
+from .datasets import UNKNOWN, Unusual, notes_of, photo_path, table_of
 from .labels import Labels, chosen, short
+from .sheet import json_in, load_text, save_csv
 
+KEYWORD_SEPARATOR = "; "  # between the keywords of a photo, for `exiftool -sep`
 CONFIG = ".config.xml"  # ending of the configuration's name
 CONTROL, OBJECT = "labels", "image"  # names of the choices and of the photo in the configuration
 LOCAL_FILES = re.compile(r"/data/local-files/\?(?:.*&)?d=([^&]*)")
 UPLOADED = re.compile(r"^data/upload/(?:\d+/)?(?:[0-9a-f]{8}-)?(?=[^/]+$)")  # Label Studio's own folder and prefix
 # Characters that XML 1.0 cannot contain, even escaped. Surrogates are file names that are not valid text.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+# -- COCO
+
+
+def read_coco(file: str | Path, split: str | None = None, *, scores: bool = False) -> Labels:
+    """True labels of COCO from an `instances_*.json` file: categories by id (80 in COCO), images in the order of the file.
+
+    `file` may be a folder that holds one such file, itself or in `annotations/`, or one with `split` in its name. An image has
+    a class if it has any annotation of it; crowds count too, as usual. An image without annotations has no class, except in
+    LVIS: there, images list their negative categories, and the others are NaN. With `scores`, a class gets the highest
+    `score` of its annotations, as `mlclip export --to coco` writes it. `root` is the folder of the photos, if it is found
+    beside the file. Raises InputError.
+    """
+    file, unusual = Path(file), Unusual(list)
+    if os.path.isdir(file):
+        found = [each for each in coco_files(file) if not split or split in str(each.relative_to(file))]
+        if len(found) != 1:
+            raise InputError(
+                f"{file} contains {len(found)} COCO files ({shorten(list(map(str, found))) or 'none'}). Give one."
+            )
+        file = found[0]
+    elif split:
+        file = Path(f"{file}:{split}")  # a colon in the name of a file that is not there
+    content = json_in(load_text(file), file)
+    try:
+        images = {item["id"]: photo_path(item["file_name"]) for item in content["images"]}
+        names = {item["id"]: str(item["name"]).strip() for item in sorted(content["categories"], key=lambda c: c["id"])}
+        rows: dict[str, dict[str, float]] = {path: {} for path in images.values()}
+        if len(rows) < len(content["images"]) or len(names) < len(content["categories"]):
+            raise ValueError("two images or two categories with one id or one name")
+        for item in content["images"]:
+            rows[images[item["id"]]] = {names[id]: 0.0 for id in item.get("neg_category_ids", ())}
+        for item in content["annotations"]:
+            marks, name = rows[images[item["image_id"]]], names[item["category_id"]]
+            marks[name] = max(marks.get(name, 0.0), float(item.get("score", 1)) if scores else 1.0)
+            if item.get("iscrowd"):
+                unusual["crowds, which count as their class"].append(images[item["image_id"]])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:80]}"
+        raise InputError(
+            f"{file} does not have the structure of COCO's json ({reason}). Give a file such as COCO's instances_val2014.json."
+        ) from error
+    lvis = any("neg_category_ids" in item for item in content["images"])
+    if lvis:
+        what = "images that list their negative categories (LVIS): classes that an image does not list are unknown"
+        unusual[what] = list(rows)
+    elif empty := [path for path, marks in rows.items() if not marks]:
+        unusual["images without annotations, which have no class"] = empty
+    # The photos are in the folder that holds the first of them; else in the one that is named like the file.
+    above, first = file.parent.parent, next(iter(rows), "")
+    named = above / file.stem.removeprefix("instances_")
+    places = (named, above / "images" / named.name, above / "images", above, file.parent, file.parent / "images")
+    here = next((place for place in places if os.path.exists(place / first)), None)
+    root, absent = here or (named if os.path.isdir(named) else "."), UNKNOWN if lvis else 0.0
+    return table_of(rows, dict.fromkeys(names.values()), file, root=root, notes=notes_of(unusual), absent=absent)
+
+
+def coco_files(folder: Path) -> list[Path]:
+    names = ("annotations/instances_*.json", "instances_*.json", "_annotations.coco.json", "*/_annotations.coco.json")
+    return [file for name in names for file in sorted(folder.glob(name))]
+
+
+def write_coco(labels: Labels, file: Path) -> None:
+    """COCO's json: an annotation with a `score` and no box for each class that reaches its threshold.
+
+    `file_name` is the path. `supercategory` is the parent of a class.
+    """
+    parents = ClassTree.of(labels.meta).parents
+    ids = {name: number for number, name in enumerate(labels.classes, start=1)}
+    images, annotations = [], []
+    for image, (path, names) in enumerate(chosen(labels), start=1):
+        images.append({"id": image, "file_name": path})
+        for name, score in names.items():
+            number = len(annotations) + 1
+            annotations.append({"id": number, "image_id": image, "category_id": ids[name], "score": score})
+    categories = [{"id": id, "name": name, "supercategory": parents.get(name, "")} for name, id in ids.items()]
+    content = {
+        "info": {"description": "mlclip"},
+        "images": images,
+        "categories": categories,
+        "annotations": annotations,
+    }
+    with atomic(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+# -- Label Studio
 
 
 def write_label_studio(labels: Labels, file: Path, url_prefix: str) -> list[Path]:
@@ -92,7 +186,7 @@ def read_label_studio(file: str | Path, *, truth: bool = False) -> Labels:
     if no photo has, the predicted choices are 1. Raises InputError for another file.
     """
     file = Path(file)
-    tasks = read_json(file)
+    tasks = json_in(load_text(file), file)
     if not isinstance(tasks, list):
         raise InputError(f"{file} is not a list of Label Studio's tasks. Export the project as JSON.")
     found = [_read_task(task, file, number) for number, task in enumerate(tasks, start=1)]
@@ -155,3 +249,23 @@ def path_of_url(url: str) -> str:
     local = LOCAL_FILES.search(url)
     path = local[1] if local else urlsplit(url).path
     return UPLOADED.sub("", unquote(path, errors="surrogateescape").lstrip("/"))
+
+
+# -- keywords for photo managers
+
+
+def write_keywords(labels: Labels, file: Path) -> None:
+    """A .csv that `exiftool -csv=FILE -sep "; "` writes into photos or sidecars as keywords, which photo managers read.
+
+    `Subject` has the classes of a photo, `HierarchicalSubject` the same with the classes above them: animal|dog.
+    """
+    parents = ClassTree.of(labels.meta).parents
+    wrong = next((name for name in labels.classes if KEYWORD_SEPARATOR.strip() in name), None)
+    if wrong:
+        raise InputError(f"the class {wrong[:60]!r} has a semicolon, which separates keywords. Rename it.")
+    rows = []
+    for path, names in chosen(labels):
+        nested = ["|".join([*reversed(ancestors(name, parents)), name]) for name in names]
+        photo = os.path.abspath(os.path.join(labels.root, path))
+        rows.append([photo, KEYWORD_SEPARATOR.join(names), KEYWORD_SEPARATOR.join(nested)])
+    save_csv([["SourceFile", "Subject", "HierarchicalSubject"], *rows], file)
