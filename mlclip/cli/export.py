@@ -125,8 +125,7 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
     from ..files import check_output
     from ..images import find_images
     from ..labels.corrections import write_thresholds
-    from ..student.card import hand_over
-    from ..student.checkpoint import load_checkpoint
+    from ..student.checkpoint import hand_over, load_checkpoint
     from ..student.export import export_onnx
 
     suffix = Path(output).suffix.lower()
