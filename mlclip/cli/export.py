@@ -90,8 +90,7 @@ def export(ctx, model, output, variant, photos, tool, labels, root, threshold, u
 def _table(tool, file, root, threshold, url_prefix, output, overwrite, progress) -> int:
     from dataclasses import replace
 
-    from ..labels.export import export_labels
-    from ..labels.table import read_labels
+    from ..labels.table import export_labels, read_labels
 
     labels = read_labels(file)
     labels = replace(labels, root=root or labels.root)
@@ -107,9 +106,8 @@ def _table(tool, file, root, threshold, url_prefix, output, overwrite, progress)
 def _model(model, output, variant, photos, overwrite, progress) -> int:
     from ..files import check_output
     from ..images import find_images
-    from ..labels.thresholds import write_thresholds
-    from ..student.card import hand_over
-    from ..student.checkpoint import load_checkpoint
+    from ..labels.corrections import write_thresholds
+    from ..student.checkpoint import hand_over, load_checkpoint
     from ..student.export import export_onnx
 
     suffix = Path(output).suffix.lower()
