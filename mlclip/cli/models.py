@@ -7,6 +7,7 @@ import click
 from ..config import TeacherConfig
 from . import options
 from .console import Console, printable, table
+from .settings import settings
 
 
 @click.command()
@@ -16,7 +17,7 @@ from .console import Console, printable, table
     metavar="NAME|FILE|DIR",
     help="Load one teacher, as --clip does, without the network, and let it name drawn pictures.",
 )
-@options.settings(TeacherConfig)
+@settings(TeacherConfig)
 @options.device
 def models(clip, device, **facts):
     """List the teachers that --clip can load, or test one with --check.
@@ -29,7 +30,7 @@ def models(clip, device, **facts):
     all drawings right.
     """
     if clip:
-        return _check(clip, device, facts)
+        return _check(clip, device, **facts)
     if facts:
         raise click.UsageError("--set belongs to --check")
     click.echo(_by_name())
@@ -39,21 +40,19 @@ def models(clip, device, **facts):
 
 
 def _by_name() -> str:
-    from ..clip.families import VOC07_OPENAI, VOC07_SOURCE
-    from ..clip.registry import MODELS, is_cached, model_path
+    from ..clip.registry import MODELS, VOC07_SOURCE
 
     rows = []
     for name, entry in MODELS.items():
-        weights = str(model_path(name)) if is_cached(name) else "not downloaded yet; downloaded at first use"
-        voc07 = f"{VOC07_OPENAI[name]:.1f}" if name in VOC07_OPENAI else "–"
-        rows.append([name, f"{entry.approx_mb} MB", f"{entry.resolution} px", voc07, "mit", weights])
+        weights = str(entry.path) if entry.path.is_file() else "not downloaded yet; downloaded at first use"
+        rows.append([name, f"{entry.approx_mb} MB", f"{entry.resolution} px", entry.voc07 or "–", "mit", weights])
     rows.append(["tiny", "included", "64 px", "–", "mit", "a toy: it knows only the drawn scenes of `mlclip demo`"])
     shown = table(["name", "size", "input", "VOC07", "licence", "weights"], rows, right=[1, 2, 3])
     return f"{shown}\n\nVOC07: mAP in % of the plain similarities on VOC 2007, as published in {VOC07_SOURCE}"
 
 
 def _families() -> str:
-    from ..clip.families import FAMILIES, in_hub_cache, restriction
+    from ..clip.registry import FAMILIES, in_hub_cache, restriction
 
     rows = []
     for family in FAMILIES:
@@ -64,7 +63,7 @@ def _families() -> str:
     return table(["family", "sizes", "how", "VOC07", "licence", "in Hugging Face's cache"], rows)
 
 
-def _check(clip: str, device: str, facts: dict) -> int:
+def _check(clip, device, precision="auto", clip_activation=None, clip_pixels=None) -> int:
     """Load a teacher without the network and let it name one drawn picture of each kind."""
     import numpy as np
     import torch
@@ -75,29 +74,29 @@ def _check(clip: str, device: str, facts: dict) -> int:
     from ..images import view_pixels
     from ..teacher.scoring import Teacher, check_teacher
 
-    progress, loading = Console(), {name: facts.get(f"clip_{name}") for name in ("activation", "pixels")}
-    model = load_clip(clip, **loading, offline=True, progress=progress)
-    teacher = Teacher(model, choose_device(device), facts.get("precision", "auto"))
+    progress = Console()
+    model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress)
+    teacher = Teacher(model, choose_device(device), precision)
     rng = np.random.default_rng(0)
     drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
     found = check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)
     scale = f"{teacher.logit_scale:.4g}"
     if teacher.logit_bias is not None:
         scale += f", and a bias of {teacher.logit_bias:.4g} (sigmoid loss), which changes no label"
-    rows = [
-        ["teacher", teacher.name],
-        ["sha256", teacher.sha256],
-        ["licence", teacher.licence or "not known"],
-        ["activation", teacher.clip.activation],
-        ["pixels", str(teacher.pixels)],
-        ["input", f"{teacher.input_size} px, in steps of {teacher.stride}"],
-        ["text", f"up to {teacher.clip.context_length} tokens"],
-        ["embedding", f"{found.dimensions} dimensions"],
-        ["logit scale", scale],
-        ["mean top-1", f"{found.mean_top1:.3f} for {found.names} names (equal scores: {1 / found.names:.3f})"],
-        ["drawn pictures", f"{found.right} of {found.pictures} named right"],
-    ]
-    click.echo("\n".join(f"{name:<15} {value}" for name, value in ((n, printable(v)) for n, v in rows)))
+    facts = {
+        "teacher": teacher.name,
+        "sha256": teacher.sha256,
+        "licence": teacher.licence or "not known",
+        "activation": teacher.clip.activation,
+        "pixels": teacher.pixels,
+        "input": f"{teacher.input_size} px, in steps of {teacher.stride}",
+        "text": f"up to {teacher.clip.context_length} tokens",
+        "embedding": f"{found.dimensions} dimensions",
+        "logit scale": scale,
+        "mean top-1": f"{found.mean_top1:.3f} for {found.names} names (equal scores: {1 / found.names:.3f})",
+        "drawn pictures": f"{found.right} of {found.pictures} named right",
+    }
+    click.echo("\n".join(f"{name:<15} {printable(str(value))}" for name, value in facts.items()))
     if found.flat:
         progress.log(
             "warning: the scores are almost equal for all names. Check the weights, and --set clip_activation and clip_pixels"

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..config import InputError
 from ..distributed import Distributed, Runtime
 from ..images import Photo, PhotoParts, Skip, collate_parts, photo_batches
-from ..images.batches import read_batches
+from ..images.views import read_batches
 from .store import Key, Store, contents_of, identity
 
 SHARD_PHOTOS = 1024  # a shard is full when it holds this many photos ...
