@@ -37,7 +37,7 @@ from mlclip.files import save_plain
 from mlclip.images.views import read_parts
 from mlclip.methods import centred, dense
 from mlclip.teacher.encode import PHOTO_SIDE, VIEW_SIDE
-from mlclip.teacher.label import centre, centred_labels, gaussian_scores
+from mlclip.teacher.label import centre, centred_labels, scores_by_examples
 from mlclip.teacher.scoring import class_scores
 
 SIDE, STRIDE, GRIDS = 160, 32, (1, 2, 3)  # pixels of a view; of a cell
@@ -94,7 +94,7 @@ ROWS: dict[str, dict] = {  # the kinds that are averaged, and which opinions of 
 
 
 class StoredViews:
-    """Vectors (N, V, D) of one kind, in files of CHUNK photos: `Views` of the library."""
+    """Vectors (N, V, D) of one kind, in files of CHUNK photos: as `StoredViews` of the library."""
 
     def __init__(self, files: Sequence[Path], grids: Sequence[int], sizes: Sequence[int]):
         self.grids, self.sizes = tuple(grids), tuple(sizes)
@@ -208,7 +208,8 @@ def opinions_of(out: Path, part: str, text: Tensor, scale: float) -> dict[tuple[
     for kind in available(out):
         cells = views_of(out, part, kind)
         own = centre(cells, text, flat, config.prior_photos)
-        scores = gaussian_scores(cells, text, own.levels, taught, flat, config.rank_scale)
+        facts = (own.levels, taught, flat, config.rank_scale)
+        scores, _ = scores_by_examples(cells, text, *facts, of_embeddings=True)
         found[kind, "own"] = (own.labels, dense.agreement(own.scores, taught))
         labels = centred.presence(scores, config.prior_photos)
         found[kind, "gaussians"] = (labels, dense.agreement(scores, taught))

@@ -28,7 +28,15 @@ from mlclip.training.loop import train_student
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
 CONFIG = TrainConfig(
-    method="ccd", arch="resnet18", init="none", size=64, epochs=3, batch_size=4, lr=1e-3, warmup=1, stopping=False
+    method="ccd",
+    arch="mobilenet_v3_small",
+    init="none",
+    size=64,
+    epochs=3,
+    batch_size=4,
+    lr=1e-3,
+    warmup=1,
+    stopping=False,
 )
 
 

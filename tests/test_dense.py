@@ -21,11 +21,11 @@ from mlclip.teacher.encode import cell_key, embed_views_and_cells, view_key
 from mlclip.teacher.label import label_by_view_sets
 from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher
-from mlclip.teacher.store import Store, Views, default_store
+from mlclip.teacher.store import Store, default_store
 from mlclip.training.local_views import crop_scorer_for
 
 
-class MemoryViews(Views):
+class MemoryViews:
     """Views in memory: L2-normalised vectors (N, V, D), with `sizes` vectors in each of the `grids`. There is one batch."""
 
     def __init__(self, vectors: torch.Tensor, grids=(1,), sizes=None):

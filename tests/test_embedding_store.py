@@ -13,8 +13,9 @@ from mlclip.config import InputError, PseudolabelConfig
 from mlclip.images import Photo
 from mlclip.teacher import store as store_module
 from mlclip.teacher.cache import StoreInfo, clear_stores, list_stores
+from mlclip.teacher.encode import StoredViews
 from mlclip.teacher.label import label_by_ccd, label_by_cdul, label_by_centring
-from mlclip.teacher.store import LOCK, MANIFEST, Key, Store, StoredViews, default_store
+from mlclip.teacher.store import LOCK, MANIFEST, Key, Store, default_store
 
 PHOTOS = [Photo(f"{n:02d}.jpg", f"/photos/{n:02d}.jpg", size=n, mtime_ns=1) for n in range(40)]
 DIMENSIONS, SHARD = 16, 15  # shards of 15, 15 and 10 photos
@@ -93,7 +94,7 @@ def test_every_pass_gives_the_same_batches_in_float32_with_their_rows(tmp_path):
 
 
 def test_batches_do_not_depend_on_the_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlclip.teacher.store.BATCH_VECTORS", 30)
+    monkeypatch.setattr("mlclip.teacher.encode.BATCH_VECTORS", 30)
     views = StoredViews(make_store(tmp_path / "s"), PHOTOS)
     sizes = [len(rows) for rows, _ in views]
     assert len(set(sizes[:-1])) == 1 and sizes[0] == 30 // sum(views.sizes) and sum(sizes) == len(PHOTOS)

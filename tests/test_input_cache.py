@@ -31,7 +31,7 @@ from mlclip.training import input_cache
 from mlclip.training.input_cache import open_input_cache
 from mlclip.training.loop import train_student
 
-CONFIG = TrainConfig(method="fixed", arch="resnet18", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
+CONFIG = TrainConfig(method="fixed", arch="mobilenet_v3_small", init="none", size=64, epochs=2, batch_size=4, lr=1e-3)
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from mlclip.images.shards import content_hash
 from mlclip.labels.class_names import without_classes
 from mlclip.teacher import store as store_module
 from mlclip.teacher.cache import clear_stores, list_stores
-from mlclip.teacher.encode import encoded_views
+from mlclip.teacher.encode import StoredViews, encoded_views
 from mlclip.teacher.label import cdul_labels
 from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import class_embeddings, class_scores
-from mlclip.teacher.store import LOCK, StoredViews
+from mlclip.teacher.store import LOCK
 
 CDUL = PseudolabelConfig(method="cdul")
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}

@@ -12,10 +12,10 @@ from mlclip.clip import load_clip
 from mlclip.config import OptionError
 from mlclip.images import find_images
 from mlclip.teacher import scoring
-from mlclip.teacher.encode import embed_views_and_cells, encoded_views
+from mlclip.teacher.encode import StoredViews, embed_views_and_cells, encoded_views
 from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher, choose_precision, cpu_bf16_is_faster
-from mlclip.teacher.store import MANIFEST, StoredViews
+from mlclip.teacher.store import MANIFEST
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -27,8 +27,8 @@ from mlclip.training.probe import fit_probe
 from mlclip.training.start import start_training
 from mlclip.training.weight_step import epoch_batches
 
-PROBE = TrainConfig(method="probe", arch="resnet18", init="none", size=64)
-FIXED = TrainConfig(method="fixed", arch="resnet18", init="none", size=64, epochs=1, batch_size=4, lr=1e-3)
+PROBE = TrainConfig(method="probe", arch="mobilenet_v3_small", init="none", size=64)
+FIXED = TrainConfig(method="fixed", arch="mobilenet_v3_small", init="none", size=64, epochs=1, batch_size=4, lr=1e-3)
 CLASSES = ["red", "green", "blue"]
 
 
@@ -144,7 +144,7 @@ def test_a_probe_needs_no_cache(labels, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file"))  # cannot be a folder
     write_labels(labels, tmp_path / "labels.pt")
-    options = ["--method", "probe", "--arch", "resnet18", "--init", "none", "--size", "64"]
+    options = ["--method", "probe", "--arch", "mobilenet_v3_small", "--init", "none", "--size", "64"]
     assert _status(["train", "--labels", str(tmp_path / "labels.pt"), "-o", str(tmp_path / "b.pt"), *options]) == 0
     assert "the features are not kept: 12 photos are not in the store of features " in capsys.readouterr().err
     found = load_checkpoint(tmp_path / "b.pt")
