@@ -138,14 +138,6 @@ def test_saving_labels_needs_a_method_that_changes_them(labels, tmp_path):
               save_labels=tmp_path / "refined.pt")  # fmt: skip
 
 
-def test_label_step_settings_without_label_steps_are_option_errors():
-    with pytest.raises(OptionError, match=r'`sigma` .*`method="cdul"`'):
-        TrainConfig(method="fixed", sigma=0.5)
-    for wrong in ({"sigma": 0.0}, {"label_every": 0}, {"warmup": -1}, {"label_rate": -0.1}):
-        with pytest.raises(OptionError):
-            TrainConfig(method="cdul", **wrong)
-
-
 def test_a_training_without_any_label_step_prints_a_warning(labels, tmp_path, told):
     train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), progress=told)
     assert any(

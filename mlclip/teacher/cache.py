@@ -15,13 +15,11 @@ from .store import KINDS, LOCK, MANIFEST, PHOTOS, SHARD, TEMPORARY, files_of, is
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """One store on disk. Damaged files do not raise: a damaged shard counts no photos, a damaged manifest has no key."""
+    """One store on disk. Damaged files do not raise: a damaged shard counts no photos."""
 
     path: Path
     size: int  # bytes of all its files
     photos: int  # with vectors in the store; an old version of a changed photo counts too
-    sha256: str  # of the model's weight file; "" if the manifest is damaged
-    grids: tuple[int, ...]
     complete: bool  # the last run that wrote to it finished
     kind: str = "embeddings"  # or another one of KINDS
 
@@ -34,15 +32,14 @@ def list_stores() -> list[StoreInfo]:
 
 
 def _describe(folder: Path, kind: str) -> StoreInfo:
-    photos, sha256, grids, complete = 0, "", (), False
+    photos, complete = 0, False
     for shard in files_of(folder, SHARD):
         with suppress(InputError):
             photos += len(load_plain(shard, kind=kind, made_by=KINDS[kind], mmap=True)["content"])
     with suppress(OSError, ValueError, KeyError, TypeError):
-        manifest = read_manifest(folder)
-        complete, grids, sha256 = manifest["complete"] is True, manifest["key"]["grids"], manifest["key"]["sha256"]
+        complete = read_manifest(folder)["complete"] is True
     size = sum(file.lstat().st_size for file in folder.iterdir() if file.is_file())
-    return StoreInfo(folder, size, photos, str(sha256), tuple(grids), complete, kind)
+    return StoreInfo(folder, size, photos, complete, kind)
 
 
 def clear_stores(stores: Iterable[StoreInfo]) -> int:
