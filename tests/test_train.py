@@ -90,11 +90,11 @@ def test_the_resnet_of_a_clip_can_be_the_student_and_survives_saving_and_loading
 
 
 def test_a_student_learns_the_colours_in_its_labels(labels, tmp_path):
-    checkpoint = train_student(labels, tmp_path / "model.pt", config=replace(CONFIG, arch="resnet18", epochs=5))
+    checkpoint = train_student(labels, tmp_path / "model.pt", config=replace(CONFIG, arch="resnet18", epochs=8))
     again = load_checkpoint(tmp_path / "model.pt")
     predicted = predict(find_images([labels.root]), again)
     assert predicted.scores.argmax(1).tolist() == [n % 3 for n in range(12)]
-    assert checkpoint.meta["settings"]["epochs"] == 5
+    assert checkpoint.meta["settings"]["epochs"] == 8
     assert not resume_file(tmp_path / "model.pt").exists()
 
 
