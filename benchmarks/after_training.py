@@ -20,7 +20,7 @@ import voc12
 from torch import Tensor
 
 import mlclip
-from mlclip.labels.corrections import questions
+from mlclip.labels.diagnosis import questions
 from mlclip.labels.matching import match_tables
 from mlclip.methods import centred
 from mlclip.methods.calibration import expected_calibration_error, fit_calibration, logits_of

@@ -28,7 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlclip.clip.model import CLIP, IMAGE_MEAN, IMAGE_STD, AttentionPool, ModifiedResNet, build_clip
+from mlclip.clip.encoders import AttentionPool, ModifiedResNet
+from mlclip.clip.model import CLIP, build_clip
+from mlclip.clip.pixels import IMAGE_MEAN, IMAGE_STD
 from mlclip.clip.tokenizer import tokenize
 from mlclip.demo import KINDS, SINGLE_FREQUENCY, draw_single
 

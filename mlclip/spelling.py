@@ -1,10 +1,10 @@
-"""Suggestions for names that were not spelled right."""
+"""Names in messages: a suggestion for one that was not spelled right, and the start of a long list."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-LONGEST = 200  # characters; a longer text is not a name with a typing error
+LONGEST = 200  # characters of a name in a message; a longer text is not a name with a typing error
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -41,3 +41,10 @@ def one_line(value: object, most: int = 40) -> str:
     'a\\nb'
     """
     return repr(str(value)[:most])[1:-1]
+
+
+def shorten(names: Collection[str], most: int = 8) -> str:
+    """The first names of a list for a one-line message: `cat, dog, ... (20 in total)`. Very long names are cut."""
+    shown = [name if name.isprintable() else one_line(name, LONGEST + 1) for name in list(names)[:most]]
+    text = ", ".join(name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in shown)
+    return f"{text}, ... ({len(names)} in total)" if len(names) > most else text

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torchvision
 
-from mlclip.student.backbones import build_trunk
-from mlclip.student.model import ARCHS
+from mlclip.config import ARCHS
+from mlclip.student.model import build_trunk
 
 
 def torchvision_trunk(arch: str) -> torch.nn.Module:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mlclip.clip import encoders
-from mlclip.clip.cells import ATTENTIONS, embed_with_cells
+from mlclip.clip.encoders import ATTENTIONS, embed_with_cells
 from mlclip.config import InputError
 
 SIZES = [(64, 64), (128, 128), (96, 160)]  # height and width in pixels; CLIP's own side is 64

@@ -8,8 +8,8 @@ import torch
 import mlclip
 from mlclip.cli import _status
 from mlclip.clip import load_clip
-from mlclip.clip.families import FAMILIES, in_hub_cache
 from mlclip.clip.pixels import Pixels
+from mlclip.clip.registry import FAMILIES, in_hub_cache
 from mlclip.config import InputError
 from mlclip.teacher.scoring import Teacher
 from mlclip.training.local_views import crop_scorer_for

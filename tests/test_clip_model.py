@@ -199,7 +199,7 @@ def replaced(name, tensor):
         (replaced("visual.ln_post.weight", torch.zeros(3)), "visual.ln_post.weight"),
         (replaced("ln_final.weight", torch.zeros(10**6)), "ln_final.weight"),
         (replaced("positional_embedding", torch.zeros(())), "not a CLIP checkpoint"),
-        (replaced("visual.positional_embedding", torch.zeros(0, 128)), "not a CLIP checkpoint"),
+        (replaced("visual.positional_embedding", torch.zeros(0, 128)), "do not fit together"),
         (replaced("transformer.resblocks.0.mlp.c_fc.weight", torch.zeros(512, 32)), "not a CLIP checkpoint"),
         (replaced("ln_final.bias", torch.zeros(128, dtype=torch.int64)), "do not fit together"),
         (lambda state: state.clear(), "not a CLIP checkpoint"),

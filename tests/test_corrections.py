@@ -14,7 +14,8 @@ from click.testing import CliRunner
 import mlclip
 from mlclip.cli import cli
 from mlclip.config import InputError, TrainConfig
-from mlclip.labels.corrections import correct, corrected_cells, questions, read_corrections, wrong_labels
+from mlclip.labels.corrections import correct, corrected_cells, read_corrections
+from mlclip.labels.diagnosis import questions, wrong_labels
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.methods.linear_head import fit_head
 from mlclip.progress import SILENT

@@ -16,8 +16,7 @@ from PIL import Image
 
 from mlclip.cli import _status
 from mlclip.config import ExportConfig, InputError, OptionError
-from mlclip.labels.export import export_labels
-from mlclip.labels.table import Labels, read_labels, read_truth, write_labels
+from mlclip.labels.table import Labels, export_labels, read_labels, read_truth, write_labels
 
 PATHS = ["trip/1.jpg", "trip/a b&c%20#é.png", "2.jpg", "3.jpg"]
 CLASSES = ["cat", 'dog "<&> x', "größe: #1"]

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from mlclip.cli import _status
-from mlclip.config import InputError, OptionError
+from mlclip.config import ARCHS, InputError, OptionError
 from mlclip.images import find_images
 from mlclip.student import export
 from mlclip.student.checkpoint import Checkpoint, save_checkpoint
 from mlclip.student.export import export_onnx
-from mlclip.student.model import ARCHS, Classifier
+from mlclip.student.model import Classifier
 from mlclip.student.onnx_model import load_onnx
 from mlclip.student.predict import fold_batch_norm, predict
 

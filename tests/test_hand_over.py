@@ -11,8 +11,7 @@ import torch
 import mlclip
 from mlclip.cli import _status
 from mlclip.config import InputError
-from mlclip.student.card import hand_over, model_card
-from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from mlclip.student.checkpoint import Checkpoint, hand_over, load_checkpoint, model_card, save_checkpoint
 from mlclip.student.model import Classifier
 
 pytest.importorskip("safetensors", reason="the extra mlclip[safetensors] is not installed")

@@ -22,10 +22,11 @@ from mlclip.labels import (
     corrections,
     csv_table,
     datasets,
-    label_studio,
+    diagnosis,
+    exchange,
     labels,
     matching,
-    name_column,
+    sheet,
 )
 from mlclip.labels.class_names import (
     CLASS_PRESETS,
@@ -35,9 +36,9 @@ from mlclip.labels.class_names import (
     fill_template,
     parse_classes,
 )
+from mlclip.labels.corrections import read_thresholds, write_thresholds
 from mlclip.labels.metrics import average_precision, match_tables, mean_average_precision
 from mlclip.labels.table import Labels, read_labels, write_labels
-from mlclip.labels.thresholds import read_thresholds, write_thresholds
 
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 NAN = math.nan
@@ -87,10 +88,11 @@ MODULES = [
     corrections,
     csv_table,
     datasets,
-    label_studio,
+    diagnosis,
+    exchange,
     labels,
     matching,
-    name_column,
+    sheet,
 ]
 
 
@@ -173,15 +175,14 @@ def test_thresholds_are_read_back_and_missing_classes_keep_their_default(tmp_pat
         ("t.csv", "class,threshold\ncow,0.5\n", "t.csv names unknown classes: cow. The classes are cat, dog"),
         ("t.json", '{"c\\now": 0.5}', r"t.json names unknown classes: c\now. The classes are cat, dog"),
         ("t.csv", "class,threshold\ncat,1.5\n", "t.csv, line 2: '1.5' is not a threshold"),
-        ("t.csv", "class,threshold\ncat,\n", "t.csv, line 2: 'cat' has no threshold"),
+        ("t.csv", "class,threshold\ncat,\n", "t.csv, line 2: '' is not a threshold of 'cat'"),
         ("t.csv", "class,threshold\ncat,0.5\ncat,0.6\n", "t.csv, line 3: the class 'cat' is already in line 2"),
         ("t.csv", "class,threshold\ncat\n", "t.csv, line 2: 1 cells, but line 1 has 2"),
         ("t.csv", "cat,0.5\n", "t.csv, line 1: the line is not `class,threshold`"),
         ("t.json", '{"cat": 2}', "t.json: '2' is not a threshold"),
-        ("t.json", '{"cat": true}', "t.json: 'cat' has no threshold"),
+        ("t.json", '{"cat": true}', "t.json: 'True' is not a threshold of 'cat'"),
         ("t.json", '{"cat": {}}', "t.json: '{}' is not a threshold"),
         ("t.json", "[0.5]", "t.json contains no thresholds"),
-        ("t.json", '{"cat": 0.5, "cat": 0.6}', "t.json: the class 'cat' appears twice"),
         ("t.json", "{", "t.json, line 1: not JSON"),
         ("gone.csv", None, "gone.csv not found. `mlclip export -o thresholds.csv`"),
     ],
@@ -554,7 +555,7 @@ def test_a_class_file_is_read_with_any_encoding_and_line_end_of_an_editor(tmp_pa
         (b"caf\xe9\ntea\n", "UTF-8"),
         (b"\x89PNG\r\n", "UTF-8"),
         (b"PK\x03\x04\0\0cat", "binary"),
-        (b"c\0a\0t\0\n\0", "binary"),
+        (b"c\0\0\0t\0\n\0", "binary"),
         (b"\xff\xfec", "UTF-8"),
     ],
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import time
 from hashlib import blake2b
 
 import numpy as np
@@ -104,7 +103,7 @@ def test_members_that_are_no_ordinary_photos_are_not_used(photos, tmp_path):
     assert [photo.path for photo in found.photos] == ["s.tar/00.jpg"]
     reasons = {os.path.basename(skip.path): skip.reason for skip in found.skipped}
     assert set(reasons) == {"link.jpg", "hard.jpg", "device.jpg", "out.jpg", "root.jpg"}
-    assert "a link" in reasons["link.jpg"] and "leads out" in reasons["out.jpg"]
+    assert "a link, a device" in reasons["link.jpg"] and "leads out" in reasons["out.jpg"]
     with pytest.raises(Unreadable):
         open_image(shard / "link.jpg")
 
@@ -155,25 +154,6 @@ def test_no_changed_byte_of_a_shard_raises_or_reads_outside_the_file(photos, tmp
         assert all(start > 0 and start + size <= len(data) for start, size in index.members.values())
 
 
-@pytest.mark.parametrize("size", [-512, 1 << 60])
-def test_a_declared_size_outside_the_file_ends_the_index_at_once(photos, tmp_path, size):
-    info = tarfile.TarInfo("huge.jpg")
-    info.size = 0
-    shard = write_shard(tmp_path / "s.tar", sorted(photos.glob("*.jpg"))[:1], extra=[info])
-    data = bytearray(shard.read_bytes())
-    at = data.index(b"huge.jpg")
-    data[at + 124 : at + 136] = (
-        b"\x80" + size.to_bytes(11, "big") if size > 0 else (1 << 96).__add__(size).to_bytes(13, "big")[1:]
-    )
-    data[at + 148 : at + 156] = b" " * 8
-    data[at + 148 : at + 156] = b"%06o\0 " % sum(data[at : at + 512])
-    shard.write_bytes(data)
-    start = time.monotonic()
-    index = index_of(str(shard))
-    assert "00.jpg" in index.members and "huge.jpg" not in index.members and index.problem
-    assert time.monotonic() - start < 2
-
-
 def test_a_changed_shard_is_indexed_again_and_a_compressed_one_is_refused(photos, tmp_path):
     shard = write_shard(tmp_path / "s.tar", sorted(photos.glob("*.jpg"))[:1])
     assert locate(shard / "00.jpg").size
@@ -182,7 +162,7 @@ def test_a_changed_shard_is_indexed_again_and_a_compressed_one_is_refused(photos
         locate(shard / "00.jpg")
     with tarfile.open(shard, "w:gz") as archive:
         archive.add(photos / "00.jpg", "00.jpg")
-    with pytest.raises(InputError, match="compressed with gzip"):
+    with pytest.raises(InputError, match="compressed, so that"):
         find_images(shard)
 
 

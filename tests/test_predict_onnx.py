@@ -15,7 +15,7 @@ import mlclip
 from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.images import find_images
-from mlclip.images.batches import read_batches
+from mlclip.images.views import read_batches
 from mlclip.student.onnx_model import load_onnx, predict_onnx
 
 onnx = pytest.importorskip("onnx", reason="the extra mlclip[onnx] is not installed")
@@ -154,21 +154,22 @@ def test_heat_maps_are_refused(model, photos, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes",
     [
-        ({"format": "other"}, "is not a model of mlclip"),
-        ({"version": "2"}, "has version 2 of the format. This mlclip reads version 1"),
-        ({"classes": None}, "metadata are not JSON"),
-        ({"classes": "[[" * 100_000}, "metadata are not JSON"),
-        ({"classes": '["red", "red", "blue"]'}, "classes are not a list of different names"),
-        ({"classes": '["red", "blue"]', "thresholds": "[0.5, 0.5]"}, "one score for each of 2 classes"),
-        ({"thresholds": "[0.5, 0.5]"}, "thresholds are not one number from 0 to 1 per class"),
-        ({"thresholds": "[0.5, 0.5, NaN]"}, "thresholds are not one number"),
-        ({"size": "64"}, "input is not uint8 pixels of 64×64"),
+        {"format": "other"},
+        {"version": "2"},
+        {"classes": None},
+        {"classes": "[[" * 100_000},
+        {"classes": '["red", "red", "blue"]'},
+        {"classes": '["red", "blue"]', "thresholds": "[0.5, 0.5]"},
+        {"thresholds": "[0.5, 0.5]"},
+        {"thresholds": "[0.5, 0.5, NaN]"},
+        {"size": "64"},
     ],
+    ids=lambda changes: str(changes)[:40],
 )
-def test_metadata_that_does_not_fit_the_network_is_refused(tmp_path, changes, message):
-    with pytest.raises(InputError, match=message) as caught:
+def test_metadata_that_does_not_fit_the_network_is_refused(tmp_path, changes):
+    with pytest.raises(InputError, match=r"is not a model of this version|do not fit its network") as caught:
         load_onnx(write_model(tmp_path / "m.onnx", **changes))
     assert "m.onnx" in str(caught.value) and "\n" not in str(caught.value)
 

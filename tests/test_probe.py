@@ -9,11 +9,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mlclip.cli import _status
 from mlclip.config import InputError, TrainConfig
 from mlclip.distributed import Distributed, Runtime
 from mlclip.images import PhotoViews, find_images
-from mlclip.labels.table import write_labels
 from mlclip.methods.linear_head import choose_l2, fit_head
 from mlclip.student import features as features_module
 from mlclip.student.checkpoint import load_checkpoint
@@ -136,19 +134,6 @@ def test_features_are_computed_once_and_continued_after_an_interruption(labels, 
     assert (info.kind, info.photos, info.complete) == ("features", 12, True)
     clear_stores([info])
     assert list_stores() == []
-
-
-def test_a_probe_needs_no_cache(labels, tmp_path, monkeypatch, capsys):
-    expected = train_student(labels, tmp_path / "a.pt", config=PROBE)
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file"))  # cannot be a folder
-    write_labels(labels, tmp_path / "labels.pt")
-    options = ["--method", "probe", "--arch", "mobilenet_v3_small", "--init", "none", "--size", "64"]
-    assert _status(["train", "--labels", str(tmp_path / "labels.pt"), "-o", str(tmp_path / "b.pt"), *options]) == 0
-    assert "the features are not kept: 12 photos are not in the store of features " in capsys.readouterr().err
-    found = load_checkpoint(tmp_path / "b.pt")
-    assert torch.equal(found.model.head.weight, expected.model.head.weight)
-    assert torch.equal(found.thresholds, expected.thresholds)
 
 
 def test_other_weights_or_another_size_have_another_store():

@@ -17,14 +17,15 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.transforms.v2 import functional as torchvision_transforms
 
 from mlclip.clip import read_state_dict
-from mlclip.config import InputError, TrainConfig
+from mlclip.config import ARCHS, CLIP_ARCH, InputError, TrainConfig
 from mlclip.distributed import Distributed, Runtime
 from mlclip.images import find_images
 from mlclip.images.shards import content_hash
 from mlclip.labels.table import read_labels
 from mlclip.methods.cdul import latent_of
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from mlclip.student.model import ARCHS, CLIP_ARCH, Classifier, clip_trunk, load_trunk
+from mlclip.student.init import load_trunk
+from mlclip.student.model import Classifier, clip_trunk
 from mlclip.student.predict import predict
 from mlclip.training.augment import ADJUSTMENTS, jitter_colours, jitter_table
 from mlclip.training.label_step import label_step

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import pickle
 import re
-import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +23,8 @@ from mlclip.config import InputError, TrainConfig
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.plain import FIELDS, read_torch
 from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from mlclip.student.model import Classifier, clip_trunk, load_trunk
+from mlclip.student.init import load_trunk
+from mlclip.student.model import Classifier, clip_trunk
 from mlclip.teacher.store import Key, Store
 
 PACKAGE = Path(mlclip.__file__).parent
@@ -129,29 +128,12 @@ def test_a_malicious_pickle_in_torchvision_s_cache_is_not_executed(cached, tmp_p
     evil = saved(
         {"conv1.weight": torch.zeros(2), "evil": Malicious(tmp_path / "ran")}, _use_new_zipfile_serialization=new
     )
-    for digits, word in (("f37072fd", "sha256"), (None, "Nothing was executed")):
-        file = cached(evil, digits)
-        file.parent.mkdir(parents=True)
-        file.write_bytes(evil)
-        message = refusal(load_trunk, Classifier("resnet18", CLASSES, 64), "imagenet", offline=True)
-        assert word in message and str(file) in message and "resnet18" in message
-        file.unlink()
-        file.parent.rmdir()
-        for served in (tmp_path / "served").iterdir():
-            served.unlink()
-        (tmp_path / "served").rmdir()
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_cached_file_with_another_sha256_is_refused_with_both_hashes(cached):
-    content = resnet18()
-    file = cached(content)
+    file = cached(evil)
     file.parent.mkdir(parents=True)
-    file.write_bytes(content + b"\0")
-    message = refusal(load_trunk, Classifier("resnet18", CLASSES, 64), "imagenet")
-    found = hashlib.sha256(content + b"\0").hexdigest()
-    for part in (str(file), found, hashlib.sha256(content).hexdigest()[:8], "resnet18", "Delete it"):
-        assert part in message
+    file.write_bytes(evil)
+    message = refusal(load_trunk, Classifier("resnet18", CLASSES, 64), "imagenet", offline=True)
+    assert "Nothing was executed" in message and str(file) in message and "resnet18" in message
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("remote", ["missing", "other"])
@@ -238,25 +220,6 @@ def test_containers_that_contain_each_other_are_refused(tmp_path):
     for meta in (doubled, endless):
         torch.save({"format": "mlclip.labels", "version": 2, "meta": meta}, tmp_path / "l.pt")
         assert "endlessly nested" in refusal(read_labels, tmp_path / "l.pt")
-
-
-def safetensors_file(path, header, data=b"\0" * 16):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return path
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"shape": [5]}, {"shape": [10**12]}, {"shape": [2, -2]}, {"data_offsets": [0, 10**9]}, {"data_offsets": None}],
-)
-def test_safetensors_with_false_sizes_are_refused(tmp_path, change):
-    pytest.importorskip("safetensors")
-    good = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
-    assert list(read_state_dict(safetensors_file(tmp_path / "good.safetensors", {"x": good}))) == ["x"]
-    assert "bad.safetensors" in refusal(
-        read_state_dict, safetensors_file(tmp_path / "bad.safetensors", {"x": good | change})
-    )
 
 
 # Fields are believed

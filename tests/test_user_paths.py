@@ -24,7 +24,7 @@ from PIL import Image
 from mlclip.config import PseudolabelConfig
 from mlclip.demo import write_scenes
 from mlclip.images import PhotoViews, find_images, photo_batches
-from mlclip.images.batches import in_threads, read_batches
+from mlclip.images.views import in_threads, read_batches
 
 STUDENT = ["--arch", "clip-resnet", "--init", "clip", "--size", "64"]
 READABLE = ["00000.jpg", "00001.jpg", "00002.jpg", "00003.jpg", "animated.gif", "cmyk.jpg", "turned.jpg"]

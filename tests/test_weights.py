@@ -14,17 +14,7 @@ from toy_clip import Downsample, ToyCLIP, trace
 from weight_files import refusal, repack
 
 from mlclip.clip.load import load_clip
-from mlclip.clip.registry import (
-    MODELS,
-    TINY_FILE,
-    CachedWeights,
-    Entry,
-    available_models,
-    cached_weights,
-    find_name,
-    is_cached,
-    model_path,
-)
+from mlclip.clip.registry import MODELS, CachedWeights, Entry, available_models, cached_weights, find_name
 from mlclip.clip.weights import DTYPES, read_state_dict
 from mlclip.config import InputError
 
@@ -162,7 +152,7 @@ def test_an_archive_may_name_only_tensors_and_modules(tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty"),
+        (b"", "not a weight file"),
         (b"\n <!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
         (b'{"error": "not found"}', "web page or other text"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
@@ -197,7 +187,7 @@ def test_a_zip_or_a_dict_without_weights_is_refused(tmp_path):
     torch.save({"a": 1, "b": [2.0]}, tmp_path / "numbers.pt")
     assert "holds no tensors" in refusal(tmp_path / "numbers.pt")
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
-    assert "holds a list" in refusal(tmp_path / "list.pt")
+    assert "holds no tensors" in refusal(tmp_path / "list.pt")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     assert "not a CLIP checkpoint" in refusal(tmp_path / "other.pt")
 
@@ -228,14 +218,9 @@ def test_an_archive_that_declares_more_than_it_holds_is_refused(archive_file, tm
     assert "damaged" in refusal(edited(archive_file, tmp_path / "shape.pt", b"(KMK@t", b"(M\xff\xffK@t"))
     less = repack(archive_file, tmp_path / "less.pt", lambda name, data: None if name == "toy/data/3" else data)
     assert "toy/data/3" in refusal(less)
-    big = repack(archive_file, tmp_path / "big.pt", lambda name, data: b"big" if "byteorder" in name else data)
-    assert "big-endian" in refusal(big)
-
-
-def test_modules_that_contain_themselves_are_refused(archive_file, tmp_path):
-    loop = b"\x80\x02c__torch__\nM\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb."
+    loop = b"\x80\x02c__torch__\nM\n)\x81q\x00}X\x01\x00\x00\x00ah\x00sb."  # a module that contains itself
     endless = repack(archive_file, tmp_path / "loop.pt", lambda name, data: loop if name == "toy/data.pkl" else data)
-    assert "endlessly nested" in refusal(endless)
+    assert "damaged" in refusal(endless)
 
 
 # The model
@@ -281,10 +266,7 @@ def test_urls_and_hashes_equal_those_of_the_reference():
 @pytest.mark.parametrize("spelling", ["ViT-B/32", "vit-b/32", "VIT-B-32", "vit-b-32"])
 def test_a_name_may_be_in_any_case_and_with_a_dash(spelling, tmp_path, monkeypatch):
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path))
-    assert find_name(spelling) == "ViT-B/32"
-    assert model_path(spelling) == tmp_path / "ViT-B-32.pt" and not is_cached(spelling)
-    (tmp_path / "ViT-B-32.pt").touch()
-    assert is_cached(spelling)
+    assert find_name(spelling) == "ViT-B/32" and MODELS["ViT-B/32"].path == tmp_path / "ViT-B-32.pt"
 
 
 def test_an_unknown_name_raises_an_error_with_the_known_names(tmp_path):
@@ -293,15 +275,6 @@ def test_an_unknown_name_raises_an_error_with_the_known_names(tmp_path):
             InputError, match=r"neither a file nor a folder nor a known CLIP.*tiny, RN50,.*ViT-L/14@336px"
         ):
             load_clip(name)
-    with pytest.raises(InputError, match=r"nope.*RN50x64"):
-        model_path("nope")
-
-
-def test_tiny_is_part_of_the_package_and_a_missing_file_is_reported(monkeypatch, tmp_path):
-    assert model_path("tiny") == TINY_FILE
-    monkeypatch.setattr("mlclip.clip.load.TINY_FILE", tmp_path / "tiny.pt")
-    with pytest.raises(InputError, match=r"tiny\.pt is missing.*Install"):
-        load_clip("tiny")
 
 
 def test_downloaded_weights_are_listed_with_their_sizes_and_partial_downloads_are_marked(own_cache):

@@ -16,7 +16,6 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     content, ranges, status = CONTENT, True, 0  # a status other than 0 is sent instead of the file
-    wrong_range = False
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -41,8 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         if status in (200, 206):
             self.send_header("Content-Length", str(len(server.content) - start))
             if status == 206:
-                shown = start + server.wrong_range
-                self.send_header("Content-Range", f"bytes {shown}-{len(server.content) - 1}/{len(server.content)}")
+                self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
         self.end_headers()
         if status in (200, 206):
             self.wfile.write(server.content[start:end])

@@ -74,7 +74,7 @@ def calibrate(images, model, truth, output, overwrite, tables, quiet, **running)
 
 def _show_result(found, before: list[float], progress: Console) -> None:
     """Print how many labels there were, the thresholds before and after, and the quality on these photos."""
-    from ..labels.class_names import shorten
+    from ..spelling import shorten
     from ..student.calibrate import ENOUGH, FEWEST
 
     after = found.checkpoint.thresholds.tolist()

@@ -54,7 +54,7 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
     (difficult objects, empty cells) are ignored. Classes without a positive photo do not count in the mAP.
     """
     from ..labels.class_tree import ClassTree
-    from ..labels.diagnosis import compare_consistency
+    from ..labels.metrics import compare_consistency
     from ..labels.metrics import evaluate as compare
 
     if (labels is None) == (model is None):
@@ -77,7 +77,7 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
             click.echo(printable(f"no positive photo, not in the mAP: {', '.join(found.without_positives)}"), err=True)
         click.echo(f"expected calibration error (ECE): {100 * found.calibration_error:.1f} %", err=True)
     if own is not None:
-        for line in compare_consistency(own, found.truth, ClassTree.of(scores.meta)).summary():
+        for line in compare_consistency(own, found.truth, ClassTree.of(scores.meta)):
             progress.log(line)  # what the hierarchy and the groups of the classes change
     return options.report_skipped(scores.meta.get("skipped", []), None) if model else 0
 
@@ -87,7 +87,7 @@ def _predicted(images, model, progress, running):
     from dataclasses import replace
 
     from ..labels.class_tree import ClassTree
-    from ..labels.diagnosis import consistent_labels
+    from ..labels.metrics import consistent_labels
     from ..student.checkpoint import load_checkpoint
     from ..student.onnx_model import is_onnx
     from ..student.predict import predict

@@ -105,8 +105,7 @@ def _refuse(ctx: click.Context, names, why: str) -> None:
 def _for_tool(table, output, overwrite, progress) -> int:
     from dataclasses import replace
 
-    from ..labels.export import export_labels
-    from ..labels.table import read_labels
+    from ..labels.table import export_labels, read_labels
 
     config = ExportConfig(**{field.name: table[field.name] for field in fields(ExportConfig) if field.name in table})
     labels = read_labels(table["labels"])
@@ -125,9 +124,8 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
 
     from ..files import check_output
     from ..images import find_images
-    from ..labels.thresholds import write_thresholds
-    from ..student.card import hand_over
-    from ..student.checkpoint import load_checkpoint
+    from ..labels.corrections import write_thresholds
+    from ..student.checkpoint import hand_over, load_checkpoint
     from ..student.export import export_onnx
 
     suffix = Path(output).suffix.lower()

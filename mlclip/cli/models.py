@@ -39,21 +39,19 @@ def models(clip, device, **facts):
 
 
 def _by_name() -> str:
-    from ..clip.families import VOC07_OPENAI, VOC07_SOURCE
-    from ..clip.registry import MODELS, is_cached, model_path
+    from ..clip.registry import MODELS, VOC07_SOURCE
 
     rows = []
     for name, entry in MODELS.items():
-        weights = str(model_path(name)) if is_cached(name) else "not downloaded yet; downloaded at first use"
-        voc07 = f"{VOC07_OPENAI[name]:.1f}" if name in VOC07_OPENAI else "–"
-        rows.append([name, f"{entry.approx_mb} MB", f"{entry.resolution} px", voc07, "mit", weights])
+        weights = str(entry.path) if entry.path.is_file() else "not downloaded yet; downloaded at first use"
+        rows.append([name, f"{entry.approx_mb} MB", f"{entry.resolution} px", entry.voc07 or "–", "mit", weights])
     rows.append(["tiny", "included", "64 px", "–", "mit", "a toy: it knows only the drawn scenes of `mlclip demo`"])
     shown = table(["name", "size", "input", "VOC07", "licence", "weights"], rows, right=[1, 2, 3])
     return f"{shown}\n\nVOC07: mAP in % of the plain similarities on VOC 2007, as published in {VOC07_SOURCE}"
 
 
 def _families() -> str:
-    from ..clip.families import FAMILIES, in_hub_cache, restriction
+    from ..clip.registry import FAMILIES, in_hub_cache, restriction
 
     rows = []
     for family in FAMILIES:

@@ -61,7 +61,8 @@ def review(labels, predictions, model, root, corrections, count, form, quiet, **
 
     A model that contradicts labels should not have learned them by heart; the model of --method probe is a good choice.
     """
-    from ..labels.corrections import correct, questions, read_corrections
+    from ..labels.corrections import correct, read_corrections
+    from ..labels.diagnosis import questions
     from ..labels.table import read_labels
 
     if predictions and model:

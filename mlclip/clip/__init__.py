@@ -13,7 +13,8 @@ _NAMES = {
     "model": "CLIP build_clip",
     "load": "load_clip",
     "weights": "read_state_dict",
-    "tokenizer": "tokenize count_tokens",
-    "registry": "MODELS Entry available_models model_path is_cached cached_weights download",
+    "tokenizer": "tokenize",
+    "registry": "MODELS Entry available_models cached_weights",
+    "download": "download",
 }
 __all__, __getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -6,8 +6,7 @@ The json files beside the weights say what no tensor shows: the activation, the 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,19 @@ from ..spelling import one_line
 from .model import ACTIVATIONS, HeadWidths
 from .pixels import IMAGE_MEAN, IMAGE_STD, Pixels
 from .registry import hash_file
-from .tokenizer import END, VOCAB_SIZE, same_merges
+from .tokenizer import END, VOCAB_SIZE
 from .weights import read_state_dict
 
 OPEN_CLIP_CONFIG, CONFIG = "open_clip_config.json", "config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
                      "open_clip_pytorch_model.pth")  # fmt: skip
-HUGGING_FACE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+HUGGING_FACE_WEIGHTS = (
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+)
 DOWNLOAD_AGAIN = "Download the folder again, or pass another one."
-_PART = re.compile(r"(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)")
 
 
 @dataclass(frozen=True)
@@ -49,47 +52,41 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ClipFacts, str]:
     """
     if (folder / "adapter_config.json").is_file():
         raise InputError(f"{folder} holds a LoRA adapter, not a whole CLIP. Merge it into its model first.")
-    own = next((folder / name for name in OPEN_CLIP_WEIGHTS if (folder / name).is_file()), None)
-    if own and (folder / OPEN_CLIP_CONFIG).is_file():
-        facts = _facts(open_clip_facts, folder)
-        state = read_state_dict(own)
-        return {name.removeprefix("text."): tensor for name, tensor in state.items()}, facts, hash_file(own)
-    files = _hugging_face_weights(folder)
-    if files and (folder / CONFIG).is_file():
-        facts = _facts(hugging_face_facts, folder)
-        state, hashes = {}, []
-        for file in files:
-            state |= read_state_dict(file)
-            hashes.append(hash_file(file))
-        sha256 = hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-        return to_our_names(state), facts, sha256
-    raise _incomplete(folder, own or next(iter(files), None))
-
-
-def _facts(read: Callable[[Path], ClipFacts], folder: Path) -> ClipFacts:
-    """The facts that `read` finds. InputError that names the folder for any damage of its json files."""
-    try:
-        return read(folder)
-    except InputError as error:
-        raise error if str(folder) in str(error) else InputError(f"{folder}: {error}. {DOWNLOAD_AGAIN}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = one_line(f"{type(error).__name__}: {error}", 80)
-        raise InputError(f"the json files in {folder} do not describe a CLIP ({reason}). {DOWNLOAD_AGAIN}") from error
-
-
-def _incomplete(folder: Path, weights: Path | None) -> InputError:
-    """Why the folder is not a whole CLIP."""
-    if weights:
-        wanted = OPEN_CLIP_CONFIG if weights.name in OPEN_CLIP_WEIGHTS else CONFIG
-        return InputError(
-            f"{folder} holds weights but no {wanted}, which says how they are used. Download it from the same place, or pass the "
-            f"file {weights} with `clip_activation=gelu` and `clip_pixels=openai`, as they are right for it."
+    files, config = weights_in(folder)
+    if not (folder / config).is_file():
+        raise InputError(
+            f"{folder} holds weights but no {config}, which says how they are used. Download it from the same place, or pass the "
+            f"file {files[0]} with `clip_activation=gelu` and `clip_pixels=openai`, as they are right for it."
         )
-    for config, wanted in ((OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS[0]), (CONFIG, HUGGING_FACE_WEIGHTS[0])):
-        if (folder / config).is_file():
-            return InputError(f"{folder} holds {config} but no weights ({wanted}). Download them from the same place.")
-    return InputError(
-        f"{folder} is a folder without weights of a CLIP. Pass a weight file, a folder that holds one, or a name."
+    try:
+        facts = open_clip_facts(folder) if config == OPEN_CLIP_CONFIG else hugging_face_facts(folder)
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"the json files in {folder} do not describe a CLIP that mlclip can use: {one_line(reason, 300)}. {DOWNLOAD_AGAIN}"
+        ) from error
+    state, hashes = {}, []
+    for file in files:
+        state |= read_state_dict(file)
+        hashes.append(hash_file(file))
+    sha256 = hashes[0] if len(files) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    if config == CONFIG:
+        return to_our_names(state), facts, sha256
+    return {name.removeprefix("text."): tensor for name, tensor in state.items()}, facts, sha256
+
+
+def weights_in(folder: Path) -> tuple[list[Path], str]:
+    """The weight file in a folder, or its parts, and the name of the json file that belongs to it. InputError if there is none."""
+    for name in (*OPEN_CLIP_WEIGHTS, *HUGGING_FACE_WEIGHTS):
+        files = sorted(folder.glob(name))
+        if not files:
+            continue
+        if "*" in name and str(len(files)) != files[0].stem.rpartition("-")[2].lstrip("0"):
+            raise InputError(f"{folder} does not hold all parts of {name}. Download all of them again.")
+        return files, OPEN_CLIP_CONFIG if name in OPEN_CLIP_WEIGHTS else CONFIG
+    raise InputError(
+        f"{folder} is a folder without weights of a CLIP ({OPEN_CLIP_WEIGHTS[0]} or {HUGGING_FACE_WEIGHTS[0]}). Download them from "
+        "the place of its json files, or pass a weight file or a name."
     )
 
 
@@ -97,19 +94,16 @@ def read_json(file: Path) -> dict[str, Any]:
     """The object in a json file. InputError if the file cannot be read or is no such file."""
     try:
         content = parse_json(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}. Check its permissions.") from error
-    except ValueError as error:
-        raise InputError(f"{file} is not json ({str(error)[:80]}). {DOWNLOAD_AGAIN}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as json ({str(error)[:80]}). {DOWNLOAD_AGAIN}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} does not hold an object. {DOWNLOAD_AGAIN}")
     return content
 
 
-def _must_be(file: Path, name: str, value: Any, *allowed: Any) -> None:
+def _must_be(name: str, value: Any, *allowed: Any) -> None:
     if value not in allowed:
-        wanted = " or ".join(map(str, allowed))
-        raise InputError(f"{file}: {name} is {one_line(value, 60)!r}: it must be {wanted}. {DOWNLOAD_AGAIN}")
+        raise InputError(f"{name} is {one_line(value, 60)!r}, and must be {' or '.join(map(str, allowed))}")
 
 
 def _triple(value: Any) -> tuple[float, ...]:
@@ -119,17 +113,9 @@ def _triple(value: Any) -> tuple[float, ...]:
 # open_clip
 
 _PLAIN = {  # settings that OpenAI's encoders have
-    "model": [
-        "embed_dim",
-        "vision_cfg",
-        "text_cfg",
-        "quick_gelu",
-        "custom_text",
-        "init_logit_scale",
-        "init_logit_bias",
-    ],
-    "vision_cfg": ["image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "patch_dropout"],
-    "text_cfg": ["context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"],
+    *("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias"),
+    *("image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "patch_dropout"),
+    *("context_length", "vocab_size", "heads"),
 }
 
 
@@ -138,12 +124,10 @@ def foreign_setting(folder: Path) -> str:
     if not (folder / OPEN_CLIP_CONFIG).is_file():
         return ""
     model = read_json(folder / OPEN_CLIP_CONFIG).get("model_cfg")
-    model = model if isinstance(model, dict) else {}
-    for part, plain in _PLAIN.items():
-        section = model if part == "model" else model.get(part)
-        for name, value in section.items() if isinstance(section, dict) else ():
-            if (name not in plain and value not in (None, False)) or (name == "vocab_size" and value != VOCAB_SIZE):
-                return one_line(f"{name} {value}", 60)
+    sections = [model, model.get("vision_cfg"), model.get("text_cfg")] if isinstance(model, dict) else []
+    for name, value in (item for section in sections if isinstance(section, dict) for item in section.items()):
+        if (name not in _PLAIN and value not in (None, False)) or (name == "vocab_size" and value != VOCAB_SIZE):
+            return one_line(f"{name} {value}", 60)
     return ""
 
 
@@ -153,15 +137,12 @@ def open_clip_facts(folder: Path) -> ClipFacts:
     model = top["model_cfg"]
     vision, text = model["vision_cfg"], model["text_cfg"]
     width, side = text.get("width", 512), vision.get("image_size", 224)
+    side = side[0] if isinstance(side, list) else side
     return ClipFacts(
         activation="quick_gelu" if model.get("quick_gelu") else "gelu",
         heads=HeadWidths(int(vision.get("head_width", 64)), width // text.get("heads", 8)),
         pixels=open_clip_pixels(top.get("preprocess_cfg") or {}),
-        sizes={
-            "image size": side[0] if isinstance(side, list) else side,
-            "embedding size": model["embed_dim"],
-            "text width": width,
-        },
+        sizes={"image size": side, "embedding size": model["embed_dim"], "text width": width},
     )
 
 
@@ -181,52 +162,29 @@ def open_clip_pixels(cfg: Mapping[str, Any]) -> Pixels:
 _TEXT = {"hidden_size": 512, "num_attention_heads": 8, "vocab_size": VOCAB_SIZE, "eos_token_id": END}
 _VISION = {"hidden_size": 768, "num_attention_heads": 12, "image_size": 224}
 _BOTH = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-_TOKENIZERS = ("", "CLIPTokenizer", "CLIPTokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast")
 _RESAMPLE = {3: "bicubic", 2: "bilinear"}  # Pillow's numbers
-
-
-def _hugging_face_weights(folder: Path) -> list[Path]:
-    """The weight file, or the parts that an index names; empty if there are none."""
-    for name in HUGGING_FACE_WEIGHTS:
-        if (folder / name).is_file():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if not index.is_file():
-            continue
-        places = read_json(index).get("weight_map")
-        parts = sorted({str(part) for part in places.values()}) if isinstance(places, dict) else []
-        wrong = [part for part in parts if not _PART.fullmatch(part)]  # a file of another folder is never read
-        missing = [part for part in parts if not (folder / part).is_file()]
-        if wrong or missing or not parts:
-            what = f"{one_line((wrong or missing or ['any part'])[0], 60)}, which {index.name} names"
-            raise InputError(f"{folder} does not hold {what}. Download all of them again.")
-        return [folder / part for part in parts]
-    return []
 
 
 def hugging_face_facts(folder: Path) -> ClipFacts:
     """The facts in the json files of a `CLIPModel` folder. InputError if they describe another model."""
-    file = folder / CONFIG
-    top = read_json(file)
+    top = read_json(folder / CONFIG)
     if top.get("model_type") != "clip" or "CLIPModel" not in (top.get("architectures") or ["CLIPModel"]):
         kind = one_line(f"{top.get('model_type')} {top.get('architectures')}", 60)
         raise InputError(
-            f"{folder} holds another model ({kind}), not a CLIPModel. SigLIP, MetaCLIP 2 and others work in open_clip's format: "
-            "pass hf-hub:OWNER/NAME of such a repository, see `mlclip models`."
+            f"another model ({kind}), not a CLIPModel. SigLIP, MetaCLIP 2 and others work in open_clip's format: pass "
+            "hf-hub:OWNER/NAME of such a repository, see `mlclip models`"
         )
     text, vision = _tower(top, "text_config", _TEXT), _tower(top, "vision_config", _VISION)
-    _must_be(file, "hidden_act", text["hidden_act"], *ACTIVATIONS)
-    _must_be(file, "hidden_act of the vision_config", vision["hidden_act"], text["hidden_act"])
+    _must_be("hidden_act", text["hidden_act"], *ACTIVATIONS)
+    _must_be("hidden_act of the vision_config", vision["hidden_act"], text["hidden_act"])
     for tower in (text, vision):
-        _must_be(file, "layer_norm_eps", tower["layer_norm_eps"], 1e-5)
-    _must_be(file, "vocab_size", text["vocab_size"], VOCAB_SIZE)
-    _must_be(file, "eos_token_id", text["eos_token_id"], END, 2)  # 2 in old files means the largest id
-    _refuse_other_tokenizers(folder)
+        _must_be("layer_norm_eps", tower["layer_norm_eps"], 1e-5)
+    _must_be("vocab_size", text["vocab_size"], VOCAB_SIZE)
+    _must_be("eos_token_id", text["eos_token_id"], END, 2)  # 2 in old files means the largest id
     widths = [tower["hidden_size"] // tower["num_attention_heads"] for tower in (vision, text)]
     sizes = {"image size": vision["image_size"], "embedding size": top.get("projection_dim", 512)}
-    return ClipFacts(
-        text["hidden_act"], HeadWidths(*widths), _pixels(folder), sizes | {"text width": text["hidden_size"]}
-    )
+    sizes["text width"] = text["hidden_size"]
+    return ClipFacts(text["hidden_act"], HeadWidths(*widths), _pixels(folder), sizes)
 
 
 def _tower(top: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,17 +195,6 @@ def _tower(top: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> di
     return tower
 
 
-def _refuse_other_tokenizers(folder: Path) -> None:
-    config, merges = folder / "tokenizer_config.json", folder / "merges.txt"
-    name = str(read_json(config).get("tokenizer_class") or "") if config.is_file() else ""
-    if name not in _TOKENIZERS or (merges.is_file() and not same_merges(merges.read_bytes())):
-        found = one_line(name, 60) if name not in _TOKENIZERS else merges.name
-        raise InputError(
-            f"{folder} has another tokenizer than OpenAI's CLIP ({found}). Use a CLIP with OpenAI's tokenizer, or open_clip's "
-            "version of this model."
-        )
-
-
 def _pixels(folder: Path) -> Pixels | None:
     names = ("preprocessor_config.json", "processor_config.json")
     file = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -255,15 +202,12 @@ def _pixels(folder: Path) -> Pixels | None:
         return None
     top = read_json(file)
     cfg = top.get("image_processor") or top
-    if abs(cfg.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3 or cfg.get("do_rescale") is False:
-        raise InputError(f"{file}: rescale_factor must be 1/255. {DOWNLOAD_AGAIN}")
-    _must_be(file, "resample", cfg.get("resample", 3), *_RESAMPLE)
+    for name in ("do_rescale", "do_normalize"):
+        _must_be(name, cfg.get(name, True), True)
+    _must_be("resample", cfg.get("resample", 3), *_RESAMPLE)
     size = cfg.get("size")
     resize = "squash" if isinstance(size, dict) and "height" in size else "shortest"
-    if cfg.get("do_normalize") is False:
-        mean, std = (0.0,) * 3, (1.0,) * 3
-    else:
-        mean, std = _triple(cfg.get("image_mean") or IMAGE_MEAN), _triple(cfg.get("image_std") or IMAGE_STD)
+    mean, std = _triple(cfg.get("image_mean") or IMAGE_MEAN), _triple(cfg.get("image_std") or IMAGE_STD)
     return Pixels(mean, std, _RESAMPLE[cfg.get("resample", 3)], resize)
 
 

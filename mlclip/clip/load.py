@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,8 @@ from torch import Tensor
 from ..config import InputError
 from ..progress import SILENT, Progress
 from ..spelling import did_you_mean
+from .download import download
 from .encoders import HEAD_WIDTH, WIDE_HEADS, ModifiedResNet
-from .families import licence_of_folder, restriction
 from .folders import ClipFacts, foreign_setting, read_folder
 from .model import CLIP, HeadWidths, build_clip
 from .open_clip_model import OWN, load_open_clip
@@ -25,18 +26,26 @@ from .registry import (
     TINY,
     TINY_FILE,
     available_models,
-    download,
     find_name,
     hash_file,
     is_open_clip_name,
+    licence_of_folder,
+    restriction,
 )
 from .tokenizer import VOCAB_SIZE
-from .weights import GET_AGAIN, read_state_dict
+from .weights import read_state_dict
 
 if TYPE_CHECKING:
     from .open_clip_model import OpenClipModel
 
-OPENAI_HASHES = {entry.sha256 for entry in MODELS.values()}
+INSTALL = 'Run `pip install "mlclip[open_clip]"` and pass'
+_FOREIGN = {  # names of tensors -> what they are, if not a CLIP in OpenAI's layout
+    r"lora_": "a LoRA adapter, not a whole CLIP. Merge it into its model first",
+    r"^(text|vision)_model\.": "a Hugging Face file. Pass the folder that it is in, with its config.json and "
+    "preprocessor_config.json",
+    r"^visual\.(attn_pool\.probe|trunk\.)|^text\.transformer\.embeddings": "a model that only open_clip builds, such as SigLIP or "
+    f"PE-Core. {INSTALL} local-dir:DIR of the folder with its open_clip_config.json, or open_clip:NAME/TAG, see `mlclip models`",
+}
 
 
 def load_clip(
@@ -87,11 +96,22 @@ def load_clip(
 
 
 def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offline: bool, progress: Progress) -> CLIP:
-    path, name, sha256 = _locate(asked, offline, progress)
+    name = find_name(asked)
+    if name in MODELS:
+        path, sha256 = download(MODELS[name], progress=progress, offline=offline), MODELS[name].sha256
+    else:
+        path = TINY_FILE if name == TINY else Path(asked)
+        if not path.is_file():
+            hint, names = did_you_mean(asked, available_models()), ", ".join(available_models())
+            raise InputError(
+                f"{path} is neither a file nor a folder nor a known CLIP.{hint} Known names: {names}, and open_clip:NAME/TAG; see "
+                "`mlclip models`."
+            )
+        sha256 = hash_file(path)
+    name = name or str(path)
     progress.detail(f"reading the weights of CLIP {name} from {path}")
     state = read_state_dict(path)
-    _refuse_foreign_tensors(state, path)
-    openai = sha256 in OPENAI_HASHES or (TINY_FILE.is_file() and sha256 == hash_file(TINY_FILE))
+    openai = sha256 in {entry.sha256 for entry in MODELS.values()} or sha256 == hash_file(TINY_FILE)
     if not openai and not (activation and pixels):
         what = [*([] if activation else ["activation quick_gelu"]), *([] if pixels else ["OpenAI's pixels"])]
         progress.log(
@@ -105,17 +125,10 @@ def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offlin
 
 
 def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, progress: Progress) -> CLIP:
-    try:
-        state, facts, sha256 = read_folder(folder)
-    except OSError as error:
-        raise InputError(f"cannot read {folder}: {error.strerror}. Check its permissions.") from error
-    _refuse_foreign_tensors(state, folder)
-    if activation and activation != facts.activation:
-        progress.log(
-            f"warning: the json in {folder} says {facts.activation}; {activation} is used, as `clip_activation` says"
-        )
-    if pixels and facts.pixels and not pixels.same_as(facts.pixels):
-        progress.log(f"warning: the json in {folder} says pixels of {facts.pixels}; those of `clip_pixels` are used")
+    state, facts, sha256 = read_folder(folder)
+    for name, said, asked in (("activation", facts.activation, activation), ("pixels", facts.pixels, pixels)):
+        if said and asked and str(said) != str(asked):
+            progress.log(f"warning: the json in {folder} says {name} {said}; `clip_{name}` is used: {asked}")
     if not (pixels or facts.pixels):
         progress.log(
             f"warning: {folder} holds no preprocessor_config.json: OpenAI's pixels are assumed. Download it from the same place, "
@@ -126,16 +139,16 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
     model.name, model.sha256, model.licence = str(folder), sha256, licence_of_folder(folder)
     is_resnet = isinstance(model.visual, ModifiedResNet)
     usual = HEAD_WIDTH if is_resnet else WIDE_HEADS.get(model.visual.class_embedding.numel(), HEAD_WIDTH)
-    if facts.heads != (
-        usual,
-        HEAD_WIDTH,
-    ):  # then these tensors give other embeddings than the same file without the folder
+    if facts.heads != (usual, HEAD_WIDTH):  # then the same file without the folder gives other embeddings
         model.sha256 = hashlib.sha256(f"{sha256} {tuple(facts.heads)}".encode()).hexdigest()
     return model
 
 
-def _built(state: dict, facts: ClipFacts, path: Path) -> CLIP:
-    """The CLIP of these tensors. InputError if they do not fit together or do not fit the facts."""
+def _built(state: Mapping[str, Tensor], facts: ClipFacts, path: Path) -> CLIP:
+    """The CLIP of these tensors. InputError if they are of a known other kind, do not fit together, or do not fit the facts."""
+    for pattern, what in _FOREIGN.items():
+        if any(re.search(pattern, name) for name in state):
+            raise InputError(f"{path} holds {what}.")
     try:
         model = build_clip(state, facts.activation, facts.heads)
     except InputError as error:
@@ -153,52 +166,5 @@ def _built(state: dict, facts: ClipFacts, path: Path) -> CLIP:
             f"{path} was trained with a vocabulary of {model.vocab_size} tokens, but CLIP's has {VOCAB_SIZE}. "
             "Use weights trained with CLIP's tokenizer, or open_clip's version of this model."
         )
-    for name, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
-            raise InputError(f"{path} holds NaN or infinite numbers in {name}. {GET_AGAIN}")
     model.pixels = facts.pixels
     return model
-
-
-def _locate(asked: str, offline: bool, progress: Progress) -> tuple[Path, str, str]:
-    """Path, name and sha256 of the weight file. The file is hashed only once."""
-    name = find_name(asked)
-    if name in MODELS:
-        return download(MODELS[name], progress=progress, offline=offline), name, MODELS[name].sha256
-    path = TINY_FILE if name == TINY else Path(asked)
-    if name == TINY and not path.is_file():
-        raise InputError(f"{path} is missing, so the CLIP `tiny` cannot be loaded. Install mlclip again.")
-    if not path.is_file():
-        hint = did_you_mean(asked, available_models())
-        raise InputError(
-            f"{asked} is neither a file nor a folder nor a known CLIP.{hint} Known names: {', '.join(available_models())}, and "
-            "open_clip:NAME/TAG; see `mlclip models`."
-        )
-    try:
-        return path, name or str(path), hash_file(path)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
-
-
-def _refuse_foreign_tensors(state: Mapping[str, Tensor], path: Path) -> None:
-    """InputError that says what the tensors are if they are of a known kind that is not a CLIP in OpenAI's layout."""
-
-    def has(*starts: str) -> bool:
-        return any(name.startswith(starts) for name in state)
-
-    install = 'Run `pip install "mlclip[open_clip]"` and pass'
-    kinds = {
-        "a LoRA adapter, not a whole CLIP. Merge it into its model first": any("lora_" in name for name in state),
-        f"a PE-Core. {install} open_clip:PE-Core-B-16/meta, or the other size": has("visual.attn_pool.probe"),
-        f"a model with an image encoder of timm. {install} local-dir:DIR of the folder with its open_clip_config.json, or "
-        "open_clip:NAME/TAG": has("visual.trunk."),
-        "a Hugging Face file. Pass the folder that it is in, with its config.json and preprocessor_config.json": has(
-            "text_model.", "vision_model."
-        ),
-        "only the image encoder of a CLIP. Use the file of the whole model": "visual.conv1.weight" in state
-        and not has("token_embedding.weight", "text."),
-        f"a CLIP with a text encoder of Hugging Face. {install} open_clip:NAME/TAG": has("text.transformer.embeddings"),
-    }
-    for what, found in kinds.items():
-        if found:
-            raise InputError(f"{path} holds {what}.")

@@ -16,11 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..config import InputError
-from .encoders import HEAD_WIDTH, AttentionPool, ModifiedResNet, Transformer, VisionTransformer
-from .pixels import IMAGE_MEAN, IMAGE_STD, OPENAI
+from .encoders import HEAD_WIDTH, ModifiedResNet, Transformer, VisionTransformer
+from .pixels import OPENAI
 from .tokenizer import tokenize
-
-__all__ = ["ACTIVATIONS", "CLIP", "IMAGE_MEAN", "IMAGE_STD", "AttentionPool", "ModifiedResNet", "build_clip"]
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}  # other entries of checkpoints
@@ -99,8 +97,6 @@ def _build_empty(state: Mapping[str, Tensor], activation: str, heads: HeadWidths
     if "visual.proj" in state:
         patch = state["visual.conv1.weight"].shape[3]
         side = math.isqrt(len(state["visual.positional_embedding"]))
-        if not side:
-            raise ValueError("visual.positional_embedding is empty")
         size = _transformer_size(state, "visual.transformer.resblocks.")
         visual, resolution = VisionTransformer(side, patch, size, embed_dim, activation, heads.image), side * patch
     else:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import InputError
-from .families import licence_of_folder, licence_of_tag
-from .folders import HUGGING_FACE_WEIGHTS, OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, open_clip_pixels, read_json
-from .registry import BUILT_IN, FOLDER, HUB
+from .folders import open_clip_pixels, weights_in
+from .registry import BUILT_IN, FOLDER, HUB, licence_of_folder, licence_of_tag
 from .weights import read_state_dict
 
 OWN = "own"  # the activation: what the model's configuration says
@@ -103,22 +101,13 @@ def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:
             import open_clip
     except ImportError as error:
         raise InputError(f"this teacher needs the package open_clip, which is not installed. {INSTALL}") from error
-    rest = name.split(":", 1)[1]
-    if name.startswith(FOLDER) and "model_cfg" not in read_json(Path(rest) / OPEN_CLIP_CONFIG):
-        raise InputError(f"{Path(rest) / OPEN_CLIP_CONFIG} has no model_cfg. Download it again.")
-    source, tag = (rest.rsplit("/", 1) if "/" in rest else (rest, "")) if name.startswith(BUILT_IN) else (name, "")
+    source, tag = name, ""
     if name.startswith(BUILT_IN):
-        known = open_clip.list_models()
-        if source not in known:
-            raise InputError(
-                f"open_clip knows no model {source!r}. `open_clip.list_models()` lists {len(known)} names."
-            )
+        source, _, tag = name.removeprefix(BUILT_IN).rpartition("/")
         tags = open_clip.list_pretrained_tags_by_model(source)
         if tag.lower().replace("-", "_") not in tags:
-            raise InputError(
-                f"open_clip has no weights {tag!r} of {source}. Write {BUILT_IN}{source}/TAG with one of "
-                f"{', '.join(tags) or '(none)'}."
-            )
+            known = f"one of {', '.join(tags)}" if tags else "names of `open_clip.list_pretrained()`"
+            raise InputError(f"open_clip has no weights {tag!r} of {source!r}. Write {BUILT_IN}NAME/TAG with {known}.")
     try:
         with _quietly(offline):
             model, tokenizer, path = _build(open_clip, source, tag)
@@ -152,13 +141,7 @@ def _build(open_clip: ModuleType, source: str, tag: str) -> tuple[nn.Module, Any
     elif source.startswith(HUB):
         path = download_pretrained_from_hf(source.removeprefix(HUB))
     else:
-        folder = Path(source.removeprefix(FOLDER))
-        names = (*OPEN_CLIP_WEIGHTS, *HUGGING_FACE_WEIGHTS)
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
-        if path is None:
-            raise InputError(
-                f"{folder} holds {OPEN_CLIP_CONFIG} but no weights ({OPEN_CLIP_WEIGHTS[0]}). Download them from the same place."
-            )
+        (path, *_), _ = weights_in(Path(source.removeprefix(FOLDER)))
     model = open_clip.create_model(source, load_weights=False, pretrained_text=False, **more)
     return model, open_clip.get_tokenizer(source), Path(path)
 
@@ -175,15 +158,11 @@ def _with_weights(model: nn.Module, path: Path, name: str) -> nn.Module:
         if scalar in state and getattr(model, scalar, None) is not None:
             state[scalar] = state[scalar].reshape(getattr(model, scalar).shape)
     known = model.state_dict()
-    state = {key: tensor for key, tensor in state.items() if key in known or not key.endswith("position_ids")}
     try:
-        model.load_state_dict(state)
+        model.load_state_dict({key: t for key, t in state.items() if key in known or not key.endswith("position_ids")})
     except RuntimeError as error:
         reason = (str(error).splitlines()[1:2] or [str(error)])[0].strip()[:200]
         raise InputError(f"{path} does not hold the weights of {name} ({reason}). Download them again.") from error
-    bad = next((key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()), None)
-    if bad:
-        raise InputError(f"{path} holds NaN or infinite numbers in {bad}. Download the file again, or use another one.")
     return model
 
 
@@ -200,18 +179,10 @@ def _quietly(offline: bool) -> Iterator[None]:
     """Without open_clip's log lines, which report the missing weights that we load ourselves; without a network, if `offline`."""
     from huggingface_hub import constants
 
-    root, handler, disabled = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
-    root.addHandler(handler)  # else the first line would install one that prints
-    logging.disable(logging.ERROR)
-    before = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
-    if offline:
-        os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        constants.HF_HUB_OFFLINE = before[1]
-        os.environ.pop("HF_HUB_OFFLINE", None) if before[0] is None else os.environ.update(HF_HUB_OFFLINE=before[0])
-        logging.disable(disabled)
-        root.removeHandler(handler)
+    with warnings.catch_warnings(), ExitStack() as at_end:
+        warnings.simplefilter("ignore")
+        at_end.callback(logging.disable, logging.root.manager.disable)
+        logging.disable(logging.ERROR)
+        at_end.callback(setattr, constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
+        constants.HF_HUB_OFFLINE = offline or constants.HF_HUB_OFFLINE
+        yield

@@ -1,32 +1,24 @@
-"""The published CLIP weights that have a name: their files in the cache, and how they are downloaded. No torch.
+"""The teachers that have a name: OpenAI's nine weight files, the families that are loaded in other ways, and their licences.
 
-A download is resumable, checked, and never incomplete at its final path.
+No torch, no network: `download.py` gets the files.
 """
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
-import time
-import urllib.error
-import urllib.request
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import InputError
-from ..files import cache_folder, file_lock
-from ..progress import SILENT, Progress
-from ..spelling import did_you_mean
+from ..files import cache_folder
 
 TINY = "tiny"  # a toy model that is part of the package, for trying mlclip
 TINY_FILE = Path(__file__).with_name("tiny.pt")
 BUILT_IN, HUB, FOLDER = "open_clip:", "hf-hub:", "local-dir:"  # how the names start that open_clip loads
 PART_SUFFIX = ".part"  # of an unfinished download
-CHUNK = 1 << 20  # bytes
-TIMEOUT = 30.0  # seconds without data
-FAILURES = 4  # attempts in a row without new data
-PAUSE = 1.0  # seconds before the second attempt, twice as long before the third ...
+VOC07_SOURCE = "LAION's CLIP_benchmark, benchmark/benchmark.csv, voc2007_multilabel"
 
 
 @dataclass(frozen=True)
@@ -38,6 +30,7 @@ class Entry:
     sha256: str
     approx_mb: int  # approximate size in 10⁶ bytes, only for display
     resolution: int  # side in pixels of the square training images
+    voc07: str = ""  # mAP in percent of raw cosines, from VOC07_SOURCE
 
     @property
     def path(self) -> Path:
@@ -45,9 +38,10 @@ class Entry:
         return cache_folder() / self.url.rsplit("/", 1)[-1]
 
 
-def _openai(name: str, sha256: str, approx_mb: int, resolution: int) -> Entry:
+def _openai(name: str, sha256: str, approx_mb: int, resolution: int, voc07: str = "") -> Entry:
     file = name.replace("/", "-").replace("@", "-") + ".pt"
-    return Entry(name, f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}", sha256, approx_mb, resolution)
+    url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
+    return Entry(name, url, sha256, approx_mb, resolution, voc07)
 
 
 _ENTRIES = (
@@ -56,10 +50,10 @@ _ENTRIES = (
     _openai("RN50x4", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd", 422, 288),
     _openai("RN50x16", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa", 661, 384),
     _openai("RN50x64", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c", 1354, 448),
-    _openai("ViT-B/32", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", 354, 224),
-    _openai("ViT-B/16", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f", 351, 224),
-    _openai("ViT-L/14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", 933, 224),
-    _openai("ViT-L/14@336px", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02", 934, 336),
+    _openai("ViT-B/32", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", 354, 224, "76.0"),
+    _openai("ViT-B/16", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f", 351, 224, "78.9"),
+    _openai("ViT-L/14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", 933, 224, "79.0"),
+    _openai("ViT-L/14@336px", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02", 934, 336, "80.4"),
 )
 MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 
@@ -80,18 +74,16 @@ def is_open_clip_name(name: str) -> bool:
     return name.startswith((BUILT_IN, HUB, FOLDER))
 
 
-def model_path(name: str) -> Path:
-    """The path of the weight file of a registered name; the file may not exist. InputError for any other name."""
-    known = find_name(name)
-    if known is None:
-        hint = did_you_mean(name, available_models())
-        raise InputError(f"{name} is not a known CLIP.{hint} Choose one of {', '.join(available_models())}.")
-    return TINY_FILE if known == TINY else MODELS[known].path
-
-
-def is_cached(name: str) -> bool:
-    """Whether the weight file of a registered name exists. Its content is not checked."""
-    return model_path(name).is_file()
+def hash_file(path: Path) -> str:
+    """The sha256 of a file as 64 hexadecimal digits. InputError if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -105,141 +97,104 @@ class CachedWeights:
 
 
 def cached_weights() -> list[CachedWeights]:
-    """The downloaded weight files in the cache, in the order of `available_models()`. Their content is not checked.
+    """The downloaded weight files in the cache, in the order of `available_models()`. Their content is not checked."""
+    found = []
+    for entry in MODELS.values():
+        for suffix in ("", PART_SUFFIX):
+            path = entry.path.with_name(entry.path.name + suffix)
+            if path.is_file():
+                found.append(CachedWeights(entry.name, path, path.stat().st_size, complete=not suffix))
+    return found
 
-    The toy model `tiny` is not in the cache: it is part of the package.
+
+# Other families
+
+
+@dataclass(frozen=True)
+class Family:
+    """Weights of one kind: `clip` is what the option --clip takes, `repositories` are how their names start on Hugging Face."""
+
+    name: str
+    sizes: str
+    clip: str
+    licence: str
+    voc07: str = ""  # mAP in percent of raw cosines, from VOC07_SOURCE
+    repositories: tuple[str, ...] = ()
+
+
+FAMILIES = (
+    Family("LAION-2B", "B/32 B/16 L/14 H/14 g/14 bigG/14", "DIR", "mit", "B/32 79.6, L/14 82.0, H/14 80.1, g/14 80.7",
+           ("laion/CLIP-ViT-",)),
+    Family("LAION-400M", "B/32 B/16 L/14", "DIR", "mit", "B/32 76.2, B/16 78.4, L/14 78.5", ("timm/vit_base_patch32_clip_224.laion400m",)),
+    Family("DataComp, CommonPool", "B/32 B/16 L/14", "DIR", "mit", "", ("laion/CLIP-ViT-B-32-DataComp", "laion/CLIP-ViT-L-14-DataComp")),
+    Family("DFN", "B/16 L/14 H/14", "DIR", "apple-amlr", "", ("apple/DFN",)),
+    Family("MetaCLIP 1", "B/32 B/16 L/14 H/14 bigG/14", "DIR", "cc-by-nc-4.0", "", ("facebook/metaclip-",)),
+    Family("Hugging Face's CLIPModel", "any with OpenAI's tokenizer", "DIR", "its README.md", "", ("openai/clip-",)),
+    Family("PE-Core", "T S B L G", "open_clip:PE-Core-B-16/meta", "apache-2.0", "", ("timm/PE-Core", "facebook/PE-Core")),
+    Family("SigLIP, SigLIP 2", "B L SO400M gopt", "open_clip:ViT-B-16-SigLIP2/webli", "apache-2.0", "", ("timm/ViT-",)),
+    Family("MetaCLIP 2", "H/14 bigG/14", "open_clip:ViT-H-14-worldwide/metaclip2_worldwide", "cc-by-nc-4.0", "",
+           ("timm/vit_huge_patch14_clip_224.metaclip2",)),
+    Family("EVA-02", "B/16 L/14 E/14", "open_clip:EVA02-L-14/merged2b_s4b_b131k", "mit", "", ("timm/eva02_",)),
+    Family("MobileCLIP 1, 2", "S0 to S4, B, L/14", "open_clip:MobileCLIP2-S2/dfndr2b", "apple-amlr", "",
+           ("timm/MobileCLIP", "apple/MobileCLIP")),
+)  # fmt: skip
+
+
+def in_hub_cache(family: Family) -> list[str]:
+    """The repositories of a family in Hugging Face's cache, such as "timm/ViT-B-16-SigLIP2". Their content is not checked."""
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    folder = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
+    names = (file.name.removeprefix("models--").replace("--", "/", 1) for file in folder.glob("models--*"))
+    return sorted(name for name in names if name.startswith(family.repositories))
+
+
+# Licences
+
+README = "README.md"
+LARGEST_HEADER = 64 << 10  # bytes of a README.md that are searched
+RESEARCH_ONLY = ("apple-amlr", "apple-ascl", "apple-sample-code-license", "apple-aimv2")
+_LICENCE = re.compile(r"^license(?:_name)?:\s*['\"]?([\w.+-]+)", re.MULTILINE)
+
+# Of the tags of open_clip's weights, by how they start; the first that fits counts.
+TAG_LICENCES = {
+    "openai": "mit",
+    "laion": "mit",
+    "datacompdr": "apple-amlr",
+    "datacomp1b": "apache-2.0",
+    "datacomp": "mit",
+    "commonpool": "mit",
+    "dfndr": "apple-amlr",
+    "dfn": "apple-amlr",
+    "metaclip": "cc-by-nc-4.0",
+    "webli": "apache-2.0",
+    "merged2b": "mit",
+    "meta": "apache-2.0",
+}
+
+
+def licence_of_folder(folder: Path) -> str:
+    """The licence in the header of the README.md of a folder, as on Hugging Face, such as "mit"; "" if it has none."""
+    try:
+        with open(folder / README, "rb") as file:
+            text = file.read(LARGEST_HEADER).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    header = text.split("---")[1] if text.startswith("---") else ""
+    found = [name.lower() for name in _LICENCE.findall(header)]
+    return next((name for name in found if name != "other"), found[0] if found else "")
+
+
+def licence_of_tag(tag: str) -> str:
+    """The licence of weights by the tag that open_clip gives them; "" if it is not known."""
+    return next((licence for start, licence in TAG_LICENCES.items() if tag.lower().startswith(start)), "")
+
+
+def restriction(licence: str) -> str | None:
+    """What a licence forbids, in words; None if it is free or not known.
+
+    >>> restriction("cc-by-nc-4.0")
+    'not for commercial use'
     """
-    files = [(entry, suffix) for entry in MODELS.values() for suffix in ("", PART_SUFFIX)]
-    paths = [(entry.name, entry.path.with_name(entry.path.name + suffix), not suffix) for entry, suffix in files]
-    return [CachedWeights(name, path, path.stat().st_size, whole) for name, path, whole in paths if path.is_file()]
-
-
-# Downloading
-
-
-class _BrokenError(Exception):
-    """The connection ended before the file was complete. Another attempt may help."""
-
-
-def hash_file(path: Path) -> str:
-    """The sha256 of a file as 64 hexadecimal digits. The file is read in chunks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False) -> Path:
-    """The path of the entry's file in the cache. Downloads it if it is missing, and always checks its sha256.
-
-    A broken download leaves `<file>.part` and continues from there the next time. With several processes, one downloads
-    and the others wait (they do not wait if the system or the file system has no locks). `offline=True` never uses the
-    network. Raises InputError for a wrong hash, no network, a cache that is not writable, or a missing file while offline.
-    """
-    path = entry.path
-    if path.is_file():
-        return _checked(path, entry)
-    if offline:
-        raise InputError(
-            f"CLIP {entry.name} is not in the cache, and `offline=True` forbids downloads. Download {entry.url} to {path}."
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        waiting = f"another process is downloading {path}: waiting for it"
-        with file_lock(path.with_name(path.name + ".lock"), if_held=lambda: progress.log(waiting)):
-            if path.is_file():  # another process was faster
-                return _checked(path, entry)
-            _fetch(entry, path.with_name(path.name + PART_SUFFIX), progress)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}. Free some space, or set MLCLIP_CACHE to another folder."
-        ) from error
-    return path
-
-
-def _checked(path: Path, entry: Entry) -> Path:
-    try:
-        found = hash_file(path)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
-    if found != entry.sha256:
-        raise InputError(
-            f"{path} is truncated or not the file of CLIP {entry.name}: its sha256 is {found}, "
-            f"expected {entry.sha256}. Delete it, and mlclip downloads it again."
-        )
-    return path
-
-
-def _fetch(entry: Entry, part: Path, progress: Progress) -> None:
-    """Download to `part`, check it, and move it to its final path. Gives up after FAILURES attempts without new data."""
-    failures = 0
-    while True:
-        before = _size(part)
-        try:
-            _transfer(entry, part, progress)
-            break
-        except _BrokenError as error:
-            failures = 1 if _size(part) > before else failures + 1
-            if failures == FAILURES:
-                raise InputError(
-                    f"cannot download {entry.url} ({error}). Try again later to continue from {_size(part)} bytes, "
-                    f"or copy the file to {entry.path} by hand."
-                ) from error
-            progress.log(f"the download of {entry.name} was interrupted ({error}): trying again")
-        time.sleep(PAUSE * failures)
-    found = hash_file(part)
-    if found != entry.sha256:
-        part.unlink()
-        raise InputError(
-            f"{entry.url} has the sha256 {found}, expected {entry.sha256}. The download was deleted. "
-            f"Try again, or copy the right file to {entry.path} by hand."
-        )
-    os.replace(part, entry.path)
-
-
-def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
-
-
-def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
-    """One attempt: request the missing bytes of `part` and append them, or write the complete file if the server sends it."""
-    start = _size(part)
-    headers = {"User-Agent": "mlclip"} | ({"Range": f"bytes={start}-"} if start else {})
-    try:
-        response = urllib.request.urlopen(urllib.request.Request(entry.url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416 and start:  # the server has no more bytes than we have
-            if hash_file(part) == entry.sha256:
-                return
-            part.unlink()
-            raise _BrokenError("the partial file did not match; starting over") from error
-        if error.code >= 500 or error.code in (408, 429):
-            raise _BrokenError(f"HTTP status {error.code}") from error
-        raise InputError(
-            f"{entry.url} returned HTTP status {error.code}. Copy the file to {entry.path} by hand."
-        ) from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(getattr(error, "reason", None) or error or type(error).__name__) from error
-    with response:
-        if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            part.unlink()
-            raise _BrokenError("the server sent a different part than requested")
-        start = start if response.status == 206 else 0
-        total = start + int(response.headers.get("Content-Length") or 0)
-        bar = progress.bar(f"downloading {entry.name}", total, unit="B", done=start)
-        with bar as progress, open(part, "ab" if start else "wb") as file:
-            while chunk := _read(response):
-                file.write(chunk)
-                progress.update(len(chunk))
-    if _size(part) < total:
-        raise _BrokenError(f"the connection ended after {_size(part)} of {total} bytes")
-
-
-def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next bytes; errors of the network, unlike those of the disk, are a _BrokenError."""
-    try:
-        return response.read(CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(error or type(error).__name__) from error
+    if licence in RESEARCH_ONLY:
+        return "for research only"
+    return "not for commercial use" if "-nc" in licence else None

@@ -39,21 +39,10 @@ def byte_letters() -> list[str]:
     return [chr(byte if byte in visible else next(spare)) for byte in range(256)]
 
 
-def _merges() -> list[tuple[str, ...]]:
-    lines = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8").split("\n")
-    return [tuple(line.split()) for line in lines[1 : 1 + MERGES]]  # the first line is a header
-
-
-def same_merges(content: bytes) -> bool:
-    """Whether the content of a `merges.txt` is CLIP's: the same merges in the same order, with or without a header."""
-    lines = content.decode("utf-8", "replace").split("\n")
-    lines = lines[1:] if lines[0].startswith("#version") else lines
-    return [tuple(line.split()) for line in lines if line.strip()] == _merges()
-
-
 @lru_cache(maxsize=1)
 def _vocabulary() -> Vocabulary:
-    pairs = _merges()
+    lines = gzip.decompress(VOCABULARY.read_bytes()).decode("utf-8").split("\n")
+    pairs = [tuple(line.split()) for line in lines[1 : 1 + MERGES]]  # the first line is a header
     letters = byte_letters()
     pieces = sorted(letters) + [letter + WORD_END for letter in sorted(letters)] + ["".join(pair) for pair in pairs]
     return Vocabulary(letters, {piece: n for n, piece in enumerate(pieces)}, {pair: n for n, pair in enumerate(pairs)})
@@ -99,11 +88,6 @@ def _encode(text: str) -> list[int]:
 
     words = regex.findall(WORDS, clean(text), regex.IGNORECASE)
     return [START, *(number for word in words for number in _encode_word(word)), END]
-
-
-def count_tokens(text: str) -> int:
-    """The number of tokens of `text`, including the start and end tokens; at least 2."""
-    return len(_encode(text))
 
 
 def tokenize(texts: list[str] | str, context_length: int = 77) -> LongTensor:

@@ -22,7 +22,7 @@ from ..config import InputError
 from ..plain import RefusedError, read_torch
 
 GET_AGAIN = "Download the file again, or use another one."
-MOST_MODULES, DEEPEST = 20_000, 50  # in a tree; the largest CLIP has about 1,000
+MASK = "attn_mask"  # in OpenAI's files, with -inf; not a weight
 DTYPES = {
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -41,30 +41,28 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weight file by dotted name, as stored: OpenAI's TorchScript archives, `torch.save`, `.safetensors`.
 
     A state dict under "state_dict" or "model" is found, and a prefix "module." is removed. Raises InputError if the file cannot
-    be read or holds no tensors.
+    be read, holds no tensors, or holds NaN or infinite numbers.
     """
     path = Path(path)
     try:
         with open(path, "rb") as file:
             head = file.read(512)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {path}: {reason}. Pass a weight file.") from error
-    try:
         tensors = _tensors(path, head)
         if not all(name.isprintable() for name in tensors):  # messages may show them
             raise RefusedError("names a tensor with control characters")
+        for name, tensor in tensors.items():
+            if not name.endswith(MASK) and not tensor.isfinite().all():
+                raise RefusedError(f"holds NaN or infinite numbers in {name}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {path}: {reason}. Pass a weight file.") from error
     except RefusedError as error:
         raise InputError(f"{path} {error}. {GET_AGAIN}") from error
-    if not tensors:
-        raise InputError(f"{path} holds no tensors. {GET_AGAIN}")
     return tensors
 
 
 def _tensors(path: Path, head: bytes) -> dict[str, Tensor]:
     """The tensors of a file that starts with the bytes `head`, by the reader of its format."""
-    if not head:
-        raise RefusedError("is empty")
     if head.startswith(b"version https://git-lfs"):
         raise RefusedError("is a Git LFS pointer, not the weights. Run `git lfs pull`")
     if head.lstrip().startswith((b"<", b"{")):
@@ -80,9 +78,10 @@ def _tensors(path: Path, head: bytes) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping):
-        raise RefusedError(f"holds a {type(content).__name__}, not a dict of named tensors")
-    named = {k: value.detach() for k, value in content.items() if isinstance(k, str) and isinstance(value, Tensor)}
+    items = content.items() if isinstance(content, Mapping) else ()
+    named = {k: value.detach() for k, value in items if isinstance(k, str) and isinstance(value, Tensor)}
+    if not named:
+        raise RefusedError("holds no tensors with names")
     if all(name.startswith("module.") for name in named):
         named = {name.removeprefix("module."): value for name, value in named.items()}
     return named
@@ -132,9 +131,8 @@ class _ArchiveUnpickler(pickle.Unpickler):
         _, dtype, key, _, numel = found
         if key not in self._storages:
             data = bytearray(self._archive.read(f"{self._folder}/data/{key}"))  # zipfile compares the checksum
-            self._storages[key] = (
-                torch.frombuffer(data, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
-            )
+            empty = torch.empty(0, dtype=dtype)
+            self._storages[key] = torch.frombuffer(data, dtype=dtype, count=numel) if numel else empty
         return self._storages[key]
 
 
@@ -144,30 +142,20 @@ def _from_archive(path: Path) -> dict[str, Tensor] | None:
         if not zipfile.is_zipfile(path):
             return None
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            folder = next((name.split("/")[0] for name in names if name.endswith("/constants.pkl")), None)
-            if folder is None:
-                return None
-            if f"{folder}/byteorder" in names and archive.read(f"{folder}/byteorder") != b"little":
-                raise RefusedError("was written on a big-endian machine, which is not supported")
-            return _named(_ArchiveUnpickler(archive, folder).load())
+            folder = next((name.split("/")[0] for name in archive.namelist() if name.endswith("/constants.pkl")), None)
+            return _named(_ArchiveUnpickler(archive, folder).load()) if folder else None
     except RefusedError:
         raise
-    except Exception as error:  # a damaged file may raise anything
+    except Exception as error:  # a damaged file may raise anything; modules that contain themselves, a RecursionError
         raise RefusedError(f"is truncated or damaged ({type(error).__name__}: {error})") from error
 
 
-def _named(root: SimpleNamespace) -> dict[str, Tensor]:
+def _named(module: SimpleNamespace, prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a tree of modules by dotted name."""
-    named, waiting, visited = {}, [("", root)], 0
-    while waiting:
-        prefix, module = waiting.pop()
-        visited += 1
-        if visited > MOST_MODULES or prefix.count(".") > DEEPEST:
-            raise RefusedError("holds endlessly nested modules")
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor):
-                named[f"{prefix}{name}"] = value
-            elif isinstance(value, SimpleNamespace):
-                waiting.append((f"{prefix}{name}.", value))
+    named = {}
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            named[f"{prefix}{name}"] = value
+        elif isinstance(value, SimpleNamespace):
+            named |= _named(value, f"{prefix}{name}.")
     return named

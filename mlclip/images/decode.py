@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from .shards import locate
-from .signatures import AVIF_BRANDS, HEIF_BRANDS, brand, explain
 
 MAX_PIXELS = 178_000_000  # a larger photo is refused when its header is read; slightly below Pillow's own limit
 MAX_BYTES = 2**30
@@ -38,6 +37,14 @@ TURNS = {  # EXIF orientation -> the transpose that turns the photo upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+AVIF_BRANDS = (b"avif", b"avis")
+# how files begin, in lower case
+_PICTURES = {b"\xff\xd8": "JPEG", b"\x89png": "PNG", b"gif8": "GIF", b"bm": "BMP", b"ii*\0": "TIFF", b"mm\0*": "TIFF",
+             b"riff": "WebP"}  # fmt: skip
+_OTHERS = {b"<!doctype html": "HTML", b"<html": "HTML", b"<?xml": "XML", b"<svg": "SVG", b"{": "JSON", b"%pdf": "PDF",
+           b"%!ps": "PostScript", b"pk\3\4": "a zip archive"}  # fmt: skip
 
 # what Pillow raises for damaged files
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError,
@@ -62,7 +69,7 @@ def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> 
         try:
             return _decode(data, smallest)
         except UnidentifiedImageError as error:
-            raise Unreadable(explain(data, _formats_for(data))) from error
+            raise Unreadable(_why_not(data)) from error
         except Image.DecompressionBombError as error:
             raise Unreadable(f"too large (over {MAX_PIXELS:,} pixels)") from error
         except MemoryError as error:
@@ -160,7 +167,32 @@ def _wrong_checksum(data: bytes) -> str | None:
 
 
 def _formats_for(data: bytes) -> tuple[str, ...]:
-    return _formats(brand(data) in HEIF_BRANDS + AVIF_BRANDS)
+    return _formats(_brand(data) in HEIF_BRANDS + AVIF_BRANDS)
+
+
+def _brand(data: bytes) -> bytes:
+    """The four-letter brand of an ISO media file (HEIC, AVIF, MP4), or b"" for any other file."""
+    return data[8:12] if data[4:8] == b"ftyp" else b""
+
+
+def _why_not(data: bytes) -> str:
+    """The reason why no decoder recognised `data`, and what to do where that is known."""
+    brand, formats = _brand(data), _formats_for(data)
+    if data.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the photo itself; run `git lfs pull`"
+    if brand in HEIF_BRANDS and "HEIF" not in formats:
+        return "HEIC needs a plug-in; run `pip install pillow-heif`"
+    if brand in AVIF_BRANDS and "AVIF" not in formats:
+        return "AVIF needs a newer Pillow or a plug-in; run `pip install -U pillow` or `pip install pillow-avif-plugin`"
+    head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    picture = "HEIC or AVIF" if brand in HEIF_BRANDS + AVIF_BRANDS else None
+    picture = picture or next((name for start, name in _PICTURES.items() if head.startswith(start)), None)
+    if picture:
+        return f"damaged or cut short (it begins like {picture})"
+    kind = "a video" if brand else next((name for start, name in _OTHERS.items() if head.startswith(start)), None)
+    if not kind and not set(head) & (set(range(32)) - set(b"\t\n\r\f")):  # no control characters
+        kind = "text"
+    return f"not an image (looks like {kind})" if kind else "not an image"
 
 
 @lru_cache

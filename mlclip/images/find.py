@@ -9,9 +9,9 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from ..config import InputError
+from ..files import refuse_nul
 from .list_file import read_paths
 from .shards import index_of, is_shard, locate, split_member
 
@@ -90,13 +90,13 @@ def find_images(sources: Images) -> Found:
     if not names:
         raise InputError("No photos are named. Name a folder, files, or @list.txt.")
     gathered = [_gather(name) for name in names]
-    root = _common_folder(each.base for each in gathered)
+    root = _common_folder(base for base, _, _ in gathered)
     photos, skipped, seen, repeated = [], [], set(), 0
-    real_folder = lru_cache(_real_path)
-    for each in gathered:
-        for file in each.files:
+    real_folder = lru_cache(os.path.realpath)
+    for _, files, failures in gathered:
+        for file in files:
             folder, name = os.path.split(file)
-            real = _real_path(file) if os.path.islink(file) else os.path.join(real_folder(folder), name)
+            real = os.path.realpath(file) if os.path.islink(file) else os.path.join(real_folder(folder), name)
             real = os.path.normcase(real)  # Windows has no upper and lower case
             if real in seen:
                 repeated += 1
@@ -104,7 +104,7 @@ def find_images(sources: Images) -> Found:
             seen.add(real)
             photo = _check(file, root)
             (photos if isinstance(photo, Photo) else skipped).append(photo)
-        skipped += [Skip(_relative(path, root), reason) for path, reason in each.failures]
+        skipped += [Skip(_relative(path, root), reason) for path, reason in failures]
     if not photos:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         real = [skip for skip in skipped if skip.reason != NO_IMAGES]
@@ -121,16 +121,9 @@ def _check(file: str, root: str) -> Photo | Skip:
         place = locate(file)
         if place.file == file and not stat.S_ISREG(os.stat(file).st_mode):
             return Skip(path, _what_is(file))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         return Skip(path, str(error.strerror) if split_member(file) else _what_is(file))
     return Photo(path, file, place.size, place.mtime_ns)
-
-
-def _real_path(path: str) -> str:
-    try:
-        return os.path.realpath(path)
-    except ValueError:  # a NUL byte
-        return path
 
 
 def _relative(path: str, root: str) -> str:
@@ -138,46 +131,35 @@ def _relative(path: str, root: str) -> str:
     return path if inside == path else inside.replace(os.sep, "/")
 
 
-class Gathered(NamedTuple):
-    """What one source names: absolute paths of files, not checked yet, and (path, reason) of folders that failed."""
-
-    base: str  # the deepest folder that contains all files
-    files: list[str]
-    failures: list[tuple[str, str]]
-
-
-def _gather(source: str) -> Gathered:
+def _gather(source: str) -> tuple[str, list[str], list[tuple[str, str]]]:
+    """What one source names: the deepest folder that contains all of it, files (not checked yet), and what failed with reasons."""
+    refuse_nul(source)
     path = os.path.abspath(source) if source else ""
     if os.path.isdir(path):
         files, failures = _walk(path)
-        return Gathered(path, files, failures if files or failures else [(path, NO_IMAGES)])
+        return path, files, failures if files or failures else [(path, NO_IMAGES)]
     if os.path.isfile(path):
         if source.lower().endswith(VIDEO_SUFFIXES):
             raise InputError(
                 f"{source} is a video. Write its key frames as photos and name their folder: "
                 f"mkdir frames && ffmpeg -skip_frame nokey -i {shlex.quote(source)} -fps_mode vfr -q:v 2 frames/%06d.jpg"
             )
-        return Gathered(os.path.dirname(path), *_inside(path))
+        return os.path.dirname(path), *_inside(path)
     if os.path.lexists(path):
         raise InputError(f"{source} is {_what_is(path)}. {_REMEDY}")
     if source.startswith("@"):  # paths in it that do not exist are skipped later, with a reason
         folder, entries = read_paths(source[1:])
-        bases = [
-            entry if os.path.isdir(entry) else os.path.dirname(entry) for entry in entries if os.path.exists(entry)
-        ]
-        return Gathered(_common_folder(bases or [folder]), *_contents(entries))
-    try:
-        matches = sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) else []
-    except ValueError:  # a NUL byte in the folder's name
-        matches = []
+        there = [entry for entry in entries if os.path.exists(entry)]
+        bases = [entry if os.path.isdir(entry) else os.path.dirname(entry) for entry in there]
+        return _common_folder(bases or [folder]), *_contents(entries)
+    matches = [os.path.abspath(match) for match in sorted(glob.glob(source, recursive=True)) if glob.has_magic(source)]
     if not matches:
         raise InputError(f"{source or 'an empty name'} not found. {_REMEDY}")
-    matches = [os.path.abspath(match) for match in matches]
     folders = [match for match in matches if os.path.isdir(match)]
     used = [match for match in matches if (_has_suffix(match) or is_shard(match)) and match not in folders]
     files, failures = _contents([*used, *folders])  # files with an image suffix, then the contents of folders
     bases = [*folders, *map(os.path.dirname, used)]
-    return Gathered(_common_folder(bases or map(os.path.dirname, matches)), list(dict.fromkeys(files)), failures)
+    return _common_folder(bases or map(os.path.dirname, matches)), list(dict.fromkeys(files)), failures
 
 
 def _contents(paths: Iterable[str]) -> Contents:
@@ -257,8 +239,6 @@ def _what_is(path: str) -> str:
         mode = os.stat(path).st_mode
     except PermissionError:
         return "in a folder without read permission"
-    except ValueError:
-        return "not a valid path"  # a NUL byte
     except OSError:
         return "a broken link" if os.path.islink(path) else "not found"
     kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}

@@ -8,6 +8,7 @@ import os
 import re
 
 from ..config import InputError
+from ..files import read_file
 from ..spelling import did_you_mean
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -25,8 +26,10 @@ def read_paths(spec: str) -> tuple[str, list[str]]:
     file, column = spec, None
     if not os.path.isfile(spec) and spec.rpartition(":")[0].lower().endswith(TABLES):
         file, _, column = spec.rpartition(":")
-    names = _parquet_column(file, column) if file.lower().endswith(".parquet") else _names(file, _text(file), column)
+    names = _parquet_column(file, column) if file.lower().endswith(".parquet") else _names(file, column)
     names = [name.strip() for name in names if name and name.strip()]
+    if any("\0" in name for name in names):
+        raise InputError(f"@{spec} is not a text file with one path per line. To use a photo, name it without the @.")
     address = next((name for name in names if _ADDRESS.match(name)), None)
     if address:
         raise InputError(f"@{spec} holds addresses such as {address[:60]}, not paths. Download the photos first.")
@@ -36,31 +39,18 @@ def read_paths(spec: str) -> tuple[str, list[str]]:
     return folder, [os.path.abspath(os.path.join(folder, name)) for name in names]
 
 
-def _text(file: str) -> str:
-    """The text of a list file: UTF-8, with surrogate escapes for other bytes, or UTF-16 with a byte order mark."""
+def _names(file: str, column: str | None) -> list[str]:
+    """The lines of a list; or the cells of a column, if the text is a table with a header.
+
+    The text is UTF-8, with surrogate escapes for other bytes, or UTF-16 with a byte order mark.
+    """
     try:
-        if os.path.exists(file) and not os.path.isfile(file):  # reading a named pipe would block
-            raise InputError(f"@{file} is not a file. Name a text file with one path per line.")
-        with open(file, "rb") as stream:
-            head = stream.read(1024)
-            # a photo has NUL bytes and other control bytes, or many NUL bytes; a single NUL can be a mistake in a name
-            control = set(head) & (set(range(1, 32)) - set(b"\t\n\v\f\r\x1b"))
-            marked = head.startswith(_UTF_16_MARKS)
-            if not marked and b"\0" in head and (control or head.count(b"\0") > len(head) / 4):
-                raise InputError(
-                    f"@{file} is not a text file with one path per line. To use a photo, name it without the @."
-                )
-            data = head + stream.read()
-            return data.decode("utf-16") if marked else data.decode("utf-8-sig", "surrogateescape")
-    except UnicodeDecodeError as error:
-        raise InputError(f"@{file} is damaged UTF-16 text ({error.reason}). Save the list again as UTF-8.") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        data = read_file(file)
+        is_utf_16 = data.startswith(_UTF_16_MARKS)
+        text = data.decode("utf-16") if is_utf_16 else data.decode("utf-8-sig", "surrogateescape")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, or damaged UTF-16
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"@{file} cannot be read ({reason}). Check the name of the list file.") from error
-
-
-def _names(file: str, text: str, column: str | None) -> list[str]:
-    """The lines of a list; or the cells of a column, if the text is a table with a header."""
+        raise InputError(f"@{file} cannot be read ({reason}). Check the list file.") from error
     first = text.lstrip("\n").partition("\n")[0]
     separator = max(",\t;", key=first.count)
     is_table = column or (file.lower().endswith(TABLES) and (separator in first or first.strip() == DEFAULT))
@@ -69,14 +59,14 @@ def _names(file: str, text: str, column: str | None) -> list[str]:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
-        place, found = _find_column(file, column, rows.fieldnames), []
-        for row in rows:
-            if row[place] is None:
-                raise InputError(f"@{file}, line {rows.line_num}: no cell for {place!r}. Correct the line.")
-            found.append(row[place])
-        return found
+        place = _find_column(file, column, rows.fieldnames)
+        found = [(rows.line_num, row[place]) for row in rows]
     except csv.Error as error:
         raise InputError(f"@{file}, line {rows.line_num}: {error}. Save it as a comma-separated file.") from error
+    short = next((line for line, cell in found if cell is None), None)
+    if short:
+        raise InputError(f"@{file}, line {short}: no cell for {place!r}. Correct the line.")
+    return [cell for _, cell in found]
 
 
 def _parquet_column(file: str, column: str | None) -> list[str | None]:

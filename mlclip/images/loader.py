@@ -18,10 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .batches import in_threads
 from .decode import Unreadable, open_image
 from .find import Photo
-from .views import REDUCING_GAP, RESAMPLING, Box, crop_size, read_parts, view_array
+from .views import REDUCING_GAP, RESAMPLING, Box, crop_size, in_threads, read_parts, view_array
 
 Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # the return value of `collate`
 
@@ -112,10 +111,9 @@ def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
     Returns the indices of the readable photos (n,) int64, their views uint8 (n, V, 3, S, S) or None if n = 0, and
     (index, reason) of the unreadable photos.
     """
-    readable = [(index, views) for index, views in items if not isinstance(views, str)]
-    unreadable = [(index, reason) for index, reason in items if isinstance(reason, str)]
-    indices = torch.tensor([index for index, _ in readable], dtype=torch.int64)
-    return indices, torch.stack([views for _, views in readable]) if readable else None, unreadable
+    parts = [(index, views if isinstance(views, str) else [views]) for index, views in items]
+    indices, stacked, unreadable = collate_parts(parts)
+    return indices, stacked[0] if stacked else None, unreadable
 
 
 def collate_parts(
@@ -152,9 +150,7 @@ def photo_batches(
         lists = in_threads(dataset.__getitem__, order, batch_size=batch_size, num_threads=num_workers)
         return map(collate_fn, lists)
     batches = math.ceil(len(order) / batch_size)
-    num_workers = (
-        min(num_workers, batches) if batches > 1 else 0
-    )  # the main process would wait for a single batch anyway
+    num_workers = min(num_workers, batches) if batches > 1 else 0  # the main process would wait for a single batch
     return DataLoader(
         dataset,
         batch_size=batch_size,

@@ -17,7 +17,7 @@ SUFFIX = ".tar"
 HASH_BYTES = 16
 PIECE = 1 << 20  # bytes that are read at a time
 _TAR_ERRORS = (tarfile.TarError, OSError, ValueError, OverflowError, LookupError, RecursionError, MemoryError)
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 
 
 class Index(NamedTuple):
@@ -97,10 +97,8 @@ def _index(shard: str, size: int, mtime_ns: int) -> Index:
     whole = False
     with open(shard, "rb") as file:
         head = file.read(6)
-        for start, kind in _COMPRESSED.items():
-            if head.startswith(start):
-                words = f"compressed with {kind}, so that photos in it cannot be found at once; unpack it to a .tar"
-                return Index({}, {}, words)
+        if head.startswith(_COMPRESSED):
+            return Index({}, {}, "compressed, so that photos in it cannot be found at once; unpack it to a .tar")
         file.seek(0)
         try:
             with tarfile.TarFile(fileobj=file) as archive:
@@ -108,8 +106,10 @@ def _index(shard: str, size: int, mtime_ns: int) -> Index:
                     name = posixpath.normpath(info.name)
                     members.pop(name, None)  # of several members with one name the last one counts
                     refused.pop(name, None)
-                    if reason := _refusal(info, name):
-                        refused[name] = reason
+                    if name.startswith(("/", "../")) or name == "..":
+                        refused[name] = "its name leads out of the archive"
+                    elif info.issparse() or not (info.isreg() or info.isdir()):
+                        refused[name] = "a link, a device or a sparse file in the archive"
                     elif info.isreg():
                         members[name] = (info.offset_data, info.size)
                     archive.members.clear()  # or every header would stay in memory
@@ -121,14 +121,3 @@ def _index(shard: str, size: int, mtime_ns: int) -> Index:
         return Index(members, refused, None)
     cut = f"damaged or cut short; the {len(members)} files before that place are used"
     return Index(members, refused, cut if members else "not a readable .tar file")
-
-
-def _refusal(info: tarfile.TarInfo, name: str) -> str | None:
-    """Why a member is not read; None for ordinary files and folders."""
-    if name.startswith(("/", "../")) or name == "..":
-        return "its name leads out of the archive"
-    if info.issparse():
-        return "a sparse file in the archive"
-    if info.issym() or info.islnk():
-        return "a link in the archive"
-    return None if info.isreg() or info.isdir() else "a device in the archive"

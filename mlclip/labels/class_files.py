@@ -52,9 +52,7 @@ def read_class_text(text: str, source: str) -> ClassFile:
 
             content = yaml.safe_load(text)
         except ImportError as error:
-            raise InputError(
-                f"{source} is YAML, which needs PyYAML: pip install pyyaml. Or write one name per line in a .txt file."
-            ) from error
+            raise InputError(f"{source} is YAML, which needs PyYAML: pip install pyyaml.") from error
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise InputError(f"{source} is not YAML ({' '.join(str(error).split())[:80]}). Correct it.") from error
         return ClassFile(_from_content(content, source), [], ["the classes are read as YAML"])
@@ -94,9 +92,7 @@ def _texts(names: Iterable[Any], source: str) -> list[str]:
     names = list(names)
     for name in names:
         if not isinstance(name, str):
-            raise InputError(
-                f"{source} contains {str(name)[:40]}, which is not a class name. Write every name as text."
-            )
+            raise InputError(f"{source} contains {str(name)[:40]}, which is not a class name. Write text.")
     return [re.sub(r"([\\=>])", r"\\\1", name) for name in names]
 
 
@@ -113,9 +109,7 @@ def _from_lines(text: str, source: str) -> ClassFile:
         elif short and not short.startswith("#"):
             lines.append(short)
     if lines and all(_MARKED.fullmatch(line) for line in lines):
-        raise InputError(
-            f"{source} has a mark, quotes or an id in every line (first: {lines[0][:40]!r}). Write the names alone; {RECIPES}."
-        )
+        raise InputError(f"{source} has a mark or an id in every line ({lines[0][:40]!r}). Write the names; {RECIPES}.")
     numbered = [_NUMBERED.fullmatch(line) for line in lines]
     if len(lines) > 1 and all(numbered):
         numbers = [int(found[1]) for found in numbered]
@@ -129,7 +123,5 @@ def _from_lines(text: str, source: str) -> ClassFile:
         notes.append("its only line is read as names with commas between them")
     tabbed = next((line for line in lines if "\t" in line), None)
     if tabbed is not None:
-        raise InputError(
-            f"{source} has a tab inside {tabbed!r:.60}. Write `label = prompt name` if both are names, or a space."
-        )
+        raise InputError(f"{source} has a tab inside {tabbed!r:.60}. Write a space, or `label = prompt name`.")
     return ClassFile(lines, groups, notes)

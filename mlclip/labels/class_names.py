@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 from ..config import InputError
-from ..files import read_file
-from ..spelling import nearest, one_line
-from .class_files import clean_name, read_class_text
-from .class_tree import ClassTree, add_path, checked_groups
-from .sheet import decode_text
+from ..spelling import nearest, shorten
+from .class_files import read_class_text
+from .class_tree import ClassList, checked_classes, name_key, named_classes
+from .sheet import is_valid_text, load_text
 
-MAX_CLASS_FILE = 4_000_000  # bytes; a larger file is not a list of names
-LONGEST_SHOWN = 200  # characters of a name in a message
 FEW_NAMES = 15  # with fewer names, photos that show none of them are often taken for one; see docs/results.md
 DEFAULT_PRESET = "coco"  # used when no class names are given and no classes.txt is found
 CLASS_FILE = "classes.txt"
@@ -61,21 +57,6 @@ TEMPLATES: dict[str, list[str]] = {
 }
 
 
-class ClassList(dict[str, str]):
-    """{label: prompt name} in order, the `tree` of the classes, and `notes`: sentences about how a class file was read."""
-
-    def __init__(self, classes: Mapping[str, str], tree: ClassTree | None = None, notes: Iterable[str] = ()):
-        super().__init__(classes)
-        self.tree, self.notes = tree or ClassTree(), list(notes)
-
-
-def shorten(names: Collection[str], most: int = 8) -> str:
-    """The first names of a list for a one-line message: `cat, dog, ... (20 in total)`. Very long names are cut."""
-    shown = [name if name.isprintable() else one_line(name, LONGEST_SHOWN + 1) for name in list(names)[:most]]
-    text = ", ".join(name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..." for name in shown)
-    return f"{text}, ... ({len(names)} in total)" if len(names) > most else text
-
-
 def parse_classes(spec: str | os.PathLike) -> ClassList:
     r"""The classes in a user's text, as {label: prompt name}, in order.
 
@@ -99,13 +80,11 @@ def parse_classes(spec: str | os.PathLike) -> ClassList:
     if os.path.exists(text) and not os.path.isdir(text):
         found = read_class_text(_text_of(text), text)
         notes = [f"{os.path.basename(text)}: {note}" for note in found.notes]
-        return _named(found.entries, text, found.groups, notes)
+        return named_classes(found.entries, text, found.groups, notes)
     like_path = "/" in text or "\\" in text or text.lower().endswith(CLASS_SUFFIXES)
     if like_path and "," not in text and "=" not in text:
-        raise InputError(
-            f"{text!r} is not a class file. Give an existing file, a preset ({', '.join(CLASS_PRESETS)}), or a list 'cat,dog'."
-        )
-    return _named(text.split(","), source=f"the class list {shorten([text[:60]])!r}")
+        raise InputError(f"{text!r} is no class file. Give a file, {', '.join(CLASS_PRESETS)}, or a list 'cat,dog'.")
+    return named_classes(text.split(","), source=f"the class list {shorten([text[:60]])!r}")
 
 
 def as_prompts(classes: Mapping[str, str] | Sequence[str] | str | os.PathLike) -> ClassList:
@@ -124,9 +103,10 @@ def as_prompts(classes: Mapping[str, str] | Sequence[str] | str | os.PathLike) -
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise InputError(f"{source} contains {wrong[0]!r:.200}, which is not text. Write every class name as text.")
-    if isinstance(classes, ClassList):
-        return ClassList(_checked(classes.items(), source), classes.tree, classes.notes)
-    return ClassList(_checked(classes.items(), source)) if mapping else _named(names, source)
+    if not mapping:
+        return named_classes(names, source)
+    given = classes if isinstance(classes, ClassList) else ClassList(classes)
+    return ClassList(checked_classes(given, source), given.tree, given.notes)
 
 
 def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) -> None:
@@ -148,17 +128,15 @@ def without_classes(contrast: Mapping[str, str], classes: Mapping[str, str]) -> 
 
     A class that competes with itself would lose half of its score.
     """
-    taken = {_key(name) for name in [*classes, *classes.values()]}
-    return {label: prompt for label, prompt in contrast.items() if not {_key(label), _key(prompt)} & taken}
+    taken = {name_key(name) for name in [*classes, *classes.values()]}
+    return {label: prompt for label, prompt in contrast.items() if not {name_key(label), name_key(prompt)} & taken}
 
 
 def fill_template(template: str, name: str) -> str:
     """The prompt: `template` with `name` in place of its one `{}`. Braces in the name stay. InputError without exactly one `{}`."""
     count = template.count("{}")
     if count != 1:
-        raise InputError(
-            f"the prompt template {template!r:.200} contains {{}} {count} times. Write it once, where the class name goes."
-        )
+        raise InputError(f"the prompt template {template!r:.200} contains {{}} {count} times. Write it once.")
     return template.replace("{}", name)
 
 
@@ -210,85 +188,17 @@ def templates_for(templates: str | Sequence[str], method: str) -> list[str]:
 
 
 def _text_of(path: str) -> str:
-    remedy = "Give a UTF-8 text file with one class name per line."
-    try:
-        if os.path.getsize(path) > MAX_CLASS_FILE:
-            raise InputError(f"{path} is too large to be a list of class names. {remedy}")
-        text = decode_text(read_file(path))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text. {remedy}") from error
+    text, remedy = load_text(Path(path)), "Give a UTF-8 text file with one class name per line."
+    if not is_valid_text(text):
+        raise InputError(f"{path} is not UTF-8 text. {remedy}")
     if any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
         raise InputError(f"{path} is a binary file. {remedy}")
     return text
 
 
-def _named(
-    entries: Iterable[str], source: str, groups: Iterable[Sequence[str]] = (), notes: Iterable[str] = ()
-) -> ClassList:
-    """Entries `label` or `label = prompt name` -> {label: prompt name}, checked. A parent without an entry is put before its child."""
-    labels: dict[str, str] = {}
-    own, parents = set(), {}
-    for entry in entries:
-        path, prompt = _path_and_prompt(entry, source)
-        add_path(parents, path, source)
-        for above in path[:-1]:
-            labels.setdefault(above, above)
-        label = path[-1]
-        if label in own:
-            raise InputError(f"{source} names the class {label!r:.200} twice. Remove one.")
-        own.add(label)
-        labels[label] = prompt or label
-    classes = _checked(labels.items(), source)
-    return ClassList(classes, ClassTree(parents, checked_groups(groups, classes, parents, source)), notes)
-
-
-def _path_and_prompt(entry: str, source: str) -> tuple[list[str], str]:
-    r"""`animal > dog = a small dog` -> ["animal", "dog"], "a small dog"; without a prompt name it is "". `\=` and `\>` are literal."""
-    text, *prompts = re.split(r"(?<!\\)=", entry, maxsplit=1)
-    names = [*re.split(r"(?<!\\)>", text), *prompts]
-    *path, prompt = [re.sub(r"\\([\\=>])", r"\1", clean_name(name)) for name in names] + [""] * (not prompts)
-    if not all(path) or (prompts and not prompt):
-        raise InputError(
-            f"{source} has a blank class name ({entry.strip()!r:.200}). Write `label` or `label = prompt name`."
-        )
-    return path, prompt
-
-
-def _checked(pairs: Iterable[tuple[str, str]], source: str) -> dict[str, str]:
-    """Pairs (label, prompt name) -> dict. InputError if there is none, one is blank, or two are the same."""
-    classes: dict[str, str] = {}
-    for label, prompt in pairs:
-        if not label.strip() or not prompt.strip():
-            raise InputError(
-                f"{source} has a blank class name ({label!r:.200}: {prompt!r:.200}). Give every class a name."
-            )
-        if label in classes:
-            raise InputError(f"{source} names the class {label!r:.200} twice. Remove one.")
-        classes[label] = prompt
-    if not classes:
-        raise InputError(f"{source} contains no class name. Give at least one.")
-    for kind, names in (("classes", classes), ("prompt names", classes.values())):
-        seen: dict[str, str] = {}
-        for name in names:
-            key = _key(name)
-            if key in seen:
-                raise InputError(
-                    f"{source} has the {kind} {seen[key]!r:.200} and {name!r:.200}, which are the same. Remove one."
-                )
-            seen[key] = name
-    return classes
-
-
-def _key(name: str) -> str:
-    """The name in lower case with single spaces, composed letters: equal for two spellings of the same name."""
-    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
-
-
 # The classes of public data sets: label -> prompt name, in the order of the data set.
 CLASS_PRESETS: dict[str, dict[str, str]] = {
-    "voc": _named(_VOC.split(","), "voc"),
-    "coco": _named(_COCO.split(","), "coco"),
-    "nuswide": _named(_NUSWIDE.split(","), "nuswide"),
+    "voc": named_classes(_VOC.split(","), "voc"),
+    "coco": named_classes(_COCO.split(","), "coco"),
+    "nuswide": named_classes(_NUSWIDE.split(","), "nuswide"),
 }

@@ -1,11 +1,13 @@
-"""Which class is a kind of which other, and which classes exclude each other. No torch here.
+"""Entries such as `animal > dog = a small dog` -> classes: their prompt names, which is a kind of which, which exclude each other.
 
-In class names, `animal > dog` makes dog a child of animal, to any depth; `\\>` is the character itself. The line
-`exclusive: day, night` of a class file says that a photo has at most one of these classes.
+`animal > dog` makes dog a child of animal, to any depth; `\\>` and `\\=` are the characters themselves. The line
+`exclusive: day, night` of a class file says that a photo has at most one of these classes. No torch here.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,6 +15,9 @@ from typing import Any
 
 from ..config import InputError
 from ..spelling import did_you_mean
+from .class_files import clean_name
+
+MOST_LEVELS = 100  # above a class
 
 
 @dataclass(frozen=True)
@@ -43,19 +48,22 @@ class ClassTree:
     def parent_columns(self, classes: Sequence[str]) -> list[int]:
         """For each class, the column of its parent, or of its nearest ancestor in `classes`; -1 = none."""
         column = {name: c for c, name in enumerate(classes)}
-        found = []
-        for name in classes:
-            above = self.parents.get(name)
-            while above is not None and above not in column:
-                above = self.parents.get(above)
-            found.append(-1 if above is None else column[above])
-        return found
+        above = (ancestors(name, self.parents) for name in classes)
+        return [next((column[name] for name in names if name in column), -1) for names in above]
 
     def group_columns(self, classes: Sequence[str]) -> list[list[int]]:
         """The columns of each group that has two classes or more in `classes`."""
         column = {name: c for c, name in enumerate(classes)}
         groups = [[column[name] for name in group if name in column] for group in self.groups]
         return [group for group in groups if len(group) > 1]
+
+
+class ClassList(dict[str, str]):
+    """{label: prompt name} in order, the `tree` of the classes, and `notes`: sentences about how a class file was read."""
+
+    def __init__(self, classes: Mapping[str, str], tree: ClassTree | None = None, notes: Iterable[str] = ()):
+        super().__init__(classes)
+        self.tree, self.notes = tree or ClassTree(), list(notes)
 
 
 def ancestors(name: str, parents: Mapping[str, str]) -> list[str]:
@@ -66,53 +74,84 @@ def ancestors(name: str, parents: Mapping[str, str]) -> list[str]:
     return found
 
 
-MOST_LEVELS = 100  # of a path in a class file
+def named_classes(
+    entries: Iterable[str], source: str, groups: Iterable[Sequence[str]] = (), notes: Iterable[str] = ()
+) -> ClassList:
+    """Entries `label` or `label = prompt name` -> the classes, checked. A parent without an entry is put before its child."""
+    labels: dict[str, str] = {}
+    own, parents = set(), {}
+    for entry in entries:
+        text, *prompts = re.split(r"(?<!\\)=", entry, maxsplit=1)
+        names = [*re.split(r"(?<!\\)>", text), *prompts]
+        names = [re.sub(r"\\([\\=>])", r"\1", clean_name(name)) for name in names]
+        if not all(names):
+            raise InputError(f"{source} has a blank class name ({entry.strip()!r:.200}). Write `label = prompt name`.")
+        path = names[: len(names) - len(prompts)]
+        _add_path(parents, path, source)
+        for above in path[:-1]:
+            labels.setdefault(above, above)
+        if path[-1] in own:
+            raise InputError(f"{source} names the class {path[-1]!r:.200} twice. Remove one.")
+        own.add(path[-1])
+        labels[path[-1]] = names[-1]
+    checked_classes(labels, source)
+    return ClassList(labels, ClassTree(parents, _checked_groups(groups, labels, parents, source)), notes)
 
 
-def add_path(parents: dict[str, str], path: Sequence[str], source: str) -> None:
-    """Add `animal > pet > dog` to child -> parent. InputError for a second parent or a circle."""
-    if len(path) > MOST_LEVELS:
-        raise InputError(f"{source} has a line with {len(path)} levels ({path[0]} > ...). Use {MOST_LEVELS} at most.")
+def checked_classes(classes: Mapping[str, str], source: str) -> Mapping[str, str]:
+    """The same {label: prompt name}. InputError if there is none, one is blank, or two are the same."""
+    if not classes:
+        raise InputError(f"{source} contains no class name. Give at least one.")
+    for label, prompt in classes.items():
+        if not label.strip() or not prompt.strip():
+            raise InputError(f"{source} has a blank class name ({label!r:.200}: {prompt!r:.200}). Name every class.")
+    for kind, names in (("classes", classes), ("prompt names", classes.values())):
+        seen: dict[str, str] = {}
+        for name in names:
+            key = name_key(name)
+            if key in seen:
+                raise InputError(f"{source}: the {kind} {seen[key]!r:.200} and {name!r:.200} are the same. Remove one.")
+            seen[key] = name
+    return classes
+
+
+def name_key(name: str) -> str:
+    """The name in lower case with single spaces, composed letters: equal for two spellings of the same name."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _add_path(parents: dict[str, str], path: Sequence[str], source: str) -> None:
+    """Add `animal > pet > dog` to child -> parent. InputError for a second parent, a circle, or too many levels."""
     for above, name in pairwise(path):
         if parents.get(name, above) != above:
             raise InputError(
-                f"{source} puts {name!r:.200} below {parents[name]!r:.200} and below {above!r:.200}. "
-                "A class has one parent; remove one line."
+                f"{source} puts {name!r:.99} below {parents[name]!r:.99} and {above!r:.99}. Remove a line."
             )
         higher = ancestors(above, parents)
         if len(higher) > MOST_LEVELS:
-            raise InputError(
-                f"{source} puts {name!r:.200} below {len(higher)} others. Use {MOST_LEVELS} levels at most."
-            )
+            raise InputError(f"{source} puts {name!r:.200} below {len(higher)} others. Use {MOST_LEVELS} levels.")
         if name == above or name in higher:
-            raise InputError(
-                f"{source} puts {name!r:.200} below itself ({' > '.join(path):.200}). Remove one of the lines."
-            )
+            raise InputError(f"{source} puts {name!r:.200} below itself ({' > '.join(path):.200}). Remove a line.")
         parents[name] = above
 
 
-def checked_groups(
-    groups: Iterable[Sequence[str]], classes: Iterable[str], parents: Mapping[str, str], source: str
+def _checked_groups(
+    groups: Iterable[Sequence[str]], classes: Mapping[str, str], parents: Mapping[str, str], source: str
 ) -> list[list[str]]:
     """The groups, after checks. InputError for an unknown class, a class in two groups, or a class with its own ancestor."""
-    known, taken, found = dict.fromkeys(classes), set(), []
+    taken, found = set(), []
     for group in map(list, groups):
-        members = set(group)
+        line, members = f"{source}: `exclusive: {', '.join(group):.100}`", set(group)
         for name in group:
-            if name not in known:
-                hint = did_you_mean(name, known) or " Give it a line of its own."
-                line = ", ".join(group)
-                raise InputError(f"{source}: `exclusive: {line:.100}` names {name!r:.60}, which is no class.{hint}")
+            if name not in classes:
+                hint = did_you_mean(name, classes) or " Give it a line of its own."
+                raise InputError(f"{line} names {name!r:.60}, which is no class.{hint}")
             if name in taken:
-                raise InputError(
-                    f"{source} names {name!r:.200} twice in `exclusive:`. A class can be in one group only."
-                )
+                raise InputError(f"{line} names {name!r:.60} twice, or another group has it. Name it in one group.")
             if not members.isdisjoint(ancestors(name, parents)):
-                raise InputError(
-                    f"{source}: {name!r:.200} and a class above it cannot exclude each other. Correct `exclusive:`."
-                )
+                raise InputError(f"{line}: {name!r:.60} and a class above it cannot exclude each other. Correct it.")
             taken.add(name)
         if len(group) < 2:
-            raise InputError(f"{source}: `exclusive:` needs two classes or more, with commas between them.")
+            raise InputError(f"{line} needs two classes or more, with commas between them.")
         found.append(group)
     return found

@@ -1,32 +1,28 @@
-"""Which labels a person should look at next, and corrections: what a person says about single labels.
+"""What a person says: corrections of single labels, and thresholds of classes, each in a file.
 
-Corrections are kept in the `meta` of the table that they correct.
-
-A file of corrections has lines `path,class,value`; the value is 1 (the photo shows the class) or 0. The review page of
-`mlclip report` writes such files. Letters: N photos, C classes.
+A file of corrections has lines `path,class,value`; the value is 1 (the photo shows the class) or 0. The page of `mlclip report`
+writes such files. Corrections are kept in the `meta` of the table that they correct. A file of thresholds has lines
+`class,threshold`, or an object {class: threshold} if its name ends in .json. Letters: N photos, C classes.
 """
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import InputError
 from ..files import existing_file
-from ..spelling import one_line
-from .class_names import shorten
+from ..spelling import did_you_mean, one_line, shorten
 from .labels import Labels
-from .matching import match_tables, placed
-from .sheet import read_sheet
+from .sheet import check_names, json_in, load_text, number_in, read_sheet, save_csv, save_text
 
 HEADER = ["path", "class", "value"]
-ALIKE = 0.1  # two photos whose beliefs differ by less in every class may be near duplicates
 
 Corrections = dict[str, dict[str, int]]  # path -> class -> 1 or 0
 
@@ -69,12 +65,10 @@ def read_corrections(path: str | Path) -> Corrections:
             raise InputError(f"{path}, line {line}: the path or the class is empty. Complete or remove the line.")
         if text not in ("0", "1"):
             raise InputError(f"{path}, line {line}: {text[:40]!r} is not a value. Write 1 (the photo shows it) or 0.")
-        value = int(text)
-        first = lines.setdefault((photo, name), line)
+        value, first = int(text), lines.setdefault((photo, name), line)
         if found.setdefault(photo, {}).setdefault(name, value) != value:
-            raise InputError(
-                f"{path}, line {line}: {value} for {name!r:.200} in {one_line(photo, 200)}, but line {first} says {1 - value}. Remove one."
-            )
+            what = f"{value} for {name!r:.200} in {one_line(photo, 200)}"
+            raise InputError(f"{path}, line {line}: {what}, but line {first} says {1 - value}. Remove one.")
     return found
 
 
@@ -88,14 +82,11 @@ def correct(labels: Labels, corrections: Corrections) -> CorrectedLabels:
     strange = list(dict.fromkeys(name for cells in corrections.values() for name in cells if name not in known))
     if strange:
         raise InputError(
-            f"the corrections have classes that the labels do not have: {shorten(strange)}. The labels have "
-            f"{shorten(labels.classes, 20)}."
+            f"the corrections name {shorten(strange)}. The classes of the labels are {shorten(labels.classes)}."
         )
     unknown = [path for path in corrections if path not in place]
     if corrections and len(unknown) == len(corrections):
-        raise InputError(
-            f"no photo of the corrections is in the labels (paths such as {unknown[0]!r}). Use the corrections of these labels."
-        )
+        raise InputError(f"no photo of the corrections is in the labels such as {unknown[0]!r}. Correct the paths.")
     new = {path: cells for path, cells in corrections.items() if path in place}
     merged = dict(corrections_of(labels))
     for path, cells in new.items():
@@ -130,81 +121,52 @@ def corrected_cells(labels: Labels, paths: Sequence[str]) -> Tensor:
     return values
 
 
-# -- which labels to look at
+# -- thresholds
 
 
-class Question(NamedTuple):
-    """A label to look at. `score` is the label's, in [0, 1]; `wrong` is how probable it is that the label is wrong."""
+def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[float]) -> None:
+    """Write one threshold per class."""
+    if path.suffix.lower() == ".json":
+        save_text(json.dumps(dict(zip(classes, thresholds, strict=True)), indent=1, ensure_ascii=False), path)
+    else:
+        rows = [[name, f"{value:.9g}"] for name, value in zip(classes, thresholds, strict=True)]
+        save_csv([["class", "threshold"], *rows], path)
 
-    path: str
-    name: str  # of the class
-    score: float
-    wrong: float
-    reason: str
 
+def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]) -> list[float]:
+    """The thresholds of `classes` from a file of `write_thresholds`; a class that the file does not name gets its `default`.
 
-def belief(labels: Labels) -> Tensor:
-    """How probable each label is (N, C), in [0, 1]: the score, stretched so that the threshold of its class is ½. NaN stays NaN.
-
-    >>> belief(Labels(["a", "b"], ["cat"], torch.tensor([[0.2], [0.7]]), meta={"thresholds": [0.4]}))
-    tensor([[0.2500],
-            [0.7500]])
+    Raises InputError for a class that is not in `classes`, a duplicate class, or a threshold that is not a number in [0, 1].
     """
-    scores, thresholds = labels.scores, labels.thresholds.clamp(1e-6, 1 - 1e-6)
-    above = 0.5 + (scores - thresholds) / (1 - thresholds) / 2
-    return torch.where(scores < thresholds, scores / thresholds / 2, above).clamp(0, 1)
+    existing_file(path, "`mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit.")
+    if path.suffix.lower() == ".json":
+        content = json_in(load_text(path), path)
+        if not isinstance(content, dict):
+            raise InputError(f'{path} contains no thresholds. Write an object such as {{"cat": 0.4, "dog": 0.6}}.')
+        cells = [(str(path), name, value) for name, value in content.items()]
+    else:
+        sheet = read_sheet(path)
+        keys = [name.lower() for name in sheet.header]
+        if sorted(keys) not in (["class", "threshold"], ["", "class", "threshold"]):  # "": the index of pandas
+            raise InputError(
+                f"{path}, line 1: the line is not `class,threshold`. Write it, and one class in each line."
+            )
+        names = [cell.strip() for cell in sheet.column(keys.index("class"))]
+        check_names(names, sheet.lines, path, "class")
+        where = [f"{path}, line {line}" for line in sheet.lines]
+        cells = list(zip(where, names, sheet.column(keys.index("threshold")), strict=True))
+    found = {name: _threshold(cell, where, name) for where, name, cell in cells}
+    unknown = [name for name in found if name not in classes]
+    if unknown:
+        hint = did_you_mean(unknown[0], classes)
+        raise InputError(f"{path} names unknown classes: {shorten(unknown)}.{hint} The classes are {shorten(classes)}.")
+    return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
 
 
-def matched_belief(labels: Labels, predictions: Labels) -> Tensor:
-    """The beliefs of a model in the rows and columns of `labels` (N, C); NaN where `predictions` has no such photo or class."""
-    return placed(belief(predictions), match_tables(labels, predictions), labels.scores.shape)
-
-
-def wrong_labels(label: Tensor, model: Tensor | None = None) -> Tensor:
-    """How probable it is that labels with these beliefs (N, C) are wrong, in [0, 1]. Labels without belief (NaN) get ½.
-
-    The probability of a class is the mean of the beliefs of the label and, where it has one, of the model. So a label is
-    suspicious if it is near its threshold, or if the model contradicts it.
-
-    >>> wrong_labels(torch.tensor([[0.9, 0.6]]), torch.tensor([[0.1, float("nan")]]))
-    tensor([[0.5000, 0.4000]])
-    """
-    label = label.nan_to_num(0.5)
-    mean = label if model is None else torch.where(model.isnan(), label, (label + model) / 2)
-    return torch.where(label >= 0.5, 1 - mean, mean)
-
-
-def questions(labels: Labels, predictions: Labels | None = None, count: int = 20) -> list[Question]:
-    """The `count` labels that are most worth a look, the best first. Corrected labels are left out.
-
-    One after the other, the label with the highest probability of being wrong is chosen, after three deductions, so that the
-    questions differ. A class that has been asked k times counts 1/(k + 1). A photo that is like one already chosen counts as
-    little as it differs (see ALIKE); a photo itself is asked about once, until all have been. With `predictions`, labels that a
-    model contradicts come first. Raises InputError if the predictions share no photo or no class with the labels.
-    """
-    label, model = belief(labels), None if predictions is None else matched_belief(labels, predictions)
-    wrong = wrong_labels(label, model)
-    wrong[~corrected_cells(labels, labels.paths).isnan()] = -1
-    rows = label.nan_to_num(0.5) if model is None else torch.cat([label, model], 1).nan_to_num(0.5)  # (N, C or 2·C)
-    new, asked, chosen = torch.ones(len(labels)), torch.zeros(len(labels.classes)), []
-    for _ in range(min(count, int((wrong >= 0).sum()))):
-        value = wrong * new[:, None] / (1 + asked)  # (N, C); below 0 where corrected or asked
-        place = int(value.argmax())
-        if float(value.flatten()[place]) <= 0:  # every photo has been asked about: begin again
-            new.fill_(1.0)
-            place = int((wrong / (1 + asked)).argmax())
-        row, column = divmod(place, len(labels.classes))
-        believed, predicted = float(label[row, column]), math.nan if model is None else float(model[row, column])
-        if believed != believed:
-            reason = "not labelled"
-        elif predicted == predicted and (predicted >= 0.5) != (believed >= 0.5):
-            reason = "label yes, model no" if believed >= 0.5 else "label no, model yes"
-        else:
-            reason = "doubtful yes" if believed >= 0.5 else "doubtful no"
-        score, doubt = float(labels.scores[row, column]), float(wrong[row, column])
-        chosen.append(Question(labels.paths[row], labels.classes[column], score, doubt, reason))
-        distance = (rows - rows[row]).abs().amax(1)  # (N,)
-        new = torch.minimum(new, (distance / ALIKE).clamp(max=1))
-        new[row], wrong[row, column] = 0, -1
-        asked[column] += 1
-    return chosen
+def _threshold(cell: Any, where: str, name: str) -> float:
+    value = number_in(cell) if isinstance(cell, str) else cell  # 0,5 of a spreadsheet
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(
+            f"{where}: {str(cell)[:40]!r} is not a threshold of {name[:40]!r}. Write a number from 0 to 1."
+        )
+    return float(value)

@@ -10,37 +10,30 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain
 from pathlib import Path
 
 from ..config import InputError, TableOptions
-from ..spelling import one_line
-from .class_names import shorten
-from .name_column import ONE_NAME, SEVERAL_NAMES, UNKNOWN, names_in_column
-from .sheet import (
-    INVISIBLE,
-    PATH_NAMES,
-    RECIPES,
-    Say,
-    Sheet,
-    is_valid_text,
-    load_text,
-    parse_lines,
-    read_sheet,
-    short_key,
-)
+from ..files import parse_json
+from ..spelling import one_line, shorten
+from .sheet import RECIPES, Say, Sheet, check_names, number_in, photo_column, read_sheet, short_key
 
 NAN = math.nan
-_PHOTO = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$", re.IGNORECASE)
-_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+UNKNOWN = frozenset(("", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "?", "unknown"))
+MARKS = {"semicolons": ";", "commas": ",", "pipes": "|"}  # between the names in a cell
 _NAMELESS = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # what pandas calls a column without a name
 _WORDS = {"true": 1.0, "yes": 1.0, "t": 1.0, "y": 1.0, "false": 0.0, "no": 0.0, "f": 0.0, "n": 0.0}
 
-# Names of columns that are no classes, as `short_key` gives them.
+# Names of columns, as `short_key` gives them: of class names, several or one in a cell; and of what is no class.
+_SEVERAL_WORDS = "labels tags classes categories targets annotations choices keywords objects findinglabels subject"
+_ONE_WORDS = "label tag class category categoryname classname labelname target choice species groundtruth"
 _SPLIT_WORDS = "split splits subset partition fold folds phase set usage isvalid istrain istest istraining isval"
 _OTHER_WORDS = """index idx row rowid rownumber id no nr number width height size area xmin ymin xmax ymax x y w h x1 y1 x2 y2 left top
 right bottom bbox iscrowd isoccluded istruncated isgroupof isdepiction isinside labelid classid categoryid annotationid objectid
 leadtime createdat updatedat timestamp"""
+_ONE_NAME = frozenset(_ONE_WORDS.split())
+_NAME_COLUMNS = frozenset(_SEVERAL_WORDS.split()) | _ONE_NAME
 _SPLITS = frozenset(_SPLIT_WORDS.split())
 _NOT_CLASSES = _SPLITS | frozenset(_OTHER_WORDS.split())
 
@@ -50,118 +43,64 @@ Table = tuple[list[str], list[str], list[list[float]]]
 def read_csv(
     file: Path, options: TableOptions | None = None, say: Say = lambda line: None, known: Collection[str] = ()
 ) -> Table:
-    """A table from `write_csv`, a spreadsheet, pandas, or the like.
+    """A table of `write_labels`, a spreadsheet, pandas, or the like.
 
     `known` are the class names of a table that this one is compared with: they tell whether `potted plant` is one class or
     two. InputError names the file, the line, and what to do.
     """
-    options, text = options or TableOptions(), load_text(file)
-    plain = _as_written(text, file) if options == TableOptions() else None
-    if plain is not None:
-        if _has_no_zero(value for row in plain[2] for value in row):
-            say(f"{file}: {_NO_ZERO}")
-        return plain
-    sheet = read_sheet(file, say, text)
-    path = _photo_column(sheet, options.path_column, say)
-    rows: Sequence[int] = range(len(sheet.rows))
+    options, sheet = options or TableOptions(), read_sheet(file, say)
+    table = _as_written(sheet) if options == TableOptions() else None
+    if table is None:
+        table = _interpreted(sheet, options, say, known)
+    cells = list(chain.from_iterable(table[2]))
+    if 1 in cells and any(x != x for x in cells) and not any(x < 1 for x in cells):
+        say(f"{file}: no cell says that a class is absent, and empty cells are unknown. Write 0 for absent; {RECIPES}")
+    return table
+
+
+def _as_written(sheet: Sheet) -> Table | None:
+    """The table if it is as `write_labels` writes it: a column `path`, and a number from 0 to 1 or nothing in every other cell.
+
+    None for every other table. Here, a class may have the name of a column that is otherwise no class, such as `width`.
+    """
+    classes = [name for name in sheet.header if name != "path"]
+    if "" in classes or len({*classes, "path"}) < len(sheet.header) or len(classes) == len(sheet.header):
+        return None
+    if not classes or (len(classes) == 1 and short_key(classes[0]) in _NAME_COLUMNS):
+        return None
+    key = sheet.header.index("path")
+    paths = sheet.column(key)
+    try:
+        rows = [[float(cell) if cell else NAN for cell in row[:key] + row[key + 1 :]] for row in sheet.rows]
+    except ValueError:
+        return None
+    if not all(paths) or len({*paths}) < len(paths):
+        return None
+    return (paths, classes, rows) if all(0 <= x <= 1 or x != x for row in rows for x in row) else None
+
+
+def _interpreted(sheet: Sheet, options: TableOptions, say: Say, known: Collection[str]) -> Table:
+    """The table of another program: which column has the photos, which are classes, and what their cells mean."""
+    path, rows = photo_column(sheet, options.path_column, say), range(len(sheet.rows))
     if options.split:
         rows = _rows_of(sheet, options.split)
-        say(f"{file}: {len(rows)} of {len(sheet.rows)} rows are read, those with {options.split}")
-    titled = [n for n, name in enumerate(sheet.header) if n != path and short_key(name) in ONE_NAME | SEVERAL_NAMES]
-    told = {n: [cell for cell in sheet.column(n) if cell.strip().lower() not in UNKNOWN] for n in titled}
-    names = [n for n in titled if any(number_in(cell) is None for cell in told[n])]  # not only numbers
+        say(f"{sheet.file}: {len(rows)} of {len(sheet.rows)} rows are read, those with {options.split}")
+    others = [n for n in range(len(sheet.header)) if n != path]
+    titled = {n: {*sheet.column(n)} for n in others if short_key(sheet.header[n]) in _NAME_COLUMNS}
+    names = [n for n in titled if any(number_in(c) is None and c.strip().lower() not in UNKNOWN for c in titled[n])]
     if len(names) > 1:
         columns = shorten([repr(sheet.header[n]) for n in names])
-        raise InputError(f"{file}, line 1: several columns have names of classes: {columns}. Keep one; {RECIPES}.")
-    classes = [n for n in range(len(sheet.header)) if n not in {path, *names} and _is_class(sheet, n, bool(names))]
-    ignored = [
-        repr(sheet.header[n] or "without a name") for n in range(len(sheet.header)) if n not in {path, *names, *classes}
-    ]
+        raise InputError(f"{sheet.file}, line 1: several columns have class names: {columns}. Keep one; {RECIPES}.")
+    classes = [n for n in others if n not in names and _is_class(sheet, n, bool(names))]
+    ignored = [repr(sheet.header[n] or "without a name") for n in others if n not in {*names, *classes}]
     if ignored:
-        say(f"{file}: no classes, ignored: {shorten(ignored)}")
+        say(f"{sheet.file}: no classes, ignored: {shorten(ignored)}")
     if names:
         return _from_names(sheet, path, names[0], classes, rows, known, say)
     return _from_columns(sheet, path, classes, rows, options.minus_one, say)
 
 
-def _as_written(text: str, file: Path) -> Table | None:
-    """The table if it is as `write_csv` writes it: a column `path`, and a number from 0 to 1 or nothing in every other cell.
-
-    None for every other table.
-    """
-    try:
-        (_, header), *body = parse_lines(text, ",", file)
-        header = [name.strip() for name in header]
-        key = header.index("path")
-        rows = [cells for _, cells in body]
-        paths = [cells.pop(key) for cells in rows]
-        header.pop(key)
-        values = [[float(cell) if cell else NAN for cell in cells] for cells in rows]
-    except (InputError, ValueError, IndexError):  # no header, no `path`, a short line, or text
-        return None
-    one_label = len(header) == 1 and short_key(header[0]) in ONE_NAME | SEVERAL_NAMES
-    clean = all(name and name == name.strip(INVISIBLE) and is_valid_text(name) for name in header)
-    distinct = len(set(header)) == len(header) and len(set(paths)) == len(paths) and all(paths)
-    if not header or one_label or not clean or not distinct or any(len(row) != len(header) for row in values):
-        return None
-    return (paths, header, values) if all(0 <= x <= 1 or x != x for row in values for x in row) else None
-
-
-def check_names(names: Sequence[str], lines: Sequence[int], file: Path, kind: str) -> None:
-    """InputError for a blank name or one that is there twice; `kind` is "path" or "class"."""
-    first: dict[str, int] = {}
-    for name, line in zip(names, lines, strict=True):
-        if not name:
-            raise InputError(f"{file}, line {line}: a {kind} has no name. Give it one or remove it.")
-        if name in first:
-            raise InputError(
-                f"{file}, line {line}: the {kind} {name!r:.200} is already in line {first[name]}. Remove one of them."
-            )
-        first[name] = line
-
-
 # -- columns
-
-
-def _photo_column(sheet: Sheet, wanted: str | None, say: Say) -> int:
-    """The number of the column with the photos, by its name or else by its cells. InputError if none or several could be it."""
-    header, keys, where = sheet.header, [short_key(name) for name in sheet.header], f"{sheet.file}, line 1"
-    photo = next((name for name in header if _PHOTO.search(name)), None)
-    if photo:
-        raise InputError(
-            f"{where}: the first line has a photo ({photo!r}) instead of the names of the columns. Write path,class,class,... "
-            "above it."
-        )
-    shown = shorten([repr(name) if name else "without a name" for name in header])
-    exact = [n for n, name in enumerate(header) if name == "path"]
-    if wanted:
-        found = [n for n, name in enumerate(header) if name == wanted]
-        found = found or [n for n, key in enumerate(keys) if key == short_key(wanted)] or exact
-        if not found:
-            raise InputError(f"{where}: `path_column` {wanted!r} is none of the columns: {shown}. Correct it.")
-        return found[0]
-    found = exact or [n for n, key in enumerate(keys) if key in PATH_NAMES]
-    if len(found) != 1 and not exact:
-        photos = [
-            n for n in range(len(header)) if sheet.rows and all(_PHOTO.search(c.strip()) for c in sheet.column(n))
-        ]
-        found = [n for n in photos if n in found] or found or photos
-        found = found or [n for n, key in enumerate(keys) if key in ("name", "id", "key")][:1]
-    if not found and not header[0]:  # the index of pandas, if it has different texts
-        cells = sheet.column(0)
-        texts = all(cell.strip() and number_in(cell) is None for cell in cells)
-        found = [0] if cells and texts and len(set(cells)) == len(cells) else []
-    if len(found) > 1:
-        choices = " or ".join(f'`path_column="{one_line(header[n])}"`' for n in found[:3])
-        raise InputError(f"{where}: several columns could hold the photos. Choose one: {choices}.")
-    if not found:
-        raise InputError(
-            f"{where}: no column `path` with the photos. The columns are {shown}. Write path,class,class,..., or name the "
-            'column with `path_column="..."`.'
-        )
-    if header[found[0]].lower() != "path":
-        say(f"{sheet.file}: the photos are in the column {header[found[0]] or 'without a name'!r}")
-    return found[0]
 
 
 def _rows_of(sheet: Sheet, split: str) -> list[int]:
@@ -169,17 +108,13 @@ def _rows_of(sheet: Sheet, split: str) -> list[int]:
     name, _, value = split.rpartition("=")
     wanted = {short_key(name)} if name else _SPLITS
     columns = [n for n, title in enumerate(sheet.header) if short_key(title) in wanted]
-    found = [
-        [r for r, cell in enumerate(sheet.column(n)) if cell.strip().lower() == value.strip().lower()] for n in columns
-    ]
-    found = [rows for rows in found if rows]
+    cells = {n: [cell.strip().lower() for cell in sheet.column(n)] for n in columns}
+    found = [n for n in columns if value.strip().lower() in cells[n]]
     if len(found) != 1:
-        there = [f"{sheet.header[n]!r} has {shorten(sorted(set(map(one_line, sheet.column(n)))), 4)}" for n in columns]
-        raise InputError(
-            f"{sheet.file}: `split` {split!r} is in {'several columns' if found else 'no column'} "
-            f"({'; '.join(there) or 'no such column'}). Write COLUMN=VALUE, or remove it."
-        )
-    return found[0]
+        there = [f"{sheet.header[n]!r} has {shorten(sorted(set(map(one_line, cells[n]))), 4)}" for n in columns]
+        where = "several columns" if found else "no column"
+        raise InputError(f"{sheet.file}: `split` {split!r} is in {where} ({'; '.join(there)}). Write COLUMN=VALUE.")
+    return [row for row, cell in enumerate(cells[found[0]]) if cell == value.strip().lower()]
 
 
 def _is_class(sheet: Sheet, column: int, beside_names: bool) -> bool:
@@ -189,9 +124,7 @@ def _is_class(sheet: Sheet, column: int, beside_names: bool) -> bool:
     """
     name, cells = sheet.header[column], set(sheet.column(column))
     if not name and column:
-        raise InputError(
-            f"{sheet.file}, line 1: a class has no name (column {column + 1}). Give the column a name or remove it."
-        )
+        raise InputError(f"{sheet.file}, line 1: a class has no name (column {column + 1}). Name or remove it.")
     if _NAMELESS.fullmatch(name) or short_key(name) in _NOT_CLASSES:  # row numbers, and the like
         return False
     wrong = {cell for cell in cells if _score(cell) is None}
@@ -207,21 +140,6 @@ def _is_class(sheet: Sheet, column: int, beside_names: bool) -> bool:
 
 
 # -- one column for each class
-
-
-def number_in(cell: str) -> float | None:
-    """The number in a cell, with a decimal point or a decimal comma; None where there is none.
-
-    >>> number_in(" 0,25 "), number_in("1.0"), number_in("cat")
-    (0.25, 1.0, None)
-    """
-    text = cell.strip()
-    if "_" in text:  # Python would read 2008_000008 as a number
-        return None
-    try:
-        return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
-    except ValueError:
-        return None
 
 
 def _score(cell: str) -> float | None:
@@ -240,45 +158,23 @@ def _from_columns(
     """A table with a column for each class. All rows say how -1 is read; the result has the chosen ones."""
     if not columns:
         raise InputError(
-            f"{sheet.file} contains no classes: no column has numbers from 0 to 1, and none is called labels or class. {RECIPES}."
+            f"{sheet.file} contains no classes: no column has scores, and none has class names; {RECIPES}."
         )
     classes, paths = [sheet.header[n] for n in columns], sheet.column(path)
-    if len(classes) == 1 and short_key(classes[0]) in ONE_NAME | SEVERAL_NAMES:
-        raise InputError(
-            f"{sheet.file}, line 1: the column {classes[0]!r} has numbers: it can be one class, or numbers of classes. Give the "
-            f"column the name of the class, or write names into it; {RECIPES}."
-        )
+    if len(classes) == 1 and short_key(classes[0]) in _NAME_COLUMNS:
+        raise InputError(f"{sheet.file}, line 1: {classes[0]!r} has numbers. Write the names of classes; {RECIPES}.")
     check_names(classes, [1] * len(classes), sheet.file, "class")
     check_names([paths[n] for n in rows], [sheet.lines[n] for n in rows], sheet.file, "path")
     counts = Counter(row[n] for row in sheet.rows for n in columns)
     meaning = {cell: _score(cell) for cell in counts}
-    spoken = sorted({cell.strip().lower() for cell in counts} & {*_WORDS, *UNKNOWN} - {""})
-    if spoken:
-        readings = [f"{word!r} as {_WORDS[word]:g}" if word in _WORDS else f"{word!r} as unknown" for word in spoken]
-        say(f"{sheet.file}: reads {', '.join(readings)}")
     if -1 in meaning.values():
-        absent = (minus_one or _reading_of_minus_one(meaning, counts, sheet)) == "absent"
-        zero, minus = (NAN, 0.0) if absent else (0.0, NAN)
-        other = "" if minus_one else f'; `minus_one="{"unknown" if absent else "absent"}"` reads it otherwise'
-        also = f" and 0 as {'unknown' if absent else 'absent'}" if 0 in meaning.values() else ""
-        say(f"{sheet.file}: -1 is read as {'absent' if absent else 'unknown'}{also}{other}")
+        reading = minus_one or _reading_of_minus_one(meaning, counts, sheet)
+        zero, minus = (NAN, 0.0) if reading == "absent" else (0.0, NAN)
+        say(
+            f"{sheet.file}: -1 is read as {reading} (`minus_one`), so 0 is {'unknown' if reading == 'absent' else 'absent'}"
+        )
         meaning = {cell: minus if x == -1 else zero if x == 0 else x for cell, x in meaning.items()}
-    if _has_no_zero(meaning.values()):
-        say(f"{sheet.file}: {_NO_ZERO}")
     return [paths[n] for n in rows], classes, [[meaning[sheet.rows[r][n]] for n in columns] for r in rows]
-
-
-_NO_ZERO = f"no cell says that a class is absent; empty cells are unknown. If they mean absent, write 0; {RECIPES}"
-
-
-def _has_no_zero(values: Iterable[float]) -> bool:
-    """Whether all known values are 1, and there are unknown ones."""
-    kinds = set()
-    for value in values:
-        if value < 1:
-            return False
-        kinds.add(value == 1)
-    return kinds == {True, False}
 
 
 def _reading_of_minus_one(meaning: dict[str, float], counts: Counter[str], sheet: Sheet) -> str:
@@ -304,18 +200,70 @@ def _from_names(
     """A column of class names, one row for each photo or for each pair: every name is 1 and the others 0."""
     title, paths = sheet.header[column], sheet.column(path)
     if classes:
-        raise InputError(
-            f"{sheet.file}, line 1: the classes can be the names in {title!r}, or the columns with numbers "
-            f"{shorten([repr(sheet.header[n]) for n in classes], 3)}. Remove one of both; {RECIPES}."
-        )
+        numbers = shorten([repr(sheet.header[n]) for n in classes], 3)
+        raise InputError(f"{sheet.file}, line 1: the classes can be those in {title!r}, or {numbers}; {RECIPES}.")
     check_names(list(dict.fromkeys(paths)), [1] * len(set(paths)), sheet.file, "path")
-    named = names_in_column(sheet, column, known, say)
+    between = _between(sheet, column, known)
+    named = [_names_in(cell.strip(), between) for cell in sheet.column(column)]
     found: dict[str, set[str] | None] = {}
     for row in rows:
         before = found.setdefault(paths[row], None)
         if named[row] is not None:
             found[paths[row]] = {*(before or ()), *named[row]}
     order = list(dict.fromkeys(name for names in named for name in names or ()))
-    say(f"{sheet.file}: {title!r} names {len(order)} classes ({shorten(order, 4)}); a photo has no others")
+    said = next((f" with {name} between them" for name, mark in MARKS.items() if mark == between), "")
+    say(f"{sheet.file}: {title!r} names {len(order)} classes{said} ({shorten(order, 4)}); a photo has no others")
     values = [[NAN if names is None else float(name in names) for name in order] for names in found.values()]
     return list(found), order, values
+
+
+def _between(sheet: Sheet, column: int, known: Collection[str]) -> str:
+    """What separates the names in the cells: a mark, a blank, or "" where a cell is one name. InputError if unclear.
+
+    A blank can be a part of a name: the names `known`, or the title of the column, say which it is.
+    """
+    cells = [cell.strip() for cell in sheet.column(column)]
+    plain = [cell for cell in dict.fromkeys(cells) if cell.lower() not in UNKNOWN and not _is_list(cell)]
+    marks = [mark for mark in MARKS.values() if any(mark in cell for cell in plain)]
+    several = [cell for cell in plain if len(cell.split()) > 1]
+    known_keys = set(map(short_key, known))
+    if known_keys.issuperset(map(short_key, plain)) or not (marks or several):
+        return ""
+    if len(marks) == 1:
+        return marks[0]
+    whole = any(short_key(cell) in known_keys for cell in several)
+    words = any(known_keys.issuperset(map(short_key, cell.split())) for cell in several)
+    if not marks and words != whole:
+        return " " if words else ""
+    if not marks and not words and short_key(sheet.header[column]) in _ONE_NAME:
+        return ""
+    cell = min(several or plain, key=len)
+    line = sheet.lines[cells.index(cell)]
+    raise InputError(f"{sheet.file}, line {line}: {cell[:60]!r} can be one name or several. Write cat;dog; {RECIPES}.")
+
+
+def _names_in(cell: str, between: str) -> list[str] | None:
+    """The class names in a cell, also in a list as JSON, Python or Label Studio write it; None where they are unknown.
+
+    >>> _names_in('["cat", "hot dog"]', ""), _names_in("['cat', 'dog']", ""), _names_in('{"choices": ["cat"]}', "")
+    (['cat', 'hot dog'], ['cat', 'dog'], ['cat'])
+    >>> _names_in("cat; hot dog;", ";"), _names_in("", ";"), _names_in("?", ";")
+    (['cat', 'hot dog'], [], None)
+    """
+    if cell and cell.lower() in UNKNOWN:
+        return None
+    parts = cell.split(between) if between else [cell]
+    if _is_list(cell):
+        try:
+            content = parse_json(cell)
+        except ValueError:
+            content = [part.strip().strip("'\"") for part in cell[1:-1].split(",")]
+        lists = (
+            [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else [content]
+        )
+        parts = lists[0] if lists else []
+    return [name for part in parts if (name := str(part).strip())]
+
+
+def _is_list(cell: str) -> bool:
+    return cell[:1] + cell[-1:] in ("[]", "{}")

@@ -1,33 +1,32 @@
-"""Find what looks wrong in a table of labels before training: weak classes, confused pairs, photos without any class.
+"""What looks wrong in a table of labels, without true labels: weak classes, confused pairs, photos without any class.
 
-No true labels are needed for that. With true labels: what the hierarchy and the groups of the classes do to scores.
-Letters: N photos, C classes.
+And which single labels a person should look at next. Letters: N photos, C classes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..methods.hierarchy import consistent_scores, consistent_thresholds, count_overlaps, count_violations
-from .class_names import shorten
-from .class_tree import ClassTree
+from ..spelling import shorten
+from .corrections import corrected_cells
 from .labels import Labels
-from .metrics import mean_average_precision
+from .matching import match_tables, placed
 
 DOUBT = 0.5  # a label is doubtful if it is nearer to its threshold than this share of the way to 0 or to 1
 # Methods whose labels often lie in the middle: CDUL halves what only one of its two views shows.
 UNSURE = ("cdul", "ccd")
-EVERYWHERE = 0.8  # a class in at least this share of the photos does not separate them
-MOST = 0.5  # a class in more than this share may include photos that show none of the classes
+MOST = 0.5  # a class in more than this share of the photos may include photos that show none of the classes
 FEW_PHOTOS = 20  # with fewer photos, a class in all or none of them is not suspicious
-ALIKE = 0.5  # two classes are confused if at least this share of the photos with either have both (Jaccard index)
+CONFUSED = 0.5  # two classes are confused if at least this share of the photos with either have both (Jaccard index)
 FEWEST = 5  # with fewer photos that have both, a pair is due to chance
 MANY_EMPTY = 0.2  # share of photos without a class that is worth a line of advice
 MOST_PAIRS = 5
-CONTRAST = "photos that show none of the classes may be counted here; name what they show with `contrast`"
+ALIKE = 0.1  # two photos whose beliefs differ by less in every class may be near duplicates
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,7 @@ class Diagnosis:
     photos: list[int]
     sure: list[float]
     dead: list[str]  # no photo has it
-    everywhere: list[str]  # nearly every photo has it
-    frequent: list[str]  # more than half of the photos have it, but not nearly all
+    frequent: list[str]  # more than half of the photos have it
     doubtful: list[str]  # it has more doubtful photos than photos with the class
     confused: list[tuple[str, str, float]]  # pairs of classes, and the share of the photos with either that have both
     empty: list[str]  # paths of photos without any class
@@ -55,17 +53,14 @@ class Diagnosis:
         """What looks wrong, one line each, with something to try."""
         lines = []
         if self.dead:
-            them = "it" if len(self.dead) == 1 else "them"
             lines.append(
-                f"No photo shows {shorten(self.dead)}. Remove {them}, or use other words (label = other words)."
-            )
-        if self.everywhere:
-            lines.append(
-                f"Nearly every photo shows {shorten(self.everywhere)}. Such a broad name does not separate the photos; try a "
-                f"narrower one. If most photos do not show it, {CONTRAST}."
+                f"No photo shows {shorten(self.dead)}. Remove such a class, or use other words (label = other words)."
             )
         if self.frequent:
-            lines.append(f"More than half of the photos show {shorten(self.frequent)}. If that is wrong, {CONTRAST}.")
+            lines.append(
+                f"More than half of the photos show {shorten(self.frequent)}. If that is wrong, try a narrower name. Photos that "
+                "show none of the classes may be counted here; name what they show with `contrast`."
+            )
         if self.doubtful:
             lines.append(
                 f"The labels of {shorten(self.doubtful)} are more often doubtful than certain. Use other words "
@@ -104,8 +99,7 @@ def diagnose(labels: Labels) -> Diagnosis:
         photos.tolist(),
         sure.tolist(),
         [name for name, part in zip(names, share, strict=True) if part == 0],
-        [name for name, part in zip(names, share, strict=True) if part >= EVERYWHERE],
-        [name for name, part in zip(names, share, strict=True) if MOST < part < EVERYWHERE],
+        [name for name, part in zip(names, share, strict=True) if part > MOST],
         [] if labels.meta.get("method") in UNSURE else doubtful,
         _confused(positive.float(), names),
         [labels.paths[row] for row in without],
@@ -118,58 +112,85 @@ def _confused(positive: Tensor, names: list[str]) -> list[tuple[str, str, float]
     count = both.diagonal()
     share = (both / (count[:, None] + count - both).clamp(min=1)).triu(1)
     share = torch.where(both >= FEWEST, share, 0)
-    pairs = [(names[a], names[b], float(share[a, b])) for a, b in (share >= ALIKE).nonzero().tolist()]
+    pairs = [(names[a], names[b], float(share[a, b])) for a, b in (share >= CONFUSED).nonzero().tolist()]
     return sorted(pairs, key=lambda pair: -pair[2])[:MOST_PAIRS]
 
 
-# -- hierarchy and groups
+# -- which labels to look at
 
 
-@dataclass(frozen=True)
-class Consistency:
-    """Before and after the scores were made consistent. mAPs and APs are in [0, 1]; the rest are counts."""
+class Question(NamedTuple):
+    """A label to look at. `score` is the label's, in [0, 1]; `wrong` is how probable it is that the label is wrong."""
 
-    mean_average_precision: tuple[float, float]
-    average_precision: dict[str, tuple[float, float]]  # of each class in both tables; NaN without positives
-    violations: tuple[int, int]  # cells where a child has a higher score than its parent
-    orphans: tuple[int, int]  # cells where a child reaches its threshold and its parent does not
-    overlaps: tuple[int, int]  # photos with more than one class of a group, for each group
-
-    def summary(self) -> list[str]:
-        """Two lines for a person."""
-        before, after = (f"{100 * value:.1f}" for value in self.mean_average_precision)
-        return [
-            f"mAP without and with the hierarchy and groups of the classes: {before} and {after} %",
-            f"contradictions without and with them: {self.violations[0]} and {self.violations[1]} scores above the parent's, "
-            f"{self.orphans[0]} and {self.orphans[1]} classes without their parent, "
-            f"{self.overlaps[0]} and {self.overlaps[1]} photos with two classes of a group",
-        ]
+    path: str
+    name: str  # of the class
+    score: float
+    wrong: float
+    reason: str
 
 
-def compare_consistency(labels: Labels, truth: Labels, tree: ClassTree | None = None) -> Consistency:
-    """Compare scores that are not yet consistent with what `tree` makes of them. None: the tree in the labels' `meta`.
+def belief(labels: Labels) -> Tensor:
+    """How probable each label is (N, C), in [0, 1]: the score, stretched so that the threshold of its class is ½. NaN stays NaN.
 
-    Raises InputError as `mean_average_precision` does.
+    >>> belief(Labels(["a", "b"], ["cat"], torch.tensor([[0.2], [0.7]]), meta={"thresholds": [0.4]}))
+    tensor([[0.2500],
+            [0.7500]])
     """
-    tree = ClassTree.of(labels.meta) if tree is None else tree
-    after = consistent_labels(labels, tree)
-    parents, groups = tree.parent_columns(labels.classes), tree.group_columns(labels.classes)
-    means, per_class, violations, orphans, overlaps = [], [], [], [], []
-    for table in (labels, after):
-        mean, each = mean_average_precision(table, truth)
-        chosen = table.scores >= table.thresholds  # (N, C)
-        means.append(mean)
-        per_class.append(each)
-        violations.append(count_violations(table.scores, parents))
-        orphans.append(count_violations(chosen, parents))
-        overlaps.append(count_overlaps(chosen, groups))
-    both = {name: (value, per_class[1][name]) for name, value in per_class[0].items()}
-    return Consistency(tuple(means), both, tuple(violations), tuple(orphans), tuple(overlaps))
+    scores, thresholds = labels.scores, labels.thresholds.clamp(1e-6, 1 - 1e-6)
+    above = 0.5 + (scores - thresholds) / (1 - thresholds) / 2
+    return torch.where(scores < thresholds, scores / thresholds / 2, above).clamp(0, 1)
 
 
-def consistent_labels(labels: Labels, tree: ClassTree) -> Labels:
-    """The labels with consistent scores and thresholds. It is meant for predictions, once (see `methods.hierarchy`)."""
-    parents, groups = tree.parent_columns(labels.classes), tree.group_columns(labels.classes)
-    thresholds = consistent_thresholds(labels.thresholds, parents, groups).tolist()
-    scores = consistent_scores(labels.scores, parents, groups)
-    return replace(labels, scores=scores, meta={**labels.meta, "thresholds": thresholds, "hierarchy": tree.plain()})
+def matched_belief(labels: Labels, predictions: Labels) -> Tensor:
+    """The beliefs of a model in the rows and columns of `labels` (N, C); NaN where `predictions` has no such photo or class."""
+    return placed(belief(predictions), match_tables(labels, predictions), labels.scores.shape)
+
+
+def wrong_labels(label: Tensor, model: Tensor | None = None) -> Tensor:
+    """How probable it is that labels with these beliefs (N, C) are wrong, in [0, 1]. Labels without belief (NaN) get ½.
+
+    The probability of a class is the mean of the beliefs of the label and, where it has one, of the model. So a label is
+    suspicious if it is near its threshold, or if the model contradicts it.
+
+    >>> wrong_labels(torch.tensor([[0.9, 0.6]]), torch.tensor([[0.1, float("nan")]]))
+    tensor([[0.5000, 0.4000]])
+    """
+    label = label.nan_to_num(0.5)
+    mean = label if model is None else torch.where(model.isnan(), label, (label + model) / 2)
+    return torch.where(label >= 0.5, 1 - mean, mean)
+
+
+def questions(labels: Labels, predictions: Labels | None = None, count: int = 20) -> list[Question]:
+    """The `count` labels that are most worth a look, the best first. Corrected labels are left out.
+
+    One after the other, the label with the highest probability of being wrong is chosen, after three deductions, so that the
+    questions differ. A class that has been asked k times counts 1/(k + 1). A photo that is like one already chosen counts as
+    little as it differs (see ALIKE); a photo itself is asked about once, until all have been. With `predictions`, labels that a
+    model contradicts come first. Raises InputError if the predictions share no photo or no class with the labels.
+    """
+    label, model = belief(labels), None if predictions is None else matched_belief(labels, predictions)
+    wrong = wrong_labels(label, model)
+    wrong[~corrected_cells(labels, labels.paths).isnan()] = -1
+    rows = label.nan_to_num(0.5) if model is None else torch.cat([label, model], 1).nan_to_num(0.5)  # (N, C or 2·C)
+    new, asked, chosen = torch.ones(len(labels)), torch.zeros(len(labels.classes)), []
+    for _ in range(min(count, int((wrong >= 0).sum()))):
+        value = wrong * new[:, None] / (1 + asked)  # (N, C); below 0 where corrected or asked
+        place = int(value.argmax())
+        if float(value.flatten()[place]) <= 0:  # every photo has been asked about: begin again
+            new.fill_(1.0)
+            place = int((wrong / (1 + asked)).argmax())
+        row, column = divmod(place, len(labels.classes))
+        believed, predicted = float(label[row, column]), math.nan if model is None else float(model[row, column])
+        if believed != believed:
+            reason = "not labelled"
+        elif predicted == predicted and (predicted >= 0.5) != (believed >= 0.5):
+            reason = "label yes, model no" if believed >= 0.5 else "label no, model yes"
+        else:
+            reason = "doubtful yes" if believed >= 0.5 else "doubtful no"
+        score, doubt = float(labels.scores[row, column]), float(wrong[row, column])
+        chosen.append(Question(labels.paths[row], labels.classes[column], score, doubt, reason))
+        distance = (rows - rows[row]).abs().amax(1)  # (N,)
+        new = torch.minimum(new, (distance / ALIKE).clamp(max=1))
+        new[row], wrong[row, column] = 0, -1
+        asked[column] += 1
+    return chosen

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from .class_names import shorten
+from ..spelling import shorten
 from .labels import Labels
 
 SHOWN_NAMES = 3  # photos or classes without a match that a summary names
@@ -30,8 +30,7 @@ Pairs = list[tuple[int, int]]
 class Match:
     """What two tables share: `rows` (row in the first, row in the second) and `classes`; and what only one of them has.
 
-    `classes` has the names in the first table, `columns` their places in both, `notes` a line for each looser rule that was
-    needed.
+    `classes` has the names in the first table, `columns` their places in both, `notes` a line for each looser rule.
     """
 
     rows: Pairs
@@ -51,15 +50,16 @@ class Match:
         >>> Match([(0, 0)], ["cat"], ["b.jpg"], [], [], ["cow"]).summary()[0]
         'labels: 1 of 2 photos and 1 of 1 classes matched (photos not matched: b.jpg)'
         """
-        photos, columns, lines = len(self.rows), len(self.classes), []
+        lines = []
         for table, paths, classes in (
             (first, self.paths_only_first, self.classes_only_first),
             (second, self.paths_only_second, self.classes_only_second),
         ):
-            line = f"{table}: {photos} of {photos + len(paths)} photos and {columns} of {columns + len(classes)} classes matched"
-            kinds = (("photos", paths), ("classes", classes))
-            missing = [f"{kind} not matched: {_first_few(names)}" for kind, names in kinds if names]
-            lines.append(line + (f" ({'; '.join(missing)})" if missing else ""))
+            counts, missing = [], []
+            for kind, found, names in (("photos", self.rows, paths), ("classes", self.classes, classes)):
+                counts.append(f"{len(found)} of {len(found) + len(names)} {kind}")
+                missing += [f"{kind} not matched: {_first_few(names)}"] if names else []
+            lines.append(f"{table}: {' and '.join(counts)} matched" + (f" ({'; '.join(missing)})" if missing else ""))
         return lines + self.notes
 
 
@@ -136,9 +136,9 @@ class Rule(NamedTuple):
 def match_paths(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, list[str]]:
     r"""Pairs of rows whose paths name the same photo, sorted, and a line for each looser rule.
 
-    Equal paths first. Then each rule looks at what is left, and only takes pairs that are unique in both tables: other slashes,
-    other letter case, an absolute path that ends with the other, no file suffix (`2008_000008`). Only if nothing matched so
-    far, as for tables that are relative to different folders: one path ends with the other.
+    Equal paths first. Then each rule looks at what is left, and only takes pairs that are unique in both tables: other slashes
+    or letter case, an absolute path that ends with the other, no file suffix (`2008_000008`). Only if nothing matched so far,
+    as for tables that are relative to different folders: one path ends with the other.
 
     >>> match_paths(["a/1.jpg", "a/2.jpg"], ["a\\2.JPG", "a/1.jpg"])[0]
     [(0, 1), (1, 0)]
@@ -147,9 +147,9 @@ def match_paths(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, lis
 
 
 def match_classes(first: Sequence[str], second: Sequence[str]) -> tuple[Pairs, list[str]]:
-    """Pairs of columns whose names are the same class, sorted, and a line for each looser rule.
+    """Pairs of columns whose names are the same class, sorted, and a line if the names differ.
 
-    Equal names first, then names that differ in letter case, or in blanks, hyphens and underscores; only where one pair fits.
+    Equal names first, then names that differ in letter case, blanks, hyphens and underscores; only where one pair fits.
 
     >>> match_classes(["potted plant", "Cat"], ["cat", "potted_plant"])[0]
     [(0, 1), (1, 0)]
@@ -190,48 +190,38 @@ def _pairs_of(rule: Rule, first: Sequence[str], second: Sequence[str]) -> Pairs:
     return [(i, j) for i, j in single if rule.accept(first[i], second[j])]
 
 
-def _slashes(path: str) -> str:
-    r"""Forward slashes, no "./" in front, no blanks around, and accents as single characters.
+def _path_key(path: str) -> str:
+    r"""In lower case, with forward slashes, no "./" in front, no blanks around, and accents as single characters.
 
-    >>> _slashes(".\\a\\b.jpg ")
+    >>> _path_key(".\\a\\B.jpg ")
     'a/b.jpg'
     """
     path = re.sub(r"(?<!:)/{2,}", "/", path.strip().replace("\\", "/"))
-    while path.startswith("./"):
-        path = path[2:]
-    return unicodedata.normalize("NFC", path)
-
-
-def _folded(path: str) -> str:
-    return _slashes(path).casefold()
+    return unicodedata.normalize("NFC", re.sub(r"^(\./)+", "", path)).casefold()
 
 
 def _stem(path: str) -> str:
-    return _SUFFIX.sub("", _folded(path))
+    return _SUFFIX.sub("", _path_key(path))
 
 
 def _one_absolute(one: str, two: str) -> bool:
-    return bool(_ABSOLUTE.match(_slashes(one))) != bool(_ABSOLUTE.match(_slashes(two)))
+    return bool(_ABSOLUTE.match(_path_key(one))) != bool(_ABSOLUTE.match(_path_key(two)))
 
 
 def _one_without_suffix(one: str, two: str) -> bool:
     return bool(_SUFFIX.search(one.strip())) != bool(_SUFFIX.search(two.strip()))
 
 
-def _case_key(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+def _class_key(name: str) -> str:
+    return re.sub(r"[\s_\-]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
 _PATH_RULES = (
-    Rule("with other slashes or accents", _slashes),
-    Rule("in another letter case", _folded),
-    Rule("by the end of an absolute path", _folded, ends=True, accept=_one_absolute),
+    Rule("with other slashes, accents or letter case", _path_key),
+    Rule("by the end of an absolute path", _path_key, ends=True, accept=_one_absolute),
     Rule("without a file suffix", _stem, accept=_one_without_suffix),
     # Among paths of which some match, 3.jpg and q/3.jpg are different photos.
-    Rule("by the end of the path", _folded, ends=True, only_alone=True),
+    Rule("by the end of the path", _path_key, ends=True, only_alone=True),
     Rule("by the end of the path, without a file suffix", _stem, True, _one_without_suffix, only_alone=True),
 )
-_CLASS_RULES = (
-    Rule("classes in another letter case", _case_key),
-    Rule("classes with other blanks, hyphens or underscores", lambda name: re.sub(r"[\s_\-]+", "", _case_key(name))),
-)
+_CLASS_RULES = (Rule("classes in another letter case, or with other blanks, hyphens or underscores", _class_key),)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ..config import InputError, TableOptions
 from ..methods.calibration import expected_calibration_error
+from ..methods.hierarchy import consistent_scores, consistent_thresholds, count_overlaps, count_violations
 from ..progress import LineProgress, Progress
-from ..spelling import did_you_mean
+from ..spelling import did_you_mean, shorten
 from .class_names import CLASS_PRESETS, Classes, as_prompts
+from .class_tree import ClassTree
 from .matching import Match as Match
 from .matching import match_tables as match_tables
 from .matching import refuse_small_match
@@ -112,9 +114,7 @@ def evaluate(
         unknown = [name for name in names if name not in known.classes]
         if unknown:
             hint = did_you_mean(unknown[0], [*known.classes, *CLASS_PRESETS])
-            raise InputError(
-                f"`only` names {', '.join(unknown)}, which the truth does not have.{hint} It has {', '.join(known.classes)}"
-            )
+            raise InputError(f"`only` names {unknown[0]}, but the truth has {shorten(known.classes, 20)}.{hint}")
         known = known.aligned(known.paths, names)
     match = match_tables(scores, known)
     first, second = name_of(labels, "the predictions"), name_of(truth, "the truth")
@@ -138,3 +138,35 @@ def read_known(truth: Labels | str | Path, classes: Sequence[str], tables: Table
 def name_of(table: Labels | str | Path, words: str) -> str:
     """What a message calls a table: its file, or these words."""
     return words if isinstance(table, Labels) else os.fspath(table)
+
+
+# -- hierarchy and groups
+
+
+def compare_consistency(labels: Labels, truth: Labels, tree: ClassTree) -> list[str]:
+    """Two lines: the mAP of scores that are not yet consistent, and of what `tree` makes of them; and their contradictions.
+
+    Those are scores above the parent's, classes without their parent, and photos with two classes of a group.
+    Raises InputError as `mean_average_precision` does.
+    """
+    parents, groups = tree.parent_columns(labels.classes), tree.group_columns(labels.classes)
+    means, counts = [], []
+    for table in (labels, consistent_labels(labels, tree)):
+        chosen = table.scores >= table.thresholds  # (N, C)
+        means.append(f"{100 * mean_average_precision(table, truth)[0]:.1f}")
+        violations, orphans = count_violations(table.scores, parents), count_violations(chosen, parents)
+        counts.append((violations, orphans, count_overlaps(chosen, groups)))
+    kinds = ("scores above the parent's", "classes without their parent", "photos with two classes of a group")
+    both = [f"{before} and {after} {kind}" for before, after, kind in zip(*counts, kinds, strict=True)]
+    return [
+        f"mAP without and with the hierarchy and groups of the classes: {' and '.join(means)} %",
+        f"contradictions without and with them: {', '.join(both)}",
+    ]
+
+
+def consistent_labels(labels: Labels, tree: ClassTree) -> Labels:
+    """The labels with consistent scores and thresholds. It is meant for predictions, once (see `methods.hierarchy`)."""
+    parents, groups = tree.parent_columns(labels.classes), tree.group_columns(labels.classes)
+    thresholds = consistent_thresholds(labels.thresholds, parents, groups).tolist()
+    scores = consistent_scores(labels.scores, parents, groups)
+    return replace(labels, scores=scores, meta={**labels.meta, "thresholds": thresholds, "hierarchy": tree.plain()})

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from ..config import InputError
-from ..files import atomic, read_file
+from ..files import atomic, parse_json, read_file
+from ..spelling import one_line, shorten
 
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "pipes": "|"}
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters around a name in a header
@@ -30,41 +32,35 @@ imagename imagefile imagefilename imgid imgname imgfile img fname photo photos p
 pictureid picturename imageurl url uri sourcefile"""
 PATH_NAMES = frozenset(_PATH_WORDS.split())
 
-Lines = list[tuple[int, list[str]]]  # line number and cells of each row that is not empty
+_PHOTO = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+
 Say = Callable[[str], None]
 
 
-def decode_text(data: bytes, errors: str = "strict") -> str:
-    """Decode a text file: UTF-8, or UTF-16 if it begins with a UTF-16 byte-order mark. The mark is removed.
-
-    `errors` applies to UTF-8: "surrogateescape" keeps bytes of file names that cannot be decoded, "strict" raises
-    UnicodeDecodeError.
-    """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16")
-    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors)
-
-
 def load_text(path: Path) -> str:
-    """The text of a file: UTF-8, or UTF-16 where its bytes show it. Bytes that are not UTF-8 become surrogate escapes."""
+    """The text of a file: UTF-8, or UTF-16 where its first bytes show it. Bytes that are not UTF-8 become surrogate escapes."""
     try:
         data = read_file(path)
-        utf16 = _utf16_without_mark(data)
-        return data.decode(utf16) if utf16 else decode_text(data, errors="surrogateescape")
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        start = data[:LOOKED_AT]
+        even, odd = start[::2].count(0), start[1::2].count(0)  # in UTF-16 of Latin text, every second byte is zero
+        if max(even, odd) > len(start) // 4 and not min(even, odd):
+            return data.decode("utf-16-le" if odd else "utf-16-be")
+        return data.decode("utf-8-sig", "surrogateescape")
     except (OSError, ValueError) as error:  # ValueError: not text, or a NUL character in the name of the file
         reason = getattr(error, "strerror", None) or "it is neither UTF-8 nor UTF-16 text"
         raise InputError(f"{path} cannot be read ({reason}). Give a text file in UTF-8 that you can read.") from error
 
 
-def _utf16_without_mark(data: bytes) -> str | None:
-    """Which UTF-16 text is: in Latin text, every second byte is zero."""
-    start = data[: min(LOOKED_AT, len(data) // 2 * 2)]
-    if len(data) % 2 or not start or start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        return None
-    even, odd = start[::2].count(0), start[1::2].count(0)
-    if not even and odd > len(start) // 4:
-        return "utf-16-le"
-    return "utf-16-be" if not odd and even > len(start) // 4 else None
+def json_in(text: str, file: Path, line: int = 1) -> Any:
+    """The content of JSON in a file; the text begins at `line`. InputError where it is none."""
+    try:
+        return parse_json(text)
+    except ValueError as error:  # among them: too many brackets, and a number of thousands of digits
+        where = f"{file}, line {line + getattr(error, 'lineno', 1) - 1}"
+        raise InputError(f"{where}: not JSON ({str(error)[:80]}). Write or export the file again.") from error
 
 
 def is_valid_text(text: str) -> bool:
@@ -77,9 +73,7 @@ def save_text(text: str, path: Path) -> None:
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:  # half of a surrogate pair; only Windows allows it in a file name
-        raise InputError(
-            f"{path} cannot store a file name that is not valid text. Write a .pt or .json file."
-        ) from error
+        raise InputError(f"{path} cannot store a file name that is not valid text. Write a .pt file.") from error
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
@@ -111,20 +105,20 @@ class Sheet:
 
 
 def short_key(name: str) -> str:
-    """A column name in lower case without blanks, hyphens and underscores: `Image ID` and `image_id` are the same."""
+    """A column name in lower case without blanks, hyphens, underscores and dots: `Image ID` and `image_id` are the same."""
     return re.sub(r"[\s_\-.]+", "", name.casefold())
 
 
-def read_sheet(file: Path, say: Say = lambda line: None, text: str | None = None) -> Sheet:
+def read_sheet(file: Path, say: Say = lambda line: None) -> Sheet:
     """The rows of a .csv. `say` gets a line about an unusual separator. InputError names the file, the line and a remedy.
 
     Rows in which every cell is empty are left out, and so are columns without a name and without a value. Rows with one
-    more cell than the header begin with a row number, as R writes them. `text` is the file's text, where the caller has it.
+    more cell than the header begin with a row number, as R writes them.
     """
-    text, separator = _separator(load_text(file) if text is None else text, file)
+    text, separator = _separator(load_text(file), file)
     if separator != "commas":
         say(f"{file}: its columns are separated by {separator}")
-    lines = parse_lines(text, SEPARATORS[separator], file)
+    lines = _parse(text, SEPARATORS[separator], file)
     if not lines:
         raise InputError(f"{file}, line 1: the table is empty; it needs a column `path`. Write path,class,class,...")
     header = [name.strip().strip(INVISIBLE).strip() for name in lines[0][1]]
@@ -144,15 +138,74 @@ def read_sheet(file: Path, say: Say = lambda line: None, text: str | None = None
     return Sheet(file, [header[n] for n in kept], [line for line, _ in body], rows)
 
 
-def parse_lines(text: str, separator: str, file: Path, most: int | None = None) -> Lines:
-    """The lines that are not blank, at most `most` of them. InputError where quotes are not balanced."""
+def check_names(names: Sequence[str], lines: Sequence[int], file: Path, kind: str) -> None:
+    """InputError for a blank name or one that is there twice; `kind` is "path" or "class"."""
+    first: dict[str, int] = {}
+    for name, line in zip(names, lines, strict=True):
+        if not name:
+            raise InputError(f"{file}, line {line}: a {kind} has no name. Give it one or remove it.")
+        if name in first:
+            raise InputError(
+                f"{file}, line {line}: the {kind} {name!r:.200} is already in line {first[name]}. Remove one."
+            )
+        first[name] = line
+
+
+def photo_column(sheet: Sheet, wanted: str | None, say: Say) -> int:
+    """The number of the column with the photos, by its name or else by its cells. InputError if none or several could be it."""
+    header, keys, where = sheet.header, [short_key(name) for name in sheet.header], f"{sheet.file}, line 1"
+    photo = next((name for name in header if _PHOTO.search(name)), None)
+    if photo:
+        raise InputError(f"{where}: the first line has a photo ({photo!r}). Write path,class,class,... above it.")
+    columns, shown = range(len(header)), shorten([repr(name) if name else "without a name" for name in header])
+    exact = [n for n in columns if header[n] == "path"]
+    if wanted:
+        found = [n for n in columns if header[n] == wanted] or [n for n in columns if keys[n] == short_key(wanted)]
+        if not found and not exact:
+            raise InputError(f"{where}: `path_column` {wanted!r} is none of the columns: {shown}. Correct it.")
+        return (found or exact)[0]
+    named = [n for n in columns if keys[n] in PATH_NAMES]
+    photos = [n for n in columns if sheet.rows and all(_PHOTO.search(cell.strip()) for cell in sheet.column(n))]
+    ids = [n for n in columns if keys[n] in ("name", "id", "key")]
+    index = [0] if not header[0] and all(number_in(cell) is None for cell in sheet.column(0)) else []  # of pandas
+    found = exact or [n for n in photos if n in named] or named or photos or ids[:1] or index
+    if len(found) > 1:
+        choices = " or ".join(f'`path_column="{one_line(header[n])}"`' for n in found[:3])
+        raise InputError(f"{where}: several columns could hold the photos. Choose one: {choices}.")
+    if not found:
+        raise InputError(
+            f"{where}: no column `path` with the photos. The columns are {shown}. Write path,class,class,..., or name the "
+            'column with `path_column="..."`.'
+        )
+    if header[found[0]].lower() != "path":
+        say(f"{sheet.file}: the photos are in the column {header[found[0]] or 'without a name'!r}")
+    return found[0]
+
+
+def number_in(cell: str) -> float | None:
+    """The number in a cell, with a decimal point or a decimal comma; None where there is none.
+
+    >>> number_in(" 0,25 "), number_in("1.0"), number_in("cat")
+    (0.25, 1.0, None)
+    """
+    text = cell.strip()
+    if "_" in text:  # Python would read 2008_000008 as a number
+        return None
+    try:
+        return float(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
+    except ValueError:
+        return None
+
+
+def _parse(text: str, separator: str, file: Path, most: int | None = None) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of the lines that are not blank, at most `most`. InputError where quotes are not balanced."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    found: Lines = []
+    found = []
     try:
         for cells in reader:
             if cells:
                 found.append((reader.line_num, cells))
-            if most and len(found) >= most:
+            if len(found) == most:
                 break
     except csv.Error as error:
         raise InputError(f"{file}, line {reader.line_num}: {error}. Save it as a comma-separated file.") from error
@@ -167,17 +220,15 @@ def _separator(text: str, file: Path) -> tuple[str, str]:
     """
     first, _, rest = text.partition("\n")
     told = first.strip("\r\"' ").lower()
+    widths: dict[str, tuple[bool, bool, int]] = {}
     for name, mark in SEPARATORS.items():
         if told == f"sep={mark}":
             return "\n" + rest, name  # the line stays, blank: line numbers are right
-    widths: dict[str, tuple[bool, bool, int]] = {}
-    for name, mark in SEPARATORS.items():
         try:
-            lines = parse_lines(text, mark, file, TRIED_LINES)
+            lines = [cells for _, cells in _parse(text, mark, file, TRIED_LINES)]
         except InputError:
             continue
-        header = lines[0][1] if lines else []
-        if len(header) > 1:
-            named = any(short_key(cell.strip()) in PATH_NAMES for cell in header)
-            widths[name] = (len({len(cells) for _, cells in lines}) == 1, named, len(header))
+        if lines and len(lines[0]) > 1:
+            named = any(short_key(cell.strip()) in PATH_NAMES for cell in lines[0])
+            widths[name] = (len(set(map(len, lines))) == 1, named, len(lines[0]))
     return text, max(widths, key=widths.__getitem__, default="commas")

@@ -1,4 +1,4 @@
-"""Tables of labels and true labels from files: mlclip's own, a .csv of any program, data sets, Label Studio and COCO.
+"""Files of `Labels`: mlclip's own, a .csv of any program, and the forms of other tools and data sets.
 
 Letters: N photos (rows), C classes (columns).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import posixpath
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import InputError, TableOptions
-from ..files import FORMAT_VERSION, check_output, existing_file, is_special, load_plain, parse_json, save_plain
+from ..config import ExportConfig, InputError, TableOptions
+from ..files import FORMAT_VERSION, beside, check_output, existing_file, is_special, load_plain, save_plain
 from ..plain import check_fields
 from ..progress import SILENT, Progress
-from .csv_table import check_names, read_csv
-from .datasets import DATASETS, looks_like, read_coco
-from .label_studio import read_label_studio
+from .csv_table import read_csv
+from .datasets import folders_in, is_image_folder, read_image_folder, read_nuswide, read_voc, voc_homes
+from .exchange import (
+    CONFIG,
+    coco_files,
+    read_coco,
+    read_label_studio,
+    write_coco,
+    write_keywords,
+    write_label_studio,
+)
 from .labels import Labels as Labels
-from .sheet import load_text, save_csv, save_text
+from .sheet import RECIPES, check_names, json_in, load_text, save_csv, save_text
 
 MADE_BY = "mlclip pseudolabel"
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
-CSV_SUFFIXES = (".csv", ".tsv", ".txt")  # text with columns, as it is read
-READ_SUFFIXES = (*SUFFIXES, *CSV_SUFFIXES[1:])
+READ_SUFFIXES = (*SUFFIXES, ".tsv", ".txt")
+DATASETS = {"voc": read_voc, "coco": read_coco, "nuswide": read_nuswide, "imagefolder": read_image_folder}
 FORMS = "voc:DIR[:split], coco:FILE, nuswide:DIR[:split], imagefolder:DIR[:split], label-studio:FILE"
 
 
@@ -46,20 +55,47 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
     if suffix == ".pt":
         _check_plain(labels.meta, "meta")
         save_plain(content, path)
-    elif suffix == ".json":
-        content["scores"] = _short(labels.scores)
-        save_text(json.dumps(content, indent=1, default=lambda tensor: tensor.tolist()) + "\n", path)
+        return
+    scores = _short(labels.scores)
+    if suffix == ".json":
+        text = json.dumps(content | {"scores": scores}, indent=1, default=lambda tensor: tensor.tolist())
+        save_text(text + "\n", path)
     elif suffix == ".jsonl":
-        rows = [dict(zip(labels.classes, row, strict=True)) for row in _short(labels.scores)]
+        rows = [dict(zip(labels.classes, row, strict=True)) for row in scores]
         lines = [json.dumps({"path": name, "scores": row}) + "\n" for name, row in zip(labels.paths, rows, strict=True)]
         save_text("".join(lines), path)
     else:
         if "path" in labels.classes:
             raise InputError(f"{path} cannot have a class named 'path'. Write a .pt, .json or .jsonl file.")
-        rows = [["" if score is None else f"{score:.9g}" for score in row] for row in _short(labels.scores)]
-        save_csv(
-            [["path", *labels.classes], *([name, *row] for name, row in zip(labels.paths, rows, strict=True))], path
-        )
+        rows = [["" if score is None else f"{score:.9g}" for score in row] for row in scores]
+        lines = [[name, *row] for name, row in zip(labels.paths, rows, strict=True)]
+        save_csv([["path", *labels.classes], *lines], path)
+
+
+def export_labels(labels: Labels, output: str | Path, config: ExportConfig, *, overwrite: bool = False) -> list[str]:
+    """Write the table for another tool; `config.to` says which. `labels.thresholds` say which classes a photo has.
+
+    Returns the files. They are replaced only with `overwrite`. InputError if something cannot be written.
+    """
+    path = Path(output)
+    if not len(labels):
+        raise InputError("the labels have no photos, so there is nothing to write.")
+    for file in [path, *([beside(path, CONFIG)] if config.to == "label-studio" else [])]:
+        check_output(file, overwrite=overwrite)
+    if config.to == "csv":
+        write_labels(labels, path, overwrite=overwrite)
+        return [str(path)]
+    for name in labels.paths:
+        parts = name.replace("\\", "/").split("/")
+        if posixpath.isabs(name) or os.path.isabs(name) or ".." in parts or ":" in parts[0][1:2]:
+            raise InputError(f"the path {name[:80]!r} of the labels leads out of their folder. Remove the row.")
+    if config.to == "label-studio":
+        return list(map(str, write_label_studio(labels, path, config.url_prefix)))
+    (write_coco if config.to == "coco" else write_keywords)(labels, path)
+    return [str(path)]
+
+
+# -- reading
 
 
 def read_labels(
@@ -85,15 +121,14 @@ def read_labels(
         if suffix == ".pt":
             labels = _from_content(load_plain(path, kind="labels", made_by=MADE_BY))
         elif suffix == ".json":
-            content = _json(load_text(path), path, 1)
+            content = json_in(load_text(path), path)
             listed = isinstance(content, list)
             labels = _from_objects(enumerate(content, start=1), path) if listed else _read_json(content, path)
         elif suffix == ".jsonl":
             lines = enumerate(load_text(path).split("\n"), start=1)
-            labels = _from_objects([(n, _json(line, path, n)) for n, line in lines if line.strip()], path)
+            labels = _from_objects([(n, json_in(line, path, n)) for n, line in lines if line.strip()], path)
         else:
-            paths, classes, rows = read_csv(path, options, progress.log, known_classes)
-            labels = Labels(paths, classes, _tensor(rows, len(classes)))
+            labels = _from_rows(*read_csv(path, options, progress.log, known_classes))
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
     if not labels.classes:
@@ -119,12 +154,10 @@ def read_truth(
     kind = kind.lower()
     notes = []
     if not (colon and kind in (*DATASETS, "label-studio")):
-        kind, place = looks_like(str(spec)), str(spec)
+        kind, place = _looks_like(str(spec)), str(spec)
         if kind is None:
             if Path(spec).suffix.lower() not in READ_SUFFIXES and not is_special(spec):
-                raise InputError(
-                    f"{spec!r:.200} is not a source of true labels. Give {FORMS} or a .csv file; docs/formats.md has others."
-                )
+                raise InputError(f"{spec!r:.200} is no source of true labels. Give {FORMS} or a .csv file; {RECIPES}.")
             existing_file(spec, "A table of true labels has a path column, and 1, 0 or an empty cell for each class.")
             return read_labels(spec, options, progress=progress, known_classes=known_classes)
         notes = [f"{place} looks like {kind} and is read as {kind}:{place}"]
@@ -136,12 +169,34 @@ def read_truth(
             found = DATASETS[kind](place)
         else:
             found = DATASETS[kind](folder, split or None)
-    except OSError as error:  # a folder without permission, a broken disk
-        raise InputError(f"{spec} cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    except (OSError, ValueError) as error:  # a folder without permission, a broken disk; a NUL character in the path
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{spec} cannot be read ({reason}). Check the path and its permissions.") from error
     found.meta["notes"] = notes + found.meta["notes"]
     for note in found.meta["notes"]:
         progress.log(note)
     return found
+
+
+def _looks_like(place: str) -> str | None:
+    """The prefix of what a path without one looks like; None for a table. InputError if a folder is unclear."""
+    if place.lower().endswith(".json") and os.path.isfile(place):
+        content = json_in(load_text(Path(place)), Path(place))
+        keys = {"images", "annotations", "categories"}
+        return "coco" if isinstance(content, dict) and keys <= content.keys() else None
+    folder = Path(place)
+    if not os.path.isdir(folder):
+        return None
+    nuswide = any(name.lower() == "groundtruth" for name in folders_in(folder))
+    found = {"voc": voc_homes(folder), "coco": coco_files(folder), "nuswide": nuswide}
+    kinds = [kind for kind, there in found.items() if there]
+    if not kinds and is_image_folder(folder):
+        return "imagefolder"
+    if len(kinds) != 1:
+        what = f"could be {' or '.join(kinds)}" if kinds else "looks like no data set that is known here"
+        forms = ", ".join(f"{kind}:{place}" for kind in kinds or DATASETS)
+        raise InputError(f"{place} {what}. Say how to read it: {forms}; docs/formats.md has others.")
+    return kinds[0]
 
 
 def _suffix(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> str:
@@ -155,29 +210,26 @@ def _suffix(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> str:
 
 def _check_plain(value: Any, where: str) -> None:
     """TypeError if `value` contains something that `files.load_plain` refuses."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            _check_plain(item, f"{where}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _check_plain(item, where)
-    elif type(value) not in (str, bool, int, float, type(None), Tensor):
-        raise TypeError(
-            f"{where} of Labels contains a {type(value).__name__}; use only numbers, text, lists, dicts and tensors"
-        )
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, item in inner:
+        _check_plain(item, f"{where}[{key!r}]")
+    if type(value) not in (str, bool, int, float, type(None), Tensor, list, tuple, dict):
+        kind = type(value).__name__
+        raise TypeError(f"{where} of Labels contains a {kind}; use only numbers, text, lists, dicts and tensors")
 
 
 def _read_json(content: Any, path: Path) -> Labels:
     """The labels in the object of a .json of `write_labels`."""
-    if not isinstance(content, dict) or not isinstance(content.get("scores"), list):
+    if not isinstance(content, dict) or content.get("format") != "mlclip.labels":
         raise InputError(f"{path} is not a labels file. If it has one object per line, rename it to .jsonl.")
-    if content.get("format") != "mlclip.labels" or content.get("version") != FORMAT_VERSION:
+    if content.get("version") != FORMAT_VERSION:
         raise InputError(f"{path} is not a labels file of version {FORMAT_VERSION}. Make one with `{MADE_BY}`.")
-    classes, rows = content.get("classes"), content["scores"]
-    if not isinstance(classes, list) or not all(isinstance(row, list) for row in rows):
-        raise InputError(f"{path}: `scores` must contain one list per photo. Write the file again.")
-    scores = [[_score(cell, str(path)) for cell in row] for row in rows]
-    content |= {"scores": _tensor(scores, len(classes))}
+    try:
+        rows = [[_score(cell, str(path)) for cell in row] for row in content["scores"]]
+        scores = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(content["classes"]))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path}: `scores` must be one list of numbers per photo. Write it again.") from error
+    content |= {"scores": scores}
     check_fields("labels", content, path, MADE_BY)
     return _from_content(content)
 
@@ -193,29 +245,21 @@ def _from_objects(objects: Iterable[tuple[int, Any]], path: Path) -> Labels:
     """
     paths, lines, found = [], [], []
     for line, photo in objects:
-        if not (
-            isinstance(photo, dict) and isinstance(photo.get("path"), str) and isinstance(photo.get("scores"), dict)
-        ):
+        fits = isinstance(photo, dict) and isinstance(photo.get("path"), str) and isinstance(photo.get("scores"), dict)
+        if not fits:
             raise InputError(
-                f'{path}, line {line}: the line does not look like {{"path": ..., "scores": {{"cat": 0.9}}}}. Correct it.'
+                f'{path}, line {line}: the line does not look like {{"path": "a.jpg", "scores": {{"cat": 0.9}}}}.'
             )
         paths.append(photo["path"])
         lines.append(line)
         found.append({name: _score(cell, f"{path}, line {line}") for name, cell in photo["scores"].items()})
     check_names(paths, lines, path, "path")
     classes = list(dict.fromkeys(name for scores in found for name in scores))
-    rows = [[scores.get(name, math.nan) for name in classes] for scores in found]
-    return Labels(paths, classes, _tensor(rows, len(classes)))
+    return _from_rows(paths, classes, [[scores.get(name, math.nan) for name in classes] for scores in found])
 
 
-def _json(text: str, path: Path, line: int) -> Any:
-    try:
-        return parse_json(text)
-    except json.JSONDecodeError as error:
-        where = line + error.lineno - 1
-        raise InputError(f"{path}, line {where}: not JSON ({error.msg}). Write the file again.") from error
-    except ValueError as error:  # too many brackets; a number of thousands of digits
-        raise InputError(f"{path}, line {line}: the file is not a table in JSON. Write it again.") from error
+def _from_rows(paths: list[str], classes: list[str], rows: list[list[float]]) -> Labels:
+    return Labels(paths, classes, torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(classes)))
 
 
 def _score(cell: Any, where: str) -> float:
@@ -223,15 +267,7 @@ def _score(cell: Any, where: str) -> float:
         return math.nan
     if isinstance(cell, int | float) and (0 <= cell <= 1 or cell != cell):
         return float(cell)
-    raise InputError(
-        f"{where}: {str(cell)[:40]!r} is not a score. Write a number from 0 to 1, or null if it is unknown."
-    )
-
-
-def _tensor(rows: list[list[float]], classes: int) -> Tensor:
-    if any(len(row) != classes for row in rows):
-        raise InputError(f"some rows of scores do not have {classes} numbers, one per class. Make the file again.")
-    return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), classes)
+    raise InputError(f"{where}: {str(cell)[:40]!r} is not a score. Write a number from 0 to 1, or null (unknown).")
 
 
 def _short(scores: Tensor) -> list[list[float | None]]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..files import atomic
-from ..labels.corrections import belief, corrections_of, matched_belief, questions, wrong_labels
+from ..labels.corrections import corrections_of
+from ..labels.diagnosis import belief, matched_belief, questions, wrong_labels
 from ..labels.matching import match_tables, placed
 from ..labels.table import Labels
 from ..progress import SILENT, Progress

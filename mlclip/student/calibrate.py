@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from ..labels.class_names import shorten
 from ..labels.matching import match_classes, match_tables
 from ..labels.table import Labels
 from ..methods.calibration import expected_calibration_error, fit_calibration, logits_of
 from ..methods.thresholds import best_expected_f1, f1_of_classes
+from ..spelling import shorten
 from .checkpoint import Checkpoint
 
 FEWEST = 3  # a class with fewer positives does not get a new threshold

@@ -21,6 +21,7 @@ from ..clip.registry import find_name, is_open_clip_name
 from ..config import CLIP_HEAD, InputError
 from ..methods.linear_head import pooled_logits
 from ..progress import SILENT, Progress
+from .model import Classifier, filled
 
 if TYPE_CHECKING:  # a model that needs no CLIP does not import it
     from ..clip.model import CLIP
@@ -104,10 +105,7 @@ class ClipHead(nn.Module):
         except InputError as error:
             raise InputError(f"this model needs {wanted}: {error}") from error
         if loaded.sha256 != needed.sha256:
-            raise InputError(
-                f"this model needs {wanted}, and {asked} is another one (sha256 {loaded.sha256[:12]}...). Use the CLIP that the "
-                "model was trained with."
-            )
+            raise InputError(f"this model needs {wanted}, and {asked} is another one (sha256 {loaded.sha256[:12]}...).")
         self._clip = [loaded]
 
     def encoder_on(self, device: torch.device) -> Teacher:
@@ -122,21 +120,16 @@ class ClipHead(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 views (N, V, 3, S, S) -> calibrated logits (N, C)."""
-        embeddings = self.encoder_on(self.scale.device).embed_views(pixels.flatten(0, 1))
-        return self.logits(
-            embeddings.clone().unflatten(0, pixels.shape[:2])
-        )  # a clone may be used outside inference mode
+        embeddings = (
+            self.encoder_on(self.scale.device).embed_views(pixels.flatten(0, 1)).clone()
+        )  # not in inference mode
+        return self.logits(embeddings.unflatten(0, pixels.shape[:2]))
 
     def logits(self, views: Tensor) -> Tensor:
         """Embeddings (N, V, D) of views, float32 -> calibrated logits (N, C)."""
         return self.scale * pooled_logits(views, self.head.weight, self.head.bias) + self.offset
 
-    @torch.no_grad()
-    def calibrate(self, slope: Tensor, offset: Tensor) -> None:
-        """From now on each logit becomes slope · logit + offset; both are (C,)."""
-        slope, offset = slope.to(self.scale), offset.to(self.offset)
-        self.offset.copy_(slope * self.offset + offset)
-        self.scale.mul_(slope)
+    calibrate = Classifier.calibrate  # from now on each logit becomes slope · logit + offset
 
 
 def refuse_clip_head(model: nn.Module, action: str) -> None:
@@ -159,15 +152,11 @@ def plain_clip(model: ClipHead) -> dict[str, Any]:
 def clip_head_of(content: Mapping[str, Any]) -> ClipHead:
     """The model in the content of a `model.pt`, which `plain.FIELDS["model"]` has checked. InputError if it does not fit."""
     weights, clip = content["weights"], content["clip"]
-    needed = ClipNeeded(
-        clip["name"], clip["sha256"], clip["activation"], clip["precision"], pixels_of(clip.get("pixels"))
-    )
+    facts = [clip[name] for name in ("name", "sha256", "activation", "precision")]
+    needed = ClipNeeded(*facts, pixels_of(clip.get("pixels")))
     channels = weights["head.weight"].shape[1]
-    model = ClipHead(content["classes"], content["size"], content["grids"], channels, needed)
-    expected = model.state_dict()
-    wrong = sorted(expected.keys() ^ weights.keys())
-    wrong += [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
-    if wrong:
-        raise InputError(f"the weights are not those of {CLIP_HEAD} ({len(wrong)} tensors differ, such as {wrong[0]})")
-    model.load_state_dict(weights)
-    return model
+
+    def build() -> ClipHead:
+        return ClipHead(content["classes"], content["size"], content["grids"], channels, needed)
+
+    return filled(build, weights, f"the weights are not those of {CLIP_HEAD}")

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from ..config import InputError, OptionError
 from ..files import atomic
-from ..images.batches import read_batches, separate_unreadable
 from ..images.find import Found
+from ..images.views import read_batches, separate_unreadable
 from .checkpoint import Checkpoint
 from .clip_head import refuse_clip_head
 from .onnx_model import FORMAT, INSTALL, SLICE, VERSION, load_onnx

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from ..clip import load_clip
-from ..config import InputError, TrainConfig
+from ..clip import load_clip, read_state_dict
+from ..config import CLIP_ARCH, InputError, TrainConfig
 from ..labels.table import Labels
-from .model import CLIP_ARCH, Classifier, clip_trunk, load_trunk, weights_of_file
+from .model import Classifier, clip_trunk, reason_of
 
 MIN_FREQUENCY = 1e-3  # lowest class frequency for the initial bias
+_HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this student replaces
 
 
 def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Classifier, str]:
@@ -36,7 +41,7 @@ def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Cla
             raise InputError(
                 f'`arch="{CLIP_ARCH}"` needs the weights of a CLIP. Use `init="clip"`, or the file of a CLIP as `init`.'
             )
-        state, origin = weights_of_file(config.init), config.init
+        state, origin = _weights_of_file(config.init), config.init
     else:
         model = Classifier(config.arch, labels.classes, config.size, cam_boost=_boost(config))
         return model, load_trunk(model, config.init, offline=offline)
@@ -47,6 +52,65 @@ def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Cla
 
 def _boost(config: TrainConfig) -> float:
     return config.cam_boost if config.two_views else 1.0
+
+
+def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
+    """Load weights into the student's trunk: "imagenet" (torchvision's weights), "none" (random), or a file.
+
+    Returns a line that says where the weights come from. There is no fallback: weights that cannot be downloaded or do not
+    fit raise an InputError that says what to do.
+    """
+    if init == "none":
+        return 'the student starts from random weights (`init="none"`)'
+    if init == "imagenet":
+        state, origin = _torchvision_weights(student.arch, offline)
+    else:
+        state, origin = _weights_of_file(init), init
+    state = {k.removeprefix("module."): v for k, v in state.items()}  # torchvision's names -> those of the trunk
+    if student.arch.startswith("convnext"):
+        state = {k.replace("classifier.0.", "norm."): v for k, v in state.items()}
+    state = {k: v for k, v in state.items() if not k.startswith(_HEADS)}
+    try:
+        student.trunk.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"{origin} does not have weights of {student.arch} ({reason_of(error)}). Use another `arch`, or another file as `init`."
+        ) from error
+    return f"the student starts from {origin}"
+
+
+def _weights_of_file(init: str) -> Mapping[str, Tensor]:
+    if not Path(init).is_file():
+        raise InputError(f'`init="{init}"` is not a file. Use imagenet, none, clip, or a file of torchvision weights.')
+    return read_state_dict(init)
+
+
+def _torchvision_weights(arch: str, offline: bool) -> tuple[Mapping[str, Tensor], str]:
+    """torchvision's ImageNet weights from its own cache, which are downloaded and checked if they are missing."""
+    import torchvision  # takes seconds, and only these weights need it
+
+    weights = torchvision.models.get_model_weights(arch).DEFAULT
+    if arch.startswith("resnet") or arch.startswith("mobilenet_v"):
+        weights = torchvision.models.get_model_weights(arch).IMAGENET1K_V1  # the papers' ResNet-101 starts from these
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    remedy = f'Download {weights.url} to {file}, or use `init="none"` or a file as `init`.'
+    if not file.is_file() and offline:
+        raise InputError(
+            f"torchvision's weights of {arch} are missing, and `offline=True` allows no download. {remedy}"
+        )
+    if not file.is_file():
+        sha256 = file.stem.rsplit("-", 1)[-1]  # its first digits, as in resnet18-f37072fd.pth
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(weights.url, str(file), sha256, progress=False)
+        except (OSError, RuntimeError, HTTPException) as error:
+            raise InputError(
+                f"torchvision's ImageNet weights of {arch} cannot be downloaded ({reason_of(error)}). {remedy}"
+            ) from error
+    try:
+        return read_state_dict(file), f"torchvision's {weights}"
+    except InputError as error:
+        raise InputError(f"torchvision's ImageNet weights of {arch}: {error}") from error
 
 
 @torch.no_grad()

@@ -1,15 +1,19 @@
-"""The student: a torchvision trunk, a 1×1 convolution to the classes, and an average pool.
+"""The student: a trunk, a 1×1 convolution to the classes, and an average pool.
 
 The output of the convolution is the class activation map (CAM). It shows where the student saw a class.
+
+The trunks are torchvision's networks without their heads, with torchvision's parameter names. The two default students, resnet101 and
+mobilenet_v2, are written here: `import torchvision` also imports torch's compiler, and that takes as long as the rest of `mlclip
+predict` for one photo. A test compares them with torchvision's: the same initial weights from the same seed, the same outputs, the
+same state after a step of training.
 
 Letters: N photos, C classes, K trunk channels, H W pixels, h w cells of the map.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from http.client import HTTPException
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,101 +21,10 @@ from torch import Tensor, nn
 from ..clip.pixels import IMAGE_MEAN, IMAGE_STD
 from ..config import ARCHS, CLIP_ARCH, CLIP_HEAD, InputError
 from ..spelling import did_you_mean
-from .backbones import build_trunk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this student replaces
-
-
-def _trunk(arch: str, *, initialise: bool = True) -> nn.Sequential:
-    """torchvision's `arch` up to its last feature map, with the parameter names of torchvision's files."""
-    if arch not in ARCHS:
-        known = [*ARCHS, CLIP_ARCH, CLIP_HEAD]
-        raise InputError(f'`arch="{arch}"` is not known.{did_you_mean(arch, known)} Use one of {", ".join(known)}.')
-    return build_trunk(arch, initialise=initialise)
-
-
-def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:
-    """The image ResNet of a CLIP state dict up to its last feature map, with the weights of `state`."""
-    prefix = "visual."
-    visual = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "attnpool" not in k}
-    if "layer4.0.conv1.weight" not in visual:
-        raise InputError(f'{origin} is not a CLIP with a ResNet. `arch="{CLIP_ARCH}"` needs one, such as RN50 or tiny.')
-    wrong = _wrong_tensors(lambda: _empty_clip_trunk(visual), visual)
-    if wrong:
-        raise InputError(
-            f"{origin} does not have weights of a CLIP with a ResNet ({len(wrong)} tensors differ, such as {wrong[0]}). "
-            "Use another one."
-        )
-    trunk = _empty_clip_trunk(visual)
-    trunk.load_state_dict(visual, strict=False)
-    return trunk
-
-
-def _wrong_tensors(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors of `state` that do not fit what `build` makes, or why it cannot be made.
-
-    The network is built without memory: a small file cannot make us allocate more than its size.
-    """
-    try:
-        with torch.device("meta"):
-            return _differences(build().state_dict(), state)
-    except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        return [_reason(error)]
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, for a message."""
-    text = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-    return f"{text} is missing" if isinstance(error, KeyError) else text
-
-
-def _differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors that are missing, unknown or of another shape. The counters of batch norm may be missing."""
-    wrong = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
-    wrong += [k for k in state if k not in expected]
-    return wrong + [k for k in expected if k in state and state[k].shape != expected[k].shape]
-
-
-def _empty_clip_trunk(weights: Mapping[str, Tensor]) -> nn.Module:
-    from ..clip.encoders import ModifiedResNet
-
-    layers = tuple(len({k.split(".")[1] for k in weights if k.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4))
-    trunk = ModifiedResNet(64, weights["layer1.0.conv1.weight"].shape[0], layers, 1)
-    trunk.attnpool = nn.Identity()
-    return trunk
-
-
-def classifier_of(arch: str, classes: Sequence[str], size: int, weights: Mapping[str, Tensor]) -> Classifier:
-    """The student with these `weights`, its whole state dict. InputError if they are not those of `arch` with `classes`.
-
-    All shapes are compared before memory for the network is allocated.
-    """
-    prefix = "trunk."
-    trunk = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-
-    def empty() -> nn.Module:
-        return _empty_clip_trunk(trunk) if arch == CLIP_ARCH else _trunk(arch, initialise=False)
-
-    wrong = _wrong_tensors(lambda: Classifier(arch, classes, size, trunk=empty()), weights)
-    if wrong:
-        found, count = _arch_of(trunk), len(classes)
-        other = f"are those of {found}, not of {arch}" if found != arch else f"do not fit {arch} with {count} classes"
-        raise InputError(f"the weights {other} ({len(wrong)} tensors differ, such as {wrong[0]})")
-    model = Classifier(arch, classes, size, trunk=empty())
-    model.load_state_dict(weights)
-    return model
-
-
-def _arch_of(trunk: Mapping[str, Tensor]) -> str:
-    """The network whose trunk has these weights, for a message: a name of ARCHS, or "another network"."""
-    for arch in ARCHS:
-        with torch.device("meta"):
-            expected = _trunk(arch, initialise=False).state_dict()
-        if not _differences(expected, trunk):
-            return arch
-    return CLIP_ARCH if "conv3.weight" in trunk else "another network"
+CLASSES = 1000  # of the head that torchvision initialises and this file drops
 
 
 class Classifier(nn.Module):
@@ -129,7 +42,7 @@ class Classifier(nn.Module):
     ):
         super().__init__()
         self.arch, self.classes, self.size = arch, list(classes), size
-        self.trunk = _trunk(arch) if trunk is None else trunk
+        self.trunk = build_trunk(arch) if trunk is None else trunk
         *_, last = self.trunk.parameters()  # of the trunk's last layer, whose first axis is its output channels
         channels = last.shape[0]
         self.head = nn.Conv2d(channels, len(self.classes), 1)
@@ -162,84 +75,167 @@ class Classifier(nn.Module):
         self.scale.mul_(slope)
 
 
-def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
-    """Load weights into the student's trunk: "imagenet" (torchvision's weights), "none" (random), or a file.
+def filled(build: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: str) -> nn.Module:
+    """The network that `build` makes, with these weights. InputError that begins with `what` if they do not fit.
 
-    Returns a line that says where the weights come from. There is no fallback: weights that cannot be downloaded or do not
-    fit raise an InputError that says what to do.
+    All names and shapes are compared before memory is allocated: a small file cannot make us allocate more than its size. The
+    counters of batch norm may be missing.
     """
-    if init == "none":
-        return 'the student starts from random weights (`init="none"`)'
-    if init == "imagenet":
-        state, origin = _torchvision_weights(student.arch, offline)
-    else:
-        state, origin = weights_of_file(init), init
-    state = {k.removeprefix("module."): v for k, v in state.items()}  # torchvision's names -> those of the trunk
-    if student.arch.startswith("convnext"):
-        state = {k.replace("classifier.0.", "norm."): v for k, v in state.items()}
-    state = {k: v for k, v in state.items() if not k.startswith(_HEADS)}
-    wrong = _differences(student.trunk.state_dict(), state)
-    if wrong:
-        raise InputError(
-            f"{origin} does not have weights of {student.arch}, but of {_arch_of(state)} ({len(wrong)} tensors differ, such as "
-            f"{wrong[0]}). Use another `arch`, or another file as `init`."
-        )
-    bad = next((k for k, v in state.items() if v.is_floating_point() and not v.float().isfinite().all()), None)
-    if bad:
-        raise InputError(f"{origin} has NaN or infinite weights ({bad}). Download the file again.")
-    student.trunk.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False
+    try:
+        with torch.device("meta"):
+            build().load_state_dict(weights, assign=True)
+    except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        raise InputError(f"{what} ({reason_of(error)})") from error
+    network = build()
+    network.load_state_dict(weights)
+    return network
+
+
+def reason_of(error: Exception) -> str:
+    """What does not fit, from an error of `load_state_dict`, whose first line names only the class."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[min(1, len(lines) - 1)].strip()[:200]
+
+
+def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:
+    """The image ResNet of a CLIP state dict up to its last feature map, with the weights of `state`."""
+    prefix = "visual."
+    visual = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and "attnpool" not in k}
+    if "layer4.0.conv1.weight" not in visual:
+        raise InputError(f'{origin} is not a CLIP with a ResNet. `arch="{CLIP_ARCH}"` needs one, such as RN50 or tiny.')
+    return filled(lambda: _empty_clip_trunk(visual), visual, f"{origin} does not have weights of a CLIP with a ResNet")
+
+
+def _empty_clip_trunk(weights: Mapping[str, Tensor]) -> nn.Module:
+    from ..clip.encoders import ModifiedResNet
+
+    layers = tuple(len({k.split(".")[1] for k in weights if k.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4))
+    trunk = ModifiedResNet(64, weights["layer1.0.conv1.weight"].shape[0], layers, 1)
+    trunk.attnpool = nn.Identity()
+    return trunk
+
+
+def classifier_of(arch: str, classes: Sequence[str], size: int, weights: Mapping[str, Tensor]) -> Classifier:
+    """The student with these `weights`, its whole state dict. InputError if they are not those of `arch` with `classes`."""
+    prefix = "trunk."
+    trunk = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+    def build() -> Classifier:
+        empty = _empty_clip_trunk(trunk) if arch == CLIP_ARCH else build_trunk(arch, initialise=False)
+        return Classifier(arch, classes, size, trunk=empty)
+
+    return filled(build, weights, f"the weights are not those of {arch} with {len(classes)} classes")
+
+
+# Trunks
+
+
+def build_trunk(arch: str, *, initialise: bool = True) -> nn.Sequential:
+    """torchvision's `arch` up to its last feature map, with random weights. InputError for an unknown name.
+
+    Without `initialise`, the weights of the default students are those of torch's layers: that is faster, and enough if others
+    are loaded next.
+    """
+    if arch not in ARCHS:
+        known = [*ARCHS, CLIP_ARCH, CLIP_HEAD]
+        raise InputError(f'`arch="{arch}"` is not known.{did_you_mean(arch, known)} Use one of {", ".join(known)}.')
+    if arch not in _OWN:
+        return _torchvision_trunk(arch)
+    trunk, channels = _OWN[arch]()
+    if initialise:  # in torchvision's order, the dropped head too, so that the random numbers are the same
+        head = nn.Linear(channels, CLASSES)
+        for module in trunk.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if arch == "mobilenet_v2":
+            nn.init.normal_(head.weight, 0, 0.01)
+    return trunk
+
+
+def _torchvision_trunk(arch: str) -> nn.Sequential:
+    with torch.device("cpu"):  # the import of torch 2.6 computes with tensors, which fails where the meta device is set
+        import torchvision
+
+    network = torchvision.models.get_model(arch, weights=None)
+    parts = OrderedDict(network.named_children())
+    head = [parts.pop(name) for name in ("avgpool", "classifier", "fc") if name in parts]
+    if arch.startswith("convnext"):
+        parts["norm"] = head[1][0]  # ConvNeXt's last norm, which torchvision has in its head
+    return nn.Sequential(parts)
+
+
+class _Bottleneck(nn.Module):
+    """ResNet's block: 1×1 to `width` channels, 3×3, 1×1 to 4 · `width`."""
+
+    def __init__(self, inputs: int, width: int, stride: int, downsample: nn.Module | None):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+def _resnet101() -> tuple[nn.Sequential, int]:
+    stem = OrderedDict(
+        conv1=nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+        bn1=nn.BatchNorm2d(64),
+        relu=nn.ReLU(inplace=True),
+        maxpool=nn.MaxPool2d(3, 2, 1),
     )
-    return f"the student starts from {origin}"
+    trunk, channels = nn.Sequential(stem), 64
+    for stage, depth in enumerate((3, 4, 23, 3)):
+        width, blocks = 64 * 2**stage, []
+        for number in range(depth):
+            stride, downsample = 2 if stage and number == 0 else 1, None
+            if number == 0:
+                conv = nn.Conv2d(channels, 4 * width, 1, stride, bias=False)
+                downsample = nn.Sequential(conv, nn.BatchNorm2d(4 * width))
+            blocks.append(_Bottleneck(channels, width, stride, downsample))
+            channels = 4 * width
+        trunk.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+    return trunk, channels
 
 
-def weights_of_file(init: str) -> Mapping[str, Tensor]:
-    """The state dict of a weight file. No code in the file is executed."""
-    from ..clip import read_state_dict
-
-    if not Path(init).is_file():
-        raise InputError(f'`init="{init}"` is not a file. Use imagenet, none, clip, or a file of torchvision weights.')
-    return read_state_dict(init)
+def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6(inplace=True))
 
 
-def _torchvision_weights(arch: str, offline: bool) -> tuple[Mapping[str, Tensor], str]:
-    """torchvision's ImageNet weights from its own cache, which are downloaded if they are missing.
+class _InvertedResidual(nn.Module):
+    """MobileNetV2's block: expand by `ratio`, depthwise, project. Its children are in `conv`."""
 
-    Nothing in the file is executed, and its hash is always checked.
-    """
-    import torchvision  # takes seconds, and only these weights need it
+    def __init__(self, inputs: int, outputs: int, stride: int, ratio: int):
+        super().__init__()
+        hidden = inputs * ratio
+        layers = [] if ratio == 1 else [_conv_norm(inputs, hidden, 1)]
+        layers += [_conv_norm(hidden, hidden, 3, stride, hidden), nn.Conv2d(hidden, outputs, 1, bias=False)]
+        self.conv = nn.Sequential(*layers, nn.BatchNorm2d(outputs))
+        self.residual = stride == 1 and inputs == outputs
 
-    from ..clip import read_state_dict
-    from ..clip.registry import hash_file
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
 
-    weights = torchvision.models.get_model_weights(arch).DEFAULT
-    if arch.startswith("resnet") or arch.startswith("mobilenet_v"):
-        weights = torchvision.models.get_model_weights(arch).IMAGENET1K_V1  # the papers' ResNet-101 starts from these
-    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    expected = file.stem.rsplit("-", 1)[-1]  # as in resnet18-f37072fd.pth
-    remedy = f'Download {weights.url} to {file}, or use `init="none"` or a file as `init`.'
-    if not file.is_file() and offline:
-        raise InputError(
-            f"torchvision's weights of {arch} are missing, and `offline=True` allows no download. {remedy}"
-        )
-    if not file.is_file():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(weights.url, str(file), expected, progress=False)
-        except (OSError, RuntimeError, HTTPException) as error:
-            raise InputError(
-                f"torchvision's ImageNet weights of {arch} cannot be downloaded ({_reason(error)}). {remedy}"
-            ) from error
-    try:
-        sha256 = hash_file(file)
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}. Check its permissions.") from error
-    if not sha256.startswith(expected):
-        raise InputError(
-            f"{file} is truncated or not torchvision's file of {arch}: its sha256 is {sha256}, expected {expected}... "
-            f"Delete it, and it is downloaded again from {weights.url}."
-        )
-    try:
-        return read_state_dict(file), f"torchvision's {weights}"
-    except InputError as error:
-        raise InputError(f"torchvision's ImageNet weights of {arch}: {error}") from error
+
+def _mobilenet_v2() -> tuple[nn.Sequential, int]:
+    layers, channels = [_conv_norm(3, 32, 3, 2)], 32
+    table = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    for ratio, outputs, depth, stride in table:
+        for number in range(depth):
+            layers.append(_InvertedResidual(channels, outputs, stride if number == 0 else 1, ratio))
+            channels = outputs
+    layers.append(_conv_norm(channels, 1280, 1))
+    return nn.Sequential(OrderedDict(features=nn.Sequential(*layers))), 1280
+
+
+_OWN = {"resnet101": _resnet101, "mobilenet_v2": _mobilenet_v2}

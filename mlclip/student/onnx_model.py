@@ -14,8 +14,8 @@ import numpy as np
 
 from ..config import InputError
 from ..files import parse_json
-from ..images.batches import read_batches, separate_unreadable
 from ..images.find import Found
+from ..images.views import read_batches, separate_unreadable
 from ..progress import SILENT, Progress
 
 FORMAT, VERSION = "mlclip.onnx", 1
@@ -37,7 +37,7 @@ class OnnxModel:
         """uint8 pixels (n, 3, size, size) -> scores float32 (n, C) in [0, 1]. InputError if the network cannot compute them."""
         try:
             parts = [self.session.run(None, {"pixels": pixels[i : i + SLICE]})[0] for i in range(0, len(pixels), SLICE)]
-        except _errors() as error:
+        except Exception as error:  # onnxruntime has exceptions of its own
             raise InputError(f"the ONNX model cannot be run ({_reason(error)}). Run `{MADE_BY}` again.") from error
         scores = np.concatenate([np.empty((0, len(self.classes)), np.float32), *parts])
         if scores.shape != (len(pixels), len(self.classes)) or not ((scores >= 0) & (scores <= 1)).all():
@@ -79,10 +79,12 @@ def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
     fallback = int(providers != ["CPUExecutionProvider"])  # with it, onnxruntime prints its errors to stdout
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers, enable_fallback=fallback)
-        return _checked(path, session)
-    except _errors() as error:
-        reason = "its metadata are not text" if isinstance(error, UnicodeDecodeError) else _reason(error)
-        raise InputError(f"{path} is not a readable ONNX file ({reason}). Create it again with `{MADE_BY}`.") from error
+        entries = session.get_modelmeta().custom_metadata_map
+    except Exception as error:  # onnxruntime has exceptions of its own
+        raise InputError(
+            f"{path} is not a readable ONNX file ({_reason(error)}). Create it again with `{MADE_BY}`."
+        ) from error
+    return _checked(path, session, entries)
 
 
 def _providers(device: str, available: list[str]) -> list[str]:
@@ -95,49 +97,29 @@ def _providers(device: str, available: list[str]) -> list[str]:
     raise InputError(f'`device="{name}"` is not available for ONNX models: {hint}use cpu or auto.')
 
 
-def _errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises for a file that it cannot run; its exceptions have no common base class."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-    return (*own, RuntimeError, ValueError, OSError, MemoryError)
-
-
 def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
-def _checked(path: Path, session: Any) -> OnnxModel:
-    """The model, if its metadata, input and output fit each other."""
-    entries = session.get_modelmeta().custom_metadata_map
-    if entries.get("format") != FORMAT:
-        raise InputError(f"{path} is not a model of mlclip. `{MADE_BY}` creates one.")
-    if entries.get("version") != str(VERSION):
-        version = str(entries.get("version"))[:20]
-        raise InputError(
-            f"{path} has version {version} of the format. This mlclip reads version {VERSION}. Run `{MADE_BY}` again."
-        )
+def _checked(path: Path, session: Any, entries: dict[str, str]) -> OnnxModel:
+    """The model, if the metadata `entries`, the input and the output fit each other."""
+    if (entries.get("format"), entries.get("version")) != (FORMAT, str(VERSION)):
+        raise InputError(f"{path} is not a model of this version of mlclip. `{MADE_BY}` creates one.")
     try:
         classes, limits, size = (parse_json(entries.get(name, "")) for name in ("classes", "thresholds", "size"))
-    except ValueError:
-        raise InputError(f"{path} is damaged: its metadata are not JSON. Create it again with `{MADE_BY}`.") from None
-    inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
-    outputs = [(each.type, each.shape[1:]) for each in session.get_outputs()]
-    names = classes if isinstance(classes, list) and all(isinstance(name, str) and name for name in classes) else []
-    shares = isinstance(limits, list) and all(
-        type(limit) in (int, float) and 0 <= limit <= 1 for limit in limits
-    )  # no NaN
-    wrong = None
-    if not names or len(set(names)) < len(names):
-        wrong = "classes are not a list of different names"
-    elif not shares or len(limits) != len(classes):
-        wrong = "thresholds are not one number from 0 to 1 per class"
-    elif inputs != [("pixels", "tensor(uint8)", [3, size, size])]:
-        wrong = f"input is not uint8 pixels of {size}×{size}"
-    elif outputs != [("tensor(float)", [len(classes)])]:
-        wrong = f"output is not one score for each of {len(classes)} classes"
-    if wrong:
-        raise InputError(f"{path} is damaged: its {wrong}. Create it again with `{MADE_BY}`.")
+        expected = [
+            all(isinstance(name, str) and name for name in classes) and 0 < len(set(classes)) == len(classes),
+            all(0 <= limit <= 1 for limit in limits) and len(limits) == len(classes),
+            [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
+            == [("pixels", "tensor(uint8)", [3, size, size])],
+            [(each.type, each.shape[1:]) for each in session.get_outputs()] == [("tensor(float)", [len(classes)])],
+        ]
+    except (TypeError, ValueError):
+        expected = [False]
+    if not all(expected):
+        raise InputError(
+            f"{path} is damaged: its classes, thresholds and size do not fit its network. Create it again with `{MADE_BY}`."
+        )
     return OnnxModel(classes, [float(limit) for limit in limits], size, session)
 
 

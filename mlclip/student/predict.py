@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ..config import CLIP_HEAD, MODEL_FILE, InputError, OptionError
 from ..distributed import choose_device, describe_device
 from ..images import Images, Photo, PhotoViews, find_images, photo_batches
-from ..images.batches import separate_unreadable
 from ..images.loader import Batch
+from ..images.views import separate_unreadable
 from ..labels.class_tree import ClassTree
 from ..labels.table import Labels
 from ..machine import default_workers
@@ -129,28 +129,28 @@ def _scorer(
             return model.logits(embeddings).sigmoid().cpu()
 
         yield score
-    elif not on_cpu or threads == 1:
-        network = fold_batch_norm(model) if on_cpu else model
+        return
+    network = fold_batch_norm(model) if on_cpu else model
+    if not on_cpu or threads == 1:
 
         def score(views: Tensor) -> Tensor:
             parts = views[:, 0].split(CPU_SLICE if on_cpu else len(views))
             return torch.cat([_scores(network, part, device) for part in parts])
 
         yield score
-    else:
-        network = fold_batch_norm(model)
-        with ThreadPoolExecutor(threads, "forward", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return
+    with ThreadPoolExecutor(threads, "forward", initializer=torch.set_num_threads, initargs=(1,)) as pool:
 
-            def score(views: Tensor) -> Tensor:
-                if len(views) == 1:  # nothing to share out but the layers
-                    return _scores(network, views[:, 0], device)
-                parts = views[:, 0].split(min(CPU_SLICE, math.ceil(len(views) / threads)))
-                return torch.cat(list(pool.map(_scores, repeat(network), parts, repeat(device))))
+        def score(views: Tensor) -> Tensor:
+            if len(views) == 1:  # nothing to share out but the layers
+                return _scores(network, views[:, 0], device)
+            parts = views[:, 0].split(min(CPU_SLICE, math.ceil(len(views) / threads)))
+            return torch.cat(list(pool.map(_scores, repeat(network), parts, repeat(device))))
 
-            try:
-                yield score
-            finally:
-                torch.set_num_threads(threads)  # the threads of the pool have changed it for the process
+        try:
+            yield score
+        finally:
+            torch.set_num_threads(threads)  # the threads of the pool have changed it for the process
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..clip.cells import embed_with_cells
+from ..clip.encoders import embed_with_cells
 from ..config import InputError
 from ..distributed import Runtime
 from ..images import Photo

@@ -24,8 +24,8 @@ from torch import Tensor
 from ..config import InputError
 from ..distributed import Distributed, Runtime
 from ..images import Photo, PhotoParts, Skip, collate_parts, photo_batches
-from ..images.batches import read_batches
-from ..labels.class_names import shorten
+from ..images.views import read_batches
+from ..spelling import shorten
 from .store import Key, Store, contents_of, identity
 
 SHARD_PHOTOS = 1024  # a shard is full when it holds this many photos ...

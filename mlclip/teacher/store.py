@@ -65,7 +65,7 @@ class Key:
     input_size: int  # pixels; each view is resized to this square
     grids: tuple[int, ...] = (1,)
     side: int = 1  # a view has side × side vectors; more than one only for patch features
-    attention: str = ""  # for patch features: of the second run of a transformer's last block, see `clip/cells.py`
+    attention: str = ""  # for patch features: of the second run of a transformer's last block, see `clip/encoders.py`
     precision: str = "fp32"  # of the image encoder
     pixels: Pixels = OPENAI  # how the views are resized and normalised
 

@@ -26,7 +26,7 @@ from ..config import InputError
 from ..distributed import Runtime
 from ..files import cache_folder
 from ..images import Photo
-from ..images.batches import read_batches
+from ..images.views import read_batches
 
 NAME = (".u8", "mlclip-inputs-")  # end and start of the file's name
 SPARE_BYTES = 256 * 2**20  # that must stay free on the disk

@@ -1,0 +1,247 @@
+"""COCO's json and Label Studio's tasks, written and read back; and keywords for photo managers. Photos are never written.
+
+What is written of a photo are the classes that reach their thresholds. A task of Label Studio holds all scores of its photo in
+`meta.mlclip`, which Label Studio keeps and exports again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
+from xml.etree import ElementTree
+
+from .. import __version__
+from ..config import InputError
+from ..files import beside
+from ..spelling import shorten
+from .class_tree import ClassTree, ancestors
+from .datasets import UNKNOWN, notes_of, photo_path, table_of
+from .labels import Labels, chosen, short
+from .sheet import json_in, load_text, save_csv, save_text
+
+KEYWORD_SEPARATOR = "; "  # between the keywords of a photo, for `exiftool -sep`
+CONFIG = ".config.xml"  # ending of the configuration's name
+CONTROL, OBJECT = "labels", "image"  # names of the choices and of the photo in the configuration
+LOCAL_FILES = re.compile(r"/data/local-files/\?(?:.*&)?d=([^&]*)")
+UPLOADED = re.compile(r"^data/upload/(?:\d+/)?(?:[0-9a-f]{8}-)?(?=[^/]+$)")  # Label Studio's own folder and prefix
+# Characters that XML 1.0 cannot contain, even escaped. Surrogates are file names that are not valid text.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+# -- COCO
+
+
+def read_coco(file: str | Path, split: str | None = None, *, scores: bool = False) -> Labels:
+    """True labels of COCO from an `instances_*.json` file: categories by id (80 in COCO), images in the order of the file.
+
+    `file` may be a folder that holds one such file, itself or in `annotations/`, or one with `split` in its name. An image has
+    a class if it has any annotation of it; crowds count too, as usual. An image without annotations has no class, except in
+    LVIS: there, images list their negative categories, and the others are NaN. With `scores`, a class gets the highest
+    `score` of its annotations, as `mlclip export --to coco` writes it. `root` is the folder of the photos, if it is found
+    beside the file. Raises InputError.
+    """
+    file = Path(file)
+    if os.path.isdir(file):
+        found = [each for each in coco_files(file) if not split or split in str(each.relative_to(file))]
+        if len(found) != 1:
+            raise InputError(f"{file} contains {len(found)} COCO files ({shorten(list(map(str, found)))}). Give one.")
+        file = found[0]
+    elif split:
+        file = Path(f"{file}:{split}")  # a colon in the name of a file that is not there
+    content = json_in(load_text(file), file)
+    try:
+        images = {item["id"]: photo_path(item["file_name"]) for item in content["images"]}
+        names = {item["id"]: str(item["name"]).strip() for item in sorted(content["categories"], key=lambda c: c["id"])}
+        rows: dict[str, dict[str, float]] = {path: {} for path in images.values()}
+        if len(rows) < len(content["images"]) or len(names) < len(content["categories"]):
+            raise ValueError("two images or two categories with one id or one name")
+        for item in content["images"]:
+            rows[images[item["id"]]] = {names[id]: 0.0 for id in item.get("neg_category_ids", ())}
+        for item in content["annotations"]:
+            marks, name = rows[images[item["image_id"]]], names[item["category_id"]]
+            marks[name] = max(marks.get(name, 0.0), float(item.get("score", 1)) if scores else 1.0)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:80]}"
+        raise InputError(
+            f"{file} is no json of COCO ({reason}). Give a file such as instances_val2014.json."
+        ) from error
+    lvis, empty = any("neg_category_ids" in item for item in content["images"]), [p for p in rows if not rows[p]]
+    unusual = {
+        "crowds, which count as their class": [
+            images[a["image_id"]] for a in content["annotations"] if a.get("iscrowd")
+        ],
+        "images of LVIS: classes that an image does not list are unknown": list(rows) if lvis else [],
+        "images without annotations, which have no class": [] if lvis else empty,
+    }
+    # The photos are in the folder that holds the first of them; else in the one that is named like the file.
+    above, first = file.parent.parent, next(iter(rows), "")
+    named = above / file.stem.removeprefix("instances_")
+    places = (named, above / "images" / named.name, above / "images", above, file.parent, file.parent / "images")
+    here = next((place for place in places if os.path.exists(place / first)), None)
+    root, absent = here or (named if os.path.isdir(named) else "."), UNKNOWN if lvis else 0.0
+    return table_of(rows, dict.fromkeys(names.values()), file, root=root, notes=notes_of(unusual), absent=absent)
+
+
+def coco_files(folder: Path) -> list[Path]:
+    names = ("annotations/instances_*.json", "instances_*.json", "_annotations.coco.json", "*/_annotations.coco.json")
+    return [file for name in names for file in sorted(folder.glob(name))]
+
+
+def write_coco(labels: Labels, file: Path) -> None:
+    """COCO's json: an annotation with a `score` and no box for each class that reaches its threshold.
+
+    `file_name` is the path. `supercategory` is the parent of a class.
+    """
+    parents = ClassTree.of(labels.meta).parents
+    ids = {name: number for number, name in enumerate(labels.classes, start=1)}
+    images, annotations = [], []
+    for image, (path, names) in enumerate(chosen(labels), start=1):
+        images.append({"id": image, "file_name": path})
+        for name, score in names.items():
+            number = len(annotations) + 1
+            annotations.append({"id": number, "image_id": image, "category_id": ids[name], "score": score})
+    categories = [{"id": id, "name": name, "supercategory": parents.get(name, "")} for name, id in ids.items()]
+    content = {"info": {"description": "mlclip"}, "images": images, "categories": categories}
+    save_text(json.dumps(content | {"annotations": annotations}, indent=1), file)
+
+
+# -- Label Studio
+
+
+def write_label_studio(labels: Labels, file: Path, url_prefix: str) -> list[Path]:
+    """Write the tasks to `file` and the labelling configuration to its name with .config.xml. Returns both.
+
+    The URL of a photo is `url_prefix` and its path. A prediction chooses the classes that reach their thresholds. Its score is
+    the mean of theirs; without a class it is 1 - the highest score.
+    """
+    view = ElementTree.Element("View")
+    ElementTree.SubElement(view, "Image", {"name": OBJECT, "value": f"${OBJECT}"})
+    choices = ElementTree.SubElement(view, "Choices", {"name": CONTROL, "toName": OBJECT, "choice": "multiple"})
+    for name in labels.classes:
+        if _NOT_XML.search(name):
+            raise InputError(f"{beside(file, CONFIG)} cannot store {name[:60]!r}: XML has no such characters.")
+        ElementTree.SubElement(choices, "Choice", {"value": name})
+    ElementTree.indent(view)
+    tasks = [_task(labels, *row, url_prefix) for row in zip(chosen(labels), labels.scores.tolist(), strict=True)]
+    # Without a declaration: Label Studio refuses one with an encoding.
+    save_text(ElementTree.tostring(view, encoding="unicode") + "\n", beside(file, CONFIG))
+    save_text(json.dumps(tasks, indent=1), file)
+    return [file, beside(file, CONFIG)]
+
+
+def _task(labels: Labels, found: tuple[str, dict[str, float]], scores: list[float], url_prefix: str) -> dict[str, Any]:
+    path, names = found
+    known = {n: None if x != x else short(x) for n, x in zip(labels.classes, scores, strict=True)}
+    highest = max((x for x in known.values() if x is not None), default=0)
+    certainty = sum(names.values()) / len(names) if names else 1 - highest
+    result = {"id": CONTROL, "type": "choices", "from_name": CONTROL, "to_name": OBJECT, "value": {"choices": [*names]}}
+    clip = (labels.meta.get("clip") or {}).get("name")
+    made_by = [f"mlclip {__version__}", labels.meta.get("method"), clip and f"CLIP {clip}"]
+    prediction = {"model_version": ", ".join(filter(None, made_by)), "score": short(certainty)}
+    prediction["result"] = [result] if names else []
+    return {
+        "data": {OBJECT: url_prefix + quote(path, errors="surrogateescape")},
+        "meta": {"mlclip": {"path": path, "scores": known}},
+        "predictions": [prediction],
+    }
+
+
+class Task(NamedTuple):
+    """What a task says about its photo: the choices of each annotation and of the last prediction, and our scores."""
+
+    path: str
+    votes: list[list[str]]
+    predicted: list[str]
+    scores: dict[str, float]  # NaN = unknown
+
+
+def read_label_studio(file: str | Path, *, truth: bool = False) -> Labels:
+    """The labels in a JSON export of Label Studio.
+
+    A photo with annotations gets 1 for the classes that are chosen and 0 for the others; where several annotators differ, NaN.
+    A photo without annotations gets its predicted scores. With `truth`, it is left out if another photo has annotations;
+    if no photo has, the predicted choices are 1. Raises InputError for another file.
+    """
+    file = Path(file)
+    tasks = json_in(load_text(file), file)
+    if not isinstance(tasks, list):
+        raise InputError(f"{file} is not a list of Label Studio's tasks. Export the project as JSON.")
+    found = [_read_task(task, file, number) for number, task in enumerate(tasks, start=1)]
+    if truth and any(task.votes for task in found):
+        found = [task for task in found if task.votes]
+    named = (group for task in found for group in (task.scores, task.predicted, *task.votes))
+    classes = list(dict.fromkeys(chain.from_iterable(named)))
+    rows: dict[str, Mapping[str, float]] = {}
+    for task in found:
+        if task.votes:
+            shares = {name: sum(name in vote for vote in task.votes) / len(task.votes) for name in classes}
+            rows[task.path] = {name: share if share in (0, 1) else UNKNOWN for name, share in shares.items()}
+        elif truth or not task.scores:
+            rows[task.path] = dict.fromkeys(task.predicted, 1.0)
+        else:
+            rows[task.path] = dict.fromkeys(classes, UNKNOWN) | task.scores
+    if len(rows) < len(found):
+        raise InputError(f"{file} has two tasks of one photo. Remove one.")
+    return table_of(rows, classes, file)
+
+
+def _read_task(task: Any, file: Path, number: int) -> Task:
+    try:
+        own = (task.get("meta") or {}).get("mlclip") or {}
+        url = task["data"].get(OBJECT) or next(value for value in task["data"].values() if isinstance(value, str))
+        path = photo_path(own.get("path") or path_of_url(url))
+        scores = {name: UNKNOWN if score is None else float(score) for name, score in own.get("scores", {}).items()}
+        if not path or any(score < 0 or score > 1 for score in scores.values()):
+            raise ValueError("no photo, or scores that are not from 0 to 1")
+        votes = [sorted(_choices(each)) for each in task.get("annotations") or [] if not each.get("was_cancelled")]
+        predictions = task.get("predictions") or []
+        return Task(path, votes, _choices(predictions[-1]) if predictions else [], scores)
+    except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
+        reason = f"{type(error).__name__}: {str(error)[:60]}"
+        raise InputError(f"{file}: task {number} is not one of Label Studio ({reason}). Export it again.") from error
+
+
+def _choices(answer: Mapping[str, Any]) -> list[str]:
+    """The classes that an annotation or a prediction chooses, without repeats."""
+    results = [each for each in answer["result"] if each.get("type") == "choices"]
+    ours = [each for each in results if each.get("from_name") == CONTROL]
+    return list(dict.fromkeys(name for each in ours or results for name in each["value"]["choices"]))
+
+
+def path_of_url(url: str) -> str:
+    """The path of a photo in its URL in Label Studio.
+
+    >>> path_of_url("/data/local-files/?d=photos/a%20b.jpg"), path_of_url("https://host/photos/a.jpg?size=1")
+    ('photos/a b.jpg', 'photos/a.jpg')
+    >>> path_of_url("/data/upload/3/0a1b2c3d-dog.jpg"), path_of_url("s3://bucket/dogs/1.jpg")
+    ('dog.jpg', 'dogs/1.jpg')
+    """
+    local = LOCAL_FILES.search(url)
+    path = local[1] if local else urlsplit(url).path
+    return UPLOADED.sub("", unquote(path, errors="surrogateescape").lstrip("/"))
+
+
+# -- keywords for photo managers
+
+
+def write_keywords(labels: Labels, file: Path) -> None:
+    """A .csv that `exiftool -csv=FILE -sep "; "` writes into photos or sidecars as keywords, which photo managers read.
+
+    `Subject` has the classes of a photo, `HierarchicalSubject` the same with the classes above them: animal|dog.
+    """
+    parents = ClassTree.of(labels.meta).parents
+    wrong = next((name for name in labels.classes if KEYWORD_SEPARATOR.strip() in name), None)
+    if wrong:
+        raise InputError(f"the class {wrong[:60]!r} has a semicolon, which separates keywords. Rename it.")
+    rows = []
+    for path, names in chosen(labels):
+        nested = ["|".join([*reversed(ancestors(name, parents)), name]) for name in names]
+        photo = os.path.abspath(os.path.join(labels.root, path))
+        rows.append([photo, KEYWORD_SEPARATOR.join(names), KEYWORD_SEPARATOR.join(nested)])
+    save_csv([["SourceFile", "Subject", "HierarchicalSubject"], *rows], file)
