@@ -51,9 +51,6 @@ def test_the_bias_is_the_mean_of_confident_top_scores():
     for c in range(6):
         sure = [float(row.max()) for row in scores if row.argmax() == c and -(row * row.log()).sum() <= 1.0]
         assert float(bias[c]) == pytest.approx(np.mean(sure), rel=1e-5)
-
-
-def test_a_class_without_a_confident_photo_gets_the_mean_of_the_other_biases():
     assert ccd.complete_bias(torch.tensor([0.5, math.nan, 0.7])).tolist() == pytest.approx([0.5, 0.6, 0.7])
     assert ccd.complete_bias(torch.tensor([math.nan, math.nan])).tolist() == [1.0, 1.0]
 
@@ -64,10 +61,7 @@ def test_the_threshold_is_the_first_step_at_which_few_enough_classes_are_above_i
     t = ccd.calibrate_threshold(scores, fewer_than)
     slow = next(0.05 + 0.001 * k for k in range(951) if (scores > 0.05 + 0.001 * k).sum(1).float().mean() < fewer_than)
     assert t == pytest.approx(slow, abs=1e-6)
-
-
-def test_the_threshold_stays_at_its_start_if_few_classes_are_above_it():
-    assert ccd.calibrate_threshold(torch.zeros(30, 3)) == 0.05
+    assert ccd.calibrate_threshold(torch.zeros(30, 3)) == 0.05  # few classes are above its start
 
 
 def test_a_box_contains_all_high_pixels_not_only_the_first_and_last_in_row_order():
@@ -263,7 +257,9 @@ def test_a_training_stops_early_and_reports_it(labels, teacher, tmp_path, monkey
     measures = iter([0.5, 0.6, 0.65, 0.9, 0.95, 1.0])
     monkeypatch.setattr("mlclip.training.epoch_log.stopping_measure", lambda *_: next(measures))
     config = replace(CONFIG, epochs=9, stopping=True)
-    checkpoint = train_student(labels, tmp_path / "m.pt", config=config, teacher=teacher, progress=told)
+    checkpoint = train_student(
+        labels, tmp_path / "m.pt", config=config, teacher=teacher, runtime=Runtime(progress=told)
+    )
     assert len((tmp_path / "m.log.csv").read_text().splitlines()) == 1 + 5  # warm-up, and four with a measure
     assert checkpoint.meta["settings"]["epochs"] == 9
     assert any(line.startswith("stopped after epoch 5 of 9") and "`stopping=False`" in line for line in told.lines)

@@ -35,10 +35,6 @@ def test_few_photos_are_centred_less_and_one_photo_not_at_all():
     assert spread[0] == 0 and spread == sorted(spread)
     assert spread[-1] == pytest.approx(float(mean.std()), rel=1e-3)
     assert torch.allclose(centred.shrunk_levels(mean, variance, torch.full((3,), 3)).mean(), mean.mean())
-
-
-def test_the_level_of_a_class_with_few_photos_is_shrunk_more_towards_the_common_level():
-    mean, variance = torch.tensor([0.20, 0.22, 0.27]), torch.full((3,), 0.03**2)
     level = centred.shrunk_levels(mean, variance, torch.tensor([500.0, 500.0, 0.3]))
     assert torch.allclose(level[:2], mean[:2], atol=2e-3) and 0.23 < float(level[2]) < 0.26
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mlclip.config import InputError, OptionError, TrainConfig
+from mlclip.distributed import Runtime
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods import cdul
 from mlclip.methods.thresholds import match_expected_positives
@@ -139,7 +140,7 @@ def test_saving_labels_needs_a_method_that_changes_them(labels, tmp_path):
 
 
 def test_a_training_without_any_label_step_prints_a_warning(labels, tmp_path, told):
-    train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), progress=told)
+    train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, epochs=1, warmup=3), runtime=Runtime(progress=told))
     assert any(
         line.startswith("warning") and "`epochs=1` with `warmup=3`" in line and "no label step" in line
         for line in told.lines

@@ -63,7 +63,7 @@ def test_a_training_is_the_same_bit_for_bit_with_and_without_the_cache(labels, p
     models = []
     for name, cache, workers in (("a", True, 2), ("b", False, 0)):
         config = replace(config, cache=cache)
-        checkpoint = train_student(labels, tmp_path / f"{name}.pt", config=config, num_workers=workers)
+        checkpoint = train_student(labels, tmp_path / f"{name}.pt", config=config, runtime=Runtime(num_workers=workers))
         assert [path for path, _ in checkpoint.meta["skipped"]] == ["05.jpg"]
         models.append((checkpoint.model.state_dict(), checkpoint.thresholds))
     (state, thresholds), (other, other_thresholds) = models
@@ -116,14 +116,15 @@ def test_a_training_works_with_the_defaults_again_beside_another_and_after_a_kil
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items()) and not left()
 
 
-def test_too_little_space_falls_back_to_no_cache_with_a_message(labels, tmp_path, monkeypatch, told):
+def test_too_little_space_and_a_disk_that_gets_full_mean_no_cache_with_a_message(
+    labels, found, tmp_path, monkeypatch, told
+):
     free = shutil.disk_usage(tmp_path)._replace(free=10**6)
-    monkeypatch.setattr(input_cache.shutil, "disk_usage", lambda _: free)
-    train_student(labels, tmp_path / "m.pt", config=CONFIG, progress=told)
+    with monkeypatch.context() as patch:
+        patch.setattr(input_cache.shutil, "disk_usage", lambda _: free)
+        train_student(labels, tmp_path / "m.pt", config=CONFIG, runtime=Runtime(progress=told))
     assert any("no input cache" in line and "and 1 MB are free" in line for line in told.lines) and not left()
 
-
-def test_a_disk_that_gets_full_falls_back_to_no_cache_with_a_message(found, monkeypatch, told):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
         yield

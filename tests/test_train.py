@@ -221,7 +221,7 @@ def test_an_unfinished_training_is_only_continued_with_resume_and_with_what_it_b
     with pytest.raises(InputError, match=r"photos missing now: 1, such as 03.jpg"):
         train_student(labels, output, config=CONFIG, resume=True)
     (tmp_path / "03.jpg").rename(photos / "03.jpg")
-    train_student(labels, output, config=CONFIG, resume=True, progress=told)
+    train_student(labels, output, config=CONFIG, resume=True, runtime=Runtime(progress=told))
     assert "continuing after epoch 1" in told.lines
 
 
@@ -319,7 +319,7 @@ def test_a_resumed_training_keeps_the_precision_that_it_started_with(labels, tmp
 
 
 def test_a_training_says_what_it_will_do_and_how_long_it_will_take(labels, tmp_path, told):
-    train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, precision="fp32"), progress=told)
+    train_student(labels, tmp_path / "m.pt", config=replace(CONFIG, precision="fp32"), runtime=Runtime(progress=told))
     plan = "training mobilenet_v3_small (64 px, 3 classes) on 12 photos: 2 epochs of 3 steps of 4 photos, fp32 on cpu, "
     (start,) = [number for number, line in enumerate(told.lines) if line.startswith(plan)]
     (forecast,) = [number for number, line in enumerate(told.lines) if "from the first" in line]
@@ -391,7 +391,7 @@ def test_photos_that_changed_after_they_were_labelled_are_counted_by_their_conte
     small = {"epochs": 1} if method == "fixed" else {}
     config = TrainConfig(method=method, arch="mobilenet_v3_small", init="none", size=64, **small)
     os.utime(photos / "01.jpg", ns=(1, 1))  # the same content
-    train_student(labels, tmp_path / "a.pt", config=config, num_workers=num_workers, progress=told)
+    train_student(labels, tmp_path / "a.pt", config=config, runtime=Runtime(num_workers=num_workers, progress=told))
     assert not any("changed" in line for line in told.lines)
     for name in ("02.jpg", "07.jpg"):
         status = os.stat(photos / name)
@@ -400,7 +400,9 @@ def test_photos_that_changed_after_they_were_labelled_are_counted_by_their_conte
         (photos / name).write_bytes(data)
         os.utime(photos / name, ns=(status.st_atime_ns, status.st_mtime_ns))  # another content with the same date
     (photos / "03.jpg").unlink()
-    checkpoint = train_student(labels, tmp_path / "b.pt", config=config, num_workers=num_workers, progress=told)
+    checkpoint = train_student(
+        labels, tmp_path / "b.pt", config=config, runtime=Runtime(num_workers=num_workers, progress=told)
+    )
     assert "2 of 11 photos changed since they were labelled, such as 02.jpg. They keep their old labels" in str(
         told.lines
     )

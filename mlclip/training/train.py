@@ -20,7 +20,7 @@ from ..config import (
     TrainConfig,
     train_config,
 )
-from ..distributed import Distributed, describe_device, restarted, start_distributed
+from ..distributed import Distributed, Runtime, describe_device, restarted, start_distributed
 from ..files import cache_folder, locked
 from ..labels.corrections import Corrections, correct, read_corrections
 from ..labels.matching import match_tables
@@ -88,9 +88,7 @@ def train(
             resume=resume or (any(distributed.all_gather(restarted())) and not overwrite),
             overwrite=overwrite,
             offline=offline,
-            num_workers=default_workers() if num_workers is None else num_workers,
-            distributed=distributed,
-            progress=progress,
+            runtime=Runtime(distributed, default_workers() if num_workers is None else num_workers, progress),
         )
 
 
