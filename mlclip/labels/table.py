@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ExportConfig, InputError, TableOptions
+from ..config import InputError, TableOptions
 from ..files import FORMAT_VERSION, beside, check_output, existing_file, is_special, load_plain, save_plain
 from ..plain import check_fields
 from ..progress import SILENT, Progress
@@ -72,26 +72,28 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
         save_csv([["path", *labels.classes], *lines], path)
 
 
-def export_labels(labels: Labels, output: str | Path, config: ExportConfig, *, overwrite: bool = False) -> list[str]:
-    """Write the table for another tool; `config.to` says which. `labels.thresholds` say which classes a photo has.
+def export_labels(
+    labels: Labels, output: str | Path, tool: str, *, url_prefix: str, overwrite: bool = False
+) -> list[str]:
+    """Write the table for another tool. `labels.thresholds` say which classes a photo has; `url_prefix` is for Label Studio.
 
     Returns the files. They are replaced only with `overwrite`. InputError if something cannot be written.
     """
     path = Path(output)
     if not len(labels):
         raise InputError("the labels have no photos, so there is nothing to write.")
-    for file in [path, *([beside(path, CONFIG)] if config.to == "label-studio" else [])]:
+    for file in [path, *([beside(path, CONFIG)] if tool == "label-studio" else [])]:
         check_output(file, overwrite=overwrite)
-    if config.to == "csv":
+    if tool == "csv":
         write_labels(labels, path, overwrite=overwrite)
         return [str(path)]
     for name in labels.paths:
         parts = name.replace("\\", "/").split("/")
         if posixpath.isabs(name) or os.path.isabs(name) or ".." in parts or ":" in parts[0][1:2]:
             raise InputError(f"the path {name[:80]!r} of the labels leads out of their folder. Remove the row.")
-    if config.to == "label-studio":
-        return list(map(str, write_label_studio(labels, path, config.url_prefix)))
-    (write_coco if config.to == "coco" else write_keywords)(labels, path)
+    if tool == "label-studio":
+        return list(map(str, write_label_studio(labels, path, url_prefix)))
+    (write_coco if tool == "coco" else write_keywords)(labels, path)
     return [str(path)]
 
 
