@@ -96,7 +96,7 @@ def test_a_training_works_with_the_defaults_again_beside_another_and_after_a_kil
     monkeypatch.chdir(tmp_path)
     write_labels(labels, "labels.pt")
     options = ["--method", "consistent", "--set", "warmup=1", "--arch", "mobilenet_v3_small", "--init", "none"]
-    options += ["--size", "64", "--batch-size", "4", "--epochs", "6"]
+    options += ["--size", "64", "--batch-size", "4", "--epochs", "4"]
 
     def start(output: str, *more: str) -> subprocess.Popen:
         command = [sys.executable, "-W", "error", "-m", "mlclip", "train", *options, "-o", output, *more]
