@@ -51,9 +51,9 @@ class Distributed:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def shard(self, items: list[T], rank: int | None = None) -> list[T]:
-        """The part of `items` of a rank (None: this one): every `world_size`-th. The lengths of the parts differ by at most one."""
-        return items[self.rank if rank is None else rank :: self.world_size]
+    def shard(self, items: list[T]) -> list[T]:
+        """The part of `items` of this rank: every `world_size`-th. The lengths of the parts differ by at most one."""
+        return items[self.rank :: self.world_size]
 
     def all_gather(self, value: T) -> list[T]:
         """One plain object from every rank, in rank order, on every rank."""
@@ -115,9 +115,7 @@ class Distributed:
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         dist.all_reduce(flat, group=self.group)
         for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.grad = torch.empty_like(p).copy_(
-                part.view_as(p)
-            )  # in the memory order of p, which a fused optimizer needs
+            p.grad = torch.empty_like(p).copy_(part.view_as(p))  # in p's memory order, which a fused optimizer needs
 
     def copy_from_main(self, model: nn.Module) -> None:
         """Give `model` the weights and buffers that it has on the main rank."""

@@ -30,7 +30,6 @@ LOCK_SECONDS = 0.2  # between two attempts to get a lock that another process ho
 REPLACE_SECONDS = (0.1, 0.3, 1.0)  # waits on Windows, where a virus scanner or another program may have the file open
 TEMPORARY = r"\.{name}\.[0-9a-f]{{8}}\.tmp"  # of `atomic`
 FORMAT_VERSION = 2  # of the files that mlclip writes: labels, models, stores, unfinished trainings
-DEEPEST_JSON = 60  # nested arrays and objects
 OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors", ".xml")
 
 
@@ -292,13 +291,6 @@ def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False)
 def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Parse JSON. ValueError if it is not JSON, is nested too deeply, or has a number with too many digits."""
     try:
-        content = json.loads(text, object_pairs_hook=object_pairs_hook)
+        return json.loads(text, object_pairs_hook=object_pairs_hook)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    level = [content] if isinstance(content, dict | list) else []
-    for _ in range(DEEPEST_JSON):
-        values = [value.values() if isinstance(value, dict) else value for value in level]
-        level = [item for inner in values for item in inner if type(item) in (dict, list)]
-        if not level:
-            return content
-    raise ValueError("nested too deeply")

@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -125,18 +125,43 @@ def check_fields(kind: str, content: Mapping[str, Any], path: str | Path, made_b
 
     `made_by` is the command that creates such a file.
     """
-    again = f"Create the file again with `{made_by}`."
+    wrong = next((name for name, holds in _fields(kind, content) if not holds), None)
+    if wrong:
+        remedy = f"Create the file again with `{made_by}`."
+        raise InputError(f"{path} is not a valid {kind} file: its '{wrong}' is missing or wrong. {remedy}")
+
+
+def _fields(kind: str, content: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """The name of each field, and whether it can be right. The form of all fields comes first; the rest relies on it."""
     for field, form in FIELDS[kind].items():
         first, _, inner = field.removesuffix("?").partition(".")
         holder, key = (content[first], inner) if inner else (content, first)
-        if field.endswith("?") and holder.get(key) is None:
-            continue
-        if key not in holder or not _fits(holder[key], form):
-            name, found = field.removesuffix("?"), _shown(holder[key]) if key in holder else "missing"
-            raise InputError(f"{path}: '{name}' is {found}, which is not a valid {kind} file. {again}")
-    for name, holds, wanted in _rules(kind, content):
-        if not holds:
-            raise InputError(f"{path}: '{name}' must be {wanted}. {again}")
+        if not (field.endswith("?") and holder.get(key) is None):
+            yield field.removesuffix("?"), key in holder and _fits(holder[key], form)
+    if kind == "model":
+        classes, thresholds, weights = content["classes"], content["thresholds"], content["weights"]
+        grids, is_head = content.get("grids") or [], content["arch"] == CLIP_HEAD
+        yield "classes", 0 < len({*classes} - {""}) == len(classes)
+        yield "size", SMALLEST_SIZE <= content["size"] <= LARGEST_SIZE
+        yield "thresholds", len(thresholds) == len(classes) and bool(((thresholds >= 0) & (thresholds <= 1)).all())
+        yield "weights", all(bool(w.isfinite().all()) for w in weights.values())
+        yield "weights.head.weight", weights["head.weight"].dim() == (2 if is_head else 4)
+        yield "clip", not is_head or bool(content.get("clip"))
+        yield "grids", not is_head or 0 < len({*grids} - {0}) == len(grids)
+    if kind in ("model", "labels") and (hierarchy := content["meta"].get("hierarchy")):
+        members = [name for group in hierarchy["groups"] for name in group]
+        yield "meta.hierarchy", len(members) == len({*members}) and not _has_circle(hierarchy["parents"])
+    if FIELDS[kind] is SHARD:
+        yield "embeddings", len(content["content"]) == len(content["bytes"]) == len(content["embeddings"])
+
+
+def _has_circle(parents: Mapping[str, str]) -> bool:
+    """Whether a class is below itself."""
+    try:
+        TopologicalSorter({name: [above] for name, above in parents.items()}).prepare()
+    except CycleError:
+        return True
+    return False
 
 
 def _fits(value: Any, form: Any) -> bool:
@@ -152,48 +177,3 @@ def _fits(value: Any, form: Any) -> bool:
     if form is int:
         return type(value) is int and 0 <= value < 2**63
     return type(value) in (int, float) if form is float else isinstance(value, form)
-
-
-def _rules(kind: str, content: Mapping[str, Any]) -> list[tuple[str, bool, str]]:
-    """What else must hold for the fields of a file: the name of a field, whether it holds, and what the field must be."""
-    rules = []
-    if kind == "model":
-        classes, thresholds, weights = content["classes"], content["thresholds"], content["weights"]
-        size, grids, is_head = content["size"], content.get("grids") or [], content["arch"] == CLIP_HEAD
-        in_range = bool(((thresholds >= 0) & (thresholds <= 1)).all())
-        number = f"one for each of the {len(classes)} classes, and not {len(thresholds)}"
-        rules = [
-            ("classes", 0 < len({*classes} - {""}) == len(classes), "different names, at least one"),
-            ("size", SMALLEST_SIZE <= size <= LARGEST_SIZE, f"from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels"),
-            ("thresholds", len(thresholds) == len(classes), number),
-            ("thresholds", in_range, "numbers from 0 to 1"),
-            (
-                "weights",
-                all(bool(w.isfinite().all()) for w in weights.values()),
-                "tensors without NaN or infinite numbers",
-            ),
-            ("weights", weights["head.weight"].dim() == (2 if is_head else 4), "those of a network with this arch"),
-            ("clip", not is_head or bool(content.get("clip")), "there: the CLIP that this head needs"),
-            ("grids", not is_head or 0 < len({*grids} - {0}) == len(grids), "different numbers, at least one"),
-        ]
-    if kind in ("model", "labels") and (hierarchy := content["meta"].get("hierarchy")):
-        members = [name for group in hierarchy["groups"] for name in group]
-        rules.append(("meta.hierarchy", len(members) == len({*members}), "groups that share no class"))
-        try:
-            TopologicalSorter({name: [above] for name, above in hierarchy["parents"].items()}).prepare()
-        except CycleError as error:
-            circle = " > ".join(error.args[1])
-            rules.append(("meta.hierarchy", False, f"without a circle ({circle[:100]!r} puts a class below itself)"))
-    if FIELDS[kind] is SHARD:
-        same = len(content["content"]) == len(content["bytes"]) == len(content["embeddings"])
-        rules.append(("embeddings", same, "as many entries as 'content' and 'bytes'"))
-    return rules
-
-
-def _shown(value: Any) -> str:
-    """A value in a few words for a message."""
-    if isinstance(value, Tensor):
-        return f"a tensor of {str(value.dtype).removeprefix('torch.')} with shape {tuple(value.shape)}"
-    if isinstance(value, str | float | bool | None):
-        return repr(value)[:40]
-    return str(value) if type(value) is int and abs(value) < 2**63 else f"a {type(value).__name__}"

@@ -47,25 +47,21 @@ class LineProgress(Progress):
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Bar]:
-        bar = _LineBar(self, label, total, unit, done)
+        bar = CountingBar(total, unit, done)
+        bar.show = lambda: self.log(f"{label}: {bar.text()}")
         try:
             yield bar
         finally:
-            bar.report()
+            bar.show()
 
 
 class CountingBar(Bar):
-    """Counts what is done and says it as text; a subclass decides when `show` is called, every `every` seconds."""
+    """Counts what is done and says it as text. Every `every` seconds it calls `show`, which the caller sets."""
 
-    every = REPORT_SECONDS
-
-    def __init__(self, total: int, unit: str = "", done: int = 0):
-        self.total, self.done, self.first, self.note = total, done, done, ""
+    def __init__(self, total: int, unit: str, done: int, every: float = REPORT_SECONDS):
+        self.total, self.done, self.first, self.note, self.every = total, done, done, "", every
         self.scale, self.unit = (1e6, "MB") if unit == "B" else (1, unit)
         self.started = self.shown = time.monotonic()
-
-    def show(self) -> None:
-        """Show the present text."""
 
     def update(self, done: int, note: str = "") -> None:
         self.done, self.note = self.done + done, note
@@ -88,14 +84,3 @@ class CountingBar(Bar):
     def _amount(self, value: float) -> str:
         value /= self.scale
         return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
-
-
-class _LineBar(CountingBar):
-    def __init__(self, progress: LineProgress, label: str, total: int, unit: str, done: int):
-        super().__init__(total, unit, done)
-        self.progress, self.label = progress, label
-
-    def report(self) -> None:
-        self.progress.log(f"{self.label}: {self.text()}")
-
-    show = report

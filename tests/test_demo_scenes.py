@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import zlib
 
 import numpy as np
@@ -114,41 +113,6 @@ def test_the_folder_holds_jpegs_class_names_and_one_row_of_true_labels_per_image
         assert len(rows) == count
         assert {cell for row in rows for cell in row[1:]} == {"0", "1"}
         assert Image.open(folder / part / rows[0][0]).format == "JPEG"
-
-
-def test_boxes_lie_inside_the_photo_and_have_the_classes_of_the_true_labels(folder):
-    for part in ("train", "test"):
-        content = json.loads((folder / f"boxes_{part}.json").read_text())
-        boxes = {image["file_name"]: [] for image in content["images"]}
-        for item in content["annotations"]:
-            x, y, width, height = item["bbox"]
-            name = content["images"][item["image_id"] - 1]["file_name"]
-            kind = content["categories"][item["category_id"] - 1]["name"]
-            boxes[name].append((kind, (x, y, x + width, y + height)))
-        for name, *cells in read_table(folder / f"truth_{part}.csv")[1]:
-            assert [kind for kind, _ in boxes[name]] == [k for k, cell in zip(KINDS, cells, strict=True) if cell == "1"]
-            for _, (x0, y0, x1, y1) in boxes[name]:
-                assert 0 <= x0 < x1 <= 160 and 0 <= y0 < y1 <= 160
-
-
-def test_a_box_fits_its_thing_exactly(monkeypatch):
-    from mlclip.demo import scenes
-
-    number = next(n for n in range(40) if len(scene(n)[1]) == 2)
-    full, boxes = scenes.draw_scene_with_boxes(np.random.default_rng([99, number]))
-    calls = []
-
-    def only_the_first(kind, side, rng):
-        calls.append(kind)
-        tile = draw_thing(kind, side, rng)
-        if len(calls) == 2:
-            tile.putalpha(0)
-        return tile
-
-    monkeypatch.setattr(scenes, "draw_thing", only_the_first)
-    changed = (pixels(full).astype(int) - pixels(scene(number)[0])).any(-1)
-    rows, columns = np.nonzero(changed)
-    assert boxes[calls[1]] == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
 def test_the_same_seed_writes_the_same_scenes_whatever_their_number(folder, tmp_path):

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mlclip import files, machine
-from mlclip.cli import _status
+from mlclip.cli import _status, is_closed_pipe
 from mlclip.config import InputError
 from mlclip.files import cache_folder
 from mlclip.images import find_images
@@ -348,12 +348,10 @@ def test_on_windows_replacing_a_file_that_another_program_has_just_opened_is_tri
 
 
 def test_on_windows_a_closed_pipe_is_an_invalid_argument_and_no_failure(monkeypatch):
-    from mlclip.cli import streams
-
     error = OSError(errno.EINVAL, "Invalid argument")
-    assert not streams.is_closed_pipe(error)
+    assert not is_closed_pipe(error)
     monkeypatch.setattr(sys, "platform", "win32")
-    assert streams.is_closed_pipe(error)
+    assert is_closed_pipe(error)
 
 
 def test_temporary_files_of_killed_processes_are_deleted_by_the_next_write_and_others_stay(tmp_path):

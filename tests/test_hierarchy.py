@@ -13,7 +13,7 @@ from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.labels.class_names import parse_classes
 from mlclip.labels.class_tree import ClassTree
-from mlclip.labels.metrics import compare_consistency
+from mlclip.labels.metrics import compare_consistency, consistent_labels, mean_average_precision
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.methods import hierarchy
 from mlclip.methods.hierarchy import (
@@ -104,13 +104,13 @@ def test_the_comparison_counts_contradictions_and_gives_the_quality_before_and_a
         [[0.2, 0.9, 0.8, 0.7], [0.4, 0.1, 0.6, 0.1], [0.3, 0.2, 0.2, 0.9]],
     )
     truth = Labels(["a", "b", "c"], labels.classes, [[1.0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    found = compare_consistency(labels, truth, tree)
-    assert found.violations == (1, 0) and found.orphans == (1, 0) and found.overlaps == (1, 0)
-    assert found.average_precision["animal"] == (pytest.approx(1 / 3), 1) and found.average_precision["dog"] == (1, 1)
-    assert found.mean_average_precision[1] == 1 > found.mean_average_precision[0]
-    assert "contradictions without and with them: 1 and 0" in found.summary()[1]
-    labels.meta["hierarchy"] = tree.plain()
-    assert compare_consistency(labels, truth) == found
+    precisions = [mean_average_precision(table, truth)[1] for table in (labels, consistent_labels(labels, tree))]
+    assert [each["animal"] for each in precisions] == [pytest.approx(1 / 3), 1] and precisions[1]["dog"] == 1
+    assert compare_consistency(labels, truth, tree) == [
+        "mAP without and with the hierarchy and groups of the classes: 83.3 and 100.0 %",
+        "contradictions without and with them: 1 and 0 scores above the parent's, 1 and 0 classes without their parent, "
+        "1 and 0 photos with two classes of a group",
+    ]
 
 
 def test_the_tree_travels_in_a_labels_file_and_a_damaged_one_is_refused(tmp_path):

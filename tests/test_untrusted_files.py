@@ -206,9 +206,8 @@ def test_meta_that_is_nested_too_deeply_is_refused(tmp_path):
     labels = Labels(["a"], ["x"], torch.ones(1, 1), meta={"a": []})
     for _ in range(100):
         labels.meta["a"] = [labels.meta["a"]]
-    for name in ("l.json", "l.pt"):
-        write_labels(labels, tmp_path / name)
-        assert name in refusal(read_labels, tmp_path / name)
+    write_labels(labels, tmp_path / "l.pt")
+    assert "l.pt" in refusal(read_labels, tmp_path / "l.pt")
 
 
 def test_containers_that_contain_each_other_are_refused(tmp_path):

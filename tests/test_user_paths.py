@@ -160,7 +160,7 @@ def test_a_training_with_every_method_and_the_same_one_interrupted_and_resumed(m
     if method != "probe":  # it has no epochs
         said = interrupt_after_first_epoch(*again, folder=here)
         assert "Traceback" not in said
-        assert "finished epochs are kept: add --resume to continue" in said
+        assert "finished work is kept: add --resume to continue" in said
     done = run(*again, "--resume", folder=here)
     assert method == "probe" or b"continuing after epoch" in done.stderr
     assert same(here / "model.pt", here / "again.pt")
@@ -244,6 +244,12 @@ def test_a_terminal_that_cannot_show_a_name_gets_the_rest(form, encoding, many_p
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if encoding is None else {}
     done = run(*PREDICT, form, folder=many_photos, PYTHONIOENCODING=encoding, **locale)
     assert done.stdout.count(b".jpg") == 41
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(many_photos):
+    first_line = ["sh", "-c", '"$@" | head -n 1', "sh", *MLCLIP]
+    done = run(*PREDICT, "jsonl", folder=many_photos, program=first_line)
+    assert json.loads(done.stdout)["path"] == "00.jpg" and b"Broken" not in done.stderr
 
 
 def test_a_closed_stdout_is_an_error_of_one_line_and_a_closed_stderr_none(many_photos):

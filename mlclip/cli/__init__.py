@@ -1,8 +1,14 @@
-"""The command line: options, one library call, output. No command imports torch before it runs."""
+"""The command line: options, one library call, output. No command imports torch before it runs.
+
+Failures of the system, such as a closed pipe, a full disk or too little memory, become one line, as wrong inputs do.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import platform
 import signal
 import sys
 
@@ -11,7 +17,6 @@ import click
 from .. import __version__
 from ..config import InputError, OptionError
 from ..machine import keep_freed_memory, limit_threads
-from ..spelling import did_you_mean
 from . import options
 from .cache import cache
 from .calibrate import calibrate
@@ -24,24 +29,15 @@ from .predict import predict
 from .pseudolabel import pseudolabel
 from .report import report
 from .review import review
-from .streams import drop_stdout, explain, is_closed_pipe, prepare_streams
 from .train import train
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 KEPT = {  # what an interrupted command leaves, and how to continue
-    "train": "finished epochs are kept: add --resume to continue",
+    "train": "finished work is kept: add --resume to continue",
     "pseudolabel": "finished embeddings are kept: run the same command again to continue",
 }
-
-
-def print_version(ctx: click.Context) -> None:
-    """Print the versions that a bug report needs. torch is not imported: that takes seconds."""
-    import platform
-    from importlib import metadata  # here, because every command would wait for it
-
-    torch = " ".join(f"torch {d.version}" for d in metadata.distributions(name="torch")) or "no torch"
-    click.echo(f"mlclip {__version__}, {torch}, Python {platform.python_version()}")
-    ctx.exit()
+# What a write to stdout can fail with. Such an error has no file name.
+CANNOT_WRITE = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class Commands(click.Group):
@@ -50,15 +46,14 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            if "did you mean" not in error.format_message().lower():  # click says it from 8.4 on
-                error.message += did_you_mean(args[0], self.commands)
-            raise
+
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Print the versions that a bug report needs. torch is not imported: that takes seconds."""
+    if asked:
+        from importlib import metadata  # here, because every command would wait for it
+
+        click.echo(f"mlclip {__version__}, torch {metadata.version('torch')}, Python {platform.python_version()}")
+        ctx.exit()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -67,7 +62,7 @@ class Commands(click.Group):
     is_flag=True,
     expose_value=False,
     is_eager=True,
-    callback=lambda ctx, param, value: value and print_version(ctx),
+    callback=_print_version,
     help="Show the versions of mlclip, torch and Python, and exit.",
 )
 def cli():
@@ -87,21 +82,14 @@ def cli():
     """
 
 
-# From click 8.2 on, `mlclip` alone is this error. Its message is the help, of many lines.
-NO_COMMAND = getattr(click.exceptions, "NoArgsIsHelpError", ())
-
 for command in (pseudolabel, train, predict, evaluate, calibrate, report, review, export, models, cache, demo):
     cli.add_command(command)
-
-
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt
 
 
 def main(args: list[str] | None = None) -> None:
     """Run one command and exit with its status."""
     try:
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         prepare_streams()
         keep_freed_memory()
         limit_threads()
@@ -113,13 +101,42 @@ def main(args: list[str] | None = None) -> None:
     sys.exit(status)
 
 
-def _running(args: list[str] | None) -> click.Command | None:
-    """The command that the arguments name."""
-    return next((cli.commands[name] for name in args or sys.argv[1:] if name in cli.commands), None)
+class _Messages(io.FileIO):
+    """stderr: a message that cannot be written, as on a full disk, is lost, and the work goes on."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr usable in every environment. Only a terminal keeps its own encoding; files and pipes get UTF-8.
+
+    PYTHONUNBUFFERED would lose what does not fit into one write, and so would a pipe that does not block. A stream that the
+    caller has closed is opened: stderr writes nowhere; a write to stdout fails, because its data would be lost.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
+    if os.name == "posix":
+        os.set_blocking(1, True)
+        coding = {"encoding": getattr(sys.stderr, "encoding", "utf-8"), "errors": "backslashreplace"}
+        # Without a buffer: an interrupt inside a write would leave the text in it, and it would be written again.
+        sys.stderr = io.TextIOWrapper(_Messages(2, "w", closefd=False), write_through=True, **coding)
+    if sys.stdout and sys.stdout.isatty():
+        sys.stdout.reconfigure(errors="backslashreplace")
+    else:
+        buffer = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
+        sys.stdout = io.TextIOWrapper(buffer, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def _status(args: list[str] | None) -> int:
     """Run one command; errors become one line on stderr and an exit status."""
+    command = next((cli.commands[name] for name in args or sys.argv[1:] if name in cli.commands), None)
     try:
         status = cli.main(args, prog_name="mlclip", standalone_mode=False) or 0
         sys.stdout.flush()  # here, so that a full disk is noticed
@@ -127,27 +144,25 @@ def _status(args: list[str] | None) -> int:
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.ClickException as error:
-        if not isinstance(error, NO_COMMAND):
+        if type(error).__name__ != "NoArgsIsHelpError":  # its message is the help, of many lines
             error.message = printable(error.message)  # it can contain file names, from a shell pattern
         error.show()
         return USAGE if isinstance(error, click.UsageError) else FAILED
     except InputError as error:
-        click.echo(f"mlclip: {printable(in_options(str(error), _running(args)))}", err=True)
-        return USAGE if isinstance(error, OptionError) else FAILED
-    except (KeyboardInterrupt, click.Abort) as stop:  # click has ended the current line
-        click.echo(f"mlclip: {interrupted(_running(args), stop)}", err=True)
-        return INTERRUPTED
+        return _fail(in_options(str(error), command), USAGE if isinstance(error, OptionError) else FAILED)
+    except (KeyboardInterrupt, click.Abort):  # click has ended the current line
+        kept = KEPT.get(command.name if command else None)
+        return _fail(f"interrupted; {kept}" if kept else "interrupted", INTERRUPTED)
     except (OSError, MemoryError, RuntimeError) as error:
         if is_closed_pipe(error):  # `mlclip ... | head`: the reader is gone, which is not an error
-            drop_stdout()
+            _drop_stdout()
             return 0
-        line = explain(error, _running(args))
+        line = explain(error, command)
         if line is None:
             raise
         if isinstance(error, OSError) and not error.filename:
-            drop_stdout()
-        click.echo(f"mlclip: {printable(line)}", err=True)
-        return FAILED
+            _drop_stdout()
+        return _fail(line, FAILED)
     finally:
         # Not imported here: an interrupt may have stopped the import of torch, which cannot be repeated.
         stop_distributed = getattr(sys.modules.get("mlclip.distributed"), "stop_distributed", None)
@@ -155,9 +170,36 @@ def _status(args: list[str] | None) -> int:
             stop_distributed()
 
 
-def interrupted(command: click.Command | None, stop: BaseException | None = None) -> str:
-    """The message after Ctrl-C. A command can say itself what is kept, in the KeyboardInterrupt that it raises."""
-    said = getattr(stop, "__cause__", None) or stop
-    kept = " ".join(map(str, said.args)) if said else ""
-    kept = kept or KEPT.get(command.name if command else None)
-    return f"interrupted; {kept}" if kept else "interrupted"
+def _fail(line: str, status: int) -> int:
+    click.echo(f"mlclip: {printable(line)}", err=True)
+    return status
+
+
+def is_closed_pipe(error: Exception) -> bool:
+    """Whether nobody reads stdout any more. Windows calls that an invalid argument."""
+    on_windows = sys.platform == "win32" and isinstance(error, OSError) and error.errno == errno.EINVAL
+    return isinstance(error, BrokenPipeError) or (on_windows and not error.filename)
+
+
+def _drop_stdout() -> None:
+    """Lose what is left in the buffer of stdout, so that Python does not try to write it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def explain(error: Exception, command: click.Command | None) -> str | None:
+    """The line for the user about a failure of the system while `command` was running; None for other errors."""
+    if isinstance(error, OSError):
+        if error.filename:
+            return f"{os.fsdecode(error.filename)}: {error.strerror}"
+        if error.errno not in CANNOT_WRITE:
+            return None
+        reason = "stdout is closed" if error.errno == errno.EBADF else error.strerror
+        return f"the output cannot be written: {reason}"
+    names = {name for param in (command.params if command else []) for name in param.opts}
+    lower = [name for name in ("--batch-size", "--size", "--workers") if name in names]
+    remedy = f"Lower {' or '.join(lower)}" if lower else "Use fewer photos"
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the GPU is out of memory. {remedy}, or use --device cpu."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"this machine is out of memory. {remedy}."
+    return None

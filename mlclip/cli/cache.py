@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 
 import click
@@ -46,14 +45,15 @@ def cache(clear, clear_weights, yes):
             size = file.stat().st_size
             file.unlink()
             left += size
-    chosen = [*stores, *(weights if clear_weights else [])]
+    weights = weights if clear_weights else []
     what = f"{len(stores)} stores of embeddings, cells or features"
     what += f" and {len(weights)} weight files" if clear_weights else ""
-    if not chosen:
+    size = _size(sum(item.size for item in [*stores, *weights]))
+    if not stores and not weights:
         progress.log(f"{cache_folder()}: nothing to delete")
-    elif yes or click.confirm(f"Delete {what} ({_size(sum(item.size for item in chosen))})?", err=True):
+    elif yes or click.confirm(f"Delete {what} ({size})?", err=True):
         freed = left + clear_stores(stores)
-        for file in weights if clear_weights else ():
+        for file in weights:
             try:
                 file.path.unlink(missing_ok=True)
             except OSError as error:
@@ -63,14 +63,14 @@ def cache(clear, clear_weights, yes):
     return 0
 
 
-def _rows(weights: Sequence, stores: Sequence) -> list[list[str]]:
+def _rows(weights: list, stores: list) -> list[list[str]]:
     """One line per weight file and per store; stores in the order of their last use, latest first."""
     from ..teacher.store import MANIFEST
 
-    lines = [
-        [f"CLIP {file.name}" + ("" if file.complete else " (unfinished)"), _size(file.size), "", "", str(file.path)]
-        for file in weights
-    ]
+    lines = []
+    for file in weights:
+        what = f"CLIP {file.name}" + ("" if file.complete else " (unfinished)")
+        lines.append([what, _size(file.size), "", "", str(file.path)])
     used = {store.path: (store.path / MANIFEST).stat().st_mtime for store in stores}  # every run writes the manifest
     for store in sorted(stores, key=lambda store: -used[store.path]):
         what = store.kind + ("" if store.complete else " (unfinished)")

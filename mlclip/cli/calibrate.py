@@ -6,39 +6,25 @@ import math
 
 import click
 
-from ..config import MODEL_FILE, TableOptions
+from ..config import TableOptions
 from . import options
 from .console import Console
+from .settings import settings
 
 
-@click.command(cls=options.Command)
+@click.command()
 @options.images
-@click.option(
-    "--model",
-    default=MODEL_FILE,
-    show_default=True,
-    type=click.Path(),
-    help="The model that `mlclip train` wrote, .pt or .safetensors.",
-)
-@click.option(
+@options.model("The model that `mlclip train` wrote, .pt or .safetensors.")
+@options.place(
     "--truth",
-    type=click.Path(),
     required=True,
     help="True labels of some of the IMAGES: a table such as FILE.csv, or another form of `mlclip evaluate`.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    default="calibrated.pt",
-    show_default=True,
-    help="Where the calibrated model is written.",
-)
+@options.output("calibrated.pt", "Where the calibrated model is written.")
 @options.overwrite
 @options.running
-@options.settings(TableOptions)
-@options.tables
-def calibrate(images, model, truth, output, overwrite, tables, quiet, **running):
+@settings(tables=TableOptions)
+def calibrate(images, model, truth, output, overwrite, tables, **running):
     """Fit scores and thresholds to a few true labels.
 
     Label twenty photos or more. Choose them at random from photos like those that the model will see: the labels also
@@ -55,12 +41,12 @@ def calibrate(images, model, truth, output, overwrite, tables, quiet, **running)
     from ..student.checkpoint import load_checkpoint, save_checkpoint
     from ..student.predict import predict
 
+    progress = running["progress"]
     check_output(output, overwrite=overwrite)
-    progress = Console(quiet=quiet)
     checkpoint = undo_calibration(load_checkpoint(model))
     known = read_known(truth, checkpoint.model.classes, tables, progress)
     check_truth(checkpoint.model.classes, known)
-    predicted = predict(images, checkpoint, progress=progress, **running)
+    predicted = predict(images, checkpoint, **running)
     match = match_tables(predicted, known)
     refuse_small_match(match, "the predictions", truth, partial=tables.partial)
     before, found = checkpoint.thresholds.tolist(), fit(checkpoint, predicted, known)
@@ -79,9 +65,8 @@ def _show_result(found, before: list[float], progress: Console) -> None:
 
     after = found.checkpoint.thresholds.tolist()
     if found.photos < ENOUGH:
-        progress.log(
-            f"warning: only {found.photos} photos have true labels; with fewer than {ENOUGH} the result may be worse than before"
-        )
+        few = f"only {found.photos} photos have true labels; with fewer than {ENOUGH} the result may be worse"
+        progress.log(f"warning: {few} than before")
     if len(after) <= options.CLASSES_SHOWN:
         lines = zip(found.checkpoint.model.classes, before, after, strict=True)
         rows = [[name, str(found.positives.get(name, "–")), f"{b:.2f}", f"{a:.2f}"] for name, b, a in lines]
@@ -93,11 +78,11 @@ def _show_result(found, before: list[float], progress: Console) -> None:
         )
     if found.untouched:
         progress.log(f"no true labels of {shorten(found.untouched)}: not changed")
-    error = [_percent(quality.calibration_error) for quality in (found.before, found.after)]
-    f1 = [_percent(quality.macro_f1) for quality in (found.before, found.after)]
+    before, after = found.before, found.after
+    error = f"{_percent(before.calibration_error)} -> {_percent(after.calibration_error)}"
     progress.log(
-        f"on the {found.photos} photos used for the fit (other photos will be worse): expected calibration error {error[0]} -> "
-        f"{error[1]}, macro-F1 {f1[0]} -> {f1[1]}"
+        f"on the {found.photos} photos used for the fit (other photos will be worse): expected calibration error {error}, "
+        f"macro-F1 {_percent(before.macro_f1)} -> {_percent(after.macro_f1)}"
     )
 
 

@@ -32,21 +32,16 @@ def in_options(message: str, command: click.Command | None) -> str:
     `overwrite=True` -> --overwrite, `size=224` -> --size 224, `lr` -> --lr, `stopping=False` -> --set stopping=False,
     `stopping` -> stopping.
     """
-    options = {p.name: p for p in (command.params if command else []) if isinstance(p, click.Option)}
-    rare = options["changed"].fields if "changed" in options else ()
+    options = {param.name: max(param.opts, key=len) for param in (command.params if command else [])}
+    rare = next((param.fields for param in (command.params if command else []) if hasattr(param, "fields")), {})
 
     def replace(found: re.Match) -> str:
-        option, value = options.get(_OPTION_FOR.get(found[1], found[1])), found[2]
-        if found[1] in rare:
-            return found[1] if value is None else f"--set {found[1]}={value.strip(chr(34))}"
-        if option is None:
+        name, value = _OPTION_FOR.get(found[1], found[1]), (found[2] or "").strip('"')
+        if name in rare:
+            return f"--set {name}={value}" if value else name
+        if name not in options or value == "False":
             return found[0]
-        name = max(option.opts, key=len)
-        if value is None or value == "True":
-            return name
-        if value == "False":
-            return max(option.secondary_opts, key=len) if option.secondary_opts else found[0]
-        return f"{name} {value.strip(chr(34))}"
+        return options[name] if value in ("", "True") else f"{options[name]} {value}"
 
     return _PARAMETER.sub(replace, message)
 
@@ -75,8 +70,6 @@ class Console(LineProgress):
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
-        context = click.get_current_context(silent=True)
-        self.verbose = bool(context and context.meta.get(VERBOSE)) and not quiet
         self._started = time.monotonic()
         self._drawn = False  # whether a progress bar is in the terminal's current line
 
@@ -89,7 +82,8 @@ class Console(LineProgress):
 
     def detail(self, line: str) -> None:
         """Print one line with the seconds since the start, if --verbose is set."""
-        if self.verbose:
+        context = click.get_current_context(silent=True)
+        if context and context.meta.get(VERBOSE):
             self.log(f"[{time.monotonic() - self._started:.1f} s] {line}")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
@@ -100,47 +94,26 @@ class Console(LineProgress):
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Bar]:
         self.detail(f"{label} ...")
-        with self._bar(label, total, unit, done) as bar:
-            yield bar
-        self.detail(f"{label}: done")
-
-    @contextmanager
-    def _bar(self, label: str, total: int, unit: str, done: int) -> Iterator[Bar]:
         if self.quiet:
             yield Bar()
         elif not sys.stderr.isatty():
             with super().bar(label, total, unit, done) as lines:
                 yield lines
         else:
-            bar = _TerminalBar(label, total, unit, done)
+            # click counts an earlier run's work as this one's, so the text is ours.
+            bar = CountingBar(total, unit, done, every=REDRAW_SECONDS)
+            text = {"label": printable(label), "show_eta": False, "item_show_func": lambda _: printable(bar.text())}
+            drawing = click.progressbar(length=total, file=sys.stderr, width=BAR_WIDTH, **text)
+            bar.show = lambda: drawing.update(bar.done - drawing.pos)
             self._drawn = True
             try:
-                with bar.drawing:
+                with drawing:
                     bar.show()
                     yield bar
                     bar.show()
             finally:
                 self._drawn = False
-
-
-class _TerminalBar(CountingBar):
-    """click's progress bar, redrawn every REDRAW_SECONDS; its text is ours, as click counts an earlier run's work as this one's."""
-
-    every = REDRAW_SECONDS
-
-    def __init__(self, label: str, total: int, unit: str, done: int):
-        super().__init__(total, unit, done)
-        self.drawing = click.progressbar(
-            length=total,
-            label=printable(label),
-            file=sys.stderr,
-            width=BAR_WIDTH,
-            show_eta=False,
-            item_show_func=lambda _: printable(self.text()),
-        )
-
-    def show(self) -> None:
-        self.drawing.update(self.done - self.drawing.pos)
+        self.detail(f"{label}: done")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

@@ -11,9 +11,8 @@ from pathlib import Path
 import click
 
 from ..config import LARGEST_SEED, InputError
-from ..files import refuse_nul
 from . import options
-from .console import Console, table
+from .console import table
 
 TRAIN_SCENES, TEST_SCENES = 1200, 500
 CDUL = ("--method", "cdul")
@@ -28,13 +27,13 @@ STUDENTS = [  # name, labels, model
     ("the centred", "labels.pt", "model.pt"),
     ("the true", "truth_train.csv", "model_truth.pt"),
 ]
-FILES = ["train", "test", "classes.txt", "truth_train.csv", "truth_test.csv", "boxes_train.json", "boxes_test.json", "clip.pt",
-        "embeddings", "embeddings_centred", *(file for _, file, _ in LABELS), *(file for _, _, file in STUDENTS)]  # fmt: skip
+DRAWN = ("train", "test", "classes.txt", "truth_train.csv", "truth_test.csv", "clip.pt")
+FILES = (*DRAWN, "embeddings", "embeddings_centred", *(file for _, file, _ in LABELS), *(file for *_, file in STUDENTS))
 STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
 
 
 @click.command()
-@click.option("--dir", "folder", default="mlclip-demo", show_default=True, help="Folder for all files of the demo.")
+@options.place("--dir", "folder", default="mlclip-demo", metavar="DIR", help="Folder for all files of the demo.")
 @click.option(
     "--seed",
     type=click.IntRange(0, LARGEST_SEED),
@@ -45,7 +44,7 @@ STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-si
 @options.overwrite
 @options.device
 @options.quiet
-def demo(folder, seed, overwrite, device, quiet):
+def demo(folder, seed, overwrite, device, progress):
     """Run all steps in three minutes, on drawn scenes.
 
     The demo draws scenes, labels them with a tiny CLIP, trains students, and evaluates them. It needs no network.
@@ -56,37 +55,19 @@ def demo(folder, seed, overwrite, device, quiet):
 
     Each step is an ordinary command and is printed before it runs. stdout gets the table.
     """
-    run(Path(folder), seed=seed, overwrite=overwrite, device=device, quiet=quiet)
-    return 0
-
-
-def run(folder: Path, *, seed: int, overwrite: bool, device: str, quiet: bool) -> None:
-    """Draw the scenes into `folder`, run the commands on them, and print a table of the mAPs."""
-    from ..cli import cli
     from ..labels.table import read_labels
     from ..student.predict import predict
 
-    started = time.monotonic()
-    progress = Console(quiet=quiet)
-    refuse_nul(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        has_files = any(folder.iterdir())
-    except OSError as error:  # a file has this name
-        raise InputError(f"{folder} cannot be used as a folder: {error.strerror}. Choose another --dir.") from error
-    if has_files:
-        if not overwrite:
-            raise InputError(
-                f"{folder} is not empty. Add --overwrite to replace the demo there, or choose another --dir."
-            )
-        _clear(folder)
-    draw(folder, seed, progress)
-    common = ["--device", device, *(["--quiet"] if quiet else [])]
+    started, folder = time.monotonic(), Path(folder)
+    _empty(folder, overwrite)
+    _draw(folder, seed, progress)
+    common = ["--device", device, *(["--quiet"] if progress.quiet else [])]
+    main = click.get_current_context().find_root().command
 
     def step(*args: str) -> None:
         progress.log("")
         progress.log("$ " + shlex.join(["mlclip", *args]))
-        cli.main([*args, *common], prog_name="mlclip", standalone_mode=False)
+        main.main([*args, *common], prog_name="mlclip", standalone_mode=False)
 
     place = {name: str(folder / name) for name in FILES}
     rows = []
@@ -105,8 +86,26 @@ def run(folder: Path, *, seed: int, overwrite: bool, device: str, quiet: bool) -
     progress.log(f"{time.monotonic() - started:.0f} s; all files are in {folder}/")
 
 
-def draw(folder: Path, seed: int, progress: Console) -> None:
-    """Write `train/`, `test/`, `classes.txt`, the true labels and boxes of both, and the tiny CLIP as `clip.pt`."""
+def _empty(folder: Path, overwrite: bool) -> None:
+    """Create the folder, and remove an earlier demo from it. InputError if it holds anything else."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = sorted(path.name for path in folder.iterdir())
+    except OSError as error:  # a file has this name
+        raise InputError(f"{folder} cannot be used as a folder: {error.strerror}. Choose another --dir.") from error
+    if found and not overwrite:
+        raise InputError(f"{folder} is not empty. Add --overwrite to replace the demo there, or choose another --dir.")
+    ends = (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")
+    known = {*FILES, *(f".{name}.lock" for name in FILES), *(Path(name).stem + end for name in FILES for end in ends)}
+    for name in found:
+        if name not in known:
+            raise InputError(f"{folder} holds {name}, which is not a file of the demo. Choose another --dir.")
+    if found:
+        shutil.rmtree(folder)
+
+
+def _draw(folder: Path, seed: int, progress) -> None:
+    """Write `train/`, `test/`, `classes.txt`, the true labels of both, and the tiny CLIP as `clip.pt`."""
     from ..clip.registry import TINY_FILE
     from ..demo import write_scenes
 
@@ -115,16 +114,6 @@ def draw(folder: Path, seed: int, progress: Console) -> None:
         shutil.copyfile(TINY_FILE, folder / "clip.pt")
     except OSError as error:
         raise InputError(f"cannot write in {folder}: {error.strerror}. Choose another --dir.") from error
-
-
-def _clear(folder: Path) -> None:
-    """Remove an earlier demo. InputError if the folder holds anything else."""
-    ends = (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")
-    known = {*FILES, *(f".{name}.lock" for name in FILES), *(Path(name).stem + end for name in FILES for end in ends)}
-    others = sorted(p.name for p in folder.iterdir() if p.name not in known)
-    if others:
-        raise InputError(f"{folder} holds {others[0]}, which is not a file of the demo. Choose another --dir.")
-    shutil.rmtree(folder)
 
 
 def _mean_ap(scores, truth: str) -> str:

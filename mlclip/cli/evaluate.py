@@ -8,42 +8,28 @@ import click
 
 from ..config import TableOptions
 from . import options
-from .console import Console, printable, table
+from .console import printable, table
+from .settings import settings
 
 
-@click.command(cls=options.Command)
+@click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGES...]", type=click.Path())
-@click.option(
-    "--labels",
-    type=click.Path(),
-    help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE or coco:FILE.",
+@options.place("--labels", help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE or coco:FILE.")
+@options.place(
+    "--model", help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts the scores of IMAGES."
 )
-@click.option(
-    "--model",
-    type=click.Path(),
-    help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts the scores of IMAGES.",
-)
-@click.option(
+@options.place(
     "--truth",
-    type=click.Path(),
     required=True,
     help="The true labels: voc:DIR[:split], coco:FILE, nuswide:DIR[:split], imagefolder:DIR[:split], label-studio:FILE, a folder "
     "that looks like a data set, or a table such as FILE.csv, with a column `path` and one column per class (1, 0, or empty for "
     "unknown) or one column `labels` with their names. docs/formats.md has recipes for other formats.",
 )
 @click.option("--only", help="Evaluate only these classes: a FILE, a preset, or names separated by commas.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How the result is printed.",
-)
+@options.choice("--format", "form", choices=["table", "json"], help="How the result is printed.")
 @options.running
-@options.settings(TableOptions)
-@options.tables
-def evaluate(images, labels, model, truth, only, form, tables, quiet, **running):
+@settings(tables=TableOptions)
+def evaluate(images, labels, model, truth, only, form, tables, **running):
     """Compare scores with true labels.
 
     The result is the average precision (AP) of each class, their mean (mAP), and the expected calibration error (ECE). The ECE
@@ -59,12 +45,10 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
 
     if (labels is None) == (model is None):
         raise click.UsageError("Pass either --labels FILE, or --model FILE and IMAGES.")
-    if model and not images:
-        raise click.UsageError("--model needs IMAGES to predict.")
-    if labels and images:
-        raise click.UsageError("IMAGES are only used with --model. Remove them, or replace --labels by --model.")
-    progress = Console(quiet=quiet)
-    scores, own = _predicted(images, model, progress, running) if model else (labels, None)
+    if bool(model) != bool(images):
+        raise click.UsageError("IMAGES and --model belong together: the model predicts the images.")
+    progress = running["progress"]
+    scores, own = _predicted(images, model, running) if model else (labels, None)
     found = compare(scores, truth, only=only, tables=tables, progress=progress)
     for line in found.match.summary(labels or "the predictions", truth):
         progress.log(line)
@@ -77,12 +61,12 @@ def evaluate(images, labels, model, truth, only, form, tables, quiet, **running)
             click.echo(printable(f"no positive photo, not in the mAP: {', '.join(found.without_positives)}"), err=True)
         click.echo(f"expected calibration error (ECE): {100 * found.calibration_error:.1f} %", err=True)
     if own is not None:
-        for line in compare_consistency(own, found.truth, ClassTree.of(scores.meta)).summary():
+        for line in compare_consistency(own, found.truth, ClassTree.of(scores.meta)):
             progress.log(line)  # what the hierarchy and the groups of the classes change
-    return options.report_skipped(scores.meta.get("skipped", []), None) if model else 0
+    return options.report_skipped(scores.meta.get("skipped", [])) if model else 0
 
 
-def _predicted(images, model, progress, running):
+def _predicted(images, model, running):
     """A model's scores; and the network's own, if its classes have a hierarchy or groups that the scores agree with."""
     from dataclasses import replace
 
@@ -92,11 +76,13 @@ def _predicted(images, model, progress, running):
     from ..student.onnx_model import is_onnx
     from ..student.predict import predict
 
-    checkpoint = None if is_onnx(model) else load_checkpoint(model)
-    tree = ClassTree.of(checkpoint.meta) if checkpoint else None
+    if is_onnx(model):
+        return predict(images, model, **running), None
+    checkpoint = load_checkpoint(model)
+    tree = ClassTree.of(checkpoint.meta)
     if not tree:
-        return predict(images, checkpoint or model, progress=progress, **running), None
-    own = predict(images, replace(checkpoint, consistent=False), progress=progress, **running)
+        return predict(images, checkpoint, **running), None
+    own = predict(images, replace(checkpoint, consistent=False), **running)
     return consistent_labels(own, tree), own
 
 

@@ -3,68 +3,61 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from pathlib import Path
 
 import click
 
-from ..config import LABELS_FILE, MODEL_FILE, ExportConfig
 from . import options
-from .console import Console
 
-NEXT = {  # what a person does with the result
-    "label-studio": "create a project with the configuration {1}, and import {0}",
-    "coco": "it can also be read here: mlclip evaluate --truth coco:{0}",
-    "csv": "open it in a spreadsheet or with pandas",
-    "exiftool": 'exiftool -csv={0} -sep "; " PHOTOS writes the keywords into the photos',
+TOOLS = {  # for --to: the default output, and what a person does with it
+    "label-studio": ("label-studio.json", "create a project with the configuration {1}, and import {0}"),
+    "coco": ("coco.json", "it can also be read here: mlclip evaluate --truth coco:{0}"),
+    "csv": ("export.csv", "open it in a spreadsheet or with pandas"),
+    "exiftool": ("keywords.csv", 'exiftool -csv={0} -sep "; " PHOTOS writes the keywords into the photos'),
 }
-OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "threshold")
+OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "threshold", "url_prefix")
 
 
-@click.command(cls=options.Command)
-@click.option(
-    "--model",
-    type=click.Path(),
-    default=MODEL_FILE,
-    show_default=True,
-    help="The model that `mlclip train` wrote, .pt or .safetensors.",
-)
-@click.option(
+@click.command()
+@options.model("The model that `mlclip train` wrote, .pt or .safetensors.")
+@options.place(
     "-o",
     "--output",
-    type=click.Path(),
     show_default="model.onnx, or named after --to",
     help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds; with --to "
     "the table.",
 )
-@click.option(
+@options.choice(
     "--variant",
-    type=click.Choice(["fp32", "int8"]),
-    default="fp32",
-    show_default=True,
+    choices=["fp32", "int8"],
     help="Numbers inside the ONNX file: int8 is a quarter of the size, and faster on CPUs.",
 )
-@click.option(
+@options.place(
     "--photos",
-    type=click.Path(),
     multiple=True,
     metavar="IMAGES",
     help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",
 )
-@options.settings(ExportConfig)
 @click.option(
-    "--labels",
-    default=LABELS_FILE,
-    show_default=True,
-    help="For --to: the table, .pt, .csv, .json or .jsonl, or another form of `mlclip evaluate --labels`.",
+    "--to",
+    "tool",
+    type=click.Choice(list(TOOLS)),
+    help="Write a table of labels for this tool or in this format, instead of a model.",
 )
-@click.option(
-    "--root", metavar="DIR", help="For --to: the folder of the photos, if they have moved or the table is a .csv."
-)
+@options.labels("For --to: the table, .pt, .csv, .json or .jsonl, or another form of `mlclip evaluate --labels`.")
+@options.root
 @options.threshold
+@click.option(
+    "--url-prefix",
+    default="/data/local-files/?d=",
+    show_default=True,
+    help="For --to label-studio: what stands before the path of a photo in its URL. The default is for Label Studio's local "
+    "files; an empty text gives relative paths.",
+)
 @options.overwrite
 @options.quiet
 @click.pass_context
-def export(ctx, model, output, variant, photos, overwrite, quiet, **table):
+def export(ctx, model, output, variant, photos, tool, labels, root, threshold, url_prefix, overwrite, progress):
     """Write the model for others, only its thresholds, or a table of labels for another tool.
 
     The ONNX model takes uint8 pixels (N, 3, size, size) and returns scores (N, C) in [0, 1]. The metadata of the file
@@ -84,47 +77,36 @@ def export(ctx, model, output, variant, photos, overwrite, quiet, **table):
     A photo gets the classes that reach their thresholds. `mlclip evaluate`, `report` and `train` read the corrected labels
     as label-studio:FILE or coco:FILE.
     """
-    progress = Console(quiet=quiet)
-    if table["to"]:
-        _refuse(ctx, OF_MODELS, "has no effect with --to, which writes a table of labels")
-        return _for_tool(table, output, overwrite, progress)
-    _refuse(ctx, [*OF_TABLES, "changed"], "needs --to")
+    given = click.core.ParameterSource.COMMANDLINE
+    for param in ctx.command.params:
+        if param.name in (OF_MODELS if tool else OF_TABLES) and ctx.get_parameter_source(param.name) == given:
+            why = "has no effect with --to" if tool else "needs --to"
+            raise click.UsageError(f"{param.opts[-1]} {why}. Remove {'one of them' if tool else 'it, or add --to'}.")
+    if tool:
+        return _table(tool, labels, root, threshold, url_prefix, output, overwrite, progress)
     return _model(model, output or "model.onnx", variant, photos, overwrite, progress)
 
 
-def _refuse(ctx: click.Context, names, why: str) -> None:
-    """UsageError for the first of the options `names` that the user has given."""
-    given = click.core.ParameterSource.COMMANDLINE
-    for param in ctx.command.params:
-        if param.name in names and ctx.get_parameter_source(param.name) == given:
-            raise click.UsageError(
-                f"{param.opts[-1]} {why}. Remove it{', or add --to' if why == 'needs --to' else ''}."
-            )
-
-
-def _for_tool(table, output, overwrite, progress) -> int:
+def _table(tool, file, root, threshold, url_prefix, output, overwrite, progress) -> int:
     from dataclasses import replace
 
     from ..labels.table import export_labels, read_labels
 
-    config = ExportConfig(**{field.name: table[field.name] for field in fields(ExportConfig) if field.name in table})
-    labels = read_labels(table["labels"])
-    if table["root"]:
-        labels = replace(labels, root=table["root"])
-    if table["threshold"] is not None:
+    labels = read_labels(file)
+    labels = replace(labels, root=root or labels.root)
+    if threshold is not None:
         defaults = labels.thresholds.tolist()
-        labels.meta["thresholds"] = options.thresholds_of(table["threshold"], labels.classes, defaults)
-    written = export_labels(labels, output or ExportConfig.OUTPUTS[config.to], config, overwrite=overwrite)
-    progress.log(f"{written[0]}: {len(labels)} photos; next: {NEXT[config.to].format(*written)}")
+        labels.meta["thresholds"] = options.thresholds_of(threshold, labels.classes, defaults)
+    default_output, what_next = TOOLS[tool]
+    written = export_labels(labels, output or default_output, tool, url_prefix=url_prefix, overwrite=overwrite)
+    progress.log(f"{written[0]}: {len(labels)} photos; next: {what_next.format(*written)}")
     return 0
 
 
 def _model(model, output, variant, photos, overwrite, progress) -> int:
-    from pathlib import Path
-
     from ..files import check_output
     from ..images import find_images
-    from ..labels.corrections import write_thresholds
+    from ..labels.class_files import write_thresholds
     from ..student.checkpoint import hand_over, load_checkpoint
     from ..student.export import export_onnx
 
@@ -144,9 +126,7 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
     found = find_images(photos) if photos else None
     try:
         difference = export_onnx(checkpoint, output, variant=variant, photos=found)
-    except (
-        KeyboardInterrupt
-    ):  # an orderly end would take seconds: Python clears away all that torch's exporter has imported
+    except KeyboardInterrupt:  # an orderly end takes seconds: Python clears away all that torch's exporter has imported
         click.echo("mlclip: interrupted", err=True)
         os._exit(130)
     progress.log(f"{output}: {difference}")

@@ -7,6 +7,7 @@ import click
 from ..config import TeacherConfig
 from . import options
 from .console import Console, printable, table
+from .settings import settings
 
 
 @click.command()
@@ -16,7 +17,7 @@ from .console import Console, printable, table
     metavar="NAME|FILE|DIR",
     help="Load one teacher, as --clip does, without the network, and let it name drawn pictures.",
 )
-@options.settings(TeacherConfig)
+@settings(TeacherConfig)
 @options.device
 def models(clip, device, **facts):
     """List the teachers that --clip can load, or test one with --check.
@@ -29,7 +30,7 @@ def models(clip, device, **facts):
     all drawings right.
     """
     if clip:
-        return _check(clip, device, facts)
+        return _check(clip, device, **facts)
     if facts:
         raise click.UsageError("--set belongs to --check")
     click.echo(_by_name())
@@ -62,7 +63,7 @@ def _families() -> str:
     return table(["family", "sizes", "how", "VOC07", "licence", "in Hugging Face's cache"], rows)
 
 
-def _check(clip: str, device: str, facts: dict) -> int:
+def _check(clip, device, precision="auto", clip_activation=None, clip_pixels=None) -> int:
     """Load a teacher without the network and let it name one drawn picture of each kind."""
     import numpy as np
     import torch
@@ -73,29 +74,29 @@ def _check(clip: str, device: str, facts: dict) -> int:
     from ..images import view_pixels
     from ..teacher.scoring import Teacher, check_teacher
 
-    progress, loading = Console(), {name: facts.get(f"clip_{name}") for name in ("activation", "pixels")}
-    model = load_clip(clip, **loading, offline=True, progress=progress)
-    teacher = Teacher(model, choose_device(device), facts.get("precision", "auto"))
+    progress = Console()
+    model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=True, progress=progress)
+    teacher = Teacher(model, choose_device(device), precision)
     rng = np.random.default_rng(0)
     drawn = [view_pixels(draw_single(kind, rng, teacher.input_size), teacher.input_size)[0] for kind in KINDS]
     found = check_teacher(teacher, torch.stack(drawn), range(len(KINDS)), KINDS)
     scale = f"{teacher.logit_scale:.4g}"
     if teacher.logit_bias is not None:
         scale += f", and a bias of {teacher.logit_bias:.4g} (sigmoid loss), which changes no label"
-    rows = [
-        ["teacher", teacher.name],
-        ["sha256", teacher.sha256],
-        ["licence", teacher.licence or "not known"],
-        ["activation", teacher.clip.activation],
-        ["pixels", str(teacher.pixels)],
-        ["input", f"{teacher.input_size} px, in steps of {teacher.stride}"],
-        ["text", f"up to {teacher.clip.context_length} tokens"],
-        ["embedding", f"{found.dimensions} dimensions"],
-        ["logit scale", scale],
-        ["mean top-1", f"{found.mean_top1:.3f} for {found.names} names (equal scores: {1 / found.names:.3f})"],
-        ["drawn pictures", f"{found.right} of {found.pictures} named right"],
-    ]
-    click.echo("\n".join(f"{name:<15} {value}" for name, value in ((n, printable(v)) for n, v in rows)))
+    facts = {
+        "teacher": teacher.name,
+        "sha256": teacher.sha256,
+        "licence": teacher.licence or "not known",
+        "activation": teacher.clip.activation,
+        "pixels": teacher.pixels,
+        "input": f"{teacher.input_size} px, in steps of {teacher.stride}",
+        "text": f"up to {teacher.clip.context_length} tokens",
+        "embedding": f"{found.dimensions} dimensions",
+        "logit scale": scale,
+        "mean top-1": f"{found.mean_top1:.3f} for {found.names} names (equal scores: {1 / found.names:.3f})",
+        "drawn pictures": f"{found.right} of {found.pictures} named right",
+    }
+    click.echo("\n".join(f"{name:<15} {printable(str(value))}" for name, value in facts.items()))
     if found.flat:
         progress.log(
             "warning: the scores are almost equal for all names. Check the weights, and --set clip_activation and clip_pixels"

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-import sys
 
 import click
 
-from ..config import MODEL_FILE, InputError
-from . import options, settings_file
-from .console import Console, printable, table
+from ..config import InputError
+from . import options
+from .console import table
+from .settings import config_file
 
 MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 
 
 @click.command()
 @options.images
-@click.option(
-    "--model",
-    default=MODEL_FILE,
-    show_default=True,
-    type=click.Path(),
-    help="The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.",
-)
-@click.option(
+@options.model("The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.")
+@options.choice(
     "--format",
     "form",
-    type=click.Choice(["table", "json", "jsonl", "csv"]),
-    default="table",
-    show_default=True,
+    choices=["table", "json", "jsonl", "csv"],
     help="How the result is printed. csv holds every score and no thresholds.",
 )
 @options.threshold
 @click.option(
     "--topk", type=click.IntRange(1), metavar="K", help="Print the K classes with the highest scores instead."
 )
-@click.option(
+@options.place(
     "--heatmaps",
-    type=click.Path(),
     metavar="DIR",
     help="Also write one picture per photo to DIR: heat maps of where the student sees each printed class.",
 )
@@ -47,8 +37,8 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @options.batch_size
 @options.running
 @options.verbose
-@settings_file.config_file
-def predict(images, model, form, threshold, topk, heatmaps, overwrite, quiet, **running):
+@config_file
+def predict(images, model, form, threshold, topk, heatmaps, overwrite, **running):
     """Print which classes photos show.
 
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
@@ -59,7 +49,6 @@ def predict(images, model, form, threshold, topk, heatmaps, overwrite, quiet, **
 
     An .onnx model runs in onnxruntime, on the CPU or with --device cuda. torch is not needed.
     """
-    from ..files import check_output
     from ..student.onnx_model import is_onnx
 
     if threshold is not None and topk:
@@ -70,29 +59,27 @@ def predict(images, model, form, threshold, topk, heatmaps, overwrite, quiet, **
         )
     if heatmaps and is_onnx(model):
         raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
-    if heatmaps and os.path.isdir(heatmaps) and os.listdir(heatmaps) and not overwrite:
-        raise InputError(
-            f"--heatmaps {heatmaps} is not empty. Add --overwrite to write there, or choose another folder."
-        )
-    if heatmaps and os.path.exists(heatmaps) and not os.path.isdir(heatmaps):
-        raise InputError(f"--heatmaps {heatmaps} is a file. Choose a folder.")
     if heatmaps:
-        check_output(os.path.join(heatmaps, "picture"), overwrite=True)
-    progress = Console(quiet=quiet)
+        _check_folder(heatmaps, overwrite)
     loaded, classes, thresholds, run = (_onnx_student if is_onnx(model) else _torch_student)(model, running["device"])
     thresholds = options.thresholds_of(threshold, classes, thresholds)
-    labels = run(images, progress, **running)
-    if form == "json":
-        click.echo(json.dumps(list(_objects(labels, thresholds, topk)), indent=1))
-    elif form == "jsonl":
-        for item in _objects(labels, thresholds, topk):
-            click.echo(json.dumps(item))
-    else:
-        (_write_csv if form == "csv" else _write_table)(labels, thresholds, topk)
+    labels = run(images, **running)
+    chosen = [_chosen(scores, classes, thresholds, topk) for scores in labels.scores.tolist()]
+    _print(labels, chosen, thresholds, topk, form)
     if heatmaps:
-        place = (running["device"], running["num_workers"])
-        _draw_heatmaps(labels, thresholds, topk, loaded, heatmaps, *place, progress)
-    return options.report_skipped(labels.meta["skipped"], None)
+        _draw_heatmaps(labels, chosen, thresholds, loaded, heatmaps, **running)
+    return options.report_skipped(labels.meta["skipped"])
+
+
+def _check_folder(folder: str, overwrite: bool) -> None:
+    """InputError if heat maps cannot be written there, or if the folder has files."""
+    from ..files import check_output
+
+    if os.path.isdir(folder) and os.listdir(folder) and not overwrite:
+        raise InputError(f"--heatmaps {folder} is not empty. Add --overwrite to write there, or choose another folder.")
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"--heatmaps {folder} is a file. Choose a folder.")
+    check_output(os.path.join(folder, "picture"), overwrite=True)
 
 
 def _torch_student(file, device):
@@ -103,8 +90,8 @@ def _torch_student(file, device):
 
     checkpoint = load_checkpoint(file)
 
-    def run(images, progress, **running):
-        return predict_photos(images, checkpoint, progress=progress, **running)
+    def run(images, **running):
+        return predict_photos(images, checkpoint, **running)
 
     return checkpoint, checkpoint.model.classes, thresholds_of(checkpoint).tolist(), run
 
@@ -116,39 +103,19 @@ def _onnx_student(file, device):
 
     model = load_onnx(file, device)
 
-    def run(images, progress, batch_size, num_workers, **_):
-        return predict_onnx(
-            find_images(images), model, batch_size=batch_size, num_workers=num_workers, progress=progress
-        )
+    def run(images, device, **running):
+        return predict_onnx(find_images(images), model, **running)
 
     return model, model.classes, model.thresholds, run
 
 
-def _draw_heatmaps(labels, thresholds, topk, checkpoint, folder, device, num_workers, progress) -> None:
-    """Draw the classes that are printed; where none is, the class closest to its threshold."""
-    from ..distributed import choose_device
-    from ..images import Photo
-    from ..student.heatmaps import write_heatmaps
-
-    column, chosen = {name: c for c, name in enumerate(labels.classes)}, []
-    for scores in labels.scores.tolist():
-        named = _chosen(scores, labels.classes, thresholds, topk) or [_nearest(scores, labels.classes, thresholds)]
-        chosen.append([(column[name], score) for name, score in named[:MAPS_SHOWN]])
-    photos = [Photo(path, os.path.join(labels.root, path), 0, 0) for path in labels.paths]
-    drawn = write_heatmaps(
-        photos, chosen, checkpoint, folder, device=choose_device(device), num_workers=num_workers, progress=progress
-    )
-    progress.log(f"{folder}: {drawn} heat maps")
+Named = list[tuple[str, float]]  # (class, score)
 
 
-def _chosen(
-    scores: list[float], classes: list[str], thresholds: list[float], topk: int | None
-) -> list[tuple[str, float]]:
-    """(class, score), highest first: the `topk` highest, or all that reach their thresholds."""
+def _chosen(scores: list[float], classes: list[str], thresholds: list[float], topk: int | None) -> Named:
+    """The classes of one photo, highest score first: the `topk` highest, or all that reach their thresholds."""
     ranked = sorted(zip(classes, scores, thresholds, strict=True), key=lambda item: -item[1])
-    if topk:
-        return [(name, score) for name, score, _ in ranked[:topk]]
-    return [(name, score) for name, score, limit in ranked if score >= limit]
+    return [(name, score) for name, score, limit in (ranked[:topk] if topk else ranked) if topk or score >= limit]
 
 
 def _nearest(scores: list[float], classes: list[str], thresholds: list[float]) -> tuple[str, float]:
@@ -159,30 +126,43 @@ def _nearest(scores: list[float], classes: list[str], thresholds: list[float]) -
     return name, score
 
 
-def _write_table(labels, thresholds, topk) -> None:
-    rows = []
-    for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
-        chosen = _chosen(scores, labels.classes, thresholds, topk)
-        text = ", ".join(f"{name} {score:.2f}" for name, score in chosen)
-        if not chosen:
-            name, score = _nearest(scores, labels.classes, thresholds)
-            text = f"(none reaches its threshold; closest: {name} {score:.2f})"
-        rows.append([path, text])
-    click.echo(table(["photo", "classes"], rows))
+def _print(labels, chosen: list[Named], thresholds: list[float], topk: int | None, form: str) -> None:
+    """Print the classes or the scores of all photos in one of the formats."""
+    photos = list(zip(labels.paths, labels.scores.tolist(), chosen, strict=True))
+    if form == "table":
+        rows = []
+        for path, scores, named in photos:
+            text = ", ".join(f"{name} {score:.2f}" for name, score in named)
+            if not named:
+                name, score = _nearest(scores, labels.classes, thresholds)
+                text = f"(none reaches its threshold; closest: {name} {score:.2f})"
+            rows.append([path, text])
+        click.echo(table(["photo", "classes"], rows))
+    elif form == "csv":
+        rows = []
+        for path, scores, _ in photos:
+            limit = sorted(scores, reverse=True)[topk - 1] if topk and topk < len(scores) else 0.0
+            rows.append([path, *(f"{score:.6g}" if score >= limit else "" for score in scores)])
+        options.write_rows(["path", *labels.classes], rows)
+    else:
+        items = []
+        for path, scores, named in photos:
+            shown = dict(named) if topk else dict(zip(labels.classes, scores, strict=True))
+            items.append({"path": path, "labels": [name for name, _ in named], "scores": shown})
+        click.echo(json.dumps(items, indent=1) if form == "json" else "\n".join(map(json.dumps, items)))
 
 
-def _objects(labels, thresholds, topk):
-    for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
-        chosen = _chosen(scores, labels.classes, thresholds, topk)
-        all_scores = dict(zip(labels.classes, scores, strict=True))
-        yield {"path": path, "labels": [name for name, _ in chosen], "scores": dict(chosen) if topk else all_scores}
+def _draw_heatmaps(labels, chosen, thresholds, checkpoint, folder, *, device, num_workers, progress, **_) -> None:
+    """Draw the classes that are printed; where none is, the class closest to its threshold."""
+    from ..distributed import choose_device
+    from ..images import Photo
+    from ..student.heatmaps import write_heatmaps
 
-
-def _write_csv(labels, thresholds, topk) -> None:
-    shown = printable if sys.stdout.isatty() else str  # a file keeps the exact paths
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["path", *labels.classes])
-    for path, scores in zip(labels.paths, labels.scores.tolist(), strict=True):
-        limit = sorted(scores, reverse=True)[topk - 1] if topk and topk < len(scores) else 0.0
-        writer.writerow([shown(path), *(f"{score:.6g}" if score >= limit else "" for score in scores)])
-    sys.stdout.flush()
+    column, drawn = {name: c for c, name in enumerate(labels.classes)}, []
+    for scores, named in zip(labels.scores.tolist(), chosen, strict=True):
+        named = named or [_nearest(scores, labels.classes, thresholds)]
+        drawn.append([(column[name], score) for name, score in named[:MAPS_SHOWN]])
+    photos = [Photo(path, os.path.join(labels.root, path), 0, 0) for path in labels.paths]
+    running = {"device": choose_device(device), "num_workers": num_workers, "progress": progress}
+    count = write_heatmaps(photos, drawn, checkpoint, folder, **running)
+    progress.log(f"{folder}: {count} heat maps")

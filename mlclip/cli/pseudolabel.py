@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import click
 
-from ..config import LABELS_FILE, PseudolabelConfig, TeacherConfig, used_settings
-from . import options, settings_file
+from ..config import LABELS_FILE, PseudolabelConfig, TeacherConfig
+from . import options
 from .console import Console
+from .settings import config_file, part_for, print_config, print_settings, settings
 
 
-@click.command(cls=options.Command)
-@options.images
+@click.command()
+@click.argument("images", nargs=-1, metavar="IMAGES...", type=click.Path())
 @click.option(
     "--classes",
     help="The classes: a FILE (one name per line, or `label = prompt name`, or `animal > dog` for a class below another; also "
@@ -29,15 +28,8 @@ from .console import Console
     help="The teacher: a name from `mlclip models`, a weight FILE, a folder DIR of open_clip or Hugging Face, or "
     "open_clip:NAME/TAG.  [default: ViT-B/32 on a CPU, RN50x64 on a GPU]",
 )
-@click.option(
-    "-o",
-    "--output",
-    default=LABELS_FILE,
-    show_default=True,
-    type=click.Path(),
-    help="Where the labels are written: .pt, .csv, .json or .jsonl.",
-)
-@options.settings(PseudolabelConfig, TeacherConfig)
+@options.output(LABELS_FILE, "Where the labels are written: .pt, .csv, .json or .jsonl.")
+@settings(PseudolabelConfig, TeacherConfig)
 @click.option(
     "--template",
     "templates",
@@ -45,20 +37,15 @@ from .console import Console
     help="A prompt with {} for the class name, or a set of prompts: paper-cdul, paper-ccd or ensemble. Can be repeated.  "
     "[default: the prompts of the method's paper]",
 )
-@click.option(
-    "--store",
-    type=click.Path(file_okay=False),
-    metavar="DIR",
-    help="Folder for the embeddings.  [default: in the cache]",
-)
+@options.place("--store", metavar="DIR", help="Folder for the embeddings.  [default: in the cache]")
 @options.overwrite
 @options.batch_size
 @options.running
 @options.verbose
 @options.offline
-@settings_file.config_file
-@settings_file.print_config
-def pseudolabel(images, output, device, quiet, print_config, **settings):
+@config_file
+@print_config
+def pseudolabel(images, output, device, progress, print_config, **more):
     """Label photos with CLIP.
 
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
@@ -70,14 +57,19 @@ def pseudolabel(images, output, device, quiet, print_config, **settings):
     The embeddings are kept, see `mlclip cache`: the next run with other class names, prompts or settings takes seconds,
     and an interrupted run continues where it stopped.
     """
-    from ..distributed import start_distributed
+    if not images and not print_config:
+        raise click.UsageError("Missing argument 'IMAGES...'.")
+    from ..distributed import choose_device, start_distributed
     from ..teacher.pseudolabel import pseudolabel as label
+    from ..teacher.scoring import default_clip
 
-    if print_config:
-        return settings_file.print_settings(_resolved(settings, device))
+    if print_config:  # a method that nobody chose stays open: it depends on the CLIP
+        config = PseudolabelConfig(**part_for(PseudolabelConfig, more))
+        clip = more["clip"] or default_clip(choose_device(device))
+        return print_settings(config, clip=clip, method=more["method"])
     distributed = start_distributed(device)
-    progress = Console(quiet=quiet or not distributed.is_main)
-    labels = label(images, output=output, distributed=distributed, progress=progress, **settings)
+    progress.quiet |= not distributed.is_main
+    labels = label(images, output=output, distributed=distributed, progress=progress, **more)
     if not distributed.is_main:
         return 0
     per_photo = float((labels.scores >= labels.thresholds).sum()) / len(labels)
@@ -86,20 +78,6 @@ def pseudolabel(images, output, device, quiet, print_config, **settings):
     _show_diagnosis(labels, progress)
     progress.log(f"next: mlclip train --labels {output}")
     return options.report_skipped(labels.meta["skipped"], output)
-
-
-def _resolved(settings: dict, device: str) -> dict:
-    """The settings of the labelling; None for a setting that the method does not use. CLIP is the default of the device.
-
-    A method that nobody chose stays open: it depends on the CLIP."""
-    from ..distributed import choose_device
-    from ..teacher.scoring import default_clip
-
-    names = [field.name for field in fields(PseudolabelConfig)]
-    config = PseudolabelConfig(**{name: settings[name] for name in names if name in settings})
-    clip = settings["clip"] or default_clip(choose_device(device))
-    resolved = {"clip": clip} | dict.fromkeys(names) | used_settings(config)
-    return resolved | {"method": config.method if settings["method"] or config.method == "dense" else None}
 
 
 def _limit(labels) -> str:

@@ -1,26 +1,14 @@
-"""The settings of labelling, training, export and tables, and the one error that a user can cause. No torch here.
+"""The settings of labelling, training and tables, and the one error that a user can cause. No torch here.
 
-Each setting is one dataclass field: its default, its help text, its choices and the methods that use it. The command line
+Each setting is one dataclass field: its default, its help text, its allowed values and the methods that use it. The command line
 builds its options from these fields.
 """
 
 from __future__ import annotations
 
 from .fields import InputError, OptionError, config_of, used_settings
-from .labelling import LARGEST_KIND, NAMED_KINDS, PseudolabelConfig, TeacherConfig
-from .tables import ExportConfig, ReportConfig, TableOptions
-from .training import (
-    ARCHS,
-    AVERAGED,
-    CLIP_ARCH,
-    CLIP_HEAD,
-    LARGEST_SEED,
-    LARGEST_SIZE,
-    PAPER_SCHEDULES,
-    PRESETS,
-    TrainConfig,
-    train_config,
-)
+from .labelling import LARGEST_KIND, NAMED_KINDS, PseudolabelConfig, ReportConfig, TableOptions, TeacherConfig
+from .training import ARCHS, CLIP_ARCH, CLIP_HEAD, LARGEST_SEED, LARGEST_SIZE, TrainConfig, train_config
 
 LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`
 MODEL_FILE = "model.pt"  # default output of `mlclip train`, default input of `predict`, `calibrate` and `export`

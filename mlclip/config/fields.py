@@ -1,4 +1,4 @@
-"""The one error that a user can cause, and settings: dataclass fields with a help text, choices, and the methods that use them."""
+"""The one error that a user can cause, and settings: dataclass fields with a help text, allowed values, and methods that use them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,15 @@ class OptionError(InputError):
 def setting(default: Any, help: str, *, methods: tuple[str, ...] = (), **more: Any) -> Any:
     """A field with its help text. `methods`: the methods that use it; empty for all of them.
 
-    Further metadata: `choices`, the allowed values, `if_none`, what happens where the value is None, `unused_by`, the few methods
-    that do not use a setting of all others, and `rare`: it has no option of its own, `--set` changes it.
+    Further metadata: `choices`, the allowed values; `least`, `within` and `above`, the limits of a number; `if_none`, what happens
+    where the value is None; and `unused_by`, the few methods that do not use a setting of all others.
     """
-    return field(default=default, metadata={"help": help, "methods": methods, **more})
+    return field(default=default, metadata={"help": help, "methods": methods, "rare": False, **more})
+
+
+def rare(default: Any, help: str, **more: Any) -> Any:
+    """A `setting` that has no option of its own: `--set` changes it."""
+    return setting(default, help, rare=True, **more)
 
 
 def require(holds: bool, name: str, value: object, wanted: str) -> None:
@@ -33,17 +38,21 @@ def require(holds: bool, name: str, value: object, wanted: str) -> None:
 
 
 def check_values(config: Any) -> None:
-    """OptionError for a value that is not one of the setting's `choices`; and for inf and NaN.
-
-    None is allowed where it is the default.
-    """
+    """OptionError for a value that its setting does not allow, and for inf and NaN. None is allowed where it is the default."""
     for entry in fields(config):
-        name, value, metadata = entry.name, getattr(config, entry.name), entry.metadata
+        name, value, facts = entry.name, getattr(config, entry.name), entry.metadata
         if value is None and entry.default is None:
             continue
-        if "choices" in metadata:
-            require(value in metadata["choices"], name, value, f"one of {', '.join(metadata['choices'])}")
+        if "choices" in facts:
+            require(value in facts["choices"], name, value, f"one of {', '.join(facts['choices'])}")
         require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
+        if "above" in facts:
+            require(value > facts["above"], name, value, f"above {facts['above']}")
+        if "least" in facts:
+            require(value >= facts["least"], name, value, f"at least {facts['least']}")
+        if "within" in facts:
+            low, high = facts["within"]
+            require(low <= value <= high, name, value, f"from {low} to {high}")
 
 
 def _methods_of(entry: Field, config: Any) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
-"""The settings of labelling."""
+"""The settings of labelling, of tables that other programs wrote, and of the page about labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from .fields import check_values, refuse_unused, require, setting
+from .fields import check_values, rare, refuse_unused, require, setting
 
 NAMED_KINDS = ("views", "cells")  # of views, for dense labels; any other kind is a number
 LARGEST_KIND = 8  # the largest multiple of CLIP's input size
@@ -16,28 +16,22 @@ _CDUL, _CCD, _CENTRED, _DENSE = ("cdul",), ("ccd",), ("centred", "dense"), ("den
 class TeacherConfig:
     """How a CLIP computes, and what its weight file does not say about itself."""
 
-    PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-    ACTIVATIONS = ("quick_gelu", "gelu")
-
-    precision: str = setting(
+    precision: str = rare(
         "auto",
         "Number format of CLIP's image encoder; auto takes 16 bits where the device is faster with them.",
-        choices=PRECISIONS,
-        rare=True,
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
-    clip_activation: str | None = setting(
+    clip_activation: str | None = rare(
         None,
         "For a weight FILE: the activation that it was trained with, quick_gelu for OpenAI's, gelu for most of LAION's.",
-        choices=ACTIVATIONS,
+        choices=("quick_gelu", "gelu"),
         if_none="what the json in DIR says; quick_gelu for a FILE",
-        rare=True,
     )
-    clip_pixels: str | None = setting(
+    clip_pixels: str | None = rare(
         None,
         "For a weight FILE: how its images were normalised, openai, half, or MEAN/STD such as "
         '"0.48,0.46,0.41/0.27,0.26,0.28".',
         if_none="what the json in DIR says; openai for a FILE",
-        rare=True,
     )
 
     def __post_init__(self):
@@ -59,71 +53,69 @@ class PseudolabelConfig:
         choices=METHODS,
         if_none="dense for a CLIP with a ResNet, else centred",
     )
-    part: str = setting(
-        "final", "The final labels, or one of the two parts they combine.", methods=_CDUL, choices=PARTS, rare=True
-    )
-    snippets: int = setting(3, "n of the n×n grid of snippets.", methods=_CDUL, rare=True)
-    zeta: float = setting(
+    part: str = rare("final", "The final labels, or one of the two parts they combine.", methods=_CDUL, choices=PARTS)
+    snippets: int = rare(3, "n of the n×n grid of snippets.", methods=_CDUL, within=(1, 16))
+    zeta: float = rare(
         0.5,
         "Threshold ζ: a class whose highest snippet score reaches it takes that maximum, any other class its minimum. "
         "0 always takes the maximum.",
         methods=_CDUL,
-        rare=True,
+        within=(0, 1),
     )
-    disagreement: float = setting(
-        0.0, "λ: weight of |global − aggregate| in the final labels (the paper's supplement).", methods=_CDUL, rare=True
+    disagreement: float = rare(
+        0.0,
+        "λ: weight of |global − aggregate| in the final labels (the paper's supplement).",
+        methods=_CDUL,
+        within=(0, 1),
     )
-    view_size: int | None = setting(
+    view_size: int | None = rare(
         None,
         "Side of the photo after resizing, in pixels.",
         methods=_CCD,
         if_none="10/7 of CLIP's input size",  # 448 -> 640
-        rare=True,
+        least=32,
     )
-    max_entropy: float = setting(2.0, "A photo is confident up to this entropy, in nats.", methods=_CCD, rare=True)
-    floor: float = setting(0.05, "Scores below this value are raised to it before debiasing.", methods=_CCD, rare=True)
-    debias: bool = setting(True, "Divide the scores by the bias of each class.", methods=_CCD, rare=True)
-    grids: tuple[int, ...] = setting(
-        (1, 2, 3), "The views: an n×n grid for each n; 1 is the whole photo.", methods=_CENTRED, rare=True
+    max_entropy: float = rare(2.0, "A photo is confident up to this entropy, in nats.", methods=_CCD, above=0)
+    floor: float = rare(0.05, "Scores below this value are raised to it before debiasing.", methods=_CCD, within=(0, 1))
+    debias: bool = rare(True, "Divide the scores by the bias of each class.", methods=_CCD)
+    grids: tuple[int, ...] = rare(
+        (1, 2, 3), "The views: an n×n grid for each n; 1 is the whole photo.", methods=_CENTRED
     )
-    rank_scale: float = setting(
-        0.4, "Scale of the softmax within a view, as a multiple of CLIP's logit scale.", methods=_CENTRED, rare=True
+    rank_scale: float = rare(
+        0.4, "Scale of the softmax within a view, as a multiple of CLIP's logit scale.", methods=_CENTRED, above=0
     )
-    prior_photos: float = setting(
+    prior_photos: float = rare(
         30.0,
         "Weight of the other classes when the scores of one class are fitted, as a number of photos.",
         methods=_CENTRED,
-        rare=True,
+        above=0,
     )
-    profiles: bool = setting(
+    profiles: bool = rare(
         True,
         "Also compare each view with the profile of each class, learned from the views that clearly show it. With dense: each "
         "cell, too.",
         methods=_CENTRED,
-        rare=True,
     )
-    kinds: tuple[str, ...] = setting(
+    kinds: tuple[str, ...] = rare(
         ("views", "cells", "2"),
         "What is averaged: views (the centred labels), cells (those of the same views, without a further pass), and numbers: the "
         "cells of the whole photo at that multiple of CLIP's input size, each with a further pass.",
         methods=_DENSE,
-        rare=True,
     )
-    attention: str = setting(
+    attention: str = rare(
         "key",
         "With a transformer: which patches its last block mixes for the cells. identity: none. query, key: those with similar "
         "queries or keys.",
         methods=_DENSE,
         choices=("identity", "query", "key"),
-        rare=True,
     )
     compound: bool = setting(
         False,
         'Also encode a prompt such as "cat and dog" for every pair of names, and give a class what its pairs have in common. '
         "For up to 400 names; it costs nothing per photo.",
     )
-    temperature: float | None = setting(
-        None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights", rare=True
+    temperature: float | None = rare(
+        None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights", above=0
     )
 
     def __post_init__(self):
@@ -131,15 +123,6 @@ class PseudolabelConfig:
             dense = any(s.metadata["methods"] == _DENSE and getattr(self, s.name) != s.default for s in fields(self))
             object.__setattr__(self, "method", "dense" if dense else "centred")
         check_values(self)
-        require(1 <= self.snippets <= 16, "snippets", self.snippets, "from 1 to 16")
-        require(0 <= self.zeta <= 1, "zeta", self.zeta, "from 0 (always the maximum) to 1")
-        require(self.temperature is None or self.temperature > 0, "temperature", self.temperature, "above 0")
-        require(0 <= self.disagreement <= 1, "disagreement", self.disagreement, "from 0 to 1")
-        require(self.view_size is None or self.view_size >= 32, "view_size", self.view_size, "at least 32 pixels")
-        require(self.max_entropy > 0, "max_entropy", self.max_entropy, "above 0 nats")
-        require(self.rank_scale > 0, "rank_scale", self.rank_scale, "above 0")
-        require(self.prior_photos > 0, "prior_photos", self.prior_photos, "above 0")
-        require(0 <= self.floor < 1, "floor", self.floor, "0 or more, and below 1")
         object.__setattr__(self, "grids", tuple(sorted(self.grids)))
         holds = self.grids and all(1 <= n <= 16 for n in self.grids) and len({*self.grids}) == len(self.grids)
         require(holds, "grids", ",".join(map(str, self.grids)), "different numbers from 1 to 16, such as 1,2,3")
@@ -158,3 +141,51 @@ class PseudolabelConfig:
             f"different ones of {', '.join(NAMED_KINDS)} and numbers from 0.5 to {LARGEST_KIND}, such as views,cells,2"
         )
         require(holds and all(0.5 <= n <= LARGEST_KIND for n in sizes), "kinds", ",".join(self.kinds), wanted)
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a .csv of another program is read, where its own content allows two readings. None: the table decides."""
+
+    path_column: str | None = rare(None, "The column with the photos.", if_none="path, filename, image and the like")
+    split: str | None = rare(
+        None, "Read only the rows with this value in a column, as VALUE or COLUMN=VALUE.", if_none="all rows"
+    )
+    minus_one: str | None = rare(
+        None,
+        "What -1 means. absent: 0 is then unknown, as in VOC's lists. unknown: 0 is then absent.",
+        choices=("absent", "unknown"),
+        if_none="absent, unless 0 is more frequent",
+    )
+    partial: bool = rare(
+        False,
+        "Accept a table of which fewer than half of the photos or classes match the other (of the smaller table).",
+    )
+
+    @property
+    def for_scores(self) -> TableOptions:
+        """The same for a table of scores beside true labels: `split` is about the true labels."""
+        return replace(self, split=None)
+
+    def __post_init__(self):
+        check_values(self)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the page of `mlclip report` shows at first."""
+
+    limit: int = rare(20_000, "Number of photos in the gallery; if there are more, those most worth a look.", least=0)
+    thumbnails: str = rare(
+        "auto",
+        "Where the thumbnails are: in the page (embed), in a folder beside it, or in the page up to 40 MB (auto).",
+        choices=("auto", "embed", "folder"),
+    )
+    sort: str = rare(
+        "review",
+        "The order of the photos at first; review: as `mlclip review` names them.",
+        choices=("review", "doubt", "contradicted", "duplicates", "high", "low", "table"),
+    )
+
+    def __post_init__(self):
+        check_values(self)

@@ -19,7 +19,6 @@ LARGE = (0.5, 0.72)  # side of the large thing's tile, as a share of the scene's
 SMALL = (0.25, 0.36)  # the same for a small thing
 MOST_SMALL = 4  # small things in a scene: 1 to this many
 SINGLE = (0.4, 1.05)  # side of a single thing's tile, as a share of its image's side
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 _STEEPNESS = 2.5  # the most frequent kind is e^2.5 = 12 times as frequent as the rarest
 
 
@@ -66,14 +65,10 @@ def _camera(picture: Image.Image, rng: Generator) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def _place(picture: Image.Image, kind: str, side: int, centre: tuple[float, float], rng: Generator) -> Box:
-    """Paste a thing and return its box_xyxy in pixels, clipped to the image."""
+def _place(picture: Image.Image, kind: str, side: int, centre: tuple[float, float], rng: Generator) -> None:
+    """Paste a thing. The edge of the picture may cut it."""
     thing = draw_thing(kind, side, rng)
-    left, top = (round(c - side / 2) for c in centre)
-    picture.paste(thing, (left, top), thing)
-    x0, y0, x1, y1 = thing.getbbox() or (0, 0, side, side)
-    width, height = picture.size
-    return max(0, left + x0), max(0, top + y0), min(width, left + x1), min(height, top + y1)
+    picture.paste(thing, tuple(round(c - side / 2) for c in centre), thing)
 
 
 def draw_single(kind: str, rng: Generator, size: int = 64) -> Image.Image:
@@ -87,23 +82,17 @@ def draw_single(kind: str, rng: Generator, size: int = 64) -> Image.Image:
 
 def draw_scene(rng: Generator, size: int = SCENE_SIZE) -> tuple[Image.Image, list[str]]:
     """A scene (RGB, size × size pixels) and the kinds in it, each once, in the order of KINDS."""
-    picture, boxes = draw_scene_with_boxes(rng, size)
-    return picture, list(boxes)
-
-
-def draw_scene_with_boxes(rng: Generator, size: int = SCENE_SIZE) -> tuple[Image.Image, dict[str, Box]]:
-    """The same scene as `draw_scene`, and the box of each kind: {kind: box_xyxy in pixels}, in the order of KINDS."""
     picture = draw_background(size, rng)
     if rng.random() < EMPTY_SHARE:
-        return _camera(picture, rng), {}
+        return _camera(picture, rng), []
     count = 1 + int(rng.integers(1, MOST_SMALL + 1))
     chosen = rng.choice(len(KINDS), size=count, replace=False, p=SCENE_FREQUENCY)
     middle = size / 2 + rng.uniform(-0.2, 0.2, 2) * size
     large = rng.uniform(*LARGE) * size
-    boxes = {chosen[0]: _place(picture, KINDS[chosen[0]], round(large), tuple(middle), rng)}
+    _place(picture, KINDS[chosen[0]], round(large), tuple(middle), rng)
     for number, centre in zip(chosen[1:], _corners(middle, large, size, count - 1, rng), strict=True):
-        boxes[number] = _place(picture, KINDS[number], round(rng.uniform(*SMALL) * size), centre, rng)
-    return _camera(picture, rng), {KINDS[number]: boxes[number] for number in sorted(chosen)}
+        _place(picture, KINDS[number], round(rng.uniform(*SMALL) * size), centre, rng)
+    return _camera(picture, rng), [KINDS[number] for number in sorted(chosen)]
 
 
 def _corners(middle: np.ndarray, large: float, size: int, count: int, rng: Generator) -> list[tuple[float, float]]:

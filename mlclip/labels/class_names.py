@@ -83,9 +83,7 @@ def parse_classes(spec: str | os.PathLike) -> ClassList:
         return named_classes(found.entries, text, found.groups, notes)
     like_path = "/" in text or "\\" in text or text.lower().endswith(CLASS_SUFFIXES)
     if like_path and "," not in text and "=" not in text:
-        raise InputError(
-            f"{text!r} is not a class file. Give an existing file, a preset ({', '.join(CLASS_PRESETS)}), or a list 'cat,dog'."
-        )
+        raise InputError(f"{text!r} is no class file. Give a file, {', '.join(CLASS_PRESETS)}, or a list 'cat,dog'.")
     return named_classes(text.split(","), source=f"the class list {shorten([text[:60]])!r}")
 
 
@@ -138,9 +136,7 @@ def fill_template(template: str, name: str) -> str:
     """The prompt: `template` with `name` in place of its one `{}`. Braces in the name stay. InputError without exactly one `{}`."""
     count = template.count("{}")
     if count != 1:
-        raise InputError(
-            f"the prompt template {template!r:.200} contains {{}} {count} times. Write it once, where the class name goes."
-        )
+        raise InputError(f"the prompt template {template!r:.200} contains {{}} {count} times. Write it once.")
     return template.replace("{}", name)
 
 

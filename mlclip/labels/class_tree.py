@@ -85,9 +85,7 @@ def named_classes(
         names = [*re.split(r"(?<!\\)>", text), *prompts]
         names = [re.sub(r"\\([\\=>])", r"\1", clean_name(name)) for name in names]
         if not all(names):
-            raise InputError(
-                f"{source} has a blank class name ({entry.strip()!r:.200}). Write `label` or `label = prompt name`."
-            )
+            raise InputError(f"{source} has a blank class name ({entry.strip()!r:.200}). Write `label = prompt name`.")
         path = names[: len(names) - len(prompts)]
         _add_path(parents, path, source)
         for above in path[:-1]:
@@ -106,17 +104,13 @@ def checked_classes(classes: Mapping[str, str], source: str) -> Mapping[str, str
         raise InputError(f"{source} contains no class name. Give at least one.")
     for label, prompt in classes.items():
         if not label.strip() or not prompt.strip():
-            raise InputError(
-                f"{source} has a blank class name ({label!r:.200}: {prompt!r:.200}). Give every class a name."
-            )
+            raise InputError(f"{source} has a blank class name ({label!r:.200}: {prompt!r:.200}). Name every class.")
     for kind, names in (("classes", classes), ("prompt names", classes.values())):
         seen: dict[str, str] = {}
         for name in names:
             key = name_key(name)
             if key in seen:
-                raise InputError(
-                    f"{source} has the {kind} {seen[key]!r:.200} and {name!r:.200}, which are the same. Remove one."
-                )
+                raise InputError(f"{source}: the {kind} {seen[key]!r:.200} and {name!r:.200} are the same. Remove one.")
             seen[key] = name
     return classes
 
@@ -131,18 +125,13 @@ def _add_path(parents: dict[str, str], path: Sequence[str], source: str) -> None
     for above, name in pairwise(path):
         if parents.get(name, above) != above:
             raise InputError(
-                f"{source} puts {name!r:.200} below {parents[name]!r:.200} and below {above!r:.200}. "
-                "A class has one parent; remove one line."
+                f"{source} puts {name!r:.99} below {parents[name]!r:.99} and {above!r:.99}. Remove a line."
             )
         higher = ancestors(above, parents)
         if len(higher) > MOST_LEVELS:
-            raise InputError(
-                f"{source} puts {name!r:.200} below {len(higher)} others. Use {MOST_LEVELS} levels at most."
-            )
+            raise InputError(f"{source} puts {name!r:.200} below {len(higher)} others. Use {MOST_LEVELS} levels.")
         if name == above or name in higher:
-            raise InputError(
-                f"{source} puts {name!r:.200} below itself ({' > '.join(path):.200}). Remove one of the lines."
-            )
+            raise InputError(f"{source} puts {name!r:.200} below itself ({' > '.join(path):.200}). Remove a line.")
         parents[name] = above
 
 
@@ -158,9 +147,7 @@ def _checked_groups(
                 hint = did_you_mean(name, classes) or " Give it a line of its own."
                 raise InputError(f"{line} names {name!r:.60}, which is no class.{hint}")
             if name in taken:
-                raise InputError(
-                    f"{line} names {name!r:.60} twice, or another group has it. Name it in one group only."
-                )
+                raise InputError(f"{line} names {name!r:.60} twice, or another group has it. Name it in one group.")
             if not members.isdisjoint(ancestors(name, parents)):
                 raise InputError(f"{line}: {name!r:.60} and a class above it cannot exclude each other. Correct it.")
             taken.add(name)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain
 from pathlib import Path
 
 from ..config import InputError, TableOptions
@@ -51,10 +52,9 @@ def read_csv(
     table = _as_written(sheet) if options == TableOptions() else None
     if table is None:
         table = _interpreted(sheet, options, say, known)
-    if _has_no_zero(value for row in table[2] for value in row):
-        say(
-            f"{file}: no cell says that a class is absent; empty cells are unknown. If they mean absent, write 0; {RECIPES}"
-        )
+    cells = list(chain.from_iterable(table[2]))
+    if 1 in cells and any(x != x for x in cells) and not any(x < 1 for x in cells):
+        say(f"{file}: no cell says that a class is absent, and empty cells are unknown. Write 0 for absent; {RECIPES}")
     return table
 
 
@@ -86,12 +86,11 @@ def _interpreted(sheet: Sheet, options: TableOptions, say: Say, known: Collectio
         rows = _rows_of(sheet, options.split)
         say(f"{sheet.file}: {len(rows)} of {len(sheet.rows)} rows are read, those with {options.split}")
     others = [n for n in range(len(sheet.header)) if n != path]
-    names = [n for n in others if short_key(sheet.header[n]) in _NAME_COLUMNS and _has_text(sheet.column(n))]
+    titled = {n: {*sheet.column(n)} for n in others if short_key(sheet.header[n]) in _NAME_COLUMNS}
+    names = [n for n in titled if any(number_in(c) is None and c.strip().lower() not in UNKNOWN for c in titled[n])]
     if len(names) > 1:
         columns = shorten([repr(sheet.header[n]) for n in names])
-        raise InputError(
-            f"{sheet.file}, line 1: several columns have names of classes: {columns}. Keep one; {RECIPES}."
-        )
+        raise InputError(f"{sheet.file}, line 1: several columns have class names: {columns}. Keep one; {RECIPES}.")
     classes = [n for n in others if n not in names and _is_class(sheet, n, bool(names))]
     ignored = [repr(sheet.header[n] or "without a name") for n in others if n not in {*names, *classes}]
     if ignored:
@@ -99,16 +98,6 @@ def _interpreted(sheet: Sheet, options: TableOptions, say: Say, known: Collectio
     if names:
         return _from_names(sheet, path, names[0], classes, rows, known, say)
     return _from_columns(sheet, path, classes, rows, options.minus_one, say)
-
-
-def _has_no_zero(values: Iterable[float]) -> bool:
-    """Whether all known values are 1, and there are unknown ones."""
-    kinds = set()
-    for value in values:
-        if value < 1:
-            return False
-        kinds.add(value == 1)
-    return kinds == {True, False}
 
 
 # -- columns
@@ -123,16 +112,9 @@ def _rows_of(sheet: Sheet, split: str) -> list[int]:
     found = [n for n in columns if value.strip().lower() in cells[n]]
     if len(found) != 1:
         there = [f"{sheet.header[n]!r} has {shorten(sorted(set(map(one_line, cells[n]))), 4)}" for n in columns]
-        raise InputError(
-            f"{sheet.file}: `split` {split!r} is in {'several columns' if found else 'no column'} "
-            f"({'; '.join(there) or 'no such column'}). Write COLUMN=VALUE, or remove it."
-        )
+        where = "several columns" if found else "no column"
+        raise InputError(f"{sheet.file}: `split` {split!r} is in {where} ({'; '.join(there)}). Write COLUMN=VALUE.")
     return [row for row, cell in enumerate(cells[found[0]]) if cell == value.strip().lower()]
-
-
-def _has_text(cells: Iterable[str]) -> bool:
-    """Whether there is more than numbers and unknown cells."""
-    return any(number_in(cell) is None and cell.strip().lower() not in UNKNOWN for cell in cells)
 
 
 def _is_class(sheet: Sheet, column: int, beside_names: bool) -> bool:
@@ -142,9 +124,7 @@ def _is_class(sheet: Sheet, column: int, beside_names: bool) -> bool:
     """
     name, cells = sheet.header[column], set(sheet.column(column))
     if not name and column:
-        raise InputError(
-            f"{sheet.file}, line 1: a class has no name (column {column + 1}). Give the column a name or remove it."
-        )
+        raise InputError(f"{sheet.file}, line 1: a class has no name (column {column + 1}). Name or remove it.")
     if _NAMELESS.fullmatch(name) or short_key(name) in _NOT_CLASSES:  # row numbers, and the like
         return False
     wrong = {cell for cell in cells if _score(cell) is None}
@@ -178,14 +158,11 @@ def _from_columns(
     """A table with a column for each class. All rows say how -1 is read; the result has the chosen ones."""
     if not columns:
         raise InputError(
-            f"{sheet.file} contains no classes: no column has numbers from 0 to 1, and none is called labels or class. {RECIPES}."
+            f"{sheet.file} contains no classes: no column has scores, and none has class names; {RECIPES}."
         )
     classes, paths = [sheet.header[n] for n in columns], sheet.column(path)
     if len(classes) == 1 and short_key(classes[0]) in _NAME_COLUMNS:
-        raise InputError(
-            f"{sheet.file}, line 1: the column {classes[0]!r} has numbers: it can be one class, or numbers of classes. Give the "
-            f"column the name of the class, or write names into it; {RECIPES}."
-        )
+        raise InputError(f"{sheet.file}, line 1: {classes[0]!r} has numbers. Write the names of classes; {RECIPES}.")
     check_names(classes, [1] * len(classes), sheet.file, "class")
     check_names([paths[n] for n in rows], [sheet.lines[n] for n in rows], sheet.file, "path")
     counts = Counter(row[n] for row in sheet.rows for n in columns)
@@ -223,10 +200,8 @@ def _from_names(
     """A column of class names, one row for each photo or for each pair: every name is 1 and the others 0."""
     title, paths = sheet.header[column], sheet.column(path)
     if classes:
-        raise InputError(
-            f"{sheet.file}, line 1: the classes can be the names in {title!r}, or the columns with numbers "
-            f"{shorten([repr(sheet.header[n]) for n in classes], 3)}. Remove one of both; {RECIPES}."
-        )
+        numbers = shorten([repr(sheet.header[n]) for n in classes], 3)
+        raise InputError(f"{sheet.file}, line 1: the classes can be those in {title!r}, or {numbers}; {RECIPES}.")
     check_names(list(dict.fromkeys(paths)), [1] * len(set(paths)), sheet.file, "path")
     between = _between(sheet, column, known)
     named = [_names_in(cell.strip(), between) for cell in sheet.column(column)]
@@ -263,10 +238,8 @@ def _between(sheet: Sheet, column: int, known: Collection[str]) -> str:
     if not marks and not words and short_key(sheet.header[column]) in _ONE_NAME:
         return ""
     cell = min(several or plain, key=len)
-    raise InputError(
-        f"{sheet.file}, line {sheet.lines[cells.index(cell)]}: {cell[:60]!r} can be one name or several. Put semicolons between "
-        f"names; {RECIPES}."
-    )
+    line = sheet.lines[cells.index(cell)]
+    raise InputError(f"{sheet.file}, line {line}: {cell[:60]!r} can be one name or several. Write cat;dog; {RECIPES}.")
 
 
 def _names_in(cell: str, between: str) -> list[str] | None:

@@ -9,7 +9,6 @@ import math
 import os
 import posixpath
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,7 +25,6 @@ from .sheet import load_text
 UNKNOWN = math.nan
 SPLITS = ("train", "val", "valid", "validation", "test")
 Marks = Mapping[str, float]  # class -> 1, 0 or NaN
-Unusual = defaultdict[str, list[str]]  # what is unusual -> the names of the photos or classes
 
 
 def table_of(
@@ -72,8 +70,9 @@ def _lines(file: Path) -> list[str]:
     return [line.strip() for line in load_text(file).split("\n") if line.strip()]
 
 
-def notes_of(unusual: Unusual) -> list[str]:
-    return [f"{what}: {len(names)} (first: {names[0]:.100})" for what, names in unusual.items()]
+def notes_of(unusual: Mapping[str, list[str]]) -> list[str]:
+    """Sentences about what is unusual; `unusual` has the photos or classes of each kind."""
+    return [f"{what}: {len(names)} (first: {names[0]:.100})" for what, names in unusual.items() if names]
 
 
 # -- VOC
@@ -103,22 +102,19 @@ def read_voc(folder: str | Path, split: str | None = None) -> Labels:
         named = "" if tree is None else (tree.findtext("filename") or "").strip()
         path = present.get(id) or (named if _stem(named) == id else f"{id}.jpg")
         rows[path] = None if tree is None else _voc_marks(tree, file)
-    unusual, without = Unusual(list), [path for path, marks in rows.items() if marks is None]
+    without = [path for path, marks in rows.items() if marks is None]
     if len(without) == len(rows):
-        raise InputError(
-            f"{annotations} has no .xml file of these photos ({without[0]:.100}). Unpack VOC's annotations."
-        )
-    if without:
-        unusual["photos without an XML file, unknown and not negative"] = without
+        raise InputError(f"{annotations} has no .xml file of these photos ({without[0]:.100}). Unpack them there.")
     names = {name for marks in rows.values() for name in marks or ()}
     other = sorted(names - set(CLASS_PRESETS["voc"]))
     if other and re.fullmatch(r"VOC20\d\d", home.name):
         raise InputError(
-            f"{home}: {other[0]!r} is not one of VOC's 20 classes. Rename the folder: in other folders the classes are the names "
-            "in the files."
+            f"{home}: {other[0]!r} is not one of VOC's 20 classes. Rename the folder to read other classes."
         )
-    if other:
-        unusual[f"classes that are not VOC's 20, so the classes are the {len(names)} names in the files"] = other
+    unusual = {
+        "photos without an XML file, unknown and not negative": without,
+        f"classes that are not VOC's 20, so the classes are the {len(names)} names in the files": other,
+    }
     classes = sorted(names) if other else CLASS_PRESETS["voc"]
     return table_of(rows, classes, home, root=photos, notes=notes_of(unusual))
 
@@ -215,9 +211,7 @@ def read_nuswide(folder: str | Path, split: str | None = None) -> Labels:
 def _nuswide_marks(file: Path, photos: int, image_list: Path) -> torch.Tensor:
     marks = load_text(file).split()
     if len(marks) != photos or not set(marks) <= {"0", "1"}:
-        raise InputError(
-            f"{file} does not have a 0 or 1 for each of the {photos} photos of {image_list}. Unpack both again."
-        )
+        raise InputError(f"{file} does not have a 0 or 1 for each of the {photos} photos of {image_list}. Unpack it.")
     return torch.tensor([mark == "1" for mark in marks], dtype=torch.float32)
 
 
@@ -232,7 +226,7 @@ def read_image_folder(folder: str | Path, split: str | None = None) -> Labels:
     without photos is a class without photos. Paths are relative to `root`, the folder of the class folders, or DIR itself if
     all splits are read. Raises InputError.
     """
-    home, unusual = Path(folder), Unusual(list)
+    home, outside = Path(folder), []
     if not os.path.isdir(home):
         raise InputError(f"{home} is not a folder. Give the folder of the data set.")
     inside, splits = folders_in(home), _split_folders(home)
@@ -241,9 +235,7 @@ def read_image_folder(folder: str | Path, split: str | None = None) -> Labels:
     if split:
         home, splits = home / split, []
     elif splits and splits != inside:
-        raise InputError(
-            f"{home} has folders of splits ({', '.join(splits)}) and others. Give one: imagefolder:{home}:{splits[0]}"
-        )
+        raise InputError(f"{home} has folders of splits and others. Give one: imagefolder:{home}:{splits[0]}")
     rows: dict[str, dict[str, float]] = {}
     for place, folders, names in os.walk(home):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
@@ -253,11 +245,11 @@ def read_image_folder(folder: str | Path, split: str | None = None) -> Labels:
             if parts:
                 rows[path] = {parts[0]: 1.0}
             else:
-                unusual["photos outside the folders of the classes, left out"].append(path)
+                outside.append(path)
     classes = sorted({name for part in ([home / each for each in splits] or [home]) for name in folders_in(part)})
-    return table_of(
-        rows, classes, home, root=home, notes=["each photo has the class of its folder", *notes_of(unusual)]
-    )
+    notes = ["each photo has the class of its folder"]
+    notes += notes_of({"photos outside the folders of the classes, left out": outside})
+    return table_of(rows, classes, home, root=home, notes=notes)
 
 
 def is_image_folder(folder: Path) -> bool:

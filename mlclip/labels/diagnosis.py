@@ -20,15 +20,13 @@ from .matching import match_tables, placed
 DOUBT = 0.5  # a label is doubtful if it is nearer to its threshold than this share of the way to 0 or to 1
 # Methods whose labels often lie in the middle: CDUL halves what only one of its two views shows.
 UNSURE = ("cdul", "ccd")
-EVERYWHERE = 0.8  # a class in at least this share of the photos does not separate them
-MOST = 0.5  # a class in more than this share may include photos that show none of the classes
+MOST = 0.5  # a class in more than this share of the photos may include photos that show none of the classes
 FEW_PHOTOS = 20  # with fewer photos, a class in all or none of them is not suspicious
 CONFUSED = 0.5  # two classes are confused if at least this share of the photos with either have both (Jaccard index)
 FEWEST = 5  # with fewer photos that have both, a pair is due to chance
 MANY_EMPTY = 0.2  # share of photos without a class that is worth a line of advice
 MOST_PAIRS = 5
 ALIKE = 0.1  # two photos whose beliefs differ by less in every class may be near duplicates
-CONTRAST = "photos that show none of the classes may be counted here; name what they show with `contrast`"
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,7 @@ class Diagnosis:
     photos: list[int]
     sure: list[float]
     dead: list[str]  # no photo has it
-    everywhere: list[str]  # nearly every photo has it
-    frequent: list[str]  # more than half of the photos have it, but not nearly all
+    frequent: list[str]  # more than half of the photos have it
     doubtful: list[str]  # it has more doubtful photos than photos with the class
     confused: list[tuple[str, str, float]]  # pairs of classes, and the share of the photos with either that have both
     empty: list[str]  # paths of photos without any class
@@ -56,17 +53,14 @@ class Diagnosis:
         """What looks wrong, one line each, with something to try."""
         lines = []
         if self.dead:
-            them = "it" if len(self.dead) == 1 else "them"
             lines.append(
-                f"No photo shows {shorten(self.dead)}. Remove {them}, or use other words (label = other words)."
-            )
-        if self.everywhere:
-            lines.append(
-                f"Nearly every photo shows {shorten(self.everywhere)}. Such a broad name does not separate the photos; try a "
-                f"narrower one. If most photos do not show it, {CONTRAST}."
+                f"No photo shows {shorten(self.dead)}. Remove such a class, or use other words (label = other words)."
             )
         if self.frequent:
-            lines.append(f"More than half of the photos show {shorten(self.frequent)}. If that is wrong, {CONTRAST}.")
+            lines.append(
+                f"More than half of the photos show {shorten(self.frequent)}. If that is wrong, try a narrower name. Photos that "
+                "show none of the classes may be counted here; name what they show with `contrast`."
+            )
         if self.doubtful:
             lines.append(
                 f"The labels of {shorten(self.doubtful)} are more often doubtful than certain. Use other words "
@@ -105,8 +99,7 @@ def diagnose(labels: Labels) -> Diagnosis:
         photos.tolist(),
         sure.tolist(),
         [name for name, part in zip(names, share, strict=True) if part == 0],
-        [name for name, part in zip(names, share, strict=True) if part >= EVERYWHERE],
-        [name for name, part in zip(names, share, strict=True) if MOST < part < EVERYWHERE],
+        [name for name, part in zip(names, share, strict=True) if part > MOST],
         [] if labels.meta.get("method") in UNSURE else doubtful,
         _confused(positive.float(), names),
         [labels.paths[row] for row in without],

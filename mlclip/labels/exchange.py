@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -17,12 +18,12 @@ from xml.etree import ElementTree
 
 from .. import __version__
 from ..config import InputError
-from ..files import atomic, beside
+from ..files import beside
 from ..spelling import shorten
 from .class_tree import ClassTree, ancestors
-from .datasets import UNKNOWN, Unusual, notes_of, photo_path, table_of
+from .datasets import UNKNOWN, notes_of, photo_path, table_of
 from .labels import Labels, chosen, short
-from .sheet import json_in, load_text, save_csv
+from .sheet import json_in, load_text, save_csv, save_text
 
 KEYWORD_SEPARATOR = "; "  # between the keywords of a photo, for `exiftool -sep`
 CONFIG = ".config.xml"  # ending of the configuration's name
@@ -45,13 +46,11 @@ def read_coco(file: str | Path, split: str | None = None, *, scores: bool = Fals
     `score` of its annotations, as `mlclip export --to coco` writes it. `root` is the folder of the photos, if it is found
     beside the file. Raises InputError.
     """
-    file, unusual = Path(file), Unusual(list)
+    file = Path(file)
     if os.path.isdir(file):
         found = [each for each in coco_files(file) if not split or split in str(each.relative_to(file))]
         if len(found) != 1:
-            raise InputError(
-                f"{file} contains {len(found)} COCO files ({shorten(list(map(str, found))) or 'none'}). Give one."
-            )
+            raise InputError(f"{file} contains {len(found)} COCO files ({shorten(list(map(str, found)))}). Give one.")
         file = found[0]
     elif split:
         file = Path(f"{file}:{split}")  # a colon in the name of a file that is not there
@@ -67,19 +66,19 @@ def read_coco(file: str | Path, split: str | None = None, *, scores: bool = Fals
         for item in content["annotations"]:
             marks, name = rows[images[item["image_id"]]], names[item["category_id"]]
             marks[name] = max(marks.get(name, 0.0), float(item.get("score", 1)) if scores else 1.0)
-            if item.get("iscrowd"):
-                unusual["crowds, which count as their class"].append(images[item["image_id"]])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__}: {str(error)[:80]}"
         raise InputError(
-            f"{file} does not have the structure of COCO's json ({reason}). Give a file such as COCO's instances_val2014.json."
+            f"{file} is no json of COCO ({reason}). Give a file such as instances_val2014.json."
         ) from error
-    lvis = any("neg_category_ids" in item for item in content["images"])
-    if lvis:
-        what = "images that list their negative categories (LVIS): classes that an image does not list are unknown"
-        unusual[what] = list(rows)
-    elif empty := [path for path, marks in rows.items() if not marks]:
-        unusual["images without annotations, which have no class"] = empty
+    lvis, empty = any("neg_category_ids" in item for item in content["images"]), [p for p in rows if not rows[p]]
+    unusual = {
+        "crowds, which count as their class": [
+            images[a["image_id"]] for a in content["annotations"] if a.get("iscrowd")
+        ],
+        "images of LVIS: classes that an image does not list are unknown": list(rows) if lvis else [],
+        "images without annotations, which have no class": [] if lvis else empty,
+    }
     # The photos are in the folder that holds the first of them; else in the one that is named like the file.
     above, first = file.parent.parent, next(iter(rows), "")
     named = above / file.stem.removeprefix("instances_")
@@ -108,14 +107,8 @@ def write_coco(labels: Labels, file: Path) -> None:
             number = len(annotations) + 1
             annotations.append({"id": number, "image_id": image, "category_id": ids[name], "score": score})
     categories = [{"id": id, "name": name, "supercategory": parents.get(name, "")} for name, id in ids.items()]
-    content = {
-        "info": {"description": "mlclip"},
-        "images": images,
-        "categories": categories,
-        "annotations": annotations,
-    }
-    with atomic(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    content = {"info": {"description": "mlclip"}, "images": images, "categories": categories}
+    save_text(json.dumps(content | {"annotations": annotations}, indent=1), file)
 
 
 # -- Label Studio
@@ -132,16 +125,13 @@ def write_label_studio(labels: Labels, file: Path, url_prefix: str) -> list[Path
     choices = ElementTree.SubElement(view, "Choices", {"name": CONTROL, "toName": OBJECT, "choice": "multiple"})
     for name in labels.classes:
         if _NOT_XML.search(name):
-            raise InputError(
-                f"{beside(file, CONFIG)} cannot store {name[:60]!r}: XML has no such characters. Rename it."
-            )
+            raise InputError(f"{beside(file, CONFIG)} cannot store {name[:60]!r}: XML has no such characters.")
         ElementTree.SubElement(choices, "Choice", {"value": name})
     ElementTree.indent(view)
     tasks = [_task(labels, *row, url_prefix) for row in zip(chosen(labels), labels.scores.tolist(), strict=True)]
-    with atomic(beside(file, CONFIG)) as temporary:  # without a declaration: Label Studio refuses one with an encoding
-        temporary.write_text(ElementTree.tostring(view, encoding="unicode") + "\n", encoding="utf-8", newline="\n")
-    with atomic(file) as temporary:
-        temporary.write_text(json.dumps(tasks, indent=1), encoding="utf-8")
+    # Without a declaration: Label Studio refuses one with an encoding.
+    save_text(ElementTree.tostring(view, encoding="unicode") + "\n", beside(file, CONFIG))
+    save_text(json.dumps(tasks, indent=1), file)
     return [file, beside(file, CONFIG)]
 
 
@@ -150,15 +140,11 @@ def _task(labels: Labels, found: tuple[str, dict[str, float]], scores: list[floa
     known = {n: None if x != x else short(x) for n, x in zip(labels.classes, scores, strict=True)}
     highest = max((x for x in known.values() if x is not None), default=0)
     certainty = sum(names.values()) / len(names) if names else 1 - highest
-    result = {"id": CONTROL, "type": "choices", "from_name": CONTROL, "to_name": OBJECT}
-    result["value"] = {"choices": list(names)}
+    result = {"id": CONTROL, "type": "choices", "from_name": CONTROL, "to_name": OBJECT, "value": {"choices": [*names]}}
     clip = (labels.meta.get("clip") or {}).get("name")
     made_by = [f"mlclip {__version__}", labels.meta.get("method"), clip and f"CLIP {clip}"]
-    prediction = {
-        "model_version": ", ".join(filter(None, made_by)),
-        "score": short(certainty),
-        "result": [result] if names else [],
-    }
+    prediction = {"model_version": ", ".join(filter(None, made_by)), "score": short(certainty)}
+    prediction["result"] = [result] if names else []
     return {
         "data": {OBJECT: url_prefix + quote(path, errors="surrogateescape")},
         "meta": {"mlclip": {"path": path, "scores": known}},
@@ -166,16 +152,13 @@ def _task(labels: Labels, found: tuple[str, dict[str, float]], scores: list[floa
     }
 
 
-# -- reading
-
-
 class Task(NamedTuple):
     """What a task says about its photo: the choices of each annotation and of the last prediction, and our scores."""
 
     path: str
-    votes: list[set[str]]
+    votes: list[list[str]]
     predicted: list[str]
-    scores: dict[str, float | None]
+    scores: dict[str, float]  # NaN = unknown
 
 
 def read_label_studio(file: str | Path, *, truth: bool = False) -> Labels:
@@ -192,10 +175,8 @@ def read_label_studio(file: str | Path, *, truth: bool = False) -> Labels:
     found = [_read_task(task, file, number) for number, task in enumerate(tasks, start=1)]
     if truth and any(task.votes for task in found):
         found = [task for task in found if task.votes]
-    names = (
-        name for task in found for group in (task.scores, task.predicted, *map(sorted, task.votes)) for name in group
-    )
-    classes = list(dict.fromkeys(names))
+    named = (group for task in found for group in (task.scores, task.predicted, *task.votes))
+    classes = list(dict.fromkeys(chain.from_iterable(named)))
     rows: dict[str, Mapping[str, float]] = {}
     for task in found:
         if task.votes:
@@ -204,8 +185,7 @@ def read_label_studio(file: str | Path, *, truth: bool = False) -> Labels:
         elif truth or not task.scores:
             rows[task.path] = dict.fromkeys(task.predicted, 1.0)
         else:
-            known = {name: score for name, score in task.scores.items() if score is not None}
-            rows[task.path] = dict.fromkeys(classes, UNKNOWN) | known
+            rows[task.path] = dict.fromkeys(classes, UNKNOWN) | task.scores
     if len(rows) < len(found):
         raise InputError(f"{file} has two tasks of one photo. Remove one.")
     return table_of(rows, classes, file)
@@ -216,11 +196,10 @@ def _read_task(task: Any, file: Path, number: int) -> Task:
         own = (task.get("meta") or {}).get("mlclip") or {}
         url = task["data"].get(OBJECT) or next(value for value in task["data"].values() if isinstance(value, str))
         path = photo_path(own.get("path") or path_of_url(url))
-        scores = {str(name): None if score is None else float(score) for name, score in own.get("scores", {}).items()}
-        if not path or not all(score is None or 0 <= score <= 1 for score in scores.values()):
+        scores = {name: UNKNOWN if score is None else float(score) for name, score in own.get("scores", {}).items()}
+        if not path or any(score < 0 or score > 1 for score in scores.values()):
             raise ValueError("no photo, or scores that are not from 0 to 1")
-        annotations = task.get("annotations", task.get("completions")) or []
-        votes = [set(_choices(each)) for each in annotations if not each.get("was_cancelled")]
+        votes = [sorted(_choices(each)) for each in task.get("annotations") or [] if not each.get("was_cancelled")]
         predictions = task.get("predictions") or []
         return Task(path, votes, _choices(predictions[-1]) if predictions else [], scores)
     except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
@@ -232,10 +211,7 @@ def _choices(answer: Mapping[str, Any]) -> list[str]:
     """The classes that an annotation or a prediction chooses, without repeats."""
     results = [each for each in answer["result"] if each.get("type") == "choices"]
     ours = [each for each in results if each.get("from_name") == CONTROL]
-    names = [name for each in ours or results for name in each["value"]["choices"]]
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError("a choice that is not text")
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(name for each in ours or results for name in each["value"]["choices"]))
 
 
 def path_of_url(url: str) -> str:

@@ -48,9 +48,7 @@ class Labels:
                 raise InputError(f"a {kind} of the labels is blank or not text. Give every {kind} a name.")
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
-                raise InputError(
-                    f"the {kind} {twice[0]!r} is in the labels twice (duplicates: {len(twice)}). Keep one of each."
-                )
+                raise InputError(f"the {kind} {twice[0]!r} is in the labels twice ({len(twice)} duplicates). Keep one.")
         if any("\0" in name for name in self.paths):
             raise InputError("a path of the labels contains a NUL character. No file has such a name; remove the row.")
         shape, wanted = tuple(self.scores.shape), (len(self.paths), len(self.classes))

@@ -19,7 +19,7 @@ from ..config import InputError, TableOptions
 from ..methods.calibration import expected_calibration_error
 from ..methods.hierarchy import consistent_scores, consistent_thresholds, count_overlaps, count_violations
 from ..progress import LineProgress, Progress
-from ..spelling import did_you_mean
+from ..spelling import did_you_mean, shorten
 from .class_names import CLASS_PRESETS, Classes, as_prompts
 from .class_tree import ClassTree
 from .matching import Match as Match
@@ -114,9 +114,7 @@ def evaluate(
         unknown = [name for name in names if name not in known.classes]
         if unknown:
             hint = did_you_mean(unknown[0], [*known.classes, *CLASS_PRESETS])
-            raise InputError(
-                f"`only` names {', '.join(unknown)}, which the truth does not have.{hint} It has {', '.join(known.classes)}"
-            )
+            raise InputError(f"`only` names {unknown[0]}, but the truth has {shorten(known.classes, 20)}.{hint}")
         known = known.aligned(known.paths, names)
     match = match_tables(scores, known)
     first, second = name_of(labels, "the predictions"), name_of(truth, "the truth")
@@ -145,46 +143,25 @@ def name_of(table: Labels | str | Path, words: str) -> str:
 # -- hierarchy and groups
 
 
-@dataclass(frozen=True)
-class Consistency:
-    """Before and after the scores were made consistent. mAPs and APs are in [0, 1]; the rest are counts."""
+def compare_consistency(labels: Labels, truth: Labels, tree: ClassTree) -> list[str]:
+    """Two lines: the mAP of scores that are not yet consistent, and of what `tree` makes of them; and their contradictions.
 
-    mean_average_precision: tuple[float, float]
-    average_precision: dict[str, tuple[float, float]]  # of each class in both tables; NaN without positives
-    violations: tuple[int, int]  # cells where a child has a higher score than its parent
-    orphans: tuple[int, int]  # cells where a child reaches its threshold and its parent does not
-    overlaps: tuple[int, int]  # photos with more than one class of a group, for each group
-
-    def summary(self) -> list[str]:
-        """Two lines for a person."""
-        before, after = (f"{100 * value:.1f}" for value in self.mean_average_precision)
-        return [
-            f"mAP without and with the hierarchy and groups of the classes: {before} and {after} %",
-            f"contradictions without and with them: {self.violations[0]} and {self.violations[1]} scores above the parent's, "
-            f"{self.orphans[0]} and {self.orphans[1]} classes without their parent, "
-            f"{self.overlaps[0]} and {self.overlaps[1]} photos with two classes of a group",
-        ]
-
-
-def compare_consistency(labels: Labels, truth: Labels, tree: ClassTree | None = None) -> Consistency:
-    """Compare scores that are not yet consistent with what `tree` makes of them. None: the tree in the labels' `meta`.
-
+    Those are scores above the parent's, classes without their parent, and photos with two classes of a group.
     Raises InputError as `mean_average_precision` does.
     """
-    tree = ClassTree.of(labels.meta) if tree is None else tree
-    after = consistent_labels(labels, tree)
     parents, groups = tree.parent_columns(labels.classes), tree.group_columns(labels.classes)
-    means, per_class, violations, orphans, overlaps = [], [], [], [], []
-    for table in (labels, after):
-        mean, each = mean_average_precision(table, truth)
+    means, counts = [], []
+    for table in (labels, consistent_labels(labels, tree)):
         chosen = table.scores >= table.thresholds  # (N, C)
-        means.append(mean)
-        per_class.append(each)
-        violations.append(count_violations(table.scores, parents))
-        orphans.append(count_violations(chosen, parents))
-        overlaps.append(count_overlaps(chosen, groups))
-    both = {name: (value, per_class[1][name]) for name, value in per_class[0].items()}
-    return Consistency(tuple(means), both, tuple(violations), tuple(orphans), tuple(overlaps))
+        means.append(f"{100 * mean_average_precision(table, truth)[0]:.1f}")
+        violations, orphans = count_violations(table.scores, parents), count_violations(chosen, parents)
+        counts.append((violations, orphans, count_overlaps(chosen, groups)))
+    kinds = ("scores above the parent's", "classes without their parent", "photos with two classes of a group")
+    both = [f"{before} and {after} {kind}" for before, after, kind in zip(*counts, kinds, strict=True)]
+    return [
+        f"mAP without and with the hierarchy and groups of the classes: {' and '.join(means)} %",
+        f"contradictions without and with them: {', '.join(both)}",
+    ]
 
 
 def consistent_labels(labels: Labels, tree: ClassTree) -> Labels:

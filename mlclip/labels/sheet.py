@@ -73,9 +73,7 @@ def save_text(text: str, path: Path) -> None:
     try:
         data = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:  # half of a surrogate pair; only Windows allows it in a file name
-        raise InputError(
-            f"{path} cannot store a file name that is not valid text. Write a .pt or .json file."
-        ) from error
+        raise InputError(f"{path} cannot store a file name that is not valid text. Write a .pt file.") from error
     with atomic(path) as temporary:
         temporary.write_bytes(data)
 
@@ -148,7 +146,7 @@ def check_names(names: Sequence[str], lines: Sequence[int], file: Path, kind: st
             raise InputError(f"{file}, line {line}: a {kind} has no name. Give it one or remove it.")
         if name in first:
             raise InputError(
-                f"{file}, line {line}: the {kind} {name!r:.200} is already in line {first[name]}. Remove one of them."
+                f"{file}, line {line}: the {kind} {name!r:.200} is already in line {first[name]}. Remove one."
             )
         first[name] = line
 
@@ -158,10 +156,7 @@ def photo_column(sheet: Sheet, wanted: str | None, say: Say) -> int:
     header, keys, where = sheet.header, [short_key(name) for name in sheet.header], f"{sheet.file}, line 1"
     photo = next((name for name in header if _PHOTO.search(name)), None)
     if photo:
-        raise InputError(
-            f"{where}: the first line has a photo ({photo!r}) instead of the names of the columns. Write path,class,class,... "
-            "above it."
-        )
+        raise InputError(f"{where}: the first line has a photo ({photo!r}). Write path,class,class,... above it.")
     columns, shown = range(len(header)), shorten([repr(name) if name else "without a name" for name in header])
     exact = [n for n in columns if header[n] == "path"]
     if wanted:

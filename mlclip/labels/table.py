@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ExportConfig, InputError, TableOptions
+from ..config import InputError, TableOptions
 from ..files import FORMAT_VERSION, beside, check_output, existing_file, is_special, load_plain, save_plain
 from ..plain import check_fields
 from ..progress import SILENT, Progress
@@ -32,7 +32,7 @@ from .exchange import (
     write_label_studio,
 )
 from .labels import Labels as Labels
-from .sheet import check_names, json_in, load_text, save_csv, save_text
+from .sheet import RECIPES, check_names, json_in, load_text, save_csv, save_text
 
 MADE_BY = "mlclip pseudolabel"
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
@@ -72,28 +72,28 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
         save_csv([["path", *labels.classes], *lines], path)
 
 
-def export_labels(labels: Labels, output: str | Path, config: ExportConfig, *, overwrite: bool = False) -> list[str]:
-    """Write the table for another tool; `config.to` says which. `labels.thresholds` say which classes a photo has.
+def export_labels(
+    labels: Labels, output: str | Path, tool: str, *, url_prefix: str, overwrite: bool = False
+) -> list[str]:
+    """Write the table for another tool. `labels.thresholds` say which classes a photo has; `url_prefix` is for Label Studio.
 
     Returns the files. They are replaced only with `overwrite`. InputError if something cannot be written.
     """
     path = Path(output)
     if not len(labels):
         raise InputError("the labels have no photos, so there is nothing to write.")
-    for file in [path, *([beside(path, CONFIG)] if config.to == "label-studio" else [])]:
+    for file in [path, *([beside(path, CONFIG)] if tool == "label-studio" else [])]:
         check_output(file, overwrite=overwrite)
-    if config.to == "csv":
+    if tool == "csv":
         write_labels(labels, path, overwrite=overwrite)
         return [str(path)]
     for name in labels.paths:
         parts = name.replace("\\", "/").split("/")
         if posixpath.isabs(name) or os.path.isabs(name) or ".." in parts or ":" in parts[0][1:2]:
-            raise InputError(
-                f"the labels have the path {name[:80]!r}, which leads out of their folder. Remove the row."
-            )
-    if config.to == "label-studio":
-        return list(map(str, write_label_studio(labels, path, config.url_prefix)))
-    (write_coco if config.to == "coco" else write_keywords)(labels, path)
+            raise InputError(f"the path {name[:80]!r} of the labels leads out of their folder. Remove the row.")
+    if tool == "label-studio":
+        return list(map(str, write_label_studio(labels, path, url_prefix)))
+    (write_coco if tool == "coco" else write_keywords)(labels, path)
     return [str(path)]
 
 
@@ -159,9 +159,7 @@ def read_truth(
         kind, place = _looks_like(str(spec)), str(spec)
         if kind is None:
             if Path(spec).suffix.lower() not in READ_SUFFIXES and not is_special(spec):
-                raise InputError(
-                    f"{spec!r:.200} is not a source of true labels. Give {FORMS} or a .csv file; docs/formats.md has others."
-                )
+                raise InputError(f"{spec!r:.200} is no source of true labels. Give {FORMS} or a .csv file; {RECIPES}.")
             existing_file(spec, "A table of true labels has a path column, and 1, 0 or an empty cell for each class.")
             return read_labels(spec, options, progress=progress, known_classes=known_classes)
         notes = [f"{place} looks like {kind} and is read as {kind}:{place}"]
@@ -232,9 +230,7 @@ def _read_json(content: Any, path: Path) -> Labels:
         rows = [[_score(cell, str(path)) for cell in row] for row in content["scores"]]
         scores = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(content["classes"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: `scores` must be one list per photo, with a number per class. Write it again."
-        ) from error
+        raise InputError(f"{path}: `scores` must be one list of numbers per photo. Write it again.") from error
     content |= {"scores": scores}
     check_fields("labels", content, path, MADE_BY)
     return _from_content(content)
@@ -254,7 +250,7 @@ def _from_objects(objects: Iterable[tuple[int, Any]], path: Path) -> Labels:
         fits = isinstance(photo, dict) and isinstance(photo.get("path"), str) and isinstance(photo.get("scores"), dict)
         if not fits:
             raise InputError(
-                f'{path}, line {line}: the line does not look like {{"path": ..., "scores": {{"cat": 0.9}}}}. Correct it.'
+                f'{path}, line {line}: the line does not look like {{"path": "a.jpg", "scores": {{"cat": 0.9}}}}.'
             )
         paths.append(photo["path"])
         lines.append(line)
@@ -273,9 +269,7 @@ def _score(cell: Any, where: str) -> float:
         return math.nan
     if isinstance(cell, int | float) and (0 <= cell <= 1 or cell != cell):
         return float(cell)
-    raise InputError(
-        f"{where}: {str(cell)[:40]!r} is not a score. Write a number from 0 to 1, or null if it is unknown."
-    )
+    raise InputError(f"{where}: {str(cell)[:40]!r} is not a score. Write a number from 0 to 1, or null (unknown).")
 
 
 def _short(scores: Tensor) -> list[list[float | None]]:
