@@ -143,9 +143,6 @@ def test_coco_has_80_classes_in_order_and_counts_crowds_and_empty_images(coco):
     assert labels.classes == COCO and labels.paths == ["b.jpg", "a.jpg", "none.jpg"] and labels.root == "."
     assert present(labels, "a.jpg") == {"cat", "person"} and present(labels, "b.jpg") == {"toothbrush"}
     assert labels.scores[2].eq(0).all()
-
-
-def test_coco_finds_the_photos_beside_its_annotations(coco):
     (coco.parents[1] / "val2014").mkdir()
     assert read_coco(coco).root == str(coco.parents[1] / "val2014")
 
@@ -154,16 +151,11 @@ def test_coco_finds_the_photos_beside_its_annotations(coco):
     "change",
     [
         {"categories": None},
-        {"images": [{"id": 1}]},
         {"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}]},
-        {"annotations": [{"image_id": 7, "category_id": 999, "bbox": [0, 0, 1, 1]}]},
-        {"annotations": [{"image_id": [7], "category_id": 21, "bbox": [0, 0, 1, 1]}]},
         {"annotations": [3]},
         {"categories": [{"id": 1, "name": "cat"}, {"id": "b", "name": "dog"}]},
         {"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "annotations": []},
-        {"images": [{"id": 1, "file_name": 5}], "annotations": []},
         {"images": [], "annotations": []},
-        {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}]},
     ],
 )
 def test_a_coco_file_with_another_structure_is_refused_with_its_name(coco, change):
@@ -237,11 +229,7 @@ def test_read_truth_reads_every_kind_of_source(voc, coco, nuswide, tmp_path):
     for suffix in (".csv", ".pt", ".jsonl", ".json"):
         write_labels(Labels(["a"], ["x"], torch.ones(1, 1)), tmp_path / f"t{suffix}")
         assert read_truth(str(tmp_path / f"t{suffix}")).paths == ["a"]
-
-
-def test_read_truth_allows_a_colon_in_a_folder_name(voc, tmp_path):
-    odd = tmp_path / "a:b"
-    voc.rename(odd)
+    odd = voc.rename(tmp_path / "a:b")
     assert len(read_truth(f"voc:{odd}")) == 3 and len(read_truth(f"voc:{odd}:val")) == 2
 
 
@@ -297,14 +285,11 @@ def small_voc(tmp_path):
     return home
 
 
-def test_a_voc_photo_without_xml_is_unknown_and_counted(small_voc):
+def test_voc_photos_with_another_suffix_or_without_an_xml_file(small_voc):
     labels = read_truth(f"voc:{small_voc}:val.txt")
     assert labels.paths == ["000001.jpg", "000002.jpg", "000003.jpg"]
     assert row(labels, "000003.jpg") == {} and len(row(labels, "000002.jpg")) == 20
     assert "photos without an XML file, unknown and not negative: 1 (first: 000003.jpg)" in notes(labels)
-
-
-def test_voc_photos_with_another_suffix(small_voc):
     write(small_voc / "JPEGImages" / "000001.png", b"")
     labels = read_truth(str(small_voc))
     assert labels.paths == ["000001.png", "000002.jpg"] and f"read as voc:{small_voc}" in notes(labels)
@@ -342,12 +327,8 @@ def test_coco_with_gaps_in_its_ids_crowds_and_folders_in_its_names(tmp_path):
     said = notes(labels)
     assert "crowds, which count as their class: 1" in said
     assert "images without annotations, which have no class: 1" in said
-
-
-def test_a_coco_file_or_folder_is_recognised_without_its_prefix(tmp_path):
-    file = gappy_coco(tmp_path)
-    for place in (file, tmp_path):
-        assert f"read as coco:{place}" in notes(read_truth(str(place)))
+    for place in (tmp_path / "annotations" / "instances_val.json", tmp_path):
+        assert f"read as coco:{place}" in notes(read_truth(str(place)))  # without the prefix
 
 
 def test_a_split_chooses_one_of_several_coco_files(tmp_path):
@@ -423,12 +404,9 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "{}"><!ENTITY c "&b;&b;">]><annotation>&c;</anno
 FETCH = (
     '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation><object><name>&b;</name></object></annotation>'
 )
-HOSTILE_XML = [
-    BOMB, FETCH, BOMB.encode("utf-16"), "<annotation>&b;</annotation>", "<a>" * 100_000, "<a>" * 100_000 + "</a>" * 100_000,
-    '<?xml version="1.0" encoding="cp037"?><annotation/>', '<?xml version="1.0" encoding="nonsense"?><annotation/>',
-    '<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE a><annotation/>', b"\xff\xfe", "<annotation\0/>",
-]  # fmt: skip
-NAMES = ["../../etc/passwd", "a\0b", "..", "", "a" * 300, "é/ü.jpg"]
+HOSTILE_XML = [BOMB, FETCH, BOMB.encode("utf-16"), "<annotation>&b;</annotation>", "<a>" * 100_000, "<annotation\0/>",
+               '<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE a><annotation/>']  # fmt: skip
+NAMES = ["../../etc/passwd", "a\0b", "a" * 300]
 
 
 @pytest.mark.parametrize("text", HOSTILE_XML, ids=range(len(HOSTILE_XML)))
