@@ -28,6 +28,7 @@ from mlclip.labels import (
     matching,
     sheet,
 )
+from mlclip.labels.class_files import read_thresholds, write_thresholds
 from mlclip.labels.class_names import (
     CLASS_PRESETS,
     TEMPLATES,
@@ -36,7 +37,6 @@ from mlclip.labels.class_names import (
     fill_template,
     parse_classes,
 )
-from mlclip.labels.corrections import read_thresholds, write_thresholds
 from mlclip.labels.metrics import average_precision, match_tables, mean_average_precision
 from mlclip.labels.table import Labels, read_labels, write_labels
 

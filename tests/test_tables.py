@@ -13,7 +13,7 @@ import torch
 
 from mlclip.cli import _status
 from mlclip.config import InputError, TableOptions
-from mlclip.labels.corrections import read_thresholds, write_thresholds
+from mlclip.labels.class_files import read_thresholds, write_thresholds
 from mlclip.labels.matching import match_classes, match_paths, match_tables, refuse_small_match
 from mlclip.labels.metrics import matched_cells
 from mlclip.labels.table import Labels, read_labels, write_labels

@@ -1,17 +1,32 @@
-"""Class files -> classes: lines `label` or `label = prompt name`, JSON, or YAML with PyYAML. No torch here."""
+"""Class files -> classes: lines `label` or `label = prompt name`, JSON, or YAML with PyYAML. No torch here.
+
+A file of thresholds has lines `class,threshold`, or an object {class: threshold} if its name ends in .json.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import InputError
-from ..files import parse_json
+from ..files import existing_file, parse_json
+from ..spelling import did_you_mean, shorten
 from .class_tree import ClassList, clean_name, named_classes
-from .sheet import RECIPES, is_valid_text, load_text
+from .sheet import (
+    RECIPES,
+    check_names,
+    is_valid_text,
+    json_in,
+    load_text,
+    number_in,
+    read_sheet,
+    save_csv,
+    save_text,
+)
 
 _COMMENT = re.compile(r"(?<!\s)\s+#\s.*$")
 _NUMBERED = re.compile(r"\(?(\d{1,6})(?:[.):,;]\s*|\s+)(\S.{0,999})")  # `1. cat`, `(1) cat`, `0: cat`, `0 cat`, `0,cat`
@@ -115,3 +130,54 @@ def _from_lines(text: str, source: str) -> tuple[list[str], list[list[str]], lis
     if tabbed is not None:
         raise InputError(f"{source} has a tab inside {tabbed!r:.60}. Write a space, or `label = prompt name`.")
     return lines, groups, notes
+
+
+# Thresholds
+
+
+def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[float]) -> None:
+    """Write one threshold per class."""
+    if path.suffix.lower() == ".json":
+        save_text(json.dumps(dict(zip(classes, thresholds, strict=True)), indent=1, ensure_ascii=False), path)
+    else:
+        rows = [[name, f"{value:.9g}"] for name, value in zip(classes, thresholds, strict=True)]
+        save_csv([["class", "threshold"], *rows], path)
+
+
+def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]) -> list[float]:
+    """The thresholds of `classes` from a file of `write_thresholds`; a class that the file does not name gets its `default`.
+
+    Raises InputError for a class that is not in `classes`, a duplicate class, or a threshold that is not a number in [0, 1].
+    """
+    existing_file(path, "`mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit.")
+    if path.suffix.lower() == ".json":
+        content = json_in(load_text(path), path)
+        if not isinstance(content, dict):
+            raise InputError(f'{path} contains no thresholds. Write an object such as {{"cat": 0.4, "dog": 0.6}}.')
+        cells = [(str(path), name, value) for name, value in content.items()]
+    else:
+        sheet = read_sheet(path)
+        keys = [name.lower() for name in sheet.header]
+        if sorted(keys) not in (["class", "threshold"], ["", "class", "threshold"]):  # "": the index of pandas
+            raise InputError(
+                f"{path}, line 1: the line is not `class,threshold`. Write it, and one class in each line."
+            )
+        names = [cell.strip() for cell in sheet.column(keys.index("class"))]
+        check_names(names, sheet.lines, path, "class")
+        where = [f"{path}, line {line}" for line in sheet.lines]
+        cells = list(zip(where, names, sheet.column(keys.index("threshold")), strict=True))
+    found = {name: _threshold(cell, where, name) for where, name, cell in cells}
+    unknown = [name for name in found if name not in classes]
+    if unknown:
+        hint = did_you_mean(unknown[0], classes)
+        raise InputError(f"{path} names unknown classes: {shorten(unknown)}.{hint} The classes are {shorten(classes)}.")
+    return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
+
+
+def _threshold(cell: Any, where: str, name: str) -> float:
+    value = number_in(cell) if isinstance(cell, str) else cell  # 0,5 of a spreadsheet
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(
+            f"{where}: {str(cell)[:40]!r} is not a threshold of {name[:40]!r}. Write a number from 0 to 1."
+        )
+    return float(value)
