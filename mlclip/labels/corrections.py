@@ -83,7 +83,7 @@ def correct(labels: Labels, corrections: Corrections) -> CorrectedLabels:
         )
     unknown = [path for path in corrections if path not in place]
     if corrections and len(unknown) == len(corrections):
-        raise InputError(f"no photo of the corrections is in the labels such as {unknown[0]!r}. Correct the paths.")
+        raise InputError(f"no photo of the corrections is in the labels, such as {unknown[0]!r}. Correct the paths.")
     new = {path: cells for path, cells in corrections.items() if path in place}
     merged = dict(corrections_of(labels))
     for path, cells in new.items():
