@@ -204,12 +204,10 @@ def test_an_existing_output_is_kept_without_overwrite(mlclip, scenes):
 
 def test_a_killed_pseudolabel_continues_and_gives_the_same_labels(mlclip, scenes, tmp_path):
     command = [sys.executable, "-m", "mlclip", "pseudolabel", str(scenes / "train"), "--clip", "tiny"]
-    for wait, how in ((1.5, signal.SIGKILL), (2.5, signal.SIGTERM)):
-        process = subprocess.Popen([*command, "-o", "cut.pt"], cwd=tmp_path, stderr=subprocess.DEVNULL)
-        time.sleep(wait)
-        process.send_signal(how)
-        # -SIGTERM: before Python handles it. -SIGINT, 130 in a shell: the interrupt hit an import that compiles code.
-        assert process.wait(60) in (0, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
+    process = subprocess.Popen([*command, "-o", "cut.pt"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    time.sleep(4)
+    process.kill()
+    assert process.wait(60) in (0, -signal.SIGKILL)
     assert mlclip(*command[3:], "-o", "cut.pt", "--overwrite", cwd=tmp_path).returncode == 0
     cut, whole = read_labels(tmp_path / "cut.pt"), read_labels(scenes / "labels.pt")
     assert cut.paths == whole.paths
