@@ -147,12 +147,15 @@ def test_other_weights_or_another_size_have_another_store():
 
 def test_a_probe_learns_colours_and_leaves_the_trunk_as_it_is(labels, tmp_path):
     checkpoint = train_student(
-        labels, tmp_path / "m.pt", config=PROBE, truth=replace(labels, scores=labels.scores.round())
+        labels,
+        tmp_path / "m.pt",
+        config=replace(PROBE, arch="resnet18"),
+        truth=replace(labels, scores=labels.scores.round()),
     )
     again = load_checkpoint(tmp_path / "m.pt")
     predicted = predict(find_images([labels.root]), again)
     assert predicted.scores.argmax(1).tolist() == [n % 3 for n in range(12)]
-    start = start_training(labels, replace(FIXED), Runtime(), offline=True).model.trunk.state_dict()
+    start = start_training(labels, replace(FIXED, arch="resnet18"), Runtime(), offline=True).model.trunk.state_dict()
     assert all(torch.equal(value, start[name]) for name, value in again.model.trunk.state_dict().items())
     assert checkpoint.meta["settings"]["method"] == "probe" and checkpoint.meta["root"] == labels.root
     with open(tmp_path / "m.log.csv", newline="") as file:

@@ -22,6 +22,7 @@ from ..clip.encoders import ModifiedResNet
 from ..clip.model import CLIP
 from ..clip.pixels import OPENAI, pixels_of
 from ..config import InputError, OptionError
+from ..labels.class_names import fill_template
 from ..methods.compound import pairs_of, with_pairs
 
 TEXTS_AT_ONCE = 256
@@ -109,8 +110,6 @@ def class_embeddings(
     the prompts of all pairs of names, in the first template, count half (see `methods/compound.py`).
     Raises InputError without templates, for a template without exactly one `{}`, and for the pairs of too many names.
     """
-    from ..labels.class_names import fill_template
-
     if not templates:
         raise InputError("there is no prompt template. Pass at least one in `templates`, such as 'a photo of a {}'.")
     texts = [fill_template(template, name) for name in prompt_names for template in templates]

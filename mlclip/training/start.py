@@ -22,7 +22,7 @@ from ..methods.cdul import latent_of
 from ..student.init import new_student, start_bias
 from ..student.model import Classifier
 from ..student.predict import fast_layout
-from ..teacher.fill import check_same, photo_facts
+from ..teacher.fill import check_same
 from ..teacher.store import contents_of
 from .state import TrainingState, corrected_photos, identity_of, read_state, restore, resume_file
 from .weight_step import WeightAverage, choose_training_precision
@@ -111,11 +111,10 @@ def training_photos(
     photos, labels or settings.
     """
     distributed, identity = runtime.distributed, identity_of(labels, config)
-    settings = {f"`{name}`": value for name, value in identity["settings"].items()}
-    check_same(settings | {"the labels": identity["labels"]}, distributed)
+    facts = {f"`{name}`": value for name, value in identity["settings"].items()} | {"the labels": identity["labels"]}
     with distributed.together():
         found, missing = labelled_photos(labels)
-    check_same(photo_facts([photo for _, photo in found]), distributed)
+    check_same(facts, [photo for _, photo in found], distributed)
     if len(found) < 2:
         raise InputError(f"{len(found)} labelled photo is not enough to train on. Label at least 2.")
     scores = labels.scores[[row for row, _ in found]]  # (N, C)
