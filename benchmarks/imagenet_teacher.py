@@ -37,7 +37,7 @@ from mlclip.files import save_plain
 from mlclip.images.views import read_parts
 from mlclip.methods import centred, dense
 from mlclip.teacher.encode import PHOTO_SIDE, VIEW_SIDE
-from mlclip.teacher.label import centre, centred_labels, gaussian_scores
+from mlclip.teacher.label import centre, centred_labels, scores_by_examples
 from mlclip.teacher.scoring import class_scores
 
 SIDE, STRIDE, GRIDS = 160, 32, (1, 2, 3)  # pixels of a view; of a cell
@@ -94,7 +94,7 @@ ROWS: dict[str, dict] = {  # the kinds that are averaged, and which opinions of 
 
 
 class StoredViews:
-    """Vectors (N, V, D) of one kind, in files of CHUNK photos: `Views` of the library."""
+    """Vectors (N, V, D) of one kind, in files of CHUNK photos: as `StoredViews` of the library."""
 
     def __init__(self, files: Sequence[Path], grids: Sequence[int], sizes: Sequence[int]):
         self.grids, self.sizes = tuple(grids), tuple(sizes)
@@ -200,18 +200,19 @@ def opinions_of(out: Path, part: str, text: Tensor, scale: float) -> dict[tuple[
     """Labels (N, C) and agreement of every opinion, each computed once, as `label_by_view_sets` does. Also reference labels."""
     config, classes = PseudolabelConfig("dense"), len(text)
     views, flat = views_of(out, part, "views"), scale * config.rank_scale
-    today, taught, _ = centred_labels(views, text, classes, scale, config)
-    found = {("views", "own"): (taught, dense.agreement(today.scores, taught))}
-    found["centred, no profiles", ""] = (today.labels, 0.0)
+    by_levels, reference, _ = centred_labels(views, text, classes, scale, config)
+    found = {("views", "own"): (reference, dense.agreement(by_levels.scores, reference))}
+    found["centred, no profiles", ""] = (by_levels.labels, 0.0)
     found["softmax of the whole photo", ""] = (
         torch.cat([class_scores(vectors[:, 0], text, scale) for _, vectors in views]), 0.0)  # fmt: skip
     for kind in available(out):
         cells = views_of(out, part, kind)
         own = centre(cells, text, flat, config.prior_photos)
-        scores = gaussian_scores(cells, text, own.levels, taught, flat, config.rank_scale)
-        found[kind, "own"] = (own.labels, dense.agreement(own.scores, taught))
+        facts = (own.levels, reference, flat, config.rank_scale)
+        scores, _ = scores_by_examples(cells, text, *facts, of_embeddings=True)
+        found[kind, "own"] = (own.labels, dense.agreement(own.scores, reference))
         labels = centred.presence(scores, config.prior_photos)
-        found[kind, "gaussians"] = (labels, dense.agreement(scores, taught))
+        found[kind, "gaussians"] = (labels, dense.agreement(scores, reference))
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mlclip.config import InputError, OptionError, PseudolabelConfig, TrainConfig
+from mlclip.config import InputError, PseudolabelConfig, TrainConfig
 from mlclip.distributed import Runtime
 from mlclip.images import PhotoCrops, crop_size, find_images, open_image
 from mlclip.labels.table import Labels, read_labels
@@ -28,7 +28,15 @@ from mlclip.training.loop import train_student
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
 CONFIG = TrainConfig(
-    method="ccd", arch="resnet18", init="none", size=64, epochs=3, batch_size=4, lr=1e-3, warmup=1, stopping=False
+    method="ccd",
+    arch="mobilenet_v3_small",
+    init="none",
+    size=64,
+    epochs=3,
+    batch_size=4,
+    lr=1e-3,
+    warmup=1,
+    stopping=False,
 )
 
 
@@ -43,9 +51,6 @@ def test_the_bias_is_the_mean_of_confident_top_scores():
     for c in range(6):
         sure = [float(row.max()) for row in scores if row.argmax() == c and -(row * row.log()).sum() <= 1.0]
         assert float(bias[c]) == pytest.approx(np.mean(sure), rel=1e-5)
-
-
-def test_a_class_without_a_confident_photo_gets_the_mean_of_the_other_biases():
     assert ccd.complete_bias(torch.tensor([0.5, math.nan, 0.7])).tolist() == pytest.approx([0.5, 0.6, 0.7])
     assert ccd.complete_bias(torch.tensor([math.nan, math.nan])).tolist() == [1.0, 1.0]
 
@@ -56,10 +61,7 @@ def test_the_threshold_is_the_first_step_at_which_few_enough_classes_are_above_i
     t = ccd.calibrate_threshold(scores, fewer_than)
     slow = next(0.05 + 0.001 * k for k in range(951) if (scores > 0.05 + 0.001 * k).sum(1).float().mean() < fewer_than)
     assert t == pytest.approx(slow, abs=1e-6)
-
-
-def test_the_threshold_stays_at_its_start_if_few_classes_are_above_it():
-    assert ccd.calibrate_threshold(torch.zeros(30, 3)) == 0.05
+    assert ccd.calibrate_threshold(torch.zeros(30, 3)) == 0.05  # few classes are above its start
 
 
 def test_a_box_contains_all_high_pixels_not_only_the_first_and_last_in_row_order():
@@ -124,10 +126,6 @@ def test_debiasing_can_be_turned_off_and_a_view_size_that_does_not_fit_is_an_err
     assert torch.allclose(scores.sum(1), torch.ones(12), atol=1e-4)
     with pytest.raises(InputError, match="needs a multiple of 32 pixels, such as 96"):
         label_photos(find_images([photos]), CLASSES, teacher, config=replace(plain, view_size=100))
-    with pytest.raises(OptionError, match=r'`floor` .*`method="ccd"`'):
-        PseudolabelConfig(floor=0.1)
-    with pytest.raises(OptionError, match=r'`zeta` .*`method="cdul"`'):
-        PseudolabelConfig(method="ccd", zeta=0.1)
 
 
 def test_positive_cells_of_the_maps_are_boosted_and_the_boost_is_saved_with_the_model(labels, teacher, tmp_path):
@@ -259,7 +257,9 @@ def test_a_training_stops_early_and_reports_it(labels, teacher, tmp_path, monkey
     measures = iter([0.5, 0.6, 0.65, 0.9, 0.95, 1.0])
     monkeypatch.setattr("mlclip.training.epoch_log.stopping_measure", lambda *_: next(measures))
     config = replace(CONFIG, epochs=9, stopping=True)
-    checkpoint = train_student(labels, tmp_path / "m.pt", config=config, teacher=teacher, progress=told)
+    checkpoint = train_student(
+        labels, tmp_path / "m.pt", config=config, teacher=teacher, runtime=Runtime(progress=told)
+    )
     assert len((tmp_path / "m.log.csv").read_text().splitlines()) == 1 + 5  # warm-up, and four with a measure
     assert checkpoint.meta["settings"]["epochs"] == 9
     assert any(line.startswith("stopped after epoch 5 of 9") and "`stopping=False`" in line for line in told.lines)
@@ -274,13 +274,3 @@ def test_consistent_is_the_student_of_ccd_without_its_teacher(labels, tmp_path):
     ]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
     assert float(models[0]["cam_boost"]) == 3
-
-
-def test_settings_out_of_range_are_option_errors():
-    for wrong in ({"cam_boost": 0.5}, {"local_views": "everywhere"}, {"update_keep": 2.0}, {"warmup": 0}):
-        with pytest.raises(OptionError):
-            TrainConfig(method="ccd", **wrong)
-    with pytest.raises(OptionError, match=r'`cam_boost` .*`method="consistent"` or `method="ccd"`'):
-        TrainConfig(method="cdul", cam_boost=2.0)
-    assert (TrainConfig(method="ccd").epochs, TrainConfig(method="ccd").batch_size) == (10, 16)
-    assert (TrainConfig(method="cdul").epochs, TrainConfig(method="cdul").batch_size) == (20, 8)

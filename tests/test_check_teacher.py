@@ -95,9 +95,9 @@ def test_other_pixels_or_another_activation_are_not_the_labels_teacher(labels, c
     half = Pixels((0.4,) * 3, (0.3,) * 3, "bilinear")
     same = Teacher(load_clip(clip_file, activation="gelu", pixels=half))
     crop_scorer_for(labels, same)
-    with pytest.raises(InputError, match=r"other pixels \(mean 0.4,0.4,0.4.*OpenAI's.*`other_teacher=True`"):
+    with pytest.raises(InputError, match=r"its pixels is OpenAI's.*; theirs is mean 0.4,0.4,0.4.*`other_teacher=True`"):
         crop_scorer_for(labels, Teacher(load_clip(clip_file, activation="gelu")))
-    with pytest.raises(InputError, match=r"with activation gelu, but .* with quick_gelu"):
+    with pytest.raises(InputError, match=r"its activation is quick_gelu; theirs is gelu"):
         crop_scorer_for(labels, Teacher(load_clip(clip_file, pixels=half)))
     crop_scorer_for(labels, Teacher(load_clip(clip_file)), other_teacher=True)
 

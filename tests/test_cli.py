@@ -204,12 +204,10 @@ def test_an_existing_output_is_kept_without_overwrite(mlclip, scenes):
 
 def test_a_killed_pseudolabel_continues_and_gives_the_same_labels(mlclip, scenes, tmp_path):
     command = [sys.executable, "-m", "mlclip", "pseudolabel", str(scenes / "train"), "--clip", "tiny"]
-    for wait, how in ((1.5, signal.SIGKILL), (2.5, signal.SIGTERM)):
-        process = subprocess.Popen([*command, "-o", "cut.pt"], cwd=tmp_path, stderr=subprocess.DEVNULL)
-        time.sleep(wait)
-        process.send_signal(how)
-        # -SIGTERM: before Python handles it. -SIGINT, 130 in a shell: the interrupt hit an import that compiles code.
-        assert process.wait(60) in (0, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
+    process = subprocess.Popen([*command, "-o", "cut.pt"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    time.sleep(4)
+    process.kill()
+    assert process.wait(60) in (0, -signal.SIGKILL)
     assert mlclip(*command[3:], "-o", "cut.pt", "--overwrite", cwd=tmp_path).returncode == 0
     cut, whole = read_labels(tmp_path / "cut.pt"), read_labels(scenes / "labels.pt")
     assert cut.paths == whole.paths
@@ -261,7 +259,7 @@ def test_cache_lists_stores_and_weights_and_clears_them(mlclip, scenes, own_cach
 
 
 def test_file_names_cannot_send_control_characters_to_the_terminal(mlclip, scenes, tmp_path):
-    name = "a\x1b]0;b\x9b2J.jpg"
+    name = "a\x1b]0;b\n\x9b2J.jpg"
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / name).write_bytes((scenes / "train" / "00000.jpg").read_bytes())
     (tmp_path / "p" / f"bad{name}").write_text("<html>")
@@ -279,7 +277,7 @@ def test_file_names_cannot_send_control_characters_to_the_terminal(mlclip, scene
         done = mlclip(*command, cwd=tmp_path)
         printed = done.stdout + done.stderr
         assert "Traceback" not in printed and "a" in printed
-        assert not any(c in printed for c in "\x1b\x9b"), command
+        assert not any(c in printed for c in ("\x1b", "\x9b", "b\n")), command
     assert (tmp_path / f"{name}.html").is_file()
 
 

@@ -15,7 +15,7 @@ from mlclip.clip import load_clip
 from mlclip.clip.pixels import OPENAI
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.images import PhotoViews, find_images
-from mlclip.methods.linear_head import choose_l2, choose_pooled_l2, fit_head, fit_pooled_head, pooled_logits
+from mlclip.methods.linear_head import choose_l2, fit_head, fit_pooled_head, pooled_logits
 from mlclip.student.checkpoint import load_checkpoint, save_checkpoint
 from mlclip.student.export import export_onnx
 from mlclip.student.heatmaps import write_heatmaps
@@ -63,7 +63,7 @@ def test_one_view_gives_the_linear_head_and_its_penalty():
     expected = fit_head(views[:, 0], labels, 0.1)
     assert torch.allclose(weight, expected[0], atol=1e-6) and torch.allclose(bias, expected[1], atol=1e-6)
     views, labels = views.float(), labels.float()
-    assert choose_pooled_l2(views, labels).l2 == choose_l2(views, labels).l2
+    assert choose_l2(views, labels, pooled=True).l2 == choose_l2(views, labels).l2
 
 
 def test_pooled_logits_lie_between_the_mean_and_the_highest_view():
@@ -76,7 +76,7 @@ def test_pooled_logits_lie_between_the_mean_and_the_highest_view():
 
 def test_the_pool_beats_a_linear_head_on_the_mean_view_where_one_view_shows_the_class():
     views, labels = (part.float() for part in problem())
-    pooled, mean = choose_pooled_l2(views, labels), choose_l2(views.mean(1, keepdim=True), labels)
+    pooled, mean = choose_l2(views, labels, pooled=True), choose_l2(views.mean(1, keepdim=True), labels)
     assert dict(pooled.tried)[pooled.l2] < 0.9 * dict(mean.tried)[mean.l2]
 
 

@@ -93,7 +93,7 @@ def test_a_training_never_changes_a_corrected_label(labels, method, tmp_path):
         method=method, epochs=2, batch_size=4, lr=1e-2, **SMALL, **({"warmup": 1} if method != "fixed" else {})
     )
     save = {"save_labels": tmp_path / "new.pt"} if method == "cdul" else {}
-    model = train_student(corrected, tmp_path / "model.pt", config=config, num_workers=0, device="cpu", **save)
+    model = train_student(corrected, tmp_path / "model.pt", config=config, **save)
     assert model.meta["labels_meta"]["corrections"]["00.jpg"] == {"red": 0}
     if save:
         new = read_labels(tmp_path / "new.pt")

@@ -20,12 +20,6 @@ VOC, COCO, NUSWIDE = (list(CLASS_PRESETS[name]) for name in ("voc", "coco", "nus
 SHARED = Path(__file__).parents[1].parent / "shared" / "voc12"
 
 
-def present(labels, path):
-    return {
-        name for name, score in zip(labels.classes, labels.scores[labels.paths.index(path)], strict=True) if score == 1
-    }
-
-
 def refused(call, *words):
     """`call` raises InputError with one line that contains `words`."""
     with pytest.raises(InputError) as error:
@@ -34,32 +28,52 @@ def refused(call, *words):
     assert "\n" not in text and all(str(word) in text for word in words), text
 
 
+def row(labels, path):
+    """{class: score} of one photo, unknown classes left out."""
+    scores = labels.scores[labels.paths.index(path)].tolist()
+    return {name: score for name, score in zip(labels.classes, scores, strict=True) if not math.isnan(score)}
+
+
+def present(labels, path):
+    return {name for name, score in row(labels, path).items() if score == 1}
+
+
+def positives(labels):
+    return {path: present(labels, path) for path in labels.paths}
+
+
+def notes(found):
+    return " | ".join(found.meta["notes"])
+
+
+def write(file, text):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
 # -- VOC
 
 
-def voc_object(name, difficult=0, box=(1, 2, 30, 40)):
-    sides = "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
-    part = f"<part><name>head</name><bndbox>{sides}</bndbox></part>"
-    return f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{sides}</bndbox>{part}</object>"
-
-
-def voc_photo(home, id, *objects):
-    (home / "Annotations").mkdir(parents=True, exist_ok=True)
-    text = f"<annotation><filename>{id}.jpg</filename>{''.join(objects)}</annotation>"
-    (home / "Annotations" / f"{id}.xml").write_text(text)
+def xml(*objects, name=""):
+    """An annotation; an object with "?" behind its name is difficult."""
+    inside = ""
+    for each in objects:
+        difficult, part = int(each.endswith("?")), "<part><name>head</name></part>"
+        inside += f"<object><name>{each.rstrip('?')}</name><difficult>{difficult}</difficult>{part}</object>"
+    return f'<?xml version="1.0"?>\r\n<annotation>\r\n<filename>{name}</filename>{inside}</annotation>\r\n'
 
 
 @pytest.fixture
 def voc(tmp_path):
     home = tmp_path / "VOCdevkit" / "VOC2012"
-    voc_photo(home, "2007_000027", voc_object("person"), voc_object("dog", difficult=1))
-    voc_photo(home, "2007_000032", voc_object("dog", difficult=1), voc_object("dog"), voc_object("dog", difficult=1))
-    voc_photo(home, "2008_000001")
-    (home / "ImageSets" / "Main").mkdir(parents=True)
-    (home / "ImageSets" / "Layout").mkdir()
-    (home / "ImageSets" / "Main" / "val.txt").write_text("2007_000032\n2007_000027\n")
-    (home / "ImageSets" / "Main" / "dog_val.txt").write_text("2007_000032  1\n2007_000027 -1\n")
-    (home / "ImageSets" / "Layout" / "body.txt").write_text("2007_000027 1\r\n\r\n")
+    write(home / "Annotations" / "2007_000027.xml", xml("person", "dog?"))
+    write(home / "Annotations" / "2007_000032.xml", xml("dog?", "dog", "dog?"))
+    write(home / "Annotations" / "2008_000001.xml", xml())
+    lists = home / "ImageSets" / "Main"
+    write(lists / "val.txt", "2007_000032.jpg\r\nJPEGImages/2007_000027.JPG\r\n\r\n2012_000003\r\n")
+    write(lists / "dog_val.txt", "2007_000032  1\n2007_000027 -1\n")
+    write(home / "ImageSets" / "Layout" / "body.txt", "2007_000027 1\r\n\r\n")
     return home
 
 
@@ -67,55 +81,64 @@ def test_voc_labels_are_1_0_and_nan_if_all_instances_are_difficult(voc):
     labels = read_voc(voc)
     assert labels.paths == ["2007_000027.jpg", "2007_000032.jpg", "2008_000001.jpg"] and labels.classes == VOC
     assert labels.root == str(voc / "JPEGImages")
-    dog, person = VOC.index("dog"), VOC.index("person")
-    assert math.isnan(labels.scores[0, dog]) and labels.scores[0, person] == 1
-    assert labels.scores[1, dog] == 1 and labels.scores.nan_to_num(0).sum() == 2
+    assert list(positives(labels).values()) == [{"person"}, {"dog"}, set()]
+    assert labels.scores.isnan().nonzero().tolist() == [[0, VOC.index("dog")]]
+    assert read_voc(voc.parent).paths == read_voc(voc.parent.parent).paths == labels.paths  # from the folders above
 
 
-@pytest.mark.parametrize("up", [0, 1, 2])
-def test_voc_is_found_in_its_own_folder_and_in_the_folders_above(voc, up):
-    folder = [voc, voc.parent, voc.parent.parent][up]
-    assert read_voc(folder).paths == read_voc(voc).paths
-
-
-def test_a_voc_split_is_read_from_main_or_layout_in_its_order(voc):
-    assert read_voc(voc, "val").paths == ["2007_000032.jpg", "2007_000027.jpg"]
+def test_a_voc_split_is_read_from_main_or_layout_in_its_order_and_a_photo_without_xml_is_unknown(voc):
     assert read_voc(voc, "dog_val").paths == ["2007_000032.jpg", "2007_000027.jpg"]
     assert read_voc(voc, "body").paths == ["2007_000027.jpg"]
+    labels = read_truth(f"voc:{voc}:val.txt")
+    assert labels.paths == ["2007_000032.jpg", "2007_000027.jpg", "2012_000003.jpg"]
+    assert row(labels, "2012_000003.jpg") == {} and len(row(labels, "2007_000032.jpg")) == 20
+    assert "photos without an XML file, unknown and not negative: 1 (first: 2012_000003.jpg)" in notes(labels)
     refused(lambda: read_voc(voc, "test"), "test.txt not found", "val")
 
 
-def test_a_voc_photo_has_the_name_of_its_annotation_file(voc):
-    (voc / "Annotations" / "a.xml").write_text("<annotation><filename>a.png</filename></annotation>")
-    (voc / "Annotations" / "b.xml").write_text("<annotation><filename>../b.jpg</filename></annotation>")
-    (voc / "Annotations" / "c.xml").write_text("<annotation/>")
-    assert read_voc(voc).paths[-3:] == ["a.png", "b.jpg", "c.jpg"]
+def test_a_voc_photo_has_the_name_of_its_annotation_file_and_the_suffix_of_the_photo(voc):
+    write(voc / "Annotations" / "a.xml", xml(name="a.png"))
+    write(voc / "Annotations" / "b.xml", xml(name="../b.jpg"))
+    write(voc / "Annotations" / "c.xml", "<annotation/>")
+    write(voc / "JPEGImages" / "2007_000027.png", b"")
+    labels = read_truth(str(voc))
+    assert labels.paths[0] == "2007_000027.png" and labels.paths[-3:] == ["a.png", "b.jpg", "c.jpg"]
+    assert f"read as voc:{voc}" in notes(labels)
 
 
 @pytest.mark.parametrize(
     ("text", "word"),
     [
         ("<annotation><object>", "damaged"),
-        ("", "damaged"),
         ("<annotation><object><bndbox/></object></annotation>", "without a name"),
-        (f"<annotation>{voc_object('unicorn')}</annotation>", "'unicorn'"),
+        (xml("unicorn"), "'unicorn'"),
         ('<!DOCTYPE a [<!ENTITY b "ha">]><annotation>&b;</annotation>', "document type"),
     ],
 )
 def test_a_damaged_or_unusual_annotation_is_refused_with_its_file_name(voc, text, word):
-    file = voc / "Annotations" / "2008_000001.xml"
-    file.write_text(text)
+    file = write(voc / "Annotations" / "2008_000001.xml", text)
     refused(lambda: read_voc(voc), voc if "unicorn" in text else file, word)
 
 
 def test_a_folder_without_voc_or_with_several_or_with_a_missing_photo_is_refused(voc, tmp_path):
     refused(lambda: read_voc(tmp_path / "nowhere"), "nowhere", "Annotations")
-    (voc / "ImageSets" / "Main" / "test.txt").write_text("2012_000001\n")
+    write(voc / "ImageSets" / "Main" / "test.txt", "2012_000001\n")
     refused(lambda: read_voc(voc, "test"), "2012_000001")
-    voc_photo(voc.parent / "VOC2007", "000001")
+    write(voc.parent / "VOC2007" / "Annotations" / "000001.xml", xml())
     refused(lambda: read_voc(voc.parent), "several", "VOC2007", "VOC2012")
     (tmp_path / "VOC2000" / "Annotations").mkdir(parents=True)
     refused(lambda: read_voc(tmp_path / "VOC2000"), "no .xml")
+
+
+def test_a_folder_of_xml_files_beside_their_photos_has_its_own_classes(tmp_path):
+    write(tmp_path / "a.xml", xml("helmet", "person", name="a.PNG"))
+    write(tmp_path / "b.xml", xml(name="b.jpg"))
+    labels = read_truth(f"voc:{tmp_path}")
+    assert labels.classes == ["helmet", "person"] and positives(labels) == {
+        "a.PNG": {"helmet", "person"},
+        "b.jpg": set(),
+    }
+    assert "classes that are not VOC's 20" in notes(labels)
 
 
 # -- COCO
@@ -143,9 +166,6 @@ def test_coco_has_80_classes_in_order_and_counts_crowds_and_empty_images(coco):
     assert labels.classes == COCO and labels.paths == ["b.jpg", "a.jpg", "none.jpg"] and labels.root == "."
     assert present(labels, "a.jpg") == {"cat", "person"} and present(labels, "b.jpg") == {"toothbrush"}
     assert labels.scores[2].eq(0).all()
-
-
-def test_coco_finds_the_photos_beside_its_annotations(coco):
     (coco.parents[1] / "val2014").mkdir()
     assert read_coco(coco).root == str(coco.parents[1] / "val2014")
 
@@ -154,16 +174,11 @@ def test_coco_finds_the_photos_beside_its_annotations(coco):
     "change",
     [
         {"categories": None},
-        {"images": [{"id": 1}]},
         {"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}]},
-        {"annotations": [{"image_id": 7, "category_id": 999, "bbox": [0, 0, 1, 1]}]},
-        {"annotations": [{"image_id": [7], "category_id": 21, "bbox": [0, 0, 1, 1]}]},
         {"annotations": [3]},
         {"categories": [{"id": 1, "name": "cat"}, {"id": "b", "name": "dog"}]},
         {"images": [{"id": 1, "file_name": "a"}, {"id": 2, "file_name": "a"}], "annotations": []},
-        {"images": [{"id": 1, "file_name": 5}], "annotations": []},
         {"images": [], "annotations": []},
-        {"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 7, "file_name": "b.jpg"}]},
     ],
 )
 def test_a_coco_file_with_another_structure_is_refused_with_its_name(coco, change):
@@ -177,6 +192,48 @@ def test_a_truncated_coco_file_is_refused_with_its_name(coco, text):
     refused(lambda: read_coco(coco), coco)
     coco.unlink()
     refused(lambda: read_coco(coco), coco, "No such file")
+
+
+def gappy_coco(tmp_path, **change):
+    content = {
+        "images": [{"id": 7, "file_name": "val2014\\a.jpg"}, {"id": "x", "file_name": "/data/b.jpg"}],
+        "categories": [{"id": 90, "name": "cat"}, {"id": 3, "name": "dog"}, {"id": 4, "name": "cat"}],
+        "annotations": [
+            {"image_id": 7, "category_id": 90, "iscrowd": 1, "segmentation": {"counts": "abc", "size": [1, 1]}},
+            {"image_id": 7, "category_id": 3, "bbox": [], "segmentation": [[0, 0, 1, 1]]},
+            {"image_id": 7, "category_id": 3, "bbox": [5, 5, 0, 2]},
+            {"image_id": 7, "category_id": 3, "bbox": [5, 5, 1, 2]},
+        ],
+    }
+    return write(tmp_path / "annotations" / "instances_val.json", json.dumps(content | change))
+
+
+def test_coco_with_gaps_in_its_ids_crowds_and_folders_in_its_names(tmp_path):
+    labels = read_truth(f"coco:{gappy_coco(tmp_path)}")
+    assert labels.classes == ["dog", "cat"]
+    assert positives(labels) == {"val2014/a.jpg": {"cat", "dog"}, "data/b.jpg": set()}
+    said = notes(labels)
+    assert "crowds, which count as their class: 1" in said
+    assert "images without annotations, which have no class: 1" in said
+    for place in (tmp_path / "annotations" / "instances_val.json", tmp_path):
+        assert f"read as coco:{place}" in notes(read_truth(str(place)))  # without the prefix
+
+
+def test_a_split_chooses_one_of_several_coco_files(tmp_path):
+    file = gappy_coco(tmp_path)
+    write(file.with_name("instances_train.json"), "{}")
+    refused(lambda: read_truth(f"coco:{tmp_path}"), "2 COCO files", "instances_val.json")
+    assert len(read_truth(f"coco:{tmp_path}:val")) == 2
+
+
+def test_images_that_list_their_negative_categories_are_unknown_elsewhere(tmp_path):
+    images = [
+        {"id": 7, "file_name": "a.jpg", "neg_category_ids": [4]},
+        {"id": 8, "file_name": "b.jpg", "neg_category_ids": []},
+    ]
+    annotations = [{"image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 1]}]
+    labels = read_truth(f"coco:{gappy_coco(tmp_path, images=images, annotations=annotations)}")
+    assert row(labels, "a.jpg") == {"dog": 1, "cat": 0} and row(labels, "b.jpg") == {}
 
 
 # -- NUS-WIDE
@@ -231,18 +288,14 @@ def test_a_damaged_nuswide_is_refused_with_the_file_name(nuswide):
 
 
 def test_read_truth_reads_every_kind_of_source(voc, coco, nuswide, tmp_path):
-    assert len(read_truth(f"voc:{voc}")) == 3 and len(read_truth(f"voc:{voc}:val")) == 2
+    assert len(read_truth(f"voc:{voc}")) == 3 and len(read_truth(f"voc:{voc}:val")) == 3
     assert len(read_truth(f"coco:{coco}")) == 3
     assert len(read_truth(f"nuswide:{nuswide}")) == 3 and len(read_truth(f"nuswide:{nuswide}:test")) == 1
     for suffix in (".csv", ".pt", ".jsonl", ".json"):
         write_labels(Labels(["a"], ["x"], torch.ones(1, 1)), tmp_path / f"t{suffix}")
         assert read_truth(str(tmp_path / f"t{suffix}")).paths == ["a"]
-
-
-def test_read_truth_allows_a_colon_in_a_folder_name(voc, tmp_path):
-    odd = tmp_path / "a:b"
-    voc.rename(odd)
-    assert len(read_truth(f"voc:{odd}")) == 3 and len(read_truth(f"voc:{odd}:val")) == 2
+    odd = voc.rename(tmp_path / "a:b")
+    assert len(read_truth(f"voc:{odd}")) == 3 and len(read_truth(f"voc:{odd}:val")) == 3
 
 
 @pytest.mark.parametrize(
@@ -258,113 +311,6 @@ def test_the_real_table_of_voc_labels_has_the_classes_of_voc():
     truth = read_labels(SHARED / "truth_test.csv")
     assert truth.classes == VOC and len(truth) == 900
     assert set(truth.scores.unique().tolist()) <= {0.0, 1.0}
-
-
-# -- as they are found: parts missing, other line ends, other names
-
-
-def row(labels, path):
-    """{class: score} of one photo, unknown classes left out."""
-    scores = labels.scores[labels.paths.index(path)].tolist()
-    return {name: score for name, score in zip(labels.classes, scores, strict=True) if not math.isnan(score)}
-
-
-def positives(labels):
-    return {path: present(labels, path) for path in labels.paths}
-
-
-def notes(found):
-    return " | ".join(found.meta["notes"])
-
-
-def write(file, text):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return file
-
-
-def xml(*objects, name=""):
-    inside = "".join(f"<object><name>{each}</name></object>" for each in objects)
-    return f'<?xml version="1.0"?>\r\n<annotation>\r\n<filename>{name}</filename>{inside}</annotation>\r\n'
-
-
-@pytest.fixture
-def small_voc(tmp_path):
-    home = tmp_path / "VOC2007"
-    write(home / "Annotations" / "000001.xml", xml("dog"))
-    write(home / "Annotations" / "000002.xml", xml())
-    write(home / "ImageSets" / "Main" / "val.txt", "000001.jpg\r\nJPEGImages/000002.JPG\r\n\r\n000003\r\n")
-    return home
-
-
-def test_a_voc_photo_without_xml_is_unknown_and_counted(small_voc):
-    labels = read_truth(f"voc:{small_voc}:val.txt")
-    assert labels.paths == ["000001.jpg", "000002.jpg", "000003.jpg"]
-    assert row(labels, "000003.jpg") == {} and len(row(labels, "000002.jpg")) == 20
-    assert "photos without an XML file, unknown and not negative: 1 (first: 000003.jpg)" in notes(labels)
-
-
-def test_voc_photos_with_another_suffix(small_voc):
-    write(small_voc / "JPEGImages" / "000001.png", b"")
-    labels = read_truth(str(small_voc))
-    assert labels.paths == ["000001.png", "000002.jpg"] and f"read as voc:{small_voc}" in notes(labels)
-
-
-def test_a_folder_of_xml_files_beside_their_photos_has_its_own_classes(tmp_path):
-    write(tmp_path / "a.xml", xml("helmet", "person", name="a.PNG"))
-    write(tmp_path / "b.xml", xml(name="b.jpg"))
-    labels = read_truth(f"voc:{tmp_path}")
-    assert labels.classes == ["helmet", "person"] and positives(labels) == {
-        "a.PNG": {"helmet", "person"},
-        "b.jpg": set(),
-    }
-    assert "classes that are not VOC's 20" in notes(labels)
-
-
-def gappy_coco(tmp_path, **change):
-    content = {
-        "images": [{"id": 7, "file_name": "val2014\\a.jpg"}, {"id": "x", "file_name": "/data/b.jpg"}],
-        "categories": [{"id": 90, "name": "cat"}, {"id": 3, "name": "dog"}, {"id": 4, "name": "cat"}],
-        "annotations": [
-            {"image_id": 7, "category_id": 90, "iscrowd": 1, "segmentation": {"counts": "abc", "size": [1, 1]}},
-            {"image_id": 7, "category_id": 3, "bbox": [], "segmentation": [[0, 0, 1, 1]]},
-            {"image_id": 7, "category_id": 3, "bbox": [5, 5, 0, 2]},
-            {"image_id": 7, "category_id": 3, "bbox": [5, 5, 1, 2]},
-        ],
-    }
-    return write(tmp_path / "annotations" / "instances_val.json", json.dumps(content | change))
-
-
-def test_coco_with_gaps_in_its_ids_crowds_and_folders_in_its_names(tmp_path):
-    labels = read_truth(f"coco:{gappy_coco(tmp_path)}")
-    assert labels.classes == ["dog", "cat"]
-    assert positives(labels) == {"val2014/a.jpg": {"cat", "dog"}, "data/b.jpg": set()}
-    said = notes(labels)
-    assert "crowds, which count as their class: 1" in said
-    assert "images without annotations, which have no class: 1" in said
-
-
-def test_a_coco_file_or_folder_is_recognised_without_its_prefix(tmp_path):
-    file = gappy_coco(tmp_path)
-    for place in (file, tmp_path):
-        assert f"read as coco:{place}" in notes(read_truth(str(place)))
-
-
-def test_a_split_chooses_one_of_several_coco_files(tmp_path):
-    file = gappy_coco(tmp_path)
-    write(file.with_name("instances_train.json"), "{}")
-    refused(lambda: read_truth(f"coco:{tmp_path}"), "2 COCO files", "instances_val.json")
-    assert len(read_truth(f"coco:{tmp_path}:val")) == 2
-
-
-def test_images_that_list_their_negative_categories_are_unknown_elsewhere(tmp_path):
-    images = [
-        {"id": 7, "file_name": "a.jpg", "neg_category_ids": [4]},
-        {"id": 8, "file_name": "b.jpg", "neg_category_ids": []},
-    ]
-    annotations = [{"image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 1]}]
-    labels = read_truth(f"coco:{gappy_coco(tmp_path, images=images, annotations=annotations)}")
-    assert row(labels, "a.jpg") == {"dog": 1, "cat": 0} and row(labels, "b.jpg") == {}
 
 
 def test_nuswide_with_its_concepts_file_other_letter_case_and_drive_letters(tmp_path):
@@ -423,21 +369,15 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "{}"><!ENTITY c "&b;&b;">]><annotation>&c;</anno
 FETCH = (
     '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation><object><name>&b;</name></object></annotation>'
 )
-HOSTILE_XML = [
-    BOMB, FETCH, BOMB.encode("utf-16"), "<annotation>&b;</annotation>", "<a>" * 100_000, "<a>" * 100_000 + "</a>" * 100_000,
-    '<?xml version="1.0" encoding="cp037"?><annotation/>', '<?xml version="1.0" encoding="nonsense"?><annotation/>',
-    '<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE a><annotation/>', b"\xff\xfe", "<annotation\0/>",
-]  # fmt: skip
-NAMES = ["../../etc/passwd", "a\0b", "..", "", "a" * 300, "é/ü.jpg"]
+HOSTILE_XML = [BOMB, FETCH, BOMB.encode("utf-16"), "<annotation>&b;</annotation>", "<a>" * 100_000, "<annotation\0/>",
+               '<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE a><annotation/>']  # fmt: skip
+NAMES = ["../../etc/passwd", "a\0b", "a" * 300]
 
 
 @pytest.mark.parametrize("text", HOSTILE_XML, ids=range(len(HOSTILE_XML)))
-def test_hostile_xml_is_refused_or_empty(small_voc, text):
-    write(small_voc / "Annotations" / "000001.xml", text)
-    try:
-        assert "root:" not in str(read_truth(f"voc:{small_voc}").classes)
-    except InputError as error:
-        assert "\n" not in str(error) and "000001.xml" in str(error)
+def test_hostile_xml_is_refused(voc, text):
+    file = write(voc / "Annotations" / "2008_000001.xml", text)
+    refused(lambda: read_truth(f"voc:{voc}"), file)
 
 
 def damaged(data, chance):
@@ -448,11 +388,10 @@ def damaged(data, chance):
                           data.replace(chance.choice([b"a", b"1", b"cat", b"7"]), piece)])  # fmt: skip
 
 
-def test_damaged_files_raise_only_input_errors_of_one_line(small_voc, nuswide, tmp_path):
-    write(small_voc / "ImageSets" / "Main" / "cat_val.txt", "000001 1\n")
+def test_damaged_files_raise_only_input_errors_of_one_line(voc, nuswide, tmp_path):
     gappy_coco(tmp_path / "c")
     chance, refusals = random.Random(0), 0
-    for spec in (f"voc:{small_voc}:val", f"coco:{tmp_path / 'c'}", f"nuswide:{nuswide}"):
+    for spec in (f"voc:{voc}:val", f"coco:{tmp_path / 'c'}", f"nuswide:{nuswide}"):
         files = [file for file in Path(spec.split(":")[1]).rglob("*") if file.suffix in (".xml", ".txt", ".json")][:12]
         for _ in range(60):
             file = chance.choice(files)

@@ -149,15 +149,6 @@ def test_an_ordinary_user_in_a_read_only_folder_gets_one_line_and_nothing_change
     assert sorted(os.listdir(folder)) == sorted(OLD) and (folder / "old.pt").read_text() == "earlier"
 
 
-def test_a_full_disk_behind_stdout_is_one_line_and_a_failure(inputs):
-    if not os.path.exists("/dev/full"):
-        pytest.skip("this system has no /dev/full")
-    command = [sys.executable, "-m", "mlclip", "predict", "photos", "--model", "model.pt", "--workers", "0", "-q"]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(command, cwd=inputs, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "mlclip: the output cannot be written: No space left on device\n")
-
-
 # Paths in tables
 
 
@@ -187,7 +178,7 @@ def test_on_windows_a_drive_a_share_or_a_backslash_does_not_lead_out_either(path
     assert photo_file("C:\\Photos", "c:\\photos\\1.jpg", system=ntpath) == "c:\\photos\\1.jpg"
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".csv", ".json", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".pt", ".csv"])
 @pytest.mark.parametrize("path", ["../secret.png", "ABSOLUTE", "photos/../../secret.png", "C:\\..\\secret.png"])
 def test_labels_with_paths_out_of_their_folder_read_no_photo(inputs, capfd, monkeypatch, suffix, path):
     folder = inputs / "photos"

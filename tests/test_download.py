@@ -110,18 +110,12 @@ def test_a_truncated_file_is_refused_with_both_hashes_and_not_changed(server):
     assert "Delete it" in line and server.requests == [] and entry.path.stat().st_size == 1000
 
 
-@pytest.mark.parametrize("status", [403, 404])
-def test_a_file_missing_on_the_server_is_reported_immediately_with_url_and_path(server, status):
+@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (404, 1), (503, FAILURES)])
+def test_a_missing_file_is_reported_at_once_and_a_server_error_is_retried(server, status, attempts):
     server.status = status
     entry = server.entry()
     line = refused(entry)
-    assert str(status) in line and entry.url in line and str(entry.path) in line and len(server.requests) == 1
-
-
-def test_a_server_error_is_retried_a_few_times(server):
-    server.status = 503
-    assert "503" in refused(server.entry())
-    assert len(server.requests) == FAILURES
+    assert str(status) in line and entry.url in line and str(entry.path) in line and len(server.requests) == attempts
 
 
 def test_without_network_the_error_names_the_url_and_the_path_for_a_manual_copy(monkeypatch):

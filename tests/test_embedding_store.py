@@ -13,8 +13,9 @@ from mlclip.config import InputError, PseudolabelConfig
 from mlclip.images import Photo
 from mlclip.teacher import store as store_module
 from mlclip.teacher.cache import StoreInfo, clear_stores, list_stores
+from mlclip.teacher.encode import StoredViews
 from mlclip.teacher.label import label_by_ccd, label_by_cdul, label_by_centring
-from mlclip.teacher.store import LOCK, MANIFEST, Key, Store, StoredViews, default_store
+from mlclip.teacher.store import LOCK, MANIFEST, Key, Store, default_store
 
 PHOTOS = [Photo(f"{n:02d}.jpg", f"/photos/{n:02d}.jpg", size=n, mtime_ns=1) for n in range(40)]
 DIMENSIONS, SHARD = 16, 15  # shards of 15, 15 and 10 photos
@@ -54,14 +55,15 @@ def disk_reads(monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_one_labelling_reads_every_shard_from_disk_once(method, tmp_path, disk_reads):
+def test_one_labelling_reads_every_shard_once_and_above_the_memory_limit_in_every_pass_with_equal_labels(
+    method, tmp_path, disk_reads
+):
     store = make_store(tmp_path / "s", METHODS[method][0])
-    label(method, Store(store.folder, store.key))
+    kept, kept_summary = label(method, store)
     assert sorted(disk_reads) == [f"shard-{n:06d}-0.pt" for n in range(3)]
-
-
-def test_shards_above_the_memory_limit_are_read_again_in_every_pass(tmp_path, disk_reads):
-    store = make_store(tmp_path / "s")
+    for limit in (0, SHARD * store.key.vectors * DIMENSIONS * 2):
+        streamed, summary = label(method, store, memory_limit=limit)
+        assert torch.equal(kept, streamed) and summary == kept_summary
     two_shards = 2 * SHARD * store.key.vectors * DIMENSIONS * 2  # bytes in half precision
     for limit, expected in ((0, [3, 3, 3]), (two_shards, [1, 1, 3]), (2 * two_shards, [1, 1, 1])):
         views = StoredViews(store, PHOTOS, memory_limit=limit)
@@ -69,15 +71,6 @@ def test_shards_above_the_memory_limit_are_read_again_in_every_pass(tmp_path, di
         for _ in range(3):
             assert sum(len(rows) for rows, _ in views) == len(views) == len(PHOTOS)
         assert [disk_reads.count(f"shard-{n:06d}-0.pt") for n in range(3)] == expected
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_labels_from_memory_and_from_disk_are_equal_to_the_bit(method, tmp_path):
-    store = make_store(tmp_path / "s", METHODS[method][0])
-    kept, kept_summary = label(method, store)
-    for limit in (0, SHARD * store.key.vectors * DIMENSIONS * 2):
-        streamed, summary = label(method, store, memory_limit=limit)
-        assert torch.equal(kept, streamed) and summary == kept_summary
 
 
 def test_every_pass_gives_the_same_batches_in_float32_with_their_rows(tmp_path):
@@ -93,7 +86,7 @@ def test_every_pass_gives_the_same_batches_in_float32_with_their_rows(tmp_path):
 
 
 def test_batches_do_not_depend_on_the_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlclip.teacher.store.BATCH_VECTORS", 30)
+    monkeypatch.setattr("mlclip.teacher.encode.BATCH_VECTORS", 30)
     views = StoredViews(make_store(tmp_path / "s"), PHOTOS)
     sizes = [len(rows) for rows, _ in views]
     assert len(set(sizes[:-1])) == 1 and sizes[0] == 30 // sum(views.sizes) and sum(sizes) == len(PHOTOS)
@@ -113,8 +106,8 @@ def test_all_stores_in_the_cache_are_listed_with_their_facts(own_cache, tmp_path
     infos = {info.path: info for info in list_stores()}
     assert set(infos) == {first.folder, second.folder}
     size = sum(file.stat().st_size for file in first.folder.iterdir())
-    assert infos[first.folder] == StoreInfo(first.folder, size, len(PHOTOS), "ab" * 32, (1, 3), complete=False)
-    assert infos[second.folder].complete and infos[second.folder].grids == (1,)
+    assert infos[first.folder] == StoreInfo(first.folder, size, len(PHOTOS), complete=False)
+    assert infos[second.folder].complete
 
 
 def test_a_damaged_store_is_listed_and_can_be_cleared(own_cache):
@@ -123,7 +116,7 @@ def test_a_damaged_store_is_listed_and_can_be_cleared(own_cache):
     shard.write_bytes(shard.read_bytes()[:500])
     (store.folder / MANIFEST).write_text("{")
     [info] = list_stores()
-    assert (info.photos, info.sha256, info.grids, info.complete) == (len(PHOTOS) - SHARD, "", (), False)
+    assert (info.photos, info.complete) == (len(PHOTOS) - SHARD, False)
     clear_stores([info])
     assert not store.folder.exists()
 
@@ -162,7 +155,7 @@ def test_clearing_refuses_a_folder_that_is_not_a_store_and_a_link_to_one(own_cac
     (tmp_path / "link").symlink_to(store.folder)
     for folder in ("photos", "missing", "link"):
         with pytest.raises(InputError, match="is not an embedding store"):
-            clear_stores([StoreInfo(tmp_path / folder, 0, 0, "", (), complete=True)])
+            clear_stores([StoreInfo(tmp_path / folder, 0, 0, complete=True)])
     assert (tmp_path / "photos" / "shard-000000-0.pt").exists() and len(list(store.folder.iterdir())) == 5
 
 

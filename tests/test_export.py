@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from mlclip.cli import _status
-from mlclip.config import ARCHS, InputError, OptionError
+from mlclip.clip import read_state_dict
+from mlclip.config import ARCHS, CLIP_ARCH, InputError, OptionError
 from mlclip.images import find_images
 from mlclip.student import export
 from mlclip.student.checkpoint import Checkpoint, save_checkpoint
 from mlclip.student.export import export_onnx
-from mlclip.student.model import Classifier
+from mlclip.student.model import Classifier, clip_trunk
 from mlclip.student.onnx_model import load_onnx
 from mlclip.student.predict import fold_batch_norm, predict
 
@@ -129,10 +130,11 @@ main(sys.argv[1:])
 # --- prediction with PyTorch ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_folding_batch_norms_into_convolutions_keeps_the_scores(arch):
+@pytest.mark.parametrize("arch", [*ARCHS, CLIP_ARCH])
+def test_folding_batch_norms_into_convolutions_keeps_the_scores(arch, clip_file):
     torch.manual_seed(0)
-    model = Classifier(arch, ["cat", "dog"], 64)
+    trunk = clip_trunk(read_state_dict(clip_file), "small.pt") if arch == CLIP_ARCH else None
+    model = Classifier(arch, ["cat", "dog"], 64, trunk=trunk)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -144,18 +146,6 @@ def test_folding_batch_norms_into_convolutions_keeps_the_scores(arch):
         assert torch.allclose(folded(pixels).sigmoid(), model(pixels).sigmoid(), atol=1e-5)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     assert all(map(torch.equal, model.state_dict().values(), before.values()))  # the model itself does not change
-
-
-def test_folding_works_for_the_image_resnet_of_clip(clip_file):
-    from mlclip.clip import read_state_dict
-    from mlclip.student.model import CLIP_ARCH, clip_trunk
-
-    model = Classifier(CLIP_ARCH, ["cat"], 64, trunk=clip_trunk(read_state_dict(clip_file), "small.pt")).eval()
-    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    with torch.inference_mode():
-        folded = fold_batch_norm(model)
-        assert torch.allclose(folded(pixels), model(pixels), atol=1e-5)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
 
 
 def test_predictions_do_not_depend_on_batches_or_threads(checkpoint, photos):

@@ -12,10 +12,10 @@ from mlclip.clip import load_clip
 from mlclip.config import OptionError
 from mlclip.images import find_images
 from mlclip.teacher import scoring
-from mlclip.teacher.encode import embed_views_and_cells, encoded_views
+from mlclip.teacher.encode import StoredViews, embed_views_and_cells, encoded_views
 from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher, choose_precision, cpu_bf16_is_faster
-from mlclip.teacher.store import MANIFEST, StoredViews
+from mlclip.teacher.store import MANIFEST
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -43,30 +43,21 @@ def test_a_precision_that_is_asked_for_is_taken_or_refused(encoder):
         choose_precision("half", CPU, encoder)
 
 
-@pytest.mark.parametrize(("avx512", "amx"), [(True, False), (False, True), (False, False)])
-def test_the_instructions_of_the_cpu_decide_and_not_how_busy_it_is(monkeypatch, avx512, amx):
+@pytest.mark.parametrize(
+    ("avx512", "amx", "allowed", "faster"),
+    [
+        *((True, False, "", True), (False, True, "", True), (False, False, "", False)),
+        *((True, False, name, True) for name in ("all", "AVX512_CORE_BF16", "AVX512_CORE_AMX")),
+        *((True, False, name, False) for name in ("AVX512_CORE", "AVX2")),
+    ],
+)
+def test_the_instructions_that_onednn_may_use_decide_and_not_how_busy_the_cpu_is(
+    monkeypatch, avx512, amx, allowed, faster
+):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    assert cpu_bf16_is_faster.__wrapped__() == (avx512 or amx)
-
-
-@pytest.mark.parametrize(
-    ("name", "faster"),
-    [
-        ("", True),
-        ("all", True),
-        ("AVX512_CORE_BF16", True),
-        ("AVX512_CORE_AMX", True),
-        ("AVX512_CORE", False),
-        ("AVX2", False),
-    ],
-)
-def test_bf16_is_not_faster_where_onednn_may_not_use_its_instructions(monkeypatch, name, faster):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", name)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
     assert cpu_bf16_is_faster.__wrapped__() == faster
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not cpu_bf16_is_faster.__wrapped__()

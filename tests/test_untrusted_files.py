@@ -13,11 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
-from PIL import Image
 from small_onnx import write_small_onnx
 
 import mlclip
-from mlclip import cli, files
+from mlclip import files
 from mlclip.clip.weights import read_state_dict
 from mlclip.config import InputError, TrainConfig
 from mlclip.labels.table import Labels, read_labels, write_labels
@@ -357,27 +356,6 @@ def test_a_file_system_without_locks_does_not_lock(tmp_path, monkeypatch):
         with files.locked(tmp_path / "lock", "x"):
             assert (tmp_path / "lock").exists()
         assert not (tmp_path / "lock").exists()
-
-
-# Messages
-
-
-def test_escapes_and_newlines_of_file_names_do_not_reach_the_terminal(tmp_path, capfd, monkeypatch, model_file):
-    model = model_file()
-    folder = tmp_path / "evil\x1b[2J\nfolder"
-    folder.mkdir()
-    Image.new("RGB", (30, 30)).save(folder / "a\x1b[31m\n.jpg")
-    (folder / "b\x1b[31m\n.jpg").write_text("not a photo")
-    for arguments in (
-        ["predict", str(folder), "--model", str(model), "--workers", "0", "--device", "cpu"],
-        ["predict", str(folder / "missing\x1b[2J"), "--model", str(model)],
-        ["predict", str(folder), "--model", str(folder / "no\x1b[2J.pt")],
-        ["train", "--labels", str(folder / "no\x1b[2J.pt")],
-        ["evaluate", "--labels", str(folder / "no\x1b[2J.csv"), "--truth", str(folder / "no\x1b[2J.csv")],
-    ):
-        assert cli._status(arguments) in (1, 2, 3)
-        out, err = capfd.readouterr()
-        assert "\x1b" not in out + err and "\\x1b[" in out + err and "\n.jpg" not in out + err
 
 
 def test_onnxruntime_does_not_print_about_a_damaged_model(tmp_path, capfd):

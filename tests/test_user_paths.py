@@ -21,7 +21,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mlclip.config import PseudolabelConfig
 from mlclip.demo import write_scenes
 from mlclip.images import PhotoViews, find_images, photo_batches
 from mlclip.images.views import in_threads, read_batches
@@ -82,7 +81,8 @@ def labelled(tmp_path_factory) -> Path:
     """A folder with imgs/, truth.csv and labels.pt, and the cache of the command that labelled them."""
     folder = tmp_path_factory.mktemp("labelled")
     draw_photos(folder)
-    done = run("pseudolabel", "imgs", "--clip", "tiny", folder=folder, status=3, MLCLIP_CACHE=str(folder / "cache"))
+    cache = {"MLCLIP_CACHE": str(folder / "cache")}
+    done = run("pseudolabel", "imgs", "--clip", "tiny", folder=folder, status=3, program=STRICT, **cache)
     assert lists_the_damaged_photo(done)
     return folder
 
@@ -117,20 +117,16 @@ def same(first: Path, second: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("method", PseudolabelConfig.METHODS)
+@pytest.mark.parametrize(
+    "method", ["cdul", "ccd", "centred"]
+)  # dense, the default for this CLIP, made the labels of `here`
 def test_every_method_labels_the_photos_and_lists_the_damaged_one(method, here):
-    done = run(
-        *("pseudolabel", "imgs", "--clip", "tiny", "--method", method, "-o", "new.pt"),
-        folder=here,
-        status=3,
-        program=STRICT if method == "dense" else MLCLIP,
-    )
-    assert lists_the_damaged_photo(done)
+    command = ["pseudolabel", "imgs", "--clip", "tiny", "--method", method, "-o", "new.pt"]
+    assert lists_the_damaged_photo(run(*command, folder=here, status=3))
     assert torch.load(here / "new.pt", weights_only=True)["paths"] == READABLE
-    with open(here / "new.skipped.csv", newline="") as file:
-        assert [row["path"] for row in csv.DictReader(file)] == ["damaged.jpg"]
-    if method == "dense":  # the default for this CLIP
-        assert same(here / "new.pt", here / "labels.pt")
+    for name in ("new.skipped.csv", "labels.skipped.csv"):
+        with open(here / name, newline="") as file:
+            assert [row["path"] for row in csv.DictReader(file)] == ["damaged.jpg"]
 
 
 def interrupt_after_first_epoch(*args: str, folder: Path) -> str:
@@ -152,17 +148,15 @@ def interrupt_after_first_epoch(*args: str, folder: Path) -> str:
     return "".join(lines)
 
 
-@pytest.mark.parametrize("method", ["fixed", "probe", "cdul", "ccd"])  # consistent is ccd without its label update
-def test_a_training_with_every_method_and_the_same_one_interrupted_and_resumed(method, here):
+@pytest.mark.parametrize("method", ["cdul", "ccd"])  # `fixed` and `consistent` are these without their label updates
+def test_a_training_and_the_same_one_interrupted_and_resumed(method, here):
     done = run("train", "--method", method, *STUDENT, folder=here, program=STRICT if method == "ccd" else MLCLIP)
     assert b"next: mlclip predict PHOTO" in done.stderr
     again = ["train", "--method", method, *STUDENT, "-o", "again.pt"]
-    if method != "probe":  # it has no epochs
-        said = interrupt_after_first_epoch(*again, folder=here)
-        assert "Traceback" not in said
-        assert "finished work is kept: add --resume to continue" in said
+    said = interrupt_after_first_epoch(*again, folder=here)
+    assert "Traceback" not in said and "finished work is kept: add --resume to continue" in said
     done = run(*again, "--resume", folder=here)
-    assert method == "probe" or b"continuing after epoch" in done.stderr
+    assert b"continuing after epoch" in done.stderr
     assert same(here / "model.pt", here / "again.pt")
 
 
@@ -189,13 +183,7 @@ def test_a_model_predicts_draws_is_calibrated_and_measured_and_a_page_is_made(tr
     run("report", "--labels", "labels.pt", folder=folder)
     assert "animated.gif" in (folder / "report.html").read_text()
     run("review", "--model", "model.pt", folder=folder, status=3)
-    run(
-        "predict",
-        "imgs/animated.gif",
-        "imgs/turned.jpg",
-        folder=folder,
-        program=STRICT,
-    )
+    run("predict", "imgs/animated.gif", "imgs/turned.jpg", folder=folder, program=STRICT)
 
 
 def test_torchrun_labels_and_trains_without_restarts_though_a_photo_is_damaged(tmp_path):
@@ -204,7 +192,7 @@ def test_torchrun_labels_and_trains_without_restarts_though_a_photo_is_damaged(t
     assert b"  damaged.jpg: " in done.stderr
     assert torch.load(tmp_path / "labels.pt", weights_only=True)["paths"] == READABLE
     run("train", *STUDENT, folder=tmp_path, program=TORCHRUN)
-    run("predict", "imgs/cmyk.jpg", folder=tmp_path)
+    assert (tmp_path / "model.pt").is_file()
 
 
 # The commands below predict with model.onnx: it starts without torch, and its output takes the same way.
@@ -224,7 +212,7 @@ def many_photos(trained, tmp_path) -> Path:
 PREDICT = ["predict", "imgs", "--model", "model.onnx", "--format"]
 
 
-@pytest.mark.parametrize(("form", "unbuffered"), [("table", "1"), ("json", "1"), ("jsonl", ""), ("csv", "1")])
+@pytest.mark.parametrize(("form", "unbuffered"), [("table", "1"), ("json", "1"), ("jsonl", "")])
 def test_a_full_disk_is_an_error_of_one_line_and_a_pipe_gets_all(form, unbuffered, many_photos):
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
@@ -238,7 +226,7 @@ def test_a_full_disk_is_an_error_of_one_line_and_a_pipe_gets_all(form, unbuffere
 
 @pytest.mark.parametrize(
     ("form", "encoding"),
-    [("table", "ascii"), ("table", "latin-1"), ("table", None), ("json", "cp1252"), ("csv", "cp1252")],
+    [("table", "ascii"), ("table", None), ("csv", "cp1252")],
 )
 def test_a_terminal_that_cannot_show_a_name_gets_the_rest(form, encoding, many_photos):
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} if encoding is None else {}

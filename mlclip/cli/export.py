@@ -106,7 +106,7 @@ def _table(tool, file, root, threshold, url_prefix, output, overwrite, progress)
 def _model(model, output, variant, photos, overwrite, progress) -> int:
     from ..files import check_output
     from ..images import find_images
-    from ..labels.corrections import write_thresholds
+    from ..labels.class_files import write_thresholds
     from ..student.checkpoint import hand_over, load_checkpoint
     from ..student.export import export_onnx
 

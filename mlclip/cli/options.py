@@ -96,7 +96,7 @@ threshold = click.option(
 
 def thresholds_of(given: str | None, classes: Sequence[str], defaults: Sequence[float]) -> list[float]:
     """One threshold per class: the number or the file of --threshold, else `defaults`."""
-    from ..labels.corrections import read_thresholds
+    from ..labels.class_files import read_thresholds
 
     if given is None:
         return list(defaults)

@@ -236,13 +236,12 @@ def _has_suffix(name: str) -> bool:
 def _what_is(path: str) -> str:
     """What `path` is, if it is not a regular file."""
     try:
-        mode = os.stat(path).st_mode
+        os.stat(path)
+        return "a named pipe or a device, not a file"
     except PermissionError:
         return "in a folder without read permission"
     except OSError:
         return "a broken link" if os.path.islink(path) else "not found"
-    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def _common_folder(folders: Iterable[str]) -> str:

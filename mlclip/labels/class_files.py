@@ -1,48 +1,62 @@
-"""Class files -> one entry `label` or `label = prompt name` per class: lines, JSON, or YAML with PyYAML. No torch here."""
+"""Class files -> classes: lines `label` or `label = prompt name`, JSON, or YAML with PyYAML. No torch here.
+
+A file of thresholds has lines `class,threshold`, or an object {class: threshold} if its name ends in .json.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
-import unicodedata
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from ..config import InputError
-from ..files import parse_json
-from .sheet import RECIPES
+from ..files import existing_file, parse_json
+from ..spelling import did_you_mean, shorten
+from .class_tree import ClassList, clean_name, named_classes
+from .sheet import (
+    RECIPES,
+    check_names,
+    is_valid_text,
+    json_in,
+    load_text,
+    number_in,
+    read_sheet,
+    save_csv,
+    save_text,
+)
 
-_DROPPED = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width: space, word joiner, byte-order mark
-_ENDS = "\u200c\u200d\u200e\u200f"  # joiners and direction marks; inside a name they have a meaning
 _COMMENT = re.compile(r"(?<!\s)\s+#\s.*$")
 _NUMBERED = re.compile(r"\(?(\d{1,6})(?:[.):,;]\s*|\s+)(\S.{0,999})")  # `1. cat`, `(1) cat`, `0: cat`, `0 cat`, `0,cat`
-_MARKED = re.compile(
-    r"""[-*•]\s.*|(["']).*\1,?|n\d{8}\s.*|/m/\w+,.*"""
-)  # a bullet, quotes, an id of WordNet or Open Images
+# A bullet, quotes, an id of WordNet or Open Images.
+_MARKED = re.compile(r"""[-*•]\s.*|(["']).*\1,?|n\d{8}\s.*|/m/\w+,.*""")
 _GROUP = re.compile(r"exclusive\s*:(.*)", re.IGNORECASE)
 
 
-class ClassFile(NamedTuple):
-    """`entries` are `label` or `label = prompt name`, `groups` the names in lines `exclusive: a, b`; `notes` are sentences."""
+def read_class_file(path: str) -> ClassList:
+    """The classes in a class file: JSON, YAML with `names:`, or one name per line. InputError for another content."""
+    text, remedy = load_text(Path(path)), "Give a UTF-8 text file with one class name per line."
+    if not is_valid_text(text):
+        raise InputError(f"{path} is not UTF-8 text. {remedy}")
+    if any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
+        raise InputError(f"{path} is a binary file. {remedy}")
+    return read_class_text(text, path)
 
-    entries: list[str]
-    groups: list[list[str]]
-    notes: list[str]
 
+def read_class_text(text: str, source: str) -> ClassList:
+    """The classes in the text of a class file. `source` is its name, for messages and for its suffix.
 
-def read_class_text(text: str, source: str) -> ClassFile:
-    """The classes in the text of a class file: JSON, YAML with `names:`, or one name per line.
-
-    `source` is the file's name, for messages and for its suffix. Raises InputError for another content.
-
-    >>> read_class_text("1. cat\\n2. dog\\n", "c.txt")
-    ClassFile(entries=['cat', 'dog'], groups=[], notes=['the lines are numbered: the numbers are left out'])
-    >>> read_class_text("3 wheeler\\n4 wheeler\\n", "c.txt").entries
-    ['3 wheeler', '4 wheeler']
+    >>> read_class_text("1. cat\\n2. dog\\n", "c.txt").notes
+    ['c.txt: the lines are numbered: the numbers are left out']
+    >>> read_class_text("3 wheeler\\n4 wheeler\\n", "c.txt")
+    {'3 wheeler': '3 wheeler', '4 wheeler': '4 wheeler'}
     """
-    suffix = source.lower().rpartition(".")[2]
+    suffix, name = source.lower().rpartition(".")[2], os.path.basename(source)
     if suffix == "json" or text.lstrip()[:1] in ("[", "{"):
         try:
-            return ClassFile(_from_content(parse_json(text), source), [], ["the classes are read as JSON"])
+            return named_classes(_from_content(parse_json(text), source), source, (), [f"{name}: read as JSON"])
         except ValueError as error:
             if suffix == "json":
                 raise InputError(f"{source} is not JSON ({str(error)[:80]}). Write a list of names.") from error
@@ -55,19 +69,9 @@ def read_class_text(text: str, source: str) -> ClassFile:
             raise InputError(f"{source} is YAML, which needs PyYAML: pip install pyyaml.") from error
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise InputError(f"{source} is not YAML ({' '.join(str(error).split())[:80]}). Correct it.") from error
-        return ClassFile(_from_content(content, source), [], ["the classes are read as YAML"])
-    return _from_lines(text, source)
-
-
-def clean_name(text: str) -> str:
-    """A name in Unicode's composed form (NFC), with ordinary spaces, and without invisible characters around it.
-
-    >>> clean_name(" cafe\\u0301\\u00a0noir\\u200b ") == "caf\\u00e9 noir"
-    True
-    """
-    text = unicodedata.normalize("NFC", text).translate(_DROPPED)
-    text = "".join(" " if unicodedata.category(c) == "Zs" else c for c in text)
-    return text.strip().strip(_ENDS).strip()
+        return named_classes(_from_content(content, source), source, (), [f"{name}: read as YAML"])
+    lines, groups, notes = _from_lines(text, source)
+    return named_classes(lines, source, groups, [f"{name}: {note}" for note in notes])
 
 
 def _from_content(content: Any, source: str) -> list[str]:
@@ -96,7 +100,8 @@ def _texts(names: Iterable[Any], source: str) -> list[str]:
     return [re.sub(r"([\\=>])", r"\\\1", name) for name in names]
 
 
-def _from_lines(text: str, source: str) -> ClassFile:
+def _from_lines(text: str, source: str) -> tuple[list[str], list[list[str]], list[str]]:
+    """The entries, the names in each line `exclusive: a, b`, and sentences about how the lines were read."""
     lines, groups, notes = [], [], []
     for line in text.splitlines():
         line = clean_name(line)
@@ -124,4 +129,55 @@ def _from_lines(text: str, source: str) -> ClassFile:
     tabbed = next((line for line in lines if "\t" in line), None)
     if tabbed is not None:
         raise InputError(f"{source} has a tab inside {tabbed!r:.60}. Write a space, or `label = prompt name`.")
-    return ClassFile(lines, groups, notes)
+    return lines, groups, notes
+
+
+# Thresholds
+
+
+def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[float]) -> None:
+    """Write one threshold per class."""
+    if path.suffix.lower() == ".json":
+        save_text(json.dumps(dict(zip(classes, thresholds, strict=True)), indent=1, ensure_ascii=False), path)
+    else:
+        rows = [[name, f"{value:.9g}"] for name, value in zip(classes, thresholds, strict=True)]
+        save_csv([["class", "threshold"], *rows], path)
+
+
+def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]) -> list[float]:
+    """The thresholds of `classes` from a file of `write_thresholds`; a class that the file does not name gets its `default`.
+
+    Raises InputError for a class that is not in `classes`, a duplicate class, or a threshold that is not a number in [0, 1].
+    """
+    existing_file(path, "`mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit.")
+    if path.suffix.lower() == ".json":
+        content = json_in(load_text(path), path)
+        if not isinstance(content, dict):
+            raise InputError(f'{path} contains no thresholds. Write an object such as {{"cat": 0.4, "dog": 0.6}}.')
+        cells = [(str(path), name, value) for name, value in content.items()]
+    else:
+        sheet = read_sheet(path)
+        keys = [name.lower() for name in sheet.header]
+        if sorted(keys) not in (["class", "threshold"], ["", "class", "threshold"]):  # "": the index of pandas
+            raise InputError(
+                f"{path}, line 1: the line is not `class,threshold`. Write it, and one class in each line."
+            )
+        names = [cell.strip() for cell in sheet.column(keys.index("class"))]
+        check_names(names, sheet.lines, path, "class")
+        where = [f"{path}, line {line}" for line in sheet.lines]
+        cells = list(zip(where, names, sheet.column(keys.index("threshold")), strict=True))
+    found = {name: _threshold(cell, where, name) for where, name, cell in cells}
+    unknown = [name for name in found if name not in classes]
+    if unknown:
+        hint = did_you_mean(unknown[0], classes)
+        raise InputError(f"{path} names unknown classes: {shorten(unknown)}.{hint} The classes are {shorten(classes)}.")
+    return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
+
+
+def _threshold(cell: Any, where: str, name: str) -> float:
+    value = number_in(cell) if isinstance(cell, str) else cell  # 0,5 of a spreadsheet
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(
+            f"{where}: {str(cell)[:40]!r} is not a threshold of {name[:40]!r}. Write a number from 0 to 1."
+        )
+    return float(value)

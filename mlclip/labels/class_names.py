@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 
 from ..config import InputError
 from ..spelling import nearest, shorten
-from .class_files import read_class_text
+from .class_files import read_class_file
 from .class_tree import ClassList, checked_classes, name_key, named_classes
-from .sheet import is_valid_text, load_text
 
 FEW_NAMES = 15  # with fewer names, photos that show none of them are often taken for one; see docs/results.md
 DEFAULT_PRESET = "coco"  # used when no class names are given and no classes.txt is found
@@ -78,9 +76,7 @@ def parse_classes(spec: str | os.PathLike) -> ClassList:
     if text in CLASS_PRESETS:
         return ClassList(CLASS_PRESETS[text])
     if os.path.exists(text) and not os.path.isdir(text):
-        found = read_class_text(_text_of(text), text)
-        notes = [f"{os.path.basename(text)}: {note}" for note in found.notes]
-        return named_classes(found.entries, text, found.groups, notes)
+        return read_class_file(text)
     like_path = "/" in text or "\\" in text or text.lower().endswith(CLASS_SUFFIXES)
     if like_path and "," not in text and "=" not in text:
         raise InputError(f"{text!r} is no class file. Give a file, {', '.join(CLASS_PRESETS)}, or a list 'cat,dog'.")
@@ -163,13 +159,9 @@ def find_contrast(contrast: Classes | None, classes: Mapping[str, str], log: Log
     asked = _told(as_prompts(contrast), log) if contrast else {}
     kept = without_classes(asked, classes)
     if len(kept) < len(asked):
-        log(
-            f"`contrast`: {shorten([name for name in asked if name not in kept])} ignored, because classes have these names"
-        )
+        log(f"`contrast`: {shorten([name for name in asked if name not in kept])} ignored, as classes have these names")
     if 1 < len(classes) < FEW_NAMES and not kept:
-        log(
-            f"only {len(classes)} class names: if many photos show none of them, name what else they show with `contrast`"
-        )
+        log(f"only {len(classes)} class names: if many photos show others, name what they show with `contrast`")
     return kept
 
 
@@ -185,15 +177,6 @@ def templates_for(templates: str | Sequence[str], method: str) -> list[str]:
         return TEMPLATES["paper-ccd" if method == "ccd" else "paper-cdul"]
     names = [templates] if isinstance(templates, str) else templates
     return [line for name in names for line in TEMPLATES.get(name, [name])]
-
-
-def _text_of(path: str) -> str:
-    text, remedy = load_text(Path(path)), "Give a UTF-8 text file with one class name per line."
-    if not is_valid_text(text):
-        raise InputError(f"{path} is not UTF-8 text. {remedy}")
-    if any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
-        raise InputError(f"{path} is a binary file. {remedy}")
-    return text
 
 
 # The classes of public data sets: label -> prompt name, in the order of the data set.

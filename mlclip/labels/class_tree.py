@@ -15,9 +15,10 @@ from typing import Any
 
 from ..config import InputError
 from ..spelling import did_you_mean
-from .class_files import clean_name
 
 MOST_LEVELS = 100  # above a class
+_DROPPED = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width: space, word joiner, byte-order mark
+_ENDS = "\u200c\u200d\u200e\u200f"  # joiners and direction marks; inside a name they have a meaning
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,17 @@ def checked_classes(classes: Mapping[str, str], source: str) -> Mapping[str, str
                 raise InputError(f"{source}: the {kind} {seen[key]!r:.200} and {name!r:.200} are the same. Remove one.")
             seen[key] = name
     return classes
+
+
+def clean_name(text: str) -> str:
+    """A name in Unicode's composed form (NFC), with ordinary spaces, and without invisible characters around it.
+
+    >>> clean_name(" cafe\\u0301\\u00a0noir\\u200b ") == "caf\\u00e9 noir"
+    True
+    """
+    text = unicodedata.normalize("NFC", text).translate(_DROPPED)
+    text = "".join(" " if unicodedata.category(c) == "Zs" else c for c in text)
+    return text.strip().strip(_ENDS).strip()
 
 
 def name_key(name: str) -> str:

@@ -1,26 +1,23 @@
-"""What a person says: corrections of single labels, and thresholds of classes, each in a file.
+"""What a person says: corrections of single labels, in a file.
 
 A file of corrections has lines `path,class,value`; the value is 1 (the photo shows the class) or 0. The page of `mlclip report`
-writes such files. Corrections are kept in the `meta` of the table that they correct. A file of thresholds has lines
-`class,threshold`, or an object {class: threshold} if its name ends in .json. Letters: N photos, C classes.
+writes such files. Corrections are kept in the `meta` of the table that they correct. Letters: N photos, C classes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import InputError
 from ..files import existing_file
-from ..spelling import did_you_mean, one_line, shorten
+from ..spelling import one_line, shorten
 from .labels import Labels
-from .sheet import check_names, json_in, load_text, number_in, read_sheet, save_csv, save_text
+from .sheet import read_sheet
 
 HEADER = ["path", "class", "value"]
 
@@ -86,7 +83,7 @@ def correct(labels: Labels, corrections: Corrections) -> CorrectedLabels:
         )
     unknown = [path for path in corrections if path not in place]
     if corrections and len(unknown) == len(corrections):
-        raise InputError(f"no photo of the corrections is in the labels such as {unknown[0]!r}. Correct the paths.")
+        raise InputError(f"no photo of the corrections is in the labels, such as {unknown[0]!r}. Correct the paths.")
     new = {path: cells for path, cells in corrections.items() if path in place}
     merged = dict(corrections_of(labels))
     for path, cells in new.items():
@@ -119,54 +116,3 @@ def corrected_cells(labels: Labels, paths: Sequence[str]) -> Tensor:
             if name in column:
                 values[row, column[name]] = value
     return values
-
-
-# -- thresholds
-
-
-def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[float]) -> None:
-    """Write one threshold per class."""
-    if path.suffix.lower() == ".json":
-        save_text(json.dumps(dict(zip(classes, thresholds, strict=True)), indent=1, ensure_ascii=False), path)
-    else:
-        rows = [[name, f"{value:.9g}"] for name, value in zip(classes, thresholds, strict=True)]
-        save_csv([["class", "threshold"], *rows], path)
-
-
-def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]) -> list[float]:
-    """The thresholds of `classes` from a file of `write_thresholds`; a class that the file does not name gets its `default`.
-
-    Raises InputError for a class that is not in `classes`, a duplicate class, or a threshold that is not a number in [0, 1].
-    """
-    existing_file(path, "`mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit.")
-    if path.suffix.lower() == ".json":
-        content = json_in(load_text(path), path)
-        if not isinstance(content, dict):
-            raise InputError(f'{path} contains no thresholds. Write an object such as {{"cat": 0.4, "dog": 0.6}}.')
-        cells = [(str(path), name, value) for name, value in content.items()]
-    else:
-        sheet = read_sheet(path)
-        keys = [name.lower() for name in sheet.header]
-        if sorted(keys) not in (["class", "threshold"], ["", "class", "threshold"]):  # "": the index of pandas
-            raise InputError(
-                f"{path}, line 1: the line is not `class,threshold`. Write it, and one class in each line."
-            )
-        names = [cell.strip() for cell in sheet.column(keys.index("class"))]
-        check_names(names, sheet.lines, path, "class")
-        where = [f"{path}, line {line}" for line in sheet.lines]
-        cells = list(zip(where, names, sheet.column(keys.index("threshold")), strict=True))
-    found = {name: _threshold(cell, where, name) for where, name, cell in cells}
-    unknown = [name for name in found if name not in classes]
-    if unknown:
-        hint = did_you_mean(unknown[0], classes)
-        raise InputError(f"{path} names unknown classes: {shorten(unknown)}.{hint} The classes are {shorten(classes)}.")
-    return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
-
-
-def _threshold(cell: Any, where: str, name: str) -> float:
-    value = number_in(cell) if isinstance(cell, str) else cell  # 0,5 of a spreadsheet
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(
-            f"{where}: {str(cell)[:40]!r} is not a threshold of {name[:40]!r}. Write a number from 0 to 1."
-        )
-    return float(value)

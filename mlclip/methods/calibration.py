@@ -78,13 +78,10 @@ def fit_calibration(logits: Tensor, labels: Tensor, prior: float = PRIOR_CELLS) 
 
     `logits` and `labels` are (N, C); labels lie in [0, 1], soft or hard. Cells where either is NaN are ignored.
 
-    One class alone gives too little data: with one positive or none, every slope fits. So a Gaussian prior pulls each class
-    towards the slope and offset that all classes share. These two are fitted first, to all cells pooled, with a prior around
-    1 and 0 (scores unchanged). The precision of each prior is the Fisher information of `prior` average cells. 30 cells hold
-    about as many positives as a class needs to influence its own fit, and are negligible beside a thousand photos.
-
-    The objective is convex. Newton's method finds its minimum in float64. Slopes stay above 0, so the order of the photos
-    never changes.
+    With one positive or none, every slope fits one class alone. So a Gaussian prior pulls each class towards the slope and
+    offset that all classes share. These are fitted first, to all cells pooled, with a prior around 1 and 0 (scores unchanged).
+    The precision of each prior is the Fisher information of `prior` average cells. The objective is convex; Newton's method
+    finds its minimum in float64. Slopes stay above 0, so the order of the photos never changes.
 
     >>> logits = torch.linspace(-4, 4, 1000)[:, None]
     >>> [round(float(number), 2) for number in fit_calibration(logits, (2 * logits - 1).sigmoid())]
@@ -101,9 +98,8 @@ def fit_calibration(logits: Tensor, labels: Tensor, prior: float = PRIOR_CELLS) 
 def _fit(logits: Tensor, labels: Tensor, centre: Tensor, prior: float) -> Tensor:
     """Slope and offset (C, 2) of each column of float64 (N, C), with a prior around `centre` (2,)."""
     known = ~(logits.isnan() | labels.isnan())
-    cells = _Cells(
-        torch.where(known, logits, 0).clamp(-MAX_LOGIT, MAX_LOGIT), torch.where(known, labels, 0), known.double()
-    )
+    logits = torch.where(known, logits, 0).clamp(-MAX_LOGIT, MAX_LOGIT)
+    cells = _Cells(logits, torch.where(known, labels, 0), known.double())
     start = centre.expand(logits.shape[1], 2)
     mean = cells.information(start).sum(0) / known.sum().clamp(min=1)  # (2, 2) of one average cell
     precision = prior * mean + MIN_PRECISION * torch.eye(2, dtype=torch.double)

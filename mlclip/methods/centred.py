@@ -1,18 +1,15 @@
 """Centred labels: how much more CLIP sees of a class in a photo than in the average photo. This goes beyond both papers.
 
-CLIP's cosines with the prompt of one class are high in every photo, with another one low. A softmax over raw cosines
-therefore over-rates the first class. CCD divides the scores by a bias afterwards, but then the favoured classes have already
-suppressed the others in the softmax. Here the level of each class, its mean cosine over all views of one grid, is subtracted
-first. Then:
+CLIP's cosines with the prompt of one class are high in every photo, with another one low. CCD divides the scores by a bias, but
+after a softmax in which the favoured classes have already suppressed the others. Here the level of each class, its mean cosine
+over all views of one grid, is subtracted first. Then:
 
-1. Softmax over the classes at `rank_scale` times CLIP's own scale. A view often shows several classes. CLIP was trained to
-   pick one caption out of thousands, so its own scale would select only one class.
+1. Softmax over the classes at `rank_scale` times CLIP's own scale, which would select only one class of a view.
 2. The odds of the views are added and divided by the number of grids. Each grid covers the photo once, so an object that
-   every grid shows in one cell counts once. The logarithm of the sum is a soft maximum over views of all sizes.
+   every grid shows in one view counts once. The logarithm of the sum is a soft maximum over views of all sizes.
 3. The log-odds of one class over all photos come from two mixture components: photos without the class (lower) and photos
-   with it (upper). A mixture of two Gaussians with the same variance is fitted per class. A photo's label is the posterior
-   probability of the upper component. This keeps the order of the photos. The position and the sharpness of the boundary
-   are estimated from the photos, without labels. The natural threshold of a label is ½.
+   with it (upper), Gaussians with the same variance. A photo's label is the posterior probability of the upper component.
+   This keeps the order of the photos; its natural threshold is ½.
 
 In step 1, names that mean the same would share one softmax, and each would suppress the other. Names whose cosines rise and
 fall together over the views of the folder do not compete, see `competition`.

@@ -1,11 +1,8 @@
 """Compound prompts: what a class looks like beside every other class. This goes beyond both papers.
 
-CLIP was trained on captions that name several things. The prompt "a and b" is closer to a photo of both than either name alone. With
-the prompts of all pairs, the embedding of a pair is split into a common part, a part of its first and a part of its second name (an
-analysis of variance with two equal factors). The part of a name is what all its pairs share; what the partners add cancels. It is
-made as long as the name's own part, and the class embedding is the mean of both.
-
-This changes the text embeddings only, so views, levels, profiles and label updates work as before. There are K·(K−1)/2 more prompts.
+The prompt "a and b" is closer to a photo of both than either name alone. The embedding of a pair is split into a common part, a part of
+its first and a part of its second name (an analysis of variance with two equal factors). The part of a name is what all its pairs share.
+It is made as long as the name's own part, and the class embedding is the mean of both. There are K·(K−1)/2 more prompts.
 
 Pure functions of tensors. Letters: K names, P = K·(K−1)/2 pairs, D the joint embedding.
 """

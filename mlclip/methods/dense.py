@@ -1,13 +1,12 @@
-"""Dense labels: every cell of CLIP's feature map is one more view of the photo. This goes beyond both papers.
+"""Dense labels: every patch feature, a position of CLIP's feature map, is one more view of the photo. This goes beyond both papers.
 
-A view set has one set of vectors per photo: the views of centred labels, the cells of those views, or the cells of the whole
+A view set has one set of vectors per photo: the views of centred labels, the patch features of those views, or those of the whole
 photo at one size. Each view set gives separate labels, by the steps of centred labels (`methods/centred.py`) and with class
-levels of this view set. Each set of cells also gives the labels of a second classifier: Gaussians of the classes in embedding
-space, with one covariance (`methods/profiles.py`), fitted to the centred labels of the views. The dense labels are the mean
-over the view sets. A view set whose ranking agrees more with the centred labels has more weight. Labels are averaged and not
-log-odds, because a view set at a wrong scale would win with large log-odds.
+levels of this view set. Each set of patch features also gives the labels of a second classifier: Gaussians of the classes in
+embedding space (`methods/profiles.py`), fitted to the centred labels of the views. The dense labels are the mean over the view
+sets, where those that agree more with the centred labels have more weight.
 
-Pure functions of tensors. Letters: N photos, C classes, D the joint embedding, h w cells of a feature map, s side of a pooled map.
+Pure functions of tensors. Letters: N photos, C classes, D the joint embedding, h w positions of a feature map, s side of a pooled map.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ PRESENT = 0.5  # a photo shows a class, as far as agreement is concerned, if its
 
 
 def pool_cells(cells: Tensor, side: int) -> Tensor:
-    """Feature maps (N, h, w, D) -> at most side × side cells, averaged and L2-normalised, (N, s·s', D), row by row.
+    """Feature maps (N, h, w, D) -> at most side × side patch features, averaged and L2-normalised, (N, s·s', D), row by row.
 
-    Each pooled cell is the mean direction of the cells that it covers. A map with fewer cells stays as it is.
+    Each one is the mean direction of those that it covers. A map with fewer positions stays as it is.
 
     >>> pool_cells(torch.tensor([[[[3.0, 0.0], [0.0, 4.0]]]]), 1)
     tensor([[[0.7071, 0.7071]]])

@@ -4,14 +4,10 @@ of an exclusive group.
 Letters: N photos, C classes. `parents` has one column per class, that of its parent, or -1. `groups` are lists of columns.
 Scores are probabilities in [0, 1], NaN = unknown; the functions return new tensors.
 
-An exclusive group could also keep its best class and set the others to 0. That would lose the order of the photos: every photo where
-day is just below night would have the same score for day. So the scores are conditioned instead. Let each class of the group
-be an independent event with its score as probability. Given that at most one of them happens, class i has the probability
-o_i / (1 + sum of o_j) with the odds o = p / (1 - p). A sure class stays sure, two equally sure ones share, the sum is at most 1, and
-so at most one class is above 1/2. `consistent_thresholds` uses that for the choice.
-
-The conditioning must be done once, so only predictions get it. Labels for a training get `raise_parents`, which changes nothing when it is
-done again.
+In an exclusive group, each class is an independent event with its score as probability. Given that at most one of them happens, class
+i has the probability o_i / (1 + sum of o_j) with the odds o = p / (1 - p). A sure class stays sure, two equally sure ones share, the
+sum is at most 1, and so at most one class is above 1/2. Setting all but the best class to 0 would lose the order of the photos. The
+conditioning must be done once, so only predictions get it. Labels get `raise_parents`, which changes nothing when it is done again.
 """
 
 from __future__ import annotations

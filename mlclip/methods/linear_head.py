@@ -104,65 +104,31 @@ class Choice(NamedTuple):
     held_out: Tensor
 
 
-def choose_l2(features: Tensor, labels: Tensor, seed: int = 0, weights: Tensor | None = None) -> Choice:
-    """The L2 penalty for `fit_head` with the lowest cross-entropy to the labels (N, C) of held-out photos, see `search_l2`.
+def choose_l2(
+    features: Tensor, labels: Tensor, seed: int = 0, weights: Tensor | None = None, *, pooled: bool = False
+) -> Choice:
+    """The L2 penalty for `fit_head`, or with `pooled` for `fit_pooled_head`, that predicts the labels (N, C) of held-out photos best.
 
     `features` (N, V, K) are V views of each photo, for example the photo and its mirror image. All views of a photo are in the
-    same fold; the first one is scored. `weights` (N, C) are factors of the cross-entropy of single labels, in fit and score.
+    same fold; without `pooled` the first one is scored. `weights` (N, C) are factors of the cross-entropy of single labels.
+
+    By FOLDS-fold cross-validation. The penalties are multiples of the total variance of the features: with the largest one, all
+    logits are close to the bias. Each fit starts from the one before. The path ends after PATIENCE penalties without a gain.
+    If several are equally good, the strongest is chosen.
     """
     axes = principal_axes(features.flatten(0, 1))
     rotated = axes.rotate(features)  # (N, V, K)
-
-    def fit(photos: Tensor, l2: float, start: Tensor | None) -> Tensor:
-        rows, factors = rotated[photos], _part(weights, photos)
-        targets = labels[photos].repeat_interleave(rows.shape[1], 0)  # (n·V, C)
-        factors = None if factors is None else factors.repeat_interleave(rows.shape[1], 0)
-        return minimise(rows.flatten(0, 1), targets, axes.variances, l2, start, weights=factors)
-
-    def predict(photos: Tensor, head: Tensor) -> Tensor:
-        return linear(rotated[photos, 0], head)[0]
-
-    return search_l2(labels, axes, fit, predict, seed, weights)
-
-
-def choose_pooled_l2(views: Tensor, labels: Tensor, seed: int = 0, weights: Tensor | None = None) -> Choice:
-    """The L2 penalty for `fit_pooled_head` with the lowest cross-entropy to the labels (N, C) of held-out photos.
-
-    The views (N, V, K) of a photo are always in the same fold. See `search_l2`.
-    """
-    axes = principal_axes(views.flatten(0, 1))
-    rotated = axes.rotate(views)  # (N, V, K)
-
-    def fit(photos: Tensor, l2: float, start: Tensor | None) -> Tensor:
-        return minimise(rotated[photos], labels[photos], axes.variances, l2, start, _pooled, _part(weights, photos))
-
-    def predict(photos: Tensor, head: Tensor) -> Tensor:
-        return _pooled(rotated[photos], head)[0]
-
-    return search_l2(labels, axes, fit, predict, seed, weights)
-
-
-def _part(weights: Tensor | None, photos: Tensor) -> Tensor | None:
-    return None if weights is None else weights[photos]
-
-
-def search_l2(
-    labels: Tensor,
-    axes: Axes,
-    fit: Callable[[Tensor, float, Tensor | None], Tensor],
-    predict: Callable[[Tensor, Tensor], Tensor],
-    seed: int = 0,
-    weights: Tensor | None = None,
-) -> Choice:
-    """The L2 penalty with the lowest cross-entropy to the labels (N, C) of held-out photos, by FOLDS-fold cross-validation.
-
-    `fit(photos, l2, start)` returns a head for the photos of a mask (N,); `predict(photos, head)` returns logits (n, C) of the
-    n photos of a mask; `weights` (N, C) are factors of single labels. The penalties are multiples of the total variance of the
-    features: with the largest one, all logits are close to the bias. Each fit starts from the one before. The path ends after
-    PATIENCE penalties without a gain. If several are equally good, the strongest is chosen.
-    """
+    factors = torch.ones_like(labels) if weights is None else weights  # (N, C)
     folds = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)) % min(FOLDS, len(labels))
-    folds, factors = folds.to(labels.device), 1 if weights is None else weights
+    folds = folds.to(labels.device)
+
+    def fit(photos: Tensor, l2: float, start: Tensor | None) -> Tensor:
+        rows, targets, parts = rotated[photos], labels[photos], factors[photos]
+        if pooled:
+            return minimise(rows, targets, axes.variances, l2, start, _pooled, parts)
+        targets, parts = (part.repeat_interleave(rows.shape[1], 0) for part in (targets, parts))  # (n·V, C)
+        return minimise(rows.flatten(0, 1), targets, axes.variances, l2, start, weights=parts)
+
     largest = float(axes.variances.sum().clamp(min=MIN_CURVATURE))
     heads: dict[int, Tensor | None] = dict.fromkeys(range(int(folds.max()) + 1))
     tried: list[tuple[float, float]] = []
@@ -172,7 +138,8 @@ def search_l2(
         held_out = torch.empty(labels.shape, dtype=axes.variances.dtype, device=labels.device)
         for fold, head in heads.items():
             heads[fold] = head = fit(folds != fold, l2, head)
-            held_out[folds == fold] = predict(folds == fold, head)
+            here = folds == fold
+            held_out[here] = _pooled(rotated[here], head)[0] if pooled else linear(rotated[here, 0], head)[0]
         loss = float((_cross_entropy(held_out, labels) * factors).nansum(1).mean())
         tried.append((l2, loss))
         if loss < lowest * (1 - GAIN):

@@ -1,15 +1,14 @@
 """Class profiles: what views that certainly show a class look like in this folder. They re-rank the centred labels.
 
-The cosine with its name is not all that CLIP knows about a class: a view with a sofa also looks a little like a chair and
-not at all like a sheep. The profile of a class is the vector of mean cosines with *all* names. It is learned from the photos
-where the centred label is confident, and in each of them from the one view that shows the class best. All other views are
-background. A Gaussian classifier with one common covariance (linear discriminant analysis) then decides which profile a view
-fits. This discounts what two names always have in common.
+A view with a sofa also looks a little like a chair and not at all like a sheep. The profile of a class is the vector of mean cosines
+with *all* names. It is learned from the photos where the centred label is confident, and in each of them from the one view that
+shows the class best. All other views are background. A Gaussian classifier with one common covariance (linear discriminant
+analysis) then decides which profile a view fits. This discounts what two names always have in common.
 
-Dense labels use the same classifier on embeddings of cells instead of cosines (D numbers instead of K).
+Dense labels use the same classifier on patch features instead of cosines (D numbers instead of K). The statistics are sums, so
+photos can be processed in portions of any size.
 
-Everything is learned from the views of the folder; no labels are needed. The statistics are sums, so photos can be processed in
-portions of any size. Pure functions of tensors. Letters: N photos, V views of one photo, K names (classes and contrast names).
+Pure functions of tensors. Letters: N photos, V views of one photo, K names (classes and contrast names).
 """
 
 from __future__ import annotations

@@ -13,10 +13,9 @@ def match_expected_positives(scores: Tensor, labels: Tensor) -> Tensor:
     """The threshold of each class (C,) at which the number of positive photos is the number that the labels expect.
 
     `scores` (N, C) in [0, 1] are the student's scores for its training photos. `labels` (N, C) are its pseudo labels; their sum
-    over the photos is the expected number of positives. Cells where either is NaN are ignored. A student's scores are rarely
-    calibrated, least of all for rare classes, but their order is good. The threshold lies half-way between the lowest score
-    above it and the highest score below it. Photos with equal scores are all positive or all negative, whichever comes nearer
-    to the expected number. A class without known cells gets ½.
+    over the photos is the expected number of positives. Cells where either is NaN are ignored. The threshold lies half-way between
+    the lowest score above it and the highest score below it. Photos with equal scores are all positive or all negative,
+    whichever comes nearer to the expected number. A class without known cells gets ½.
 
     >>> match_expected_positives(torch.tensor([[0.1], [0.3], [0.2]]), torch.tensor([[0.1], [0.9], [0.0]]))
     tensor([0.2500])
@@ -37,8 +36,7 @@ def best_expected_f1(scores: Tensor) -> Tensor:
 
     If each score is the probability that the photo has the class, the expected number of positives among the k best photos
     is the sum of their scores. The expected F1 is then 2 · (sum of the k best) / (k + sum of all). This does not depend on the
-    label of any single photo. So a few labels, summarised in the two numbers of a calibration, give better thresholds than a
-    search for the best F1 on these labels. NaN is ignored; a class without scores gets ½.
+    label of any single photo. NaN is ignored; a class without scores gets ½.
 
     >>> best_expected_f1(torch.tensor([[0.9], [0.5], [0.1], [0.1]]))
     tensor([0.3000])

@@ -12,15 +12,15 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
-from ..images import Unreadable, open_image
-from ..images.names import photo_file
 from ..labels.diagnosis import diagnose
 from ..labels.matching import match_tables
 from ..labels.metrics import matched_cells, mean_average_precision
 from ..labels.table import Labels
 from ..methods.calibration import expected_calibration_error, reliability
+from ..spelling import shorten
 from . import html as page
 from .maps import bias_section, reading, update_section, where_section
+from .thumbnails import photo_of
 
 BEST_PER_CLASS, BEST_IN_TOTAL = 5, 600  # thumbnails in the table of classes
 SHOWN_LABELS = 5  # bars below each photo of the gallery
@@ -29,6 +29,18 @@ SHOWN_UPDATES = 24  # photos with a drawn label update
 BINS = 20
 RELIABILITY_BINS = 10  # in the diagram; the calibration error uses the usual 15
 EMPTY_NAMED = 1000  # photos without a label that are listed
+# Entries of `meta` that the page shows elsewhere, or not at all.
+SHOWN_ELSEWHERE = {
+    "histograms",
+    "skipped",
+    "thresholds",
+    "bias",
+    "bias_photos",
+    "update",
+    "where",
+    "corrections",
+    "content",
+}
 
 Quality = tuple[float, dict[str, float]]  # mAP and {class: AP}
 
@@ -38,17 +50,16 @@ def render_report(labels: Labels, *, truth: Labels | None = None, title: str | N
 
     The photos are read from `labels.root`; the page says how many could not be opened. `truth` adds the AP of each class,
     scores against the share of positives, and the true labels of the photos, all marked as "report only". The content of
-    `labels.meta` is listed too; its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. The text can be
-    encoded in UTF-8. Raises InputError if `truth` shares no photo or no class with the labels, or if `meta` is damaged.
+    `labels.meta` is listed too; its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. Raises InputError if
+    `truth` shares no photo or no class with the labels, or if `meta` is damaged.
     """
-    thumbnails = _Thumbnails(labels.root)
+    thumbnails, title = _Thumbnails(labels.root), title or "Labels"
     *parts, about = _sections(labels, truth, limit, thumbnails)
-    parts += [_gallery(labels, truth, labels.thresholds, limit, thumbnails), about]
-    title = title or "Labels"
+    gallery = _gallery(labels, truth, limit, thumbnails)
     failed = len(thumbnails.failed)
     lost = f"{failed} of these photos could not be opened in {page.text(labels.root)}." if failed else ""
     head = f"<h1>{page.text(title)}</h1><p>{_origin(labels)}</p><p>{lost}</p>"
-    return page.document(title, [head, *parts])
+    return page.document(title, [head, *parts, gallery, about])
 
 
 def report_sections(labels: Labels, *, truth: Labels | None = None, limit: int = SHOWN_UPDATES) -> list[str]:
@@ -57,14 +68,13 @@ def report_sections(labels: Labels, *, truth: Labels | None = None, limit: int =
 
 
 def _sections(labels: Labels, truth: Labels | None, limit: int, thumbnails: _Thumbnails) -> list[str]:
-    thresholds = labels.thresholds
     quality = None if truth is None else mean_average_precision(labels, truth)
     return [
-        _facts(labels, thresholds, quality),
+        _facts(labels, quality),
         _advice(labels),
         _charts(labels),
         _reliability(labels, truth),
-        _class_table(labels, thresholds, quality, thumbnails),
+        _class_table(labels, quality, thumbnails),
         bias_section(labels),
         update_section(labels, min(limit, SHOWN_UPDATES)),
         where_section(labels),
@@ -81,31 +91,27 @@ class _Thumbnails:
 
     def picture(self, path: str, size: tuple[int, int], hint: str) -> str:
         """An <img> of the centre of a photo, `size` = (width, height) pixels; a grey field if it cannot be opened."""
-        hint = page.text(hint)
-        try:
-            image = ImageOps.fit(open_image(photo_file(self.root, path), smallest=size), size)
-        except (Unreadable, ValueError):  # ValueError: not a valid file name
+        hint, photo = page.text(hint), photo_of(self.root, path, size)
+        if photo is None:
             self.failed.add(path)
             return f'<span class="none" title="{hint}">no photo</span>'
-        return f'<img src="{page.data_uri(page.jpeg(image))}" alt="{hint}" title="{hint}" loading="lazy">'
+        source = page.data_uri(page.jpeg(ImageOps.fit(photo, size)))
+        return f'<img src="{source}" alt="{hint}" title="{hint}" loading="lazy">'
 
 
 def _skipped(labels: Labels) -> list[tuple[str, str]]:
-    skipped = labels.meta.get("skipped")
-    pairs = skipped if isinstance(skipped, list | tuple) else []
-    return [tuple(pair) for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
+    return [(str(path), str(reason)) for path, reason in labels.meta.get("skipped") or ()]
 
 
 def _origin(labels: Labels) -> str:
-    clip = labels.meta.get("clip")
-    teacher = clip.get("name") if isinstance(clip, dict) else clip
-    licence = clip.get("licence") if isinstance(clip, dict) else None
-    parts = {"method": labels.meta.get("method"), "CLIP": teacher, "its licence": licence, "photos in": labels.root}
+    clip = labels.meta.get("clip") or {}
+    parts = {"method": labels.meta.get("method"), "CLIP": clip.get("name"), "its licence": clip.get("licence")}
+    parts["photos in"] = labels.root
     return " · ".join(f"{name} {page.text(value)}" for name, value in parts.items() if value)
 
 
-def _facts(labels: Labels, thresholds: Tensor, quality: Quality | None) -> str:
-    counts = (labels.scores >= thresholds).sum(1).float()  # (N,) labels per photo
+def _facts(labels: Labels, quality: Quality | None) -> str:
+    counts = (labels.scores >= labels.thresholds).sum(1).float()  # (N,) labels per photo
     facts = {
         "photos": f"{len(labels):,}",
         "classes": f"{len(labels.classes):,}",
@@ -130,10 +136,9 @@ def _advice(labels: Labels) -> str:
     advice = f"<h2>What to look at</h2><ul>{lines}</ul>" if lines else ""
     if not found.empty:
         return advice
-    more = f" and {len(found.empty) - EMPTY_NAMED:,} more" if len(found.empty) > EMPTY_NAMED else ""
-    named = ", ".join(page.text(path) for path in found.empty[:EMPTY_NAMED])
     count = f"{len(found.empty):,} of {found.known:,} photos fit no class"
-    return f"{advice}<details><summary>{count}</summary><p>{named}{more}</p></details>"
+    named = page.text(shorten(found.empty, EMPTY_NAMED))
+    return f"{advice}<details><summary>{count}</summary><p>{named}</p></details>"
 
 
 def _top1(labels: Labels) -> Tensor:
@@ -171,10 +176,11 @@ def _reliability(labels: Labels, truth: Labels | None) -> str:
     return f'<h2>Scores against the truth, report only</h2><p>{words}</p><div class="charts">{chart}</div>'
 
 
-def _class_table(labels: Labels, thresholds: Tensor, quality: Quality | None, thumbnails: _Thumbnails) -> str:
+def _class_table(labels: Labels, quality: Quality | None, thumbnails: _Thumbnails) -> str:
     best = min(BEST_PER_CLASS, max(1, BEST_IN_TOTAL // max(len(labels.classes), 1)), len(labels))
     scores, rows = (part.T.tolist() for part in labels.scores.nan_to_num(-1).topk(best, dim=0))  # C lists of `best`
-    means, counts = labels.scores.nanmean(0).tolist(), (labels.scores >= thresholds).sum(0).tolist()
+    thresholds, means = labels.thresholds, labels.scores.nanmean(0).tolist()
+    counts = (labels.scores >= thresholds).sum(0).tolist()
     lines = []
     for c, name in enumerate(labels.classes):
         shown = [(labels.paths[row], score) for row, score in zip(rows[c], scores[c], strict=True) if score >= 0]
@@ -192,7 +198,7 @@ def _class_table(labels: Labels, thresholds: Tensor, quality: Quality | None, th
     return f'<h2>Classes</h2><div class="wide">{table}</div>'
 
 
-def _gallery(labels: Labels, truth: Labels | None, thresholds: Tensor, limit: int, thumbnails: _Thumbnails) -> str:
+def _gallery(labels: Labels, truth: Labels | None, limit: int, thumbnails: _Thumbnails) -> str:
     shown = min(limit, len(labels))
     if shown < 1:
         return ""
@@ -201,7 +207,7 @@ def _gallery(labels: Labels, truth: Labels | None, thresholds: Tensor, limit: in
     for i in range(shown):
         row = i * len(labels) // shown  # spread evenly over the table
         path = labels.paths[row]
-        bars = "".join(_bars(labels, row, thresholds))
+        bars = "".join(_bars(labels, row))
         true = ""
         if row in truth_row:
             scores = truth.scores[truth_row[row]].tolist()
@@ -215,7 +221,8 @@ def _gallery(labels: Labels, truth: Labels | None, thresholds: Tensor, limit: in
     return f'<h2>{caption}</h2><div class="gallery">{"".join(cards)}</div>'
 
 
-def _bars(labels: Labels, row: int, thresholds: Tensor) -> Iterator[str]:
+def _bars(labels: Labels, row: int) -> Iterator[str]:
+    thresholds = labels.thresholds
     scores, columns = labels.scores[row].nan_to_num(-1).topk(min(SHOWN_LABELS, len(labels.classes)))
     for score, column in zip(scores.tolist(), columns.tolist(), strict=True):
         if score >= 0:
@@ -226,18 +233,7 @@ def _bars(labels: Labels, row: int, thresholds: Tensor) -> Iterator[str]:
 
 def _about(labels: Labels) -> str:
     """The content of `meta` and the skipped photos, each in a folded table."""
-    shown_elsewhere = (
-        "histograms",
-        "skipped",
-        "thresholds",
-        "bias",
-        "bias_photos",
-        "update",
-        "where",
-        "corrections",
-        "content",
-    )
-    settings = {name: value for name, value in labels.meta.items() if name not in shown_elsewhere}
+    settings = {name: value for name, value in labels.meta.items() if name not in SHOWN_ELSEWHERE}
     parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
     folded = []
     for name, pairs in parts.items():

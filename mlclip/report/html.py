@@ -23,26 +23,24 @@ def source(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-def document(title: str, body: Iterable[str]) -> str:
-    """A complete page without a script. Its content security policy forbids to load anything from elsewhere."""
-    return _frame(title, "default-src 'none'; img-src data:; style-src 'unsafe-inline'", source("style.css"), "", body)
+def document(title: str, body: Iterable[str], data: Any = None, *, images: str = "data:") -> str:
+    """A complete page. Its content security policy forbids to load anything but `images`: "data:", or also files beside it.
 
-
-def working_document(title: str, body: Iterable[str], data: Any, *, images: str = "data:") -> str:
-    """A complete page with the script page.js and its `data`. The policy allows this one script, by its hash, and no request.
-
-    `images` are the sources of pictures: "data:", or also files beside the page. The data is JSON with every "<" escaped, so
-    no name in it can end the element.
+    With `data`, the page has the script page.js, which reads them. The policy allows this one script, by its hash, and no
+    request. The data is JSON with every "<" escaped, so no name in it can end the element.
     """
-    script = source("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
-    content = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    parts = [*body, f'<script type="application/json" id="data">{content}</script>', f"<script>{script}</script>"]
-    return _frame(title, policy, source("style.css") + source("page.css"), ' class="page"', parts)
-
-
-def _frame(title: str, policy: str, style: str, attributes: str, body: Iterable[str]) -> str:
+    policy, style, attributes = (
+        f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'",
+        source("style.css"),
+        "",
+    )
+    if data is not None:
+        script = source("page.js")
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'; base-uri 'none'"
+        style, attributes = style + source("page.css"), ' class="page"'
+        content = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+        body = [*body, f'<script type="application/json" id="data">{content}</script>', f"<script>{script}</script>"]
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -103,12 +101,12 @@ def histogram(caption: str, edges: Sequence[float], counts: Sequence[float]) -> 
         hint = f"<title>{edges[place]:.2f} to {edges[place + 1]:.2f}: {count:,.0f}</title>"
         bars.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{step - 1.5:.1f}" height="{tall:.1f}">{hint}</rect>')
     base = top + height
-    marks = [
-        ("start", left, edges[0]),
-        ("middle", width / 2, (edges[0] + edges[-1]) / 2),
-        ("end", width - left, edges[-1]),
-    ]
-    words = "".join(f'<text x="{x}" y="{base + 15}" text-anchor="{side}">{edge:g}</text>' for side, x, edge in marks)
+    places = {"start": left, "middle": width / 2, "end": width - left}
+    shown = (edges[0], (edges[0] + edges[-1]) / 2, edges[-1])
+    words = "".join(
+        f'<text x="{x}" y="{base + 15}" text-anchor="{side}">{edge:g}</text>'
+        for (side, x), edge in zip(places.items(), shown, strict=True)
+    )
     total = sum(counts)
     share = f"{total:,.0f} in total, at most {most:,.0f} in one bar"
     return (

@@ -14,11 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..config import InputError
-from ..images import Unreadable, open_image
-from ..images.names import photo_file
 from ..images.overlay import BOX_COLOURS, draw_boxes, lay_over
 from ..labels.table import Labels
 from . import html as page
+from .thumbnails import photo_of
 
 SIDE = 200  # longer side of one picture, pixels
 MOST_MAPS = 6  # class maps shown per photo
@@ -48,9 +47,7 @@ def bias_section(labels: Labels) -> str:
         for name, value, count in rows
     )
     head = '<th>class</th><th class="number">bias</th><th></th><th class="number">confident photos</th>'
-    words = (
-        "The mean of CLIP's top-1 score over the photos where CLIP is confident of the class. Labels are divided by it."
-    )
+    words = "The mean of CLIP's top-1 score over the photos where CLIP is sure of the class. Labels are divided by it."
     return f'<h2>Bias of each class</h2><p>{words}</p><div class="wide"><table><tr>{head}</tr>{lines}</table></div>'
 
 
@@ -115,11 +112,9 @@ def _where_card(labels: Labels, row: int, classes: list[int], maps: list) -> str
 
 def small_photo(labels: Labels, row: int) -> Image.Image | None:
     """A photo of the labels, at most SIDE pixels wide and high; None if it cannot be opened."""
-    try:
-        photo = open_image(photo_file(labels.root, labels.paths[row]), smallest=(SIDE, SIDE))
-    except (Unreadable, ValueError):  # ValueError: not a valid file name
-        return None
-    photo.thumbnail((SIDE, SIDE))
+    photo = photo_of(labels.root, labels.paths[row], (SIDE, SIDE))
+    if photo is not None:
+        photo.thumbnail((SIDE, SIDE))
     return photo
 
 

@@ -96,11 +96,18 @@ def make_thumbnails(root: str, paths: Sequence[str], output: str | Path, place: 
     return Thumbnails(sources, alike_groups(hashes), None if embedded else folder)
 
 
+def photo_of(root: str, path: str, smallest: tuple[int, int]) -> Image.Image | None:
+    """A photo of a table, not smaller than `smallest` = (width, height) pixels; None if it cannot be opened."""
+    try:
+        return open_image(photo_file(root, path), smallest=smallest)
+    except (Unreadable, ValueError):  # ValueError: not a valid file name
+        return None
+
+
 def _thumbnails(root: str, paths: Sequence[str]) -> Iterator[Thumbnail | None]:
     def made(path: str) -> Thumbnail | None:
-        try:
-            image = open_image(Path(photo_file(root, path)), smallest=(SIDE // 2, SIDE // 2))
-        except (Unreadable, ValueError):  # ValueError: not a valid file name
+        image = photo_of(root, path, (SIDE // 2, SIDE // 2))
+        if image is None:
             return None
         image.thumbnail((SIDE, SIDE))
         return Thumbnail(page.jpeg(image, QUALITY), difference_hash(image))

@@ -79,7 +79,7 @@ def write_page(
     body = Template(page.source("page.html")).substitute(title=page.text(title), report=report)
     images = "data:" if pictures.folder is None else "'self' file: data:"
     with atomic(output) as temporary:
-        temporary.write_text(page.working_document(title, [body], data, images=images), encoding="utf-8")
+        temporary.write_text(page.document(title, [body], data, images=images), encoding="utf-8")
     return pictures
 
 

@@ -30,7 +30,7 @@ from ..clip.weights import read_safetensors
 from ..config import CLIP_HEAD, InputError
 from ..files import FORMAT_VERSION, atomic, beside, check_output, existing_file, load_plain, parse_json, save_plain
 from ..plain import check_fields
-from .clip_head import ClipHead, clip_head_of, plain_clip
+from .clip_head import ClipHead, clip_head_of
 from .model import Classifier, classifier_of
 
 FORMAT, VERSION = "mlclip.model", FORMAT_VERSION
@@ -69,7 +69,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
         "meta": checkpoint.meta,
     }
     if isinstance(model, ClipHead):
-        content |= plain_clip(model)
+        content |= {"clip": model.needed, "grids": list(model.grids)}
     if _is_safetensors(path):
         _save_safetensors(content, path)
     else:
@@ -211,7 +211,7 @@ def model_card(checkpoint: Checkpoint, file: str | Path) -> str:
     network = {"network": model.arch, "input": f"RGB, {model.size} × {model.size} pixels"}
     network["parameters"] = f"{sum(weight.numel() for weight in model.parameters()):,}"
     if model.arch == CLIP_HEAD:
-        network["needs"] = f"CLIP {model.needed.name}, sha256 {model.needed.sha256}"
+        network["needs"] = "CLIP {name}, sha256 {sha256}".format(**model.needed)
     teacher = facts["teacher"]
     if isinstance(teacher, dict):
         teacher = {**teacher, "licence": teacher.get("licence") or NOT_RECORDED}

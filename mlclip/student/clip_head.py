@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ..clip.pixels import OPENAI, Pixels, pixels_of
+from ..clip.pixels import pixels_of
 from ..clip.registry import find_name, is_open_clip_name
 from ..config import CLIP_HEAD, InputError
 from ..methods.linear_head import pooled_logits
@@ -28,23 +27,16 @@ if TYPE_CHECKING:  # a model that needs no CLIP does not import it
     from ..teacher.scoring import Teacher
 
 
-@dataclass(frozen=True)
-class ClipNeeded:
-    """Which CLIP a head was fitted for."""
-
-    name: str  # of `available_models()`, or the path of a weight file
-    sha256: str
-    activation: str
-    precision: str  # of the image encoder: "fp32", "bf16" or "fp16"
-    pixels: Pixels = OPENAI  # how its input is normalised
-
-
-def clip_of(teacher: Teacher) -> ClipNeeded:
-    """What identifies the CLIP of a teacher. The path of a weight file or folder is made absolute."""
-    name = find_name(teacher.name) or (
-        teacher.name if is_open_clip_name(teacher.name) else os.path.abspath(teacher.name)
-    )
-    return ClipNeeded(name, teacher.sha256, teacher.clip.activation, teacher.precision, teacher.pixels)
+def clip_of(teacher: Teacher) -> dict[str, Any]:
+    """What identifies the CLIP of a teacher, as in `model.pt`. The path of a weight file or folder is made absolute."""
+    own = teacher.name if is_open_clip_name(teacher.name) else os.path.abspath(teacher.name)
+    return {
+        "name": find_name(teacher.name) or own,
+        "sha256": teacher.sha256,
+        "activation": teacher.clip.activation,
+        "precision": teacher.precision,  # of the image encoder: "fp32", "bf16" or "fp16"
+        "pixels": teacher.pixels.as_plain(),
+    }
 
 
 class ClipHead(nn.Module):
@@ -57,7 +49,7 @@ class ClipHead(nn.Module):
 
     arch = CLIP_HEAD
 
-    def __init__(self, classes: Sequence[str], size: int, grids: Sequence[int], channels: int, needed: ClipNeeded):
+    def __init__(self, classes: Sequence[str], size: int, grids: Sequence[int], channels: int, needed: dict):
         super().__init__()
         self.classes, self.size, self.grids, self.needed = list(classes), size, tuple(grids), needed
         self.head = nn.Linear(channels, len(self.classes))
@@ -74,7 +66,7 @@ class ClipHead(nn.Module):
     def cost(self) -> str:
         """What prediction needs, in words."""
         views = "1 view" if self.views == 1 else f"{self.views} views"
-        return f"CLIP {self.needed.name} for every photo ({views})"
+        return f"CLIP {self.needed['name']} for every photo ({views})"
 
     def use(self, teacher: Teacher) -> ClipHead:
         """Take the CLIP of a teacher, which has the right weights. Returns the model itself."""
@@ -92,19 +84,19 @@ class ClipHead(nn.Module):
 
         if self._clip:
             return
-        needed, asked = self.needed, str(clip or self.needed.name)
-        wanted = f"CLIP {needed.name} (sha256 {needed.sha256[:12]}...)"
+        needed, asked = self.needed, str(clip or self.needed["name"])
+        wanted = f"CLIP {needed['name']} (sha256 {needed['sha256'][:12]}...)"
         if not (os.path.exists(asked) or find_name(asked) or is_open_clip_name(asked)):
             raise InputError(
                 f"this model needs {wanted}, and {asked} is not a file. Put the weight file there, or name its new place with "
                 "`mlclip.load_model(FILE, clip=...)`."
             )
         try:
-            facts = {"activation": needed.activation, "pixels": needed.pixels}
+            facts = {"activation": needed["activation"], "pixels": pixels_of(needed.get("pixels"))}
             loaded = load_clip(asked, **facts, offline=offline, progress=progress)
         except InputError as error:
             raise InputError(f"this model needs {wanted}: {error}") from error
-        if loaded.sha256 != needed.sha256:
+        if loaded.sha256 != needed["sha256"]:
             raise InputError(f"this model needs {wanted}, and {asked} is another one (sha256 {loaded.sha256[:12]}...).")
         self._clip = [loaded]
 
@@ -114,8 +106,9 @@ class ClipHead(nn.Module):
 
         self.load_encoder()
         if self._teacher is None or self._teacher.device != device:
-            cpu_fp16 = device.type == "cpu" and self.needed.precision == "fp16"
-            self._teacher = Teacher(self._clip[0], device, "fp32" if cpu_fp16 else self.needed.precision)
+            precision = self.needed["precision"]
+            cpu_fp16 = device.type == "cpu" and precision == "fp16"
+            self._teacher = Teacher(self._clip[0], device, "fp32" if cpu_fp16 else precision)
         return self._teacher
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -136,27 +129,14 @@ def refuse_clip_head(model: nn.Module, action: str) -> None:
     """InputError for a ClipHead, which cannot do what `action` says."""
     if isinstance(model, ClipHead):
         raise InputError(
-            f"this model cannot {action}: it is a head on the embeddings of CLIP {model.needed.name}. Train a student with "
+            f"this model cannot {action}: it is a head on the embeddings of CLIP {model.needed['name']}. Train a student with "
             "another `arch`, such as mobilenet_v2."
         )
 
 
-def plain_clip(model: ClipHead) -> dict[str, Any]:
-    """The fields of `model.pt` that say which CLIP and which views the head needs."""
-    needed = model.needed
-    facts = {"name": needed.name, "sha256": needed.sha256, "activation": needed.activation}
-    facts |= {"precision": needed.precision, "pixels": needed.pixels.as_plain()}
-    return {"clip": facts, "grids": list(model.grids)}
-
-
 def clip_head_of(content: Mapping[str, Any]) -> ClipHead:
     """The model in the content of a `model.pt`, which `plain.FIELDS["model"]` has checked. InputError if it does not fit."""
-    weights, clip = content["weights"], content["clip"]
-    facts = [clip[name] for name in ("name", "sha256", "activation", "precision")]
-    needed = ClipNeeded(*facts, pixels_of(clip.get("pixels")))
+    facts, weights = [content[name] for name in ("classes", "size", "grids")], content["weights"]
     channels = weights["head.weight"].shape[1]
-
-    def build() -> ClipHead:
-        return ClipHead(content["classes"], content["size"], content["grids"], channels, needed)
-
-    return filled(build, weights, f"the weights are not those of {CLIP_HEAD}")
+    what = f"the weights are not those of {CLIP_HEAD}"
+    return filled(lambda: ClipHead(*facts, channels, content["clip"]), weights, what)

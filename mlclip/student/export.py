@@ -69,7 +69,7 @@ def export_onnx(
     """Write the student to `path`. Returns the difference of its scores from PyTorch's.
 
     Input "pixels": uint8 RGB (N, 3, size, size), any N. Output "scores": float32 (N, C) in [0, 1]. The metadata of the file
-    has "classes", "thresholds", "size" and "difference" as JSON, and "format", "version" and "variant".
+    has "classes", "thresholds" and "size" as JSON, and "format", "version" and "variant".
 
     `variant`: "fp32", or "int8", a quarter of the size, for CPUs. int8 is static quantisation; it needs `photos` like those that
     will be predicted. Their labels are not needed. With `photos`, the difference is measured on them, otherwise on random images.
@@ -77,8 +77,8 @@ def export_onnx(
     """
     refuse_clip_head(checkpoint.model, "be exported to ONNX")
     try:
-        for name in ("onnx", "onnxruntime", "onnxscript"):  # torch's exporter imports onnxscript
-            import_module(name)
+        names = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter imports onnxscript
+        onnx, *_ = [import_module(name) for name in names]
     except ImportError as error:
         raise InputError(f"{error.name} is not installed. The export needs it: {INSTALL}") from error
     if variant not in TOLERANCE:
@@ -94,13 +94,17 @@ def export_onnx(
     entries = {"format": FORMAT, "version": str(VERSION), "variant": variant}
     entries |= {name: json.dumps(value) for name, value in values.items()}
     with atomic(path) as temporary:
-        _save(proto, entries, temporary)
-        difference = _difference(checkpoint, temporary, pixels, 0 if photos is None else len(pixels))
-        if not (difference.largest <= TOLERANCE[variant][0] and difference.mean <= TOLERANCE[variant][1]):
-            raise InputError(f"the {variant} model is not good enough: {difference}. {path} was not written.")
-        facts = {"largest": difference.largest, "mean": difference.mean, "photos": difference.photos}
-        _save(proto, {"difference": json.dumps(facts)}, temporary)
-    return difference
+        for name, value in entries.items():
+            proto.metadata_props.add(key=name, value=value)
+        onnx.save(proto, os.fspath(temporary))
+        with torch.inference_mode():
+            parts = [model(part).sigmoid() for part in torch.from_numpy(pixels).split(SLICE)]
+        scores = load_onnx(temporary).scores(pixels)  # as `mlclip predict` loads it, with all checks
+        differences = np.abs(scores - torch.cat(parts).numpy())
+        found = Difference(float(differences.max()), float(differences.mean()), 0 if photos is None else len(pixels))
+        if not (found.largest <= TOLERANCE[variant][0] and found.mean <= TOLERANCE[variant][1]):
+            raise InputError(f"the {variant} model is not good enough: {found}. {path} was not written.")
+    return found
 
 
 def random_pixels(size: int) -> np.ndarray:
@@ -163,22 +167,6 @@ def _interruptible() -> Iterator[None]:
     finally:
         ended.set()
         signal.signal(signal.SIGINT, before)
-
-
-def _save(proto: Any, entries: dict[str, str], path: Path) -> None:
-    import onnx
-
-    for name, value in entries.items():
-        proto.metadata_props.add(key=name, value=value)
-    onnx.save(proto, os.fspath(path))
-
-
-def _difference(checkpoint: Checkpoint, path: Path, pixels: np.ndarray, photos: int) -> Difference:
-    """The file is loaded as `mlclip predict` loads it, with all checks."""
-    with torch.inference_mode():
-        parts = [checkpoint.model(part).sigmoid() for part in torch.from_numpy(pixels).split(SLICE)]
-    differences = np.abs(load_onnx(path).scores(pixels) - torch.cat(parts).numpy())
-    return Difference(float(differences.max()), float(differences.mean()), photos)
 
 
 def _as_int8(proto: Any, pixels: np.ndarray) -> Any:

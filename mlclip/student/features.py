@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..config import InputError
 from ..distributed import Runtime
-from ..images import Photo
+from ..images import Photo, PhotoViews, photo_batches
 from ..teacher.fill import filled_stores
 from ..teacher.store import Key, Store, default_store
 from .model import Classifier
@@ -49,9 +50,10 @@ def photo_features(
     """Features (N, 2, K) in half precision of all photos and their mirror images, and path -> reason of unreadable photos.
 
     The trunk is in eval mode: its batch norms use their running means. The rows of unreadable photos are NaN. Photos that are
-    already in the store in the cache are read from there. With several ranks, each computes its share, and the main rank gets the
-    complete result; the others get None and the unreadable photos. `root` is the folder of the photos. InputError if the cache
-    cannot be written.
+    already in the store in the cache are read from there. Where the store cannot be used (a full disk, a cache that cannot be
+    written), all features are computed and only held in memory, with a message. With several ranks, each computes its share,
+    and the main rank gets the complete result; the others get None and the unreadable photos. `root` is the folder of the
+    photos.
     """
     model.eval()
     key, channels = feature_key(model, runtime.device), model.head.in_channels
@@ -59,10 +61,42 @@ def photo_features(
     def encode(pixels: Tensor, _: list[Key]) -> list[Tensor]:  # (n, 1, 3, S, S)
         return [pooled_features(model, pixels[:, 0], runtime.device).half()]
 
-    wanted = [(default_store(key, root), key)]
-    with filled_stores(wanted, photos, encode, BATCH * model.size**2, channels, runtime) as ([store], skipped):
-        features = _read(store, photos, channels) if runtime.distributed.is_main else None
-        return features, {skip.path: skip.reason for skip in skipped}
+    try:
+        wanted = [(default_store(key, root), key)]
+        with filled_stores(wanted, photos, encode, BATCH * model.size**2, channels, runtime) as ([store], skipped):
+            features = _read(store, photos, channels) if runtime.distributed.is_main else None
+            return features, {skip.path: skip.reason for skip in skipped}
+    except InputError as error:  # on every rank
+        runtime.progress.log(f"the features are not kept: {str(error).rstrip('.')}. The next probe computes them again")
+        return _features_in_memory(model, photos, runtime)
+
+
+def _features_in_memory(
+    model: Classifier, photos: Sequence[Photo], runtime: Runtime
+) -> tuple[Tensor | None, dict[str, str]]:
+    """`photo_features` without a store."""
+    distributed = runtime.distributed
+    rows = distributed.shard(list(range(len(photos))))
+    features = torch.full((len(photos), 2, model.head.in_channels), torch.nan, dtype=torch.float16)
+    skipped: dict[str, str] = {}
+    batches = photo_batches(
+        PhotoViews([photos[row] for row in rows], model.size),
+        batch_size=BATCH,
+        num_workers=runtime.num_workers,
+        device=runtime.device,
+    )
+    with runtime.bars.bar("encoding photos", len(rows), "photos") as bar:
+        for indices, pixels, unreadable in batches:  # (n,), (n, 1, 3, S, S)
+            skipped |= {photos[rows[index]].path: reason for index, reason in unreadable}
+            if pixels is not None:
+                features[[rows[index] for index in indices]] = pooled_features(
+                    model, pixels[:, 0], runtime.device
+                ).half()
+            bar.update(len(indices) + len(unreadable))
+    for part, rank_features, rank_skipped in distributed.all_gather((rows, features[rows], skipped)):
+        features[part] = rank_features
+        skipped |= rank_skipped
+    return (features if distributed.is_main else None), skipped
 
 
 def _read(store: Store, photos: Sequence[Photo], channels: int) -> Tensor:

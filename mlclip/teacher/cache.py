@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import InputError
-from ..files import cache_folder, parse_json
-from .store import KINDS, LOCK, MANIFEST, PHOTOS, SHARD, TEMPORARY, files_of, is_store, load_shard, lock_store
+from ..files import cache_folder, load_plain
+from .store import KINDS, LOCK, MANIFEST, PHOTOS, SHARD, TEMPORARY, files_of, is_store, lock_store, read_manifest
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """One store on disk. Damaged files do not raise: a damaged shard counts no photos, a damaged manifest has no key."""
+    """One store on disk. Damaged files do not raise: a damaged shard counts no photos."""
 
     path: Path
     size: int  # bytes of all its files
     photos: int  # with vectors in the store; an old version of a changed photo counts too
-    sha256: str  # of the model's weight file; "" if the manifest is damaged
-    grids: tuple[int, ...]
     complete: bool  # the last run that wrote to it finished
     kind: str = "embeddings"  # or another one of KINDS
 
@@ -33,15 +32,14 @@ def list_stores() -> list[StoreInfo]:
 
 
 def _describe(folder: Path, kind: str) -> StoreInfo:
-    photos, sha256, grids, complete = 0, "", (), False
+    photos, complete = 0, False
     for shard in files_of(folder, SHARD):
         with suppress(InputError):
-            photos += len(load_shard(shard, kind, mmap=True)["content"])
+            photos += len(load_plain(shard, kind=kind, made_by=KINDS[kind], mmap=True)["content"])
     with suppress(OSError, ValueError, KeyError, TypeError):
-        manifest = parse_json((folder / MANIFEST).read_text())
-        complete, grids, sha256 = manifest["complete"] is True, manifest["key"]["grids"], manifest["key"]["sha256"]
+        complete = read_manifest(folder)["complete"] is True
     size = sum(file.lstat().st_size for file in folder.iterdir() if file.is_file())
-    return StoreInfo(folder, size, photos, str(sha256), tuple(grids), complete, kind)
+    return StoreInfo(folder, size, photos, complete, kind)
 
 
 def clear_stores(stores: Iterable[StoreInfo]) -> int:
@@ -51,20 +49,17 @@ def clear_stores(stores: Iterable[StoreInfo]) -> int:
     path is not a store, if another process is using it, or if a file cannot be deleted. Earlier stores in the list
     are then already deleted.
     """
-    return sum(_clear(info.path) for info in stores)
-
-
-def _clear(folder: Path) -> int:
-    if not is_store(folder):
-        raise InputError(f"{folder} is not an embedding store of mlclip. Nothing in it was deleted.")
-    with lock_store(folder, ""):
-        freed = sum(_delete(file) for pattern in (SHARD, TEMPORARY) for file in files_of(folder, pattern))
-        if (folder / PHOTOS).is_file():
-            freed += _delete(folder / PHOTOS)
-        if {file.name for file in folder.iterdir()} <= {MANIFEST, LOCK}:
-            freed += _delete(folder / MANIFEST)
-    with suppress(OSError):  # not empty: other files stay
-        folder.rmdir()
+    freed = 0
+    for folder in [info.path for info in stores]:
+        if not is_store(folder):
+            raise InputError(f"{folder} is not an embedding store of mlclip. Nothing in it was deleted.")
+        with lock_store(folder):
+            for pattern in (SHARD, TEMPORARY, re.compile(re.escape(PHOTOS))):
+                freed += sum(map(_delete, files_of(folder, pattern)))
+            if {file.name for file in folder.iterdir()} <= {MANIFEST, LOCK}:
+                freed += _delete(folder / MANIFEST)
+        with suppress(OSError):  # not empty: other files stay
+            folder.rmdir()
     return freed
 
 

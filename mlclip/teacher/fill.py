@@ -1,7 +1,7 @@
 """Fill stores in one pass over the photos that any of them lacks. Resumable: only what is missing is computed.
 
-A photo is decoded once for all stores. The loop is the same for CLIP's embeddings and cells (`encode.py`) and for the features of a
-student's trunk (`student/features.py`). With several ranks (torchrun), each encodes its share. All of them write shards into the same
+A photo is decoded once for all stores. The loop is the same for CLIP's embeddings and patch features (`encode.py`) and for the features
+of a student's trunk (`student/features.py`). With several ranks (torchrun), each encodes its share. All of them write shards into the same
 folders; the main rank decides what is missing and holds the locks.
 
 Letters: N photos, n photos of one batch, V views of a photo, M vectors of a photo, D the joint embedding.
@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from ..config import InputError
 from ..distributed import Distributed, Runtime
 from ..images import Photo, PhotoParts, Skip, collate_parts, photo_batches
 from ..images.views import read_batches
+from ..spelling import shorten
 from .store import Key, Store, contents_of, identity
 
 SHARD_PHOTOS = 1024  # a shard is full when it holds this many photos ...
@@ -61,37 +62,51 @@ def filled_stores(
     be used, or if a photo has neither a row in a store nor a reason.
     """
     distributed = runtime.distributed
-    check_same_photos(photos, distributed)
-    _check_same_keys([key for _, key in wanted], distributed)
+    keys = {
+        f"the {name} of {key.kind} at {key.input_size} px": value
+        for _, key in wanted
+        for name, value in key.as_plain().items()
+    }
+    check_same(keys, photos, distributed)
     folders = distributed.broadcast([folder for folder, _ in wanted])
     with ExitStack() as in_use:
         missing: list[list[int]] = []  # for each store the rows of the photos that it lacks
         with distributed.together():
             stores = [Store(folder, key) for folder, (_, key) in zip(folders, wanted, strict=True)]
             if distributed.is_main:
-                missing = [_missing(store, photos, runtime) for store in stores]
-                cells = [
-                    (s.key.vectors, len(rows)) for s, rows in zip(stores, missing, strict=True) if s.key.kind == "cells"
-                ]
-                megabytes = sum(2 * vectors * channels * photos for vectors, photos in cells) / 1e6  # half precision
-                if megabytes:
-                    runtime.progress.log(f"the cells need {megabytes:.0f} MB on disk")
+                missing = [_missing(store, photos, channels, runtime) for store in stores]
         missing = distributed.broadcast(missing)
-        skipped: list[Skip] = []
-        if any(missing):
-            lacking = [(store, rows) for store, rows in zip(stores, missing, strict=True) if rows]
-            skipped = distributed.on_main(lambda: _none_readable(lacking, photos, runtime))
+        lacking = [(store, rows) for store, rows in zip(stores, missing, strict=True) if rows]
+        skipped = distributed.on_main(lambda: _none_readable(lacking, photos, runtime)) if lacking else []
+        if lacking and not skipped:
             with ExitStack() as writing:
                 with distributed.together():
-                    for store, rows in lacking if distributed.is_main and not skipped else ():
+                    for store, rows in lacking if distributed.is_main else ():
                         writing.enter_context(store.writing(len(rows)))
-                for store, _ in () if skipped else lacking:
+                for store, _ in lacking:
                     _check_common_folder(store.folder, distributed)
-                skipped = skipped or _encode_missing(lacking, photos, encode, batch_pixels, runtime)
+                skipped = _encode_missing(lacking, photos, encode, batch_pixels, runtime)
         with distributed.together():
             for store in stores if distributed.is_main else ():
                 in_use.enter_context(store.reading())
         yield Filled(stores, skipped)
+
+
+def _missing(store: Store, photos: Sequence[Photo], channels: int, runtime: Runtime) -> list[int]:
+    """The rows of the photos that the store lacks."""
+    store.recognise(photos, runtime.num_workers)
+    rows = [row for row, photo in enumerate(photos) if photo not in store]
+    known = len(photos) - len(rows)
+    runtime.progress.detail(f"store of {store.key.kind}: {known} of {len(photos)} photos are already in {store.folder}")
+    if store.damaged and rows:
+        runtime.progress.log(
+            f"{len(store.damaged)} files of the store {store.folder} are damaged, such as {store.damaged[0].name}. "
+            "The photos in them are encoded again."
+        )
+    if rows and store.key.kind == "cells":
+        megabytes = 2 * store.key.vectors * channels * len(rows) / 1e6  # half precision
+        runtime.progress.log(f"patch features, {store.key.input_size} px: {megabytes:.0f} MB on disk")
+    return rows
 
 
 def _none_readable(lacking: list[tuple[Store, list[int]]], photos: Sequence[Photo], runtime: Runtime) -> list[Skip]:
@@ -102,22 +117,6 @@ def _none_readable(lacking: list[tuple[Store, list[int]]], photos: Sequence[Phot
     batches = read_batches([photos[row] for row in rows], 8, batch_size=16, num_threads=runtime.num_workers)
     unreadable = [Skip(photos[rows[index]].path, reason) for batch in batches for index, reason in batch.unreadable]
     return sorted(unreadable, key=lambda skip: skip.path) if len(unreadable) == len(rows) else []
-
-
-def _missing(store: Store, photos: Sequence[Photo], runtime: Runtime) -> list[int]:
-    """The rows of the photos that the store lacks."""
-    store.recognise(photos, runtime.num_workers)
-    rows = [row for row, photo in enumerate(photos) if photo not in store]
-    runtime.progress.detail(f"store of {store.key.kind}: {store.folder}")
-    runtime.progress.detail(
-        f"{len(photos) - len(rows)} of {len(photos)} photos are already in the store of {store.key.kind}"
-    )
-    if store.damaged and rows:
-        runtime.progress.log(
-            f"{len(store.damaged)} files of the store {store.folder} are damaged, such as {store.damaged[0].name}. "
-            "The photos in them are encoded again."
-        )
-    return rows
 
 
 def _encode_missing(
@@ -135,17 +134,14 @@ def _encode_missing(
     with distributed.together():
         deadline = time.monotonic() + (LISTED_SECONDS if distributed.world_size > 1 else 0.0)
         for store, rows in lacking if distributed.is_main else ():
-            readable = [photos[row] for row in rows if row not in skipped]
             store.refresh()
-            while absent := [
-                photo.path for photo in readable if photo not in store
-            ]:  # a file of another rank is listed late
+            while absent := [photos[row].path for row in rows if row not in skipped and photos[row] not in store]:
                 if time.monotonic() > deadline:
                     raise InputError(
                         f"{len(absent)} of {len(photos)} photos are neither in the store {store.folder} nor skipped, such as "
                         f"{absent[0]}. Run the same command again: it computes only the missing ones."
                     )
-                time.sleep(1.0)
+                time.sleep(1.0)  # the file of another rank is listed late
                 store.refresh()
     return sorted(skipped.values(), key=lambda skip: skip.path)
 
@@ -175,7 +171,7 @@ def _encode_share(
     with ExitStack() as stack:
         for writers in view_sets.values():
             for writer in writers:
-                stack.enter_context(writer)
+                stack.callback(writer.save)  # also after an error or Ctrl-C
         bar = stack.enter_context(runtime.bars.bar("encoding photos", done + len(rows), "photos", done=done))
         for indices, parts, unreadable in batches:
             skipped |= {rows[index]: Skip(photos[rows[index]].path, reason) for index, reason in unreadable}
@@ -201,9 +197,9 @@ def _encode_share(
 
 
 class ShardWriter:
-    """Collects vectors of the photos that a store lacks, and writes them as shards: now and then, when one is full, and at the end.
+    """Collects vectors of the photos that a store lacks, and writes them as shards: now and then, and when one is full.
 
-    The end is that of its `with` block, also if an error or Ctrl-C ends it. `contents` are those of the photos read so far, by row.
+    `contents` are those of the photos read so far, by row. The caller calls `save` at the end.
     """
 
     def __init__(self, store: Store, missing: set[int], photos: Sequence[Photo], contents: dict[int, bytes], rank: int):
@@ -241,42 +237,22 @@ class ShardWriter:
             self.store.write_shard(self.shard, photos, contents, self.parts[0])
             self.saved, self.saved_at = len(self.rows), time.monotonic()
 
-    def __enter__(self) -> ShardWriter:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.save()
-
-
-def check_same_photos(photos: Sequence[Photo], distributed: Distributed) -> None:
-    """InputError on every rank, unless all ranks have the same photos: paths and sizes in the same order."""
+def check_same(facts: dict[str, Any], photos: Sequence[Photo], distributed: Distributed) -> None:
+    """InputError on every rank, unless all ranks have the same facts, name -> value, and the same photos in the same order."""
     if distributed.world_size == 1:
         return
-    listed = [(photo.path, photo.size) for photo in photos]
-    digest = hashlib.sha256(repr(listed).encode("utf-8", "surrogateescape")).hexdigest()
+    facts = facts | {f"the photo {photo.path}": photo.size for photo in photos}
+    digest = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
     if len(set(distributed.all_gather(digest))) == 1:
         return
-    every = distributed.all_gather(listed)
-    rank = next(rank for rank, other in enumerate(every) if other != every[0])
-    differ = sorted({path for path, _ in set(every[0]) ^ set(every[rank])})
-    detail = f"the first that differs is {differ[0]}" if differ else "name the folders in the same order"
+    every = distributed.all_gather(facts)
+    rank = next(rank for rank, other in enumerate(every) if list(other.items()) != list(every[0].items()))
+    differ = [name for name in every[0] | every[rank] if every[0].get(name) != every[rank].get(name)]
     raise InputError(
-        f"rank {rank} finds {len(every[rank])} photos, rank 0 finds {len(every[0])}; every rank needs the "
-        f"same photos, byte by byte ({detail})"
+        f"rank {rank} and rank 0 differ in {shorten(differ) if differ else 'the order of the photos'}. Every rank needs the same "
+        "photos, labels, settings and weight file, and the same kind of device."
     )
-
-
-def _check_same_keys(keys: list[Key], distributed: Distributed) -> None:
-    """InputError on every rank, unless all ranks would store the same vectors."""
-    every = distributed.all_gather([key.as_plain() for key in keys])
-    for rank, other in enumerate(every):
-        for first, mine in zip(every[0], other, strict=False):
-            names = [name for name in mine if mine[name] != first[name]]
-            if names:
-                raise InputError(
-                    f"rank {rank} and rank 0 would store different {first['kind']}: their {', '.join(names)} differ. Every rank "
-                    "needs the same weight file, settings and kind of device."
-                )
 
 
 def _check_common_folder(folder: Path, distributed: Distributed) -> None:

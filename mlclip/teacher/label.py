@@ -4,8 +4,8 @@ Each method goes through the views batch by batch, so that a folder of any size 
 embeddings of the class names, then those of the contrast names, which compete with the classes and are dropped at the end.
 `classes` is C. `text` and the views are on the same device; labels and summaries (for the labels' `meta`) are on the CPU.
 
-Letters: N photos, n photos of one batch, V views per photo (the whole photo first), M vectors of a photo in one view set,
-C classes, K = C + contrast names, D the joint embedding, G grids.
+Letters: N photos, n photos of one batch, V views per photo (the whole photo first), C classes,
+K = C + contrast names, D the joint embedding, G grids.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from torch import Tensor
 
 from ..config import PseudolabelConfig
 from ..methods import ccd, cdul, centred, dense, profiles
+from .encode import StoredViews
 from .scoring import class_scores
-from .store import Views
 
 HISTOGRAM_BINS = 20
 LEVEL_ROUNDS = 2  # first the levels of all photos, then of the photos without the class
-COVARIANCE_CELLS = 200_000  # with more cells, the covariance is estimated from about this many
-CORRELATION_VIEWS = 200_000  # with more views, the correlations of the names are estimated from about this many
+MOST_VIEWS = (
+    200_000  # with more, covariances of embeddings and correlations of names are estimated from about this many
+)
 
 
 # ------------------------------------------------------------------------------------------------------------------- CDUL
 
 
 def label_by_cdul(
-    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: StoredViews, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
     """CDUL labels (N, C) and their summary.
 
@@ -66,7 +67,7 @@ def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:
 
 
 def label_by_ccd(
-    views: Views, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: StoredViews, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict]:
     """CCD labels (N, C) and their summary.
 
@@ -95,7 +96,7 @@ def label_by_ccd(
 
 
 def label_by_centring(
-    views: Views,
+    views: StoredViews,
     text: Tensor,
     classes: int,
     logit_scale: float,
@@ -104,7 +105,7 @@ def label_by_centring(
 ) -> tuple[Tensor, dict]:
     """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles.
 
-    `related` (K, K) marks pairs of names that never compete, such as a class and its parent.
+    `related` (K, K) marks pairs of names that never compete: a class and one above it.
     """
     _, labels, summary = centred_labels(views, text, classes, logit_scale, config, related)
     return labels[:, :classes].contiguous(), summary
@@ -121,7 +122,7 @@ class Centred(NamedTuple):
 
 
 def centred_labels(
-    views: Views,
+    views: StoredViews,
     text: Tensor,
     classes: int,
     logit_scale: float,
@@ -130,7 +131,7 @@ def centred_labels(
 ) -> tuple[Centred, Tensor, dict]:
     """What `centre` makes of the views, the centred labels (N, K) of all names after the re-ranking, and the summary.
 
-    The summary names the pairs of names that do not compete fully: `same_names` is a list of [name, name, how much they compete].
+    In the summary, `same_names` has the pairs of names that do not compete fully: [name, name, how much they compete].
     """
     scale, weights = logit_scale * config.rank_scale, name_competition(views, text, related)
     by_levels = centre(views, text, scale, config.prior_photos, weights)
@@ -140,17 +141,17 @@ def centred_labels(
         summary["same_names"] = [[a, b, float(weights[a, b])] for a, b in pairs]
     summary["mixture"] = [by_levels.slope[:classes].tolist(), by_levels.offset[:classes].tolist()]
     if config.profiles:
-        scores, shown = profile_scores(views, text, by_levels.levels, labels, scale, config.rank_scale, weights)
+        scores, shown = scores_by_examples(views, text, by_levels.levels, labels, scale, config.rank_scale, weights)
         labels = profiles.rerank_by_profiles(labels, scores, shown, config.prior_photos)
         summary["profile_views"] = shown[:classes].tolist()
     summary["levels"] = levels_of_grids(views, by_levels.levels)
     return by_levels, labels, summary
 
 
-def name_competition(views: Views, text: Tensor, related: Tensor | None) -> Tensor | None:
-    """How much the names compete in these views, (K, K); None if all of them compete fully, see `centred.competition`."""
+def name_competition(views: StoredViews, text: Tensor, related: Tensor | None) -> Tensor | None:
+    """How much the names compete in these views, (K, K); None if all of them compete fully. See `centred.competition`."""
     count, total, products = 0, torch.zeros(len(text), dtype=torch.double), 0.0
-    every = max(1, len(views) * sum(views.sizes) // CORRELATION_VIEWS)
+    every = max(1, len(views) * sum(views.sizes) // MOST_VIEWS)
     for _, embeddings in views:  # (n, V, D)
         cosines = (embeddings.flatten(0, 1)[::every] @ text.T).cpu().double()  # (n·V, K)
         count, total, products = count + len(cosines), total + cosines.sum(0), products + cosines.T @ cosines
@@ -158,7 +159,9 @@ def name_competition(views: Views, text: Tensor, related: Tensor | None) -> Tens
     return None if weights is None else weights.to(text.device)
 
 
-def centre(views: Views, text: Tensor, scale: float, prior_photos: float, weights: Tensor | None = None) -> Centred:
+def centre(
+    views: StoredViews, text: Tensor, scale: float, prior_photos: float, weights: Tensor | None = None
+) -> Centred:
     """Levels and labels, twice: first the levels of all photos, then those of the photos without the class."""
     labels = torch.zeros(len(views), len(text))  # (N, K)
     for _ in range(LEVEL_ROUNDS):
@@ -172,7 +175,7 @@ def centre(views: Views, text: Tensor, scale: float, prior_photos: float, weight
     return Centred(levels, slope, offset, scores, labels)
 
 
-def class_levels(views: Views, text: Tensor, absent: Tensor) -> Tensor:
+def class_levels(views: StoredViews, text: Tensor, absent: Tensor) -> Tensor:
     """The level of every class in each view of a photo, (V, K). All views of one grid have the same, see `shrunk_levels`.
 
     `absent` (N, K) in [0, 1] is the weight of each photo for each class: the probability that it does not show the class.
@@ -189,31 +192,42 @@ def class_levels(views: Views, text: Tensor, absent: Tensor) -> Tensor:
     return torch.cat([level.expand(size, -1) for level, size in zip(levels, sizes, strict=True)]).float()
 
 
-def levels_of_grids(views: Views, levels: Tensor) -> dict[str, list[float]]:
+def levels_of_grids(views: StoredViews, levels: Tensor) -> dict[str, list[float]]:
     """The levels (V, K) of each grid once, as `meta` holds them."""
     firsts = [sum(views.sizes[:number]) for number in range(len(views.grids))]  # the index of each grid's first view
     return {str(n): levels[first].tolist() for n, first in zip(views.grids, firsts, strict=True)}
 
 
-def profile_scores(
-    views: Views, text: Tensor, levels: Tensor, labels: Tensor, scale: float, rank_scale: float, weights: Tensor | None
+def scores_by_examples(
+    views: StoredViews,
+    text: Tensor,
+    levels: Tensor,
+    labels: Tensor,
+    scale: float,
+    rank_scale: float,
+    weights: Tensor | None = None,
+    of_embeddings: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The log-odds (N, K) of all photos by the profiles of all names, and the number of views (K,) behind each profile.
+    """The log-odds (N, K) of all photos by the views that clearly show each name, and the number of these views (K,).
 
-    The profiles are learned from the photos whose `labels` (N, K) are confident.
+    In each photo with a confident label in `labels` (N, K), the view with the highest log-odds shows the class; all other views
+    are background. Gaussians with one covariance (see `profiles.fit_profiles`) are fitted to the cosines of the views with all
+    names, their profiles, or to their embeddings. `levels` (V, K) are those of the views, `weights` (K, K) how the names compete.
     """
     levels, sums = levels.to(text.device), None
+    every = max(1, len(views) * sum(views.sizes) // MOST_VIEWS) if of_embeddings else 1
     for rows, embeddings in views:  # (n,), (n, V, D)
         cosines = embeddings @ text.T  # (n, V, K)
         logits = centred.centred_logits(cosines, levels, scale, weights)
         shown = profiles.sure_views(logits, labels[rows].to(text.device))
-        part = profiles.statistics(centred.excess(cosines, levels).cpu(), shown.cpu())  # float64, which MPS lacks
+        features = embeddings if of_embeddings else centred.excess(cosines, levels)
+        part = profiles.statistics(features.cpu(), shown.cpu(), every)  # float64, which MPS lacks
         sums = part if sums is None else profiles.added(sums, part)
     fitted, scores = profiles.fit_profiles(sums), torch.empty(len(views), len(text))
     on_device = profiles.Profiles(*(part.to(text.device) for part in fitted))
     for rows, embeddings in views:  # (n,), (n, V, D)
-        excess = centred.excess(embeddings @ text.T, levels)  # (n, V, K)
-        logits = profiles.profile_logits(on_device, excess, rank_scale, weights)
+        features = embeddings if of_embeddings else centred.excess(embeddings @ text.T, levels)
+        logits = profiles.profile_logits(on_device, features, rank_scale, weights)  # (n, V, K)
         scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
     return scores, fitted.shown
 
@@ -222,8 +236,8 @@ def profile_scores(
 
 
 def label_by_view_sets(
-    cells: Mapping[str, Views],
-    views: Views,
+    cells: Mapping[str, StoredViews],
+    views: StoredViews,
     text: Tensor,
     classes: int,
     logit_scale: float,
@@ -232,9 +246,9 @@ def label_by_view_sets(
 ) -> tuple[Tensor, dict]:
     """Dense labels (N, C) and their summary: the mean of the labels of several view sets, weighted by their agreement.
 
-    `cells` are the cells of CLIP's feature maps for each of `config.kinds` but "views"; `views` are the views of centred labels.
-    The agreement of labels is measured with the centred labels. A set of cells has two labels: those of its levels and those of
-    Gaussians. The summary is that of the centred labels, and `kinds`: for each set its agreements, and the levels of its cells.
+    `cells` are the patch features for each of `config.kinds` but "views"; `views` are the views of centred labels.
+    The agreement of labels is measured with the centred labels. A set of patch features has two labels: those of its levels and those
+    of Gaussians. The summary is that of the centred labels, and `kinds`: for each set its agreements, and its levels.
     """
     scale = logit_scale * config.rank_scale
     by_levels, reference, summary = centred_labels(views, text, classes, logit_scale, config, related)
@@ -242,16 +256,15 @@ def label_by_view_sets(
 
     for kind in config.kinds:
         if kind == dense.VIEWS:
-            of_set, levels = [reference], summary["levels"]
-            compared = [by_levels.scores]
+            of_set, compared, levels = [reference], [by_levels.scores], summary["levels"]
         else:
             weights = name_competition(cells[kind], text, related)
-            centred_cells = centre(cells[kind], text, scale, config.prior_photos, weights)
-            of_set, levels = [centred_cells.labels], levels_of_grids(cells[kind], centred_cells.levels)
-            compared = [centred_cells.scores]
+            of_cells = centre(cells[kind], text, scale, config.prior_photos, weights)
+            of_set, compared = [of_cells.labels], [of_cells.scores]
+            levels = levels_of_grids(cells[kind], of_cells.levels)
             if config.profiles:
-                levels_of = centred_cells.levels
-                scores = gaussian_scores(cells[kind], text, levels_of, reference, scale, config.rank_scale, weights)
+                facts = (of_cells.levels, reference, scale, config.rank_scale, weights)
+                scores, _ = scores_by_examples(cells[kind], text, *facts, of_embeddings=True)
                 of_set.append(centred.presence(scores, config.prior_photos))
                 compared.append(scores)
         agrees = [dense.agreement(scores[:, :classes], reference[:, :classes]) for scores in compared]
@@ -261,39 +274,10 @@ def label_by_view_sets(
     return dense.average_labels(labels, agreements), summary | {"kinds": sets}
 
 
-def gaussian_scores(
-    cells: Views,
-    text: Tensor,
-    levels: Tensor,
-    reference: Tensor,
-    scale: float,
-    rank_scale: float,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Log-odds (N, K) of the photos by Gaussians of the classes in embedding space.
-
-    In each photo with a confident label in `reference` (N, K), the cell with the highest log-odds shows the class; all other
-    cells are background. The Gaussians have one covariance, see `profiles.fit_profiles`. `levels` (M, K) are those of the cells.
-    """
-    every = max(1, len(cells) * sum(cells.sizes) // COVARIANCE_CELLS)
-    levels, sums = levels.to(text.device), None
-    for rows, embeddings in cells:  # (n,), (n, M, D)
-        logits = centred.centred_logits(embeddings @ text.T, levels, scale, weights)  # (n, M, K)
-        shown = profiles.sure_views(logits, reference[rows].to(text.device))
-        part = profiles.statistics(embeddings.cpu(), shown.cpu(), every)  # float64, which MPS lacks
-        sums = part if sums is None else profiles.added(sums, part)
-    fitted = profiles.Profiles(*(part.to(text.device) for part in profiles.fit_profiles(sums)))
-    scores = torch.empty(len(cells), len(text))
-    for rows, embeddings in cells:  # (n,), (n, M, D)
-        logits = profiles.profile_logits(fitted, embeddings, rank_scale, weights)
-        scores[rows] = centred.pool_views(logits, len(cells.grids)).cpu()
-    return scores
-
-
 # --------------------------------------------------------------------------------------------------------- for the report
 
 
-def _confidences(views: Views, text: Tensor, logit_scale: float) -> dict:
+def _confidences(views: StoredViews, text: Tensor, logit_scale: float) -> dict:
     """How confident CLIP is: the mean top-1 probability of the largest views, and a histogram for each grid."""
     names = ["whole photos" if n == 1 else f"{n}×{n} snippets" for n in views.grids]
     counts, top1 = {name: torch.zeros(HISTOGRAM_BINS) for name in names}, 0.0

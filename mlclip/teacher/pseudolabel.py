@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..clip import load_clip
 from ..config import InputError, PseudolabelConfig, config_of
 from ..distributed import Distributed, Runtime, describe_device, start_distributed
 from ..files import cache_folder, check_output
-from ..images import Found, Images, Photo, Skip, find_images
+from ..images import Found, Images, find_images
 from ..labels.class_names import (
     Classes,
     as_prompts,
@@ -35,10 +33,10 @@ from ..methods.dense import VIEWS
 from ..methods.hierarchy import raise_parents, related
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, LineProgress, Progress
-from .encode import encoded_views
+from .encode import MEMORY_LIMIT, StoredViews, encoded_views
 from .label import label_by_ccd, label_by_cdul, label_by_centring, label_by_view_sets
 from .scoring import FLAT_MARGIN, Teacher, class_embeddings, default_clip, teacher_facts
-from .store import MEMORY_LIMIT, Store, StoredViews, identity
+from .store import as_tensor, identity
 
 
 def pseudolabel(
@@ -115,12 +113,7 @@ def label_photos(
     batch_size: int = 64,
     runtime: Runtime | None = None,
 ) -> Labels:
-    """Label the photos of `find_images` by step 1 of CDUL (ICCV 2023) or CCD (CVPR 2025), or by centring (see `centred`).
-
-    CDUL compares the whole photo and its snippets with the class names, aggregates and fuses. CCD compares the whole photo
-    at a larger size and debiases; the biases are in `meta["bias"]`. Centring takes the cosines of views of several sizes and
-    first subtracts the level of each class; the levels are in `meta["levels"]`, a list for each grid. Dense labels do the same
-    for the cells of CLIP's feature map, too, and average; `meta["kinds"]` has the agreements and levels of each view set.
+    """Label the photos of `find_images` by the method of `config`; `label.py` has the methods one below the other.
 
     `classes` are names, or a mapping of label names to prompt names. If they have a hierarchy (see `parse_classes`), no parent gets
     a lower score than its children; it is stored in `meta["hierarchy"]` with the exclusive groups, for the student.
@@ -134,6 +127,7 @@ def label_photos(
     classes, contrast = as_prompts(classes), as_prompts(contrast) if contrast else {}
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
+    logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
     text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates, compound=config.compound)
     views = {"grids": {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids), "size": size}
     if config.method == "dense":
@@ -148,71 +142,53 @@ def label_photos(
                 first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
                 total = len(found.photos) + len(found.skipped)
                 raise InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
+            limit = MEMORY_LIMIT // len(stores)
+            view_sets = [StoredViews(opened, photos, teacher.device, limit) for opened in stores]
             parents = classes.tree.parent_columns(list(classes))
-            scores, summary = _scores(stores, photos, text, parents, teacher, config)
+            scores, summary = _scores(view_sets, text.to(teacher.device), parents, logit_scale, config)
+            if not scores.isfinite().all():
+                raise InputError(
+                    f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
+                )
             scores = raise_parents(scores, parents)
-            _report(summary, list(classes), list(contrast), parents, config, runtime.progress)
-            meta = _meta(config, templates, classes, contrast, skipped, scores)
-            meta["clip"] = teacher_facts(teacher, _logit_scale(config, teacher), size)
-            meta["content"] = _contents(stores[0], photos)
+            _report(summary, [*classes, *contrast], parents, config, runtime.progress)
+            meta = _meta(config, templates, classes, contrast) | summary
+            meta["thresholds"] = thresholds_of_labels(scores, config.method)
+            meta["clip"] = teacher_facts(teacher, logit_scale, size)
+            meta["content"] = as_tensor([stores[0].contents[identity(photo)] for photo in photos])
+            meta["skipped"] = [[skip.path, skip.reason] for skip in skipped]
             if store:
                 meta["store"] = os.path.abspath(store)
-            return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta | summary)
+            return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta)
 
         return runtime.distributed.on_main(label)
 
 
 def _scores(
-    stores: Sequence[Store],
-    photos: Sequence[Photo],
-    text: Tensor,
-    parents: Sequence[int],
-    teacher: Teacher,
-    config: PseudolabelConfig,
+    views: Sequence[StoredViews], text: Tensor, parents: Sequence[int], logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The labels (N, C) of photos in the stores by the method of `config`, and their summary. `text` (C + contrast, D)."""
-    views, *cells = (StoredViews(store, photos, teacher.device, MEMORY_LIMIT // len(stores)) for store in stores)
-    pairs = related(parents, len(text)) if max(parents) >= 0 else None
-    methods = {"cdul": label_by_cdul, "ccd": label_by_ccd, "centred": partial(label_by_centring, related=pairs)}
+    """The labels (N, C) and their summary. `views` are one view set, for dense labels followed by patch features.
+
+    `parents` (C,) has the column of each class's parent, or -1.
+    """
+    if config.method in ("cdul", "ccd"):
+        label_by = label_by_cdul if config.method == "cdul" else label_by_ccd
+        return label_by(views[0], text, len(parents), logit_scale, config)
+    kin = related(parents, len(text)) if max(parents) >= 0 else None
     if config.method == "dense":
         kinds = [kind for kind in config.kinds if kind != VIEWS]
-        methods["dense"] = partial(label_by_view_sets, dict(zip(kinds, cells, strict=True)), related=pairs)
-    label_by = methods[config.method]
-    scores, summary = label_by(views, text.to(teacher.device), len(parents), _logit_scale(config, teacher), config)
-    if not scores.isfinite().all():
-        raise InputError(f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged.")
-    return scores, summary
-
-
-def _logit_scale(config: PseudolabelConfig, teacher: Teacher) -> float:
-    return teacher.logit_scale if config.temperature is None else 1 / config.temperature
-
-
-def _contents(store: Store, photos: Sequence[Photo]) -> Tensor:
-    """The hashes of the photos' contents as uint8 (N, 16)."""
-    data = b"".join(store.contents[identity(photo)] for photo in photos)
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(len(photos), -1)
+        cells = dict(zip(kinds, views[1:], strict=True))
+        return label_by_view_sets(cells, views[0], text, len(parents), logit_scale, config, kin)
+    return label_by_centring(views[0], text, len(parents), logit_scale, config, kin)
 
 
 def _meta(
-    config: PseudolabelConfig,
-    templates: Sequence[str],
-    classes: Mapping[str, str],
-    contrast: Mapping[str, str],
-    skipped: Sequence[Skip],
-    scores: Tensor,
-) -> dict:
+    config: PseudolabelConfig, templates: Sequence[str], classes: Mapping[str, str], contrast: Mapping[str, str]
+) -> dict[str, Any]:
     """How the labels were made, as plain containers for the labels' `meta`."""
     hierarchy = {"hierarchy": classes.tree.plain()} if classes.tree else {}
-    return hierarchy | {
-        "method": config.method,
-        "settings": asdict(config),
-        "templates": list(templates),
-        "prompts": list(classes.values()),
-        "contrast": list(contrast.values()),
-        "skipped": [[skip.path, skip.reason] for skip in skipped],
-        "thresholds": thresholds_of_labels(scores, config.method),
-    }
+    settings = {"method": config.method, "settings": asdict(config), "templates": list(templates)}
+    return hierarchy | settings | {"prompts": list(classes.values()), "contrast": list(contrast.values())}
 
 
 def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
@@ -229,37 +205,34 @@ def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
 
 
 def _report(
-    summary: dict,
-    classes: list[str],
-    contrast: list[str],
-    parents: Sequence[int],
-    config: PseudolabelConfig,
-    progress: Progress,
+    summary: dict, names: list[str], parents: Sequence[int], config: PseudolabelConfig, progress: Progress
 ) -> None:
-    """Say what a user should know about the labels. InputError if the temperature makes them useless."""
-    names, kin = [*classes, *contrast], related(parents, len(classes) + len(contrast))
+    """Say what a user should know about the labels. InputError if the temperature makes them useless.
+
+    `names` (K,) are the classes, then the contrast names.
+    """
+    kin = related(parents, len(names))
     same = [f"{names[a]} and {names[b]}" for a, b, _ in summary.get("same_names", []) if not kin[a, b]]
     if same:
         progress.log(
-            f"names with nearly the same scores in all views: {shorten(same)}. They do not compete, and get similar labels. Remove one "
-            "of a pair, or give it other words (label = other words)."
+            f"names with nearly the same scores in all views: {shorten(same)}. They do not compete, and get similar labels. "
+            "Remove one of a pair, or give it other words (label = other words)."
         )
     if "kinds" in summary:
         sets = summary["kinds"].items()
         listed = ", ".join(f"{kind} {' and '.join(f'{a:.2f}' for a in part['agreements'])}" for kind, part in sets)
-        progress.log(f"agreement of each kind of views with the centred labels, by levels and by Gaussians: {listed}")
-    missing = [name for name, photos in zip(classes, summary.get("bias_photos", []), strict=False) if not photos]
+        progress.log(f"agreement of each view set with the centred labels, by levels and by Gaussians: {listed}")
+    missing = [name for name, photos in zip(names, summary.get("bias_photos", []), strict=False) if not photos]
     if missing:
         progress.log(
-            f"no confident photo has {shorten(missing)} as its top class ({len(missing)} of {len(classes)} classes). "
+            f"no confident photo has {shorten(missing)} as its top class ({len(missing)} of {len(parents)} classes). "
             "Their bias is the mean of the other classes."
         )
-    count = len(names)
-    if summary["mean_top1"] > 1 / count + FLAT_MARGIN:
+    if summary["mean_top1"] > 1 / len(names) + FLAT_MARGIN:
         return
     line = (  # as with a logit scale that was divided by instead of multiplied
-        f"the mean top-1 probability is {summary['mean_top1']:.3f} for {count} names, about 1/{count}: the scores are almost "
-        "equal and say nothing about the classes"
+        f"the mean top-1 probability is {summary['mean_top1']:.3f} for {len(names)} names, about 1/{len(names)}: the scores are "
+        "almost equal and say nothing about the classes"
     )
     if config.temperature is not None:
         raise InputError(f"{line}. `temperature` {config.temperature:g} is too high; OpenAI's models need 0.01.")

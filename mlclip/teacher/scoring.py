@@ -22,6 +22,7 @@ from ..clip.encoders import ModifiedResNet
 from ..clip.model import CLIP
 from ..clip.pixels import OPENAI, pixels_of
 from ..config import InputError, OptionError
+from ..labels.class_names import fill_template
 from ..methods.compound import pairs_of, with_pairs
 
 TEXTS_AT_ONCE = 256
@@ -58,7 +59,7 @@ class Teacher:
 
     @property
     def is_resnet(self) -> bool:
-        """Whether the image encoder is one of CLIP's ResNets; then the cells of its feature map are known to help."""
+        """Whether the image encoder is one of CLIP's ResNets; then its patch features are known to help."""
         return isinstance(self.clip.visual, ModifiedResNet)
 
     @property
@@ -96,9 +97,8 @@ class Teacher:
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts -> L2-normalised embeddings (len(texts), D), float32, on the teacher's device."""
         tokens = self.clip.tokenize(list(texts)).to(self.device)
-        return F.normalize(
-            torch.cat([self.clip.encode_text(part).float() for part in tokens.split(TEXTS_AT_ONCE)]), dim=-1
-        )
+        parts = [self.clip.encode_text(part).float() for part in tokens.split(TEXTS_AT_ONCE)]
+        return F.normalize(torch.cat(parts), dim=-1)
 
 
 def class_embeddings(
@@ -110,8 +110,6 @@ def class_embeddings(
     the prompts of all pairs of names, in the first template, count half (see `methods/compound.py`).
     Raises InputError without templates, for a template without exactly one `{}`, and for the pairs of too many names.
     """
-    from ..labels.class_names import fill_template
-
     if not templates:
         raise InputError("there is no prompt template. Pass at least one in `templates`, such as 'a photo of a {}'.")
     texts = [fill_template(template, name) for name in prompt_names for template in templates]
@@ -129,10 +127,8 @@ def class_embeddings(
 
 def embeddings_of(meta: Mapping, teacher: Teacher) -> Tensor:
     """The class embeddings (C + contrast, D) that made the labels with this `meta`."""
-    compound = bool(meta.get("settings", {}).get("compound"))
-    return class_embeddings(
-        teacher, [*meta["prompts"], *meta.get("contrast", [])], meta["templates"], compound=compound
-    )
+    names, compound = [*meta["prompts"], *meta.get("contrast", [])], bool(meta.get("settings", {}).get("compound"))
+    return class_embeddings(teacher, names, meta["templates"], compound=compound)
 
 
 def class_scores(embeddings: Tensor, classes: Tensor, logit_scale: float) -> Tensor:
@@ -195,21 +191,15 @@ def teacher_facts(teacher: Teacher, logit_scale: float, view_size: int) -> dict[
 
 def check_same_teacher(made: Mapping[str, Any], teacher: Teacher) -> None:
     """InputError if `teacher` is not the CLIP that `made` describes: other weights, another activation or other pixels."""
-    if teacher.sha256 != made["sha256"]:
+    here = {"sha256": teacher.sha256, "activation": teacher.clip.activation, "pixels": teacher.pixels}
+    theirs = {"sha256": made["sha256"], "activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
+    differ = [name for name in ("sha256", "activation") if here[name] != theirs[name]]
+    differ += [] if here["pixels"].same_as(theirs["pixels"]) else ["pixels"]
+    if differ:
+        name = differ[0]
         raise InputError(
-            f"CLIP {teacher.name} did not make these labels; {made['name']} (sha256 {made['sha256'][:12]}...) did. "
-            "Use that one, or pass `other_teacher=True`."
-        )
-    activation, pixels = made.get("activation"), pixels_of(made.get("pixels"))
-    if activation != teacher.clip.activation:
-        raise InputError(
-            f"the labels were made with activation {activation}, but CLIP {teacher.name} is loaded with "
-            f"{teacher.clip.activation}. Load it with the same one, or pass `other_teacher=True`."
-        )
-    if not pixels.same_as(teacher.pixels):
-        raise InputError(
-            f"the labels were made with other pixels ({pixels}) than CLIP {teacher.name} is loaded with "
-            f"({teacher.pixels}). Load it with the same ones, or pass `other_teacher=True`."
+            f"CLIP {teacher.name} did not make these labels: its {name} is {str(here[name])[:80]}; theirs is "
+            f"{str(theirs[name])[:80]}. Load CLIP {made['name']} as it was then, or pass `other_teacher=True`."
         )
 
 

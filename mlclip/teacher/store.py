@@ -1,4 +1,4 @@
-"""Vectors of photos on disk: CLIP's embeddings of views, the cells of its feature maps, or the features of a student's trunk.
+"""Vectors of photos on disk: CLIP's embeddings of views, its patch features, or the features of a student's trunk.
 
 A store keeps embeddings instead of similarities, so that new class names, prompts or thresholds do not need a second pass over the
 photos. It belongs to one model and one set of views (its `Key`). It knows a photo by its content, so that another date or
@@ -49,8 +49,6 @@ KINDS = {
     "cells": "mlclip pseudolabel --method dense",
     "features": "mlclip train --method probe",
 }  # what stores hold, and the command that makes it
-BATCH_VECTORS = 16_384  # in a batch of stored vectors
-MEMORY_LIMIT = 16 << 20  # bytes of half-precision vectors that stay in memory between passes; others are read again
 Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
 
 SHARD = re.compile(r"shard-\d+-\d+\.pt")
@@ -66,8 +64,8 @@ class Key:
     network: str  # CLIP's activation, or the architecture of a student
     input_size: int  # pixels; each view is resized to this square
     grids: tuple[int, ...] = (1,)
-    side: int = 1  # a view has side × side vectors; more than one only for cells
-    attention: str = ""  # for cells: of the second run of a transformer's last block, see `clip/encoders.py`
+    side: int = 1  # a view has side × side vectors; more than one only for patch features
+    attention: str = ""  # for patch features: of the second run of a transformer's last block, see `clip/encoders.py`
     precision: str = "fp32"  # of the image encoder
     pixels: Pixels = OPENAI  # how the views are resized and normalised
 
@@ -88,9 +86,8 @@ class Key:
     @property
     def elsewhere(self) -> str:
         """How the user chooses another folder."""
-        if self.kind == "features":
-            return "Choose another cache with MLCLIP_CACHE."
-        return "Choose another folder with `store`, or another cache with MLCLIP_CACHE."
+        folder = "" if self.kind == "features" else "another folder with `store`, or "
+        return f"Choose {folder}another cache with MLCLIP_CACHE."
 
 
 def default_store(key: Key, root: str) -> Path:
@@ -112,8 +109,6 @@ def contents_of(photos: Sequence[Photo], threads: int = 4) -> list[bytes | None]
             return content_hash(photo.file)
         return None
 
-    if not photos:
-        return []
     with ThreadPoolExecutor(max(1, threads)) as executor:
         return list(executor.map(read, photos))
 
@@ -136,16 +131,13 @@ class Store:
         self.refresh()
 
     def _check_manifest(self) -> None:
-        manifest = self.folder / MANIFEST
         refuse_nul(self.folder)
         try:
-            found = parse_json(manifest.read_text())["key"] if manifest.exists() else None
+            found = read_manifest(self.folder)["key"] if (self.folder / MANIFEST).exists() else None
         except OSError as error:
-            raise InputError(
-                f"cannot use {self.folder} as store of {self.key.kind}: {error.strerror}. {self.key.elsewhere}"
-            ) from error
+            raise InputError(f"cannot use the store {self.folder}: {error.strerror}. {self.key.elsewhere}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{manifest} is damaged. Remove the folder {self.folder} and run again.") from error
+            raise InputError(f"{self.folder / MANIFEST} is damaged. Remove {self.folder} and run again.") from error
         if found not in (None, self.key.as_plain()):
             raise InputError(
                 f"{self.folder} holds {self.key.kind} of another model or other views. {self.key.elsewhere}"
@@ -155,7 +147,7 @@ class Store:
         """Add the shards that other processes have written since this process opened the store."""
         for shard in sorted(set(self.folder.glob("shard-*.pt")) - self._shards - set(self.damaged)):
             try:
-                loaded = load_shard(shard, self.key.kind, mmap=True)
+                loaded = load_plain(shard, kind=self.key.kind, made_by=KINDS[self.key.kind], mmap=True)
                 self._register(shard, loaded["content"], loaded["bytes"])
             except InputError:
                 self.damaged.append(shard)
@@ -182,9 +174,8 @@ class Store:
 
     def write_shard(self, shard: Path, photos: Sequence[Photo], contents: Sequence[bytes], vectors: Tensor) -> None:
         """Write the vectors (n, V, D) of photos with these contents as one file, completely or not at all."""
-        content = torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8).view(len(contents), -1)
+        content, sizes = as_tensor(contents), [photo.size for photo in photos]
         form = {"format": f"mlclip.{self.key.kind}", "version": FORMAT_VERSION}
-        sizes = [photo.size for photo in photos]
         save_plain(form | {"content": content, "bytes": sizes, "embeddings": vectors.half()}, shard)
         self.contents.update(zip(map(identity, photos), contents, strict=True))
         self._register(shard, content, sizes)
@@ -192,19 +183,13 @@ class Store:
     def write_index(self, *, complete: bool) -> None:
         """Write which content each file had, if that is new, and the manifest. `complete`: whether the run has finished."""
         if len(self.contents) > self._known:
-            content = torch.frombuffer(bytearray(b"".join(self.contents.values())), dtype=torch.uint8)
-            photos = [list(name) for name in self.contents]
-            form = {"format": "mlclip.photos", "version": FORMAT_VERSION}
-            save_plain(form | {"photos": photos, "content": content.view(len(photos), -1)}, self.folder / PHOTOS)
+            form = {"format": "mlclip.photos", "version": FORMAT_VERSION, "photos": list(map(list, self.contents))}
+            save_plain(form | {"content": as_tensor(list(self.contents.values()))}, self.folder / PHOTOS)
             self._known = len(self.contents)
-        manifest = {
-            "format": "mlclip.store",
-            "version": FORMAT_VERSION,
-            "key": self.key.as_plain(),
-            "complete": complete,
-        }
+        form = {"format": "mlclip.store", "version": FORMAT_VERSION}
         with atomic(self.folder / MANIFEST) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+            text = json.dumps(form | {"key": self.key.as_plain(), "complete": complete}, indent=1)
+            temporary.write_text(text + "\n")
 
     @contextmanager
     def writing(self, missing: int) -> Iterator[None]:
@@ -213,19 +198,14 @@ class Store:
         Damaged shards are removed, so that their photos are encoded again. InputError if the folder holds other files, cannot be
         written, or is used by another process.
         """
-        if self.folder.is_dir() and not (self.folder / MANIFEST).exists():  # never among the files of the user
-            try:
-                names = os.listdir(self.folder)
-            except OSError as error:
-                raise InputError(
-                    f"cannot use {self.folder} as a store: {error.strerror}. Check its permissions."
-                ) from error
-            if any(name != LOCK and not TEMPORARY.fullmatch(name) for name in names):
-                raise InputError(
-                    f"{self.folder} holds other files and is not an embedding store. Pass an empty folder as `store`."
-                )
         with ExitStack() as stack:
             try:
+                if self.folder.is_dir() and not (self.folder / MANIFEST).exists():  # never among the files of the user
+                    foreign = [n for n in os.listdir(self.folder) if n != LOCK and not TEMPORARY.fullmatch(n)]
+                    if foreign:
+                        raise InputError(
+                            f"{self.folder} holds other files and is not an embedding store. Pass an empty folder as `store`."
+                        )
                 stack.enter_context(lock_store(self.folder, self.key.elsewhere))
                 for file in [*self.damaged, *files_of(self.folder, TEMPORARY)]:
                     file.unlink()
@@ -262,7 +242,7 @@ class Store:
     def read_shard(self, shard: Path) -> Tensor:
         """Read the vectors (n, V, D) of one shard from disk, in half precision."""
         try:
-            return load_shard(shard, self.key.kind)["embeddings"]
+            return load_plain(shard, kind=self.key.kind, made_by=KINDS[self.key.kind])["embeddings"]
         except InputError as error:
             raise InputError(
                 f"{shard} is missing or damaged. Delete it, if it is there, and run the same command again: only its photos are "
@@ -270,7 +250,12 @@ class Store:
             ) from error
 
 
-def lock_store(folder: Path, otherwise: str) -> AbstractContextManager:
+def is_store(folder: Path) -> bool:
+    """Whether a folder holds a store, of any kind and key. A link to one does not count."""
+    return folder.is_dir() and not folder.is_symlink() and (folder / MANIFEST).is_file()
+
+
+def lock_store(folder: Path, otherwise: str = "") -> AbstractContextManager:
     """The lock of a store, for one process alone. InputError if another one has it, with `otherwise`, what else the user can do."""
 
     def refuse() -> None:
@@ -285,77 +270,13 @@ def _rows_of(content: Tensor) -> list[bytes]:
     return [data[start : start + width] for start in range(0, len(data), width)]
 
 
-def load_shard(shard: Path, kind: str, *, mmap: bool = False) -> dict:
-    return load_plain(shard, kind=kind, made_by=KINDS[kind], mmap=mmap)
+def as_tensor(contents: Sequence[bytes]) -> Tensor:
+    """Hashes as uint8 (n, 16)."""
+    return torch.frombuffer(bytearray(b"".join(contents)), dtype=torch.uint8).view(len(contents), -1)
 
 
-class Views:
-    """Vectors of photos in batches. Every pass gives the same batches in the same order.
-
-    `grids` names the n of each n×n grid of views, and `sizes` says how many vectors of a photo belong to each grid. The vectors
-    of a photo are those of the first grid, then those of the second, and so on.
-    """
-
-    grids: tuple[int, ...]
-    sizes: tuple[int, ...]
-
-    def __len__(self) -> int:
-        """The number of photos, not of batches."""
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices (n,) of photos, on the CPU, and their vectors (n, V, D), float32."""
-        raise NotImplementedError
-
-
-class StoredViews(Views):
-    """The vectors of `photos` in a store, on `device`.
-
-    The batches do not depend on the shards: a run that was stopped leaves smaller ones, and sums over other batches would be rounded
-    in another way.
-
-    The first pass reads each shard from disk. The vectors stay in CPU memory in half precision, up to `memory_limit` bytes;
-    later passes read only the other shards again.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        photos: Sequence[Photo],
-        device: torch.device | str = "cpu",
-        memory_limit: int = MEMORY_LIMIT,
-    ):
-        self.grids, self.sizes = store.key.grids, store.key.sizes
-        self.device = torch.device(device)
-        self._store, self._photos = store, len(photos)
-        self._shards = list(store.rows_by_shard(photos).items())
-        self._kept: dict[Path, Tensor] = {}
-        self._free = memory_limit
-
-    def __len__(self) -> int:
-        return self._photos
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size, indices, vectors = max(1, BATCH_VECTORS // sum(self.sizes)), torch.empty(0, dtype=torch.int64), None
-        for shard, pairs in self._shards:
-            more, rows = torch.tensor(pairs).unbind(1)
-            read = self._kept.get(shard)
-            if read is None:
-                read = self._store.read_shard(shard)[rows]
-                if read.nbytes <= self._free:
-                    self._kept[shard] = read
-                    self._free -= read.nbytes
-            indices, vectors = torch.cat([indices, more]), read if vectors is None else torch.cat([vectors, read])
-            while len(indices) >= size:
-                yield indices[:size], vectors[:size].to(self.device).float()
-                indices, vectors = indices[size:], vectors[size:]
-        if len(indices):
-            yield indices, vectors.to(self.device).float()
-
-
-def is_store(folder: Path) -> bool:
-    """Whether a folder holds a store, of any kind and key. A link to one does not count."""
-    return folder.is_dir() and not folder.is_symlink() and (folder / MANIFEST).is_file()
+def read_manifest(folder: Path) -> dict:
+    return parse_json((folder / MANIFEST).read_text())
 
 
 def files_of(folder: Path, name: re.Pattern) -> list[Path]:

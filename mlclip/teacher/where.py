@@ -1,6 +1,6 @@
-"""Where CLIP sees a class in a photo: maps from the cells of its last feature map. Nobody has to train anything for them.
+"""Where CLIP sees a class in a photo: maps from its patch features. Nobody has to train anything for them.
 
-Letters: N photos, n photos of one batch, K names, h w cells of a photo, D the joint embedding.
+Letters: N photos, n photos of one batch, K names, h w patch features of a photo, D the joint embedding.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ..progress import SILENT, Progress
 from .encode import embed_views_and_cells
 from .scoring import Teacher, embeddings_of
 
-KIND = "2"  # the cells are those of the whole photo at this multiple of CLIP's input size
-LEVEL_PHOTOS = 200  # the level of a class is its mean cosine over the cells of at most this many photos
+KIND = "2"  # the patch features are those of the whole photo at this multiple of CLIP's input size
+LEVEL_PHOTOS = 200  # the level of a class is its mean cosine over the patch features of at most this many photos
 SHOWN_PHOTOS, SHOWN_CLASSES = 24, 4  # in a report
 ATTENTION = "key"
 BATCH = 16
@@ -33,20 +33,16 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class CellMaps:
-    """Draws class maps from CLIP's cells. `text` (K, D) are the embeddings of the names, `levels` (K,) their mean cosines."""
+    """Draws class maps from CLIP's patch features. `text` (K, D) are the embeddings of the names, `levels` (K,) their mean cosines."""
 
     teacher: Teacher
     text: Tensor
-    scale: float  # of the softmax within a cell
+    scale: float  # of the softmax within a patch
     levels: Tensor
     weights: Tensor | None = None  # (K, K) of `centred.competition`: names that mean the same do not compete
 
-    def views(self, photos: Sequence[Photo]) -> PhotoViews:
-        """The photos as this needs them."""
-        return square_photos(photos, self.teacher)
-
     def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 photos (n, 3, S, S) -> the log-odds of each name in each cell, (n, K, h, w), float32 on the CPU."""
+        """uint8 photos (n, 3, S, S) -> the log-odds of each name in each patch, (n, K, h, w), float32 on the CPU."""
         cosines = _cosines(self.teacher, self.text, pixels)
         logits = centred.centred_logits(cosines, self.levels, self.scale, self.weights)
         return logits.permute(0, 3, 1, 2)  # (n, K, h, w)
@@ -64,13 +60,10 @@ def _cosines(teacher: Teacher, text: Tensor, pixels: Tensor) -> Tensor:
 
 
 def cell_levels(photos: Sequence[Photo], teacher: Teacher, text: Tensor, num_workers: int = 2) -> Tensor:
-    """The level (K,) of each name: its mean cosine over the cells of at most LEVEL_PHOTOS of the photos, evenly spaced."""
-    sample = photos[:: max(1, -(-len(photos) // LEVEL_PHOTOS))]
+    """The level (K,) of each name: its mean cosine over the patch features of at most LEVEL_PHOTOS of the photos, evenly spaced."""
+    sample = square_photos(photos[:: max(1, -(-len(photos) // LEVEL_PHOTOS))], teacher)
     total, count = torch.zeros(len(text)), 0
-    batches = photo_batches(
-        square_photos(sample, teacher), batch_size=BATCH, num_workers=num_workers, device=teacher.device
-    )
-    for _, pixels, _ in batches:
+    for _, pixels, _ in photo_batches(sample, batch_size=BATCH, num_workers=num_workers, device=teacher.device):
         if pixels is not None:
             cosines = _cosines(teacher, text, pixels[:, 0]).flatten(0, 2)  # (n·h·w, K)
             total, count = total + cosines.sum(0), count + len(cosines)
@@ -95,17 +88,18 @@ def maps_of_labels(labels: Labels, teacher: Teacher, *, num_workers: int = 2, pr
     scale = teacher.logit_scale * PseudolabelConfig().rank_scale
     weights = centred.competition_of(meta.get("same_names", []), len(text))
     maps = CellMaps(teacher, text, scale, cell_levels(photos, teacher, text, num_workers), weights)
-    drawn_maps: dict[str, dict] = {"classes": {}, "maps": {}}
+    where: dict[str, dict] = {"classes": {}, "maps": {}}
     with progress.bar("class maps of CLIP", len(photos), "photos") as bar:
-        batches = photo_batches(maps.views(photos), batch_size=BATCH, num_workers=num_workers, device=teacher.device)
+        views = square_photos(photos, teacher)
+        batches = photo_batches(views, batch_size=BATCH, num_workers=num_workers, device=teacher.device)
         for indices, pixels, unreadable in batches:
             bar.update(len(indices) + len(unreadable))
             for index, drawn in zip(indices.tolist(), maps(pixels[:, 0]) if pixels is not None else (), strict=True):
                 row = rows[index]
                 order = labels.scores[row].nan_to_num(-1).argsort(descending=True, stable=True).tolist()
                 columns = [column for column in order if reached[row, column]][:SHOWN_CLASSES]
-                drawn_maps["classes"][row], drawn_maps["maps"][row] = columns, as_bytes(drawn[columns]).tolist()
-    return drawn_maps
+                where["classes"][row], where["maps"][row] = columns, as_bytes(drawn[columns]).tolist()
+    return where
 
 
 def teacher_of(labels: Labels, device: torch.device, *, progress: Progress = SILENT) -> Teacher:

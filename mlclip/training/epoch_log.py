@@ -72,15 +72,19 @@ def epoch_line(row: dict[str, float]) -> str:
     line += f", label entropy {row['label_entropy']:.4f} nats"
     if row["labels_moved"]:
         line += f", {row['labels_crossed_half']} labels crossed ½"
-    if "stopping_measure" in row:
-        measure = f"{100 * row['stopping_measure']:.1f} mAP against labels that are exactly 1"
-        line += (
-            ", no stopping measure: no label is exactly 1" if math.isnan(row["stopping_measure"]) else f", {measure}"
-        )
-    report = {k.removesuffix(f"_{REPORT_ONLY}"): v for k, v in row.items() if k.endswith(REPORT_ONLY)}
-    if report:
-        line += "; report only: " + ", ".join(f"{name.replace('_', ' ')} {100 * v:.1f}" for name, v in report.items())
-    return line
+    measure = row.get("stopping_measure")
+    if measure is not None and math.isnan(measure):
+        line += ", no stopping measure: no label is exactly 1"
+    elif measure is not None:
+        line += f", {100 * measure:.1f} mAP against labels that are exactly 1"
+    report = [(name, value) for name, value in row.items() if name.endswith(REPORT_ONLY)]
+    return line + report_line(dict(report), "; ")
+
+
+def report_line(facts: dict[str, float], start: str = "") -> str:
+    """The numbers that use true labels as text; "" without any."""
+    shown = [f"{name.removesuffix(f'_{REPORT_ONLY}').replace('_', ' ')} {100 * v:.1f}" for name, v in facts.items()]
+    return f"{start}report only: {', '.join(shown)}" if shown else ""
 
 
 class EpochLog:
@@ -98,9 +102,10 @@ class EpochLog:
         """Write all rows so far. Only the last one is new."""
         write_rows(self.file, rows)
         if self._board:
-            for name, value in rows[-1].items():
-                if name != "epoch":
-                    self._board.add_scalar(name, value, int(rows[-1]["epoch"]))
+            facts = dict(rows[-1])
+            epoch = int(facts.pop("epoch"))
+            for name, value in facts.items():
+                self._board.add_scalar(name, value, epoch)
             self._board.flush()
 
     def close(self) -> None:

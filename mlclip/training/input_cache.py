@@ -59,34 +59,30 @@ def open_input_cache(photos: Sequence[Photo], size: int, runtime: Runtime) -> In
     None, with a message, where the disk is full or cannot be written: the training then decodes the photos in every epoch.
     All ranks get a cache, or none does.
     """
-    try:
-        return _decoded(photos, size, runtime)
-    except InputError as error:
-        runtime.progress.log(f"no input cache: {error}. Every epoch decodes the photos again.")
-        return None
-
-
-def _decoded(photos: Sequence[Photo], size: int, runtime: Runtime) -> InputCache:
     distributed = runtime.distributed
     hosts = distributed.all_gather(socket.gethostname())
     mine = [rank for rank, host in enumerate(hosts) if host == hosts[distributed.rank]]  # the ranks of this machine
     place, length, own = mine.index(distributed.rank), len(photos) * 3 * size * size, None
     try:
-        with distributed.together():
-            own = _create(length) if place == 0 else None
-        name = distributed.all_gather(own)[mine[0]]
-        with distributed.together():
-            file = _open(name, length)
-    finally:
-        if own:  # every rank has opened the file, or none will
-            with suppress(OSError):
-                os.unlink(own)
-    runtime.progress.log(f"input cache: {len(photos):,} photos, {length / 1e6:,.0f} MB in {os.path.dirname(name)}")
-    with file:
-        with distributed.together():
-            unreadable = _fill(file, photos, range(len(photos))[place :: len(mine)], size, runtime)
-        found = distributed.all_gather(unreadable)
-        pixels = np.memmap(file, np.uint8, "r", shape=(len(photos), 3, size, size))
+        try:
+            with distributed.together():
+                own = _create(length) if place == 0 else None
+            name = distributed.all_gather(own)[mine[0]]
+            with distributed.together():
+                file = _open(name, length)
+        finally:
+            if own:  # every rank has opened the file, or none will
+                with suppress(OSError):
+                    os.unlink(own)
+        runtime.progress.log(f"input cache: {len(photos):,} photos, {length / 1e6:,.0f} MB in {os.path.dirname(name)}")
+        with file:
+            with distributed.together():
+                unreadable = _fill(file, photos, range(len(photos))[place :: len(mine)], size, runtime)
+            found = distributed.all_gather(unreadable)
+            pixels = np.memmap(file, np.uint8, "r", shape=(len(photos), 3, size, size))
+    except InputError as error:  # on every rank
+        runtime.progress.log(f"no input cache: {error}. Every epoch decodes the photos again.")
+        return None
     return InputCache(pixels, {row: reason for rank in mine for row, reason in found[rank].items()})
 
 

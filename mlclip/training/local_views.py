@@ -26,7 +26,7 @@ from ..methods import ccd, centred
 from ..student.model import Classifier
 from ..student.predict import class_maps
 from ..teacher.scoring import Teacher, check_same_teacher, class_scores, embeddings_of
-from ..teacher.where import CellMaps
+from ..teacher.where import CellMaps, square_photos
 
 CAM_SIDE = 320  # class maps are resized to this many pixels per side ...
 CAM_MARGIN = 40  # ... and boxes get a margin of this many: the paper's 80 at 640
@@ -68,7 +68,7 @@ def choose_local_views(
     above = [(row > threshold).nonzero().flatten().tolist() for row in scores]  # NaN is never above
     rows = runtime.distributed.shard([row for row, classes in enumerate(above) if classes])
     own = [photos[row] for row in rows]
-    dataset = cells.views(own) if cells else PhotoViews(own, model.size)
+    dataset = square_photos(own, cells.teacher) if cells else PhotoViews(own, model.size)
     reported = set(pictured_rows(len(photos)))
     found: dict[int, list[Box]] = {}
     maps: dict[int, Tensor] = {}
@@ -103,66 +103,46 @@ def _box_of(cam: Tensor, least_margin: float) -> Box:
 
 @dataclass(frozen=True)
 class CropScorer:
-    """A teacher that scores crops. `text` (C + contrast, D) are the embeddings of its class prompts."""
+    """A teacher that scores crops. `text` (C + contrast, D) are the embeddings of its class prompts.
+
+    For CCD and CDUL labels, as in the paper: the highest softmax score of all crops, raised to `floor` and divided by `bias` (C,).
+    For centred and dense labels the crops are views of one more grid: `levels` (C + contrast,) are the class levels; `slope`
+    and `offset` (C,) come from the mixture that made the labels.
+    """
 
     teacher: Teacher
     text: Tensor
     classes: int
     logit_scale: float
     longest: int  # the longer side of a crop, pixels
+    bias: Tensor | None = None
+    floor: float = ccd.FLOOR
+    levels: Tensor | None = None  # None: not centred
+    slope: Tensor | None = None
+    offset: Tensor | None = None
+    weights: Tensor | None = None  # (K, K) of `centred.competition`
 
     @property
     def initial(self) -> float:
         """The combined score of every class before the first crop."""
-        return 0.0
+        return 0.0 if self.levels is None else -math.inf
 
     def score(self, embeddings: Tensor) -> Tensor:
         """Scores of crops: embeddings (k, D) -> (k, C)."""
-        return class_scores(embeddings, self.text, self.logit_scale)[:, : self.classes]
-
-    def combine(self, combined: Tensor, scores: Tensor) -> Tensor:
-        """The combined scores (C,) of a photo, with the `scores` (C,) of one more crop."""
-        return torch.maximum(combined, scores)
-
-
-@dataclass(frozen=True)
-class DebiasedCropScorer(CropScorer):
-    """As in the paper: the highest softmax score of all crops, raised to `floor` and divided by `bias` (C,)."""
-
-    bias: Tensor
-    floor: float
-
-    def local_label(self, combined: Tensor) -> Tensor:
-        """The local label (C,) of a photo. It is floor / bias for a photo without crops."""
-        return ccd.local_scores(combined[None], self.bias, self.floor)
-
-
-@dataclass(frozen=True)
-class CentredCropScorer(CropScorer):
-    """For centred and dense labels: the crops are views of one more grid.
-
-    `levels` (C + contrast,) are the class levels; `slope` and `offset` (C,) come from the mixture that made the labels.
-    """
-
-    levels: Tensor
-    slope: Tensor
-    offset: Tensor
-    weights: Tensor | None  # (K, K) of `centred.competition`
-
-    @property
-    def initial(self) -> float:
-        return -math.inf
-
-    def score(self, embeddings: Tensor) -> Tensor:
+        if self.levels is None:
+            return class_scores(embeddings, self.text, self.logit_scale)[:, : self.classes]
         cosines = embeddings.float() @ self.text.T  # (k, C + contrast)
         logits = centred.centred_logits(cosines, self.levels, self.logit_scale, self.weights)
         return logits[:, : self.classes]
 
     def combine(self, combined: Tensor, scores: Tensor) -> Tensor:
-        return torch.logaddexp(combined, scores)
+        """The combined scores (C,) of a photo, with the `scores` (C,) of one more crop."""
+        return torch.maximum(combined, scores) if self.levels is None else torch.logaddexp(combined, scores)
 
     def local_label(self, combined: Tensor) -> Tensor:
-        """The local label (C,) of a photo. It is NaN (not known) for a photo without crops."""
+        """The local label (C,) of a photo. Without crops it is floor / bias, or NaN (not known) where labels are centred."""
+        if self.levels is None:
+            return ccd.local_scores(combined[None], self.bias, self.floor)
         return (self.slope * combined + self.offset).sigmoid().where(combined.isfinite(), torch.nan)
 
 
@@ -191,11 +171,12 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
             levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
             slope, offset = torch.tensor(meta["mixture"])
             size, scale = made.get("view_size") or teacher.input_size, scale * settings["rank_scale"]
+            mixture = {"levels": levels, "slope": slope, "offset": offset}
             weights = centred.competition_of(meta.get("same_names", []), len(text))
-            return CentredCropScorer(teacher, text, classes, scale, size, levels, slope, offset, weights)
+            return CropScorer(teacher, text, classes, scale, size, **mixture, weights=weights)
         bias = torch.tensor(meta.get("bias") or [1.0] * classes)
         size = (made.get("view_size", 0) if meta.get("method") == "ccd" else 0) or teacher.larger_size()
-        return DebiasedCropScorer(teacher, text, classes, scale, size, bias, settings.get("floor", ccd.FLOOR))
+        return CropScorer(teacher, text, classes, scale, size, bias, settings.get("floor", ccd.FLOOR))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(

@@ -17,13 +17,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..config import TrainConfig
 from ..distributed import Distributed, Runtime, choose_device
 from ..labels.table import Labels, write_labels
-from ..progress import SILENT, Progress
 from ..student.checkpoint import Checkpoint, save_checkpoint
 from ..student.predict import fitted_thresholds
 from ..teacher.scoring import Teacher
@@ -49,29 +47,21 @@ def train_student(
     resume: bool = False,
     overwrite: bool = False,
     offline: bool = False,
-    num_workers: int = 2,
-    device: str | torch.device | None = None,
-    distributed: Distributed | None = None,
-    progress: Progress = SILENT,
+    runtime: Runtime | None = None,
 ) -> Checkpoint:
     """Train a student on pseudo labels and write it to `output`: step 2 of CDUL (ICCV 2023) and of CCD (CVPR 2025).
 
-    `teacher` must be the CLIP that made the labels, unless `config.other_teacher` is True. `save_labels` is the file for the labels at
-    the end. `truth` only adds mAPs to the report of every epoch. `device` is used where `distributed` is None.
+    The arguments are those of `train.train`, with what it has read: the table, its `truth`, and the `teacher` that made the labels
+    (another one needs `config.other_teacher`).
 
-    Labels that are NaN (not known) do not enter the loss and do not change. Corrected labels (see `labels.corrections`) do not change
-    either, and their losses count `config.correction_weight` times. Photos that cannot be read are listed in `meta["skipped"]`. The
-    state after every epoch is saved beside `output` (`model.resume.pt`), its facts in `model.log.csv`. A training that was stopped
-    continues with `resume=True`, with the result of one that was not. With more than one epoch the photos are decoded once (see
-    `input_cache`), unless `config.cache` is off.
-
-    The student that predicts and is written has the average of the weights over the last `config.average` of the training (0, as in
-    the papers: the weights of the last step). Its thresholds give each class as many training photos as the labels expect. Raises
-    InputError if labels, settings and files do not fit together, or if the loss is not finite.
+    Labels that are NaN (not known) do not enter the loss and do not change. Corrected labels do not change either, and their losses
+    count `config.correction_weight` times. Photos that cannot be read are listed in `meta["skipped"]`. The state after every epoch
+    is in `model.resume.pt` beside `output`, its facts in `model.log.csv`; a training that is resumed has the result of one that
+    was not stopped. The student that predicts and is written has the average of the weights over the last `config.average` of the
+    training. Its thresholds give each class as many training photos as the labels expect. Raises InputError.
     """
-    config = config or TrainConfig()
-    distributed = distributed or Distributed(device=choose_device(device or "auto"))
-    runtime, state_file = Runtime(distributed, num_workers, progress), resume_file(output)
+    config, runtime = config or TrainConfig(), runtime or Runtime(Distributed(device=choose_device()))
+    distributed, state_file = runtime.distributed, resume_file(output)
     distributed.on_main(lambda: check_outputs(config, output, save_labels, resume, overwrite))
     if config.method == "probe":
         checkpoint = train_probe(labels, output, config, runtime, teacher=teacher, truth=truth, offline=offline)
@@ -82,7 +72,7 @@ def train_student(
         with distributed.together():
             scorer = crop_scorer_for(labels, teacher, config.other_teacher) if config.updates_labels else None
         for line in [*schedule_warnings(config), plan_line(state)]:
-            progress.log(line)
+            runtime.progress.log(line)
         if config.cache and 1 < config.epochs > state.epochs:  # one epoch decodes every photo once anyway
             state.cache = open_input_cache(state.photos, config.size, runtime)
         scores = run_epochs(state, scorer, truth, output)

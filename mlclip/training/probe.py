@@ -21,16 +21,16 @@ from ..distributed import Runtime
 from ..files import beside
 from ..images import Photo
 from ..labels.table import Labels
-from ..methods.linear_head import FOLDS, choose_l2, choose_pooled_l2, fit_head, fit_pooled_head
+from ..methods.linear_head import FOLDS, choose_l2, fit_head, fit_pooled_head
 from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ClipHead, clip_of
 from ..student.features import photo_features
 from ..student.model import Classifier
 from ..student.predict import fitted_thresholds
-from ..teacher.encode import encoded_views
+from ..teacher.encode import StoredViews, encoded_views
 from ..teacher.scoring import Teacher, check_same_teacher
-from ..teacher.store import Store, StoredViews, is_store
-from .epoch_log import true_facts, write_rows
+from ..teacher.store import Store, is_store
+from .epoch_log import report_line, true_facts, write_rows
 from .start import new_model, training_photos
 from .state import TrainingState, corrected_photos, identity_of, label_weights, model_meta
 
@@ -74,31 +74,27 @@ def train_probe(
                 check_same_teacher(labels.meta["clip"], teacher)
             grids, size = views_of(labels, teacher)
     photos, scores, skipped = training_photos(labels, config, runtime)
-    corrected = corrected_photos(labels, photos)
+    weights = label_weights(corrected_photos(labels, photos), config)
     if config.arch == CLIP_HEAD:
-        store = labels.meta.get("store")  # of the labels, where it was not in the cache
-        made_here = (labels.meta.get("clip") or {}).get("sha256") == teacher.sha256
-        if not (store and made_here and is_store(Path(store))):
-            store = None
-        views = {"grids": grids, "size": size, "store": store}
+        views = {"grids": grids, "size": size, "store": _store_of(labels, teacher)}
         with encoded_views(photos, teacher, root=labels.root, runtime=runtime, **views) as ([opened], unread):
             unreadable = {skip.path: skip.reason for skip in unread}
 
             def fit(device: torch.device) -> FittedHead:
-                return _fit_pooled_head(opened, photos, scores, label_weights(corrected, config), config.seed, device)
+                return _fit_stored(opened, photos, scores, weights, config.seed, device)
 
             fitted = _fitted("head", fit, len(photos), len(unreadable), runtime)
         model = ClipHead(labels.classes, size, grids, fitted.weight.shape[1], clip_of(teacher)).use(teacher)
         runtime.progress.log(f"prediction with this model will run {model.cost()}")
     else:
         model = new_model(labels, scores, config, runtime, offline)
-        fitted, unreadable = _fit_on_trunk(model, photos, scores, corrected, labels.root, config, runtime)
+        fitted, unreadable = _fit_on_trunk(model, photos, scores, weights, labels.root, config.seed, runtime)
     _set_head(model, fitted)
     rows: list[dict] = [{"l2": l2, "held_out_loss": loss, "chosen": int(l2 == fitted.l2)} for l2, loss in fitted.tried]
     if truth:
         facts = true_facts({"labels": scores, "predictions": fitted.held_out.sigmoid()}, photos, labels.classes, truth)
         rows = [row | facts if row["chosen"] else row for row in rows]
-        runtime.progress.log("report only: " + ", ".join(f"{name} {100 * value:.1f}" for name, value in facts.items()))
+        runtime.progress.log(report_line(facts))
     if distributed.is_main:
         write_rows(beside(output, ".log.csv"), rows)
     meta = model_meta(identity_of(labels, config), labels, skipped | unreadable)
@@ -106,14 +102,19 @@ def train_probe(
     return Checkpoint(model.to(distributed.device).eval(), thresholds, meta)
 
 
+def _store_of(labels: Labels, teacher: Teacher) -> str | None:
+    """The store that the labels were made with, where it was not in the cache and is still there."""
+    store, made = labels.meta.get("store"), labels.meta.get("clip") or {}
+    return store if store and made.get("sha256") == teacher.sha256 and is_store(Path(store)) else None
+
+
 def start_from_probe(state: TrainingState, root: str) -> None:
     """Give a new training the head of a probe, fitted to its labels. `root` is the folder of the photos.
 
     With boosted class maps (`cam_boost`) the first predictions are higher than the probe's.
     """
-    fitted, unreadable = _fit_on_trunk(
-        state.model, state.photos, state.labels, state.corrected, root, state.config, state.runtime
-    )
+    facts = (state.weights, root, state.config.seed, state.runtime)
+    fitted, unreadable = _fit_on_trunk(state.model, state.photos, state.labels, *facts)
     state.skipped |= unreadable
     _set_head(state.model, fitted)
 
@@ -122,16 +123,16 @@ def _fit_on_trunk(
     model: Classifier,
     photos: list[Photo],
     labels: Tensor,
-    corrected: Tensor | None,
+    weights: Tensor | None,
     root: str,
-    config: TrainConfig,
+    seed: int,
     runtime: Runtime,
 ) -> tuple[FittedHead, dict[str, str]]:
-    """The head for labels and corrections (N, C), and path -> reason of unreadable photos. The main rank fits it for all."""
+    """The head for labels (N, C) and their factors, and path -> reason of unreadable photos. The main rank fits it for all."""
     features, unreadable = photo_features(model, photos, root, runtime)
 
     def fit(device: torch.device) -> FittedHead:
-        return fit_probe(features, labels, config.seed, device, label_weights(corrected, config))
+        return fit_probe(features, labels, seed, device, weights)
 
     return _fitted("probe", fit, len(photos), len(unreadable), runtime), unreadable
 
@@ -162,42 +163,38 @@ def _set_head(model: Classifier | ClipHead, fitted: FittedHead) -> None:
 def fit_probe(
     features: Tensor, labels: Tensor, seed: int, device: torch.device | None = None, weights: Tensor | None = None
 ) -> FittedHead:
-    """The head for features (N, 2, K) of photos and their mirror images, and labels (N, C) in [0, 1]. NaN rows are left out.
+    """The head for features (N, V, K) of photos and their mirror images, and labels (N, C) in [0, 1]. NaN rows are left out.
 
-    `weights` (N, C) are factors of single labels; None is 1 for all. InputError if features are not finite. The result is on
-    the CPU.
+    `weights` (N, C) are factors of single labels; None is 1 for all. The result is on the CPU.
     """
     readable = ~features.isnan().flatten(1).all(1)  # (N,)
-    used, targets = features[readable].float().to(device), labels[readable].float().to(device)
-    if not used.isfinite().all():
-        raise InputError("the features of the trunk are not finite. Use other initial weights as `init`.")
-    factors = torch.ones_like(targets) if weights is None else weights[readable].to(targets)
-    choice = choose_l2(used, targets, seed, factors)
-    views = used.shape[1]
-    weight, bias = fit_head(
-        used.flatten(0, 1), targets.repeat_interleave(views, 0), choice.l2, factors.repeat_interleave(views, 0)
-    )
-    held_out = torch.full(labels.shape, torch.nan)
-    held_out[readable] = choice.held_out.cpu()
-    return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out)
+    return _fit(features[readable].float().to(device), readable, labels, weights, seed, pooled=False)
 
 
-def _fit_pooled_head(
+def _fit_stored(
     store: Store, photos: list[Photo], labels: Tensor, weights: Tensor | None, seed: int, device: torch.device
 ) -> FittedHead:
-    """The head for the photos in the store, their labels (N, C) and the factors of these. The held-out logits of other photos are NaN."""
+    """The pooled head for the photos in the store, labels (N, C) and their factors."""
     rows = [row for row, photo in enumerate(photos) if photo in store]
-    batches = StoredViews(store, [photos[row] for row in rows], device, memory_limit=0)
     views = torch.empty(0)
-    for indices, embeddings in batches:  # (n,), (n, V, D)
-        views = embeddings.new_empty(len(rows), *embeddings.shape[1:]) if not len(views) else views
+    for indices, embeddings in StoredViews(store, [photos[row] for row in rows], device, memory_limit=0):  # (n, V, D)
+        views = views if len(views) else embeddings.new_empty(len(rows), *embeddings.shape[1:])
         views[indices.to(device)] = embeddings
+    return _fit(views, torch.tensor(rows), labels, weights, seed, pooled=True)
+
+
+def _fit(views: Tensor, rows: Tensor, labels: Tensor, weights: Tensor | None, seed: int, *, pooled: bool) -> FittedHead:
+    """The head for the views (n, V, K) of some `rows` of labels (N, C) and weights (N, C). InputError if views are not finite."""
     if not views.isfinite().all():
-        raise InputError("the embeddings in the store are not finite. The weights of this CLIP may be damaged.")
-    targets = labels[rows].float().to(device)
+        raise InputError("the features of the photos are not finite. The weights of the network may be damaged.")
+    targets = labels[rows].float().to(views.device)
     factors = torch.ones_like(targets) if weights is None else weights[rows].to(targets)
-    choice = choose_pooled_l2(views, targets, seed, factors)
-    weight, bias = fit_pooled_head(views, targets, choice.l2, factors)
+    choice = choose_l2(views, targets, seed, factors, pooled=pooled)
+    if pooled:
+        weight, bias = fit_pooled_head(views, targets, choice.l2, factors)
+    else:
+        flat = (part.repeat_interleave(views.shape[1], 0) for part in (targets, factors))  # (n·V, C)
+        weight, bias = fit_head(views.flatten(0, 1), next(flat), choice.l2, next(flat))
     held_out = torch.full(labels.shape, torch.nan)
     held_out[rows] = choice.held_out.cpu()
     return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out)
@@ -211,12 +208,10 @@ def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
     try:
         if method in ("centred", "dense"):
             grids = PseudolabelConfig(grids=tuple(settings["grids"])).grids
+        elif method == "cdul":
+            grids = (1, PseudolabelConfig("cdul", snippets=settings["snippets"]).snippets)
         else:
-            known = {
-                "cdul": lambda: (1, PseudolabelConfig("cdul", snippets=settings["snippets"]).snippets),
-                "ccd": lambda: (1,),
-            }
-            grids = known.get(method, lambda: GRIDS)()
+            grids = (1,) if method == "ccd" else GRIDS
     except (KeyError, TypeError) as error:
         raise InputError(
             f"the labels do not say which views they were made from ({error}). Make them again."

@@ -14,9 +14,7 @@ from ..config import TrainConfig
 from ..methods import ccd
 from .state import TrainingState
 
-FORECAST_STEPS = (
-    20  # the time of all epochs is estimated from these first weight steps of a training; the very first does not count
-)
+FORECAST_STEPS = 20  # first weight steps of a training, from which its time is estimated; the very first does not count
 FORWARD_SHARE = 1 / 3  # of the time of a weight step: predicting the same photos
 
 
@@ -70,16 +68,16 @@ def schedule_warnings(config: TrainConfig) -> list[str]:
 
 def plan_line(state: TrainingState) -> str:
     """One line about the training before its first step: network, photos, steps, precision and device."""
-    config, distributed = state.config, state.distributed
-    left, photos = config.epochs - state.epochs, len(state.photos)
-    line = f"training {config.arch} ({config.size} px, {len(state.model.classes)} classes) on {photos:,} photos: "
-    line += f"{left} epoch{'s' * (left != 1)} of {steps_per_epoch(state)} steps of {config.batch_size} photos"
-    where = f"{state.precision} on {distributed.device.type}"
-    if distributed.world_size > 1:
-        where += f", {distributed.world_size} processes"
-    if distributed.device.type == "cpu":
-        where += f", {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() != 1)}"
-    return f"{line}, {where}"
+    config, distributed, threads = state.config, state.distributed, torch.get_num_threads()
+    line = f"training {config.arch} ({config.size} px, {len(state.model.classes)} classes) on {len(state.photos):,} photos: "
+    line += f"{_count(config.epochs - state.epochs, 'epoch')} of {steps_per_epoch(state)} steps of {config.batch_size} photos"
+    line += f", {state.precision} on {distributed.device.type}"
+    line += f", {distributed.world_size} processes" if distributed.world_size > 1 else ""
+    return line + (f", {_count(threads, 'thread')}" if distributed.device.type == "cpu" else "")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def steps_per_epoch(state: TrainingState) -> int:
@@ -95,9 +93,9 @@ def forecast_line(state: TrainingState, seconds_per_step: float, steps: int) -> 
     epochs = range(state.epochs + 1, config.epochs + 1)
     work = sum(1 + strong_views_due(config, e) + FORWARD_SHARE * predictions_due(config, e) for e in epochs)
     work += FORWARD_SHARE * (not predictions_due(config, config.epochs))  # for the thresholds
-    line = f"about {duration(work * steps_per_epoch(state) * seconds_per_step)} for {len(epochs)} epoch"
-    line += f"{'s' * (len(epochs) != 1)}, from the first {steps} batches"
-    return line + ", without the label update" * any(label_update_due(config, e) for e in epochs)
+    line = f"about {duration(work * steps_per_epoch(state) * seconds_per_step)} for {_count(len(epochs), 'epoch')}"
+    line += f", from the first {steps} batches"
+    return line + (", without the label update" if any(label_update_due(config, e) for e in epochs) else "")
 
 
 def duration(seconds: float) -> str:

@@ -1,17 +1,13 @@
 """How a training starts: its photos, labels and model, or the state of a training that was stopped.
 
-With several ranks, batch norm uses the batches of all of them.
-
 Letters: N photos, C classes.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,18 +22,9 @@ from ..methods.cdul import latent_of
 from ..student.init import new_student, start_bias
 from ..student.model import Classifier
 from ..student.predict import fast_layout
-from ..teacher.fill import check_same_photos
+from ..teacher.fill import check_same
 from ..teacher.store import contents_of
-from .state import (
-    TrainingState,
-    check_photos,
-    check_same_training,
-    corrected_photos,
-    identity_of,
-    read_state,
-    restore,
-    resume_file,
-)
+from .state import TrainingState, corrected_photos, identity_of, read_state, restore, resume_file
 from .weight_step import WeightAverage, choose_training_precision
 
 PHOTOS_AT_ONCE = 256  # whose content is compared, between two steps of the progress bar
@@ -49,15 +36,14 @@ def check_outputs(
     """InputError if a file is there that the training must not replace, or a state that it must not forget."""
     state_file = resume_file(output)
     check_output(output, overwrite=overwrite)
-    if state_file.exists() and config.method == "probe" and not overwrite:
-        raise InputError(
-            f"{state_file} holds an unfinished training, and a probe has no epochs to continue. Use the `method` of that training, "
-            "or `overwrite=True` to start again."
+    probe = config.method == "probe"
+    if state_file.exists() and not overwrite and (probe or not resume):
+        remedy = (
+            "A probe has no epochs to continue: use the `method` of that training"
+            if probe
+            else "Pass `resume=True` to continue it"
         )
-    if state_file.exists() and not (resume or overwrite):
-        raise InputError(
-            f"{state_file} holds an unfinished training. Pass `resume=True` to continue it, or `overwrite=True` to start again."
-        )
+        raise InputError(f"{state_file} holds an unfinished training. {remedy}, or `overwrite=True` to start again.")
     if overwrite and not resume:
         state_file.unlink(missing_ok=True)  # else a later `resume` would continue the older training
     if save_labels:
@@ -76,40 +62,29 @@ def start_training(
 
     Raises InputError if labels, photos and settings do not fit together, or do not match the saved training.
     """
-
     saved = None
     if resume_from:  # ranks never start in different epochs
         exists, identity = resume_from.exists, identity_of(labels, config)
         saved = runtime.distributed.on_main(lambda: read_state(resume_from, identity) if exists() else None)
     state = _new_training(labels, config, runtime, offline)
     if saved:
-        check_photos(state.photos, saved["photos"], resume_from)
-        try:
-            restore(state, saved)
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(
-                f"{resume_from} is damaged: it does not fit {config.arch} with {len(labels.classes)} classes ({reason}). "
-                "`overwrite=True` starts again."
-            ) from error
+        restore(state, saved, resume_from)
         runtime.progress.log(f"continuing after epoch {state.epochs}")
     return state
 
 
 def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline: bool) -> TrainingState:
     distributed = runtime.distributed
-    if config.batch_size % distributed.world_size:
-        size = distributed.world_size
-        raise InputError(
-            f"`batch_size={config.batch_size}` cannot be divided evenly among {size} processes. Use a multiple of {size}."
-        )
+    ranks = distributed.world_size
+    if config.batch_size % ranks:
+        raise InputError(f"`batch_size={config.batch_size}` must be a multiple of {ranks}, the number of processes.")
     photos, scores, missing = training_photos(labels, config, runtime)
     model = new_model(labels, scores, config, runtime, offline)
     sync_batch_norm(model, distributed)
     precision = choose_training_precision(config.precision, config.arch, distributed.device)
     precision = distributed.all_gather(precision)[0]
     network = model
-    if distributed.world_size > 1 and distributed.device.type == "cuda":  # it sends gradients while others are computed
+    if ranks > 1 and distributed.device.type == "cuda":  # it sends gradients while others are computed
         network = DistributedDataParallel(
             model, process_group=distributed.group, broadcast_buffers=False, gradient_as_bucket_view=True
         )
@@ -119,21 +94,12 @@ def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline
         optimizer = torch.optim.Adam(groups, lr=config.lr, fused=True)
     except RuntimeError:  # a device without a fused Adam
         optimizer = torch.optim.Adam(groups, lr=config.lr)
-    return TrainingState(
-        config,
-        runtime,
-        model,
-        optimizer,
-        photos,
-        scores,
-        latent_of(scores) if config.method == "cdul" else None,
-        corrected_photos(labels, photos),
-        identity_of(labels, config),
-        skipped=missing,
-        average=WeightAverage(model, config.average) if config.average else None,
-        network=network,
-        precision=precision,
-    )
+    latent = latent_of(scores) if config.method == "cdul" else None
+    state = TrainingState(config, runtime, model, optimizer, photos, scores, latent, corrected_photos(labels, photos))
+    state.identity, state.skipped = identity_of(labels, config), missing
+    state.average = WeightAverage(model, config.average) if config.average else None
+    state.network, state.precision = network, precision
+    return state
 
 
 def training_photos(
@@ -144,11 +110,11 @@ def training_photos(
     Says how many photos have changed since they were labelled. InputError if they are too few, or if the ranks have different
     photos, labels or settings.
     """
-    distributed = runtime.distributed
-    check_same_training(identity_of(labels, config), distributed)
+    distributed, identity = runtime.distributed, identity_of(labels, config)
+    facts = {f"`{name}`": value for name, value in identity["settings"].items()} | {"the labels": identity["labels"]}
     with distributed.together():
         found, missing = labelled_photos(labels)
-    check_same_photos([photo for _, photo in found], distributed)
+    check_same(facts, [photo for _, photo in found], distributed)
     if len(found) < 2:
         raise InputError(f"{len(found)} labelled photo is not enough to train on. Label at least 2.")
     scores = labels.scores[[row for row, _ in found]]  # (N, C)
@@ -166,16 +132,15 @@ def _warn_of_changed(labels: Labels, found: list[tuple[int, Photo]], runtime: Ru
 
     `meta["content"]` has the hash of each labelled photo, uint8 (N, 16). Nothing is said about labels without it.
     """
-    hashes = labels.meta.get("content")
+    hashes, changed = labels.meta.get("content"), []
     if not isinstance(hashes, Tensor) or len(hashes) != len(labels.paths):
         return
-    changed = []
     with runtime.progress.bar("comparing photos", len(found), "photos") as bar:
         for first in range(0, len(found), PHOTOS_AT_ONCE):
             part = found[first : first + PHOTOS_AT_ONCE]
             contents = contents_of([photo for _, photo in part], runtime.num_workers)
             for (row, photo), content in zip(part, contents, strict=True):
-                if content is not None and content != hashes[row].numpy().tobytes():
+                if content not in (None, hashes[row].numpy().tobytes()):
                     changed.append(photo.path)
             bar.update(len(part))
     if changed:
@@ -234,39 +199,25 @@ def sync_batch_norm(model: nn.Module, distributed: Distributed) -> None:
             setattr(parent, name, made.train(norm.training))
 
 
-class _AllReduceSum(torch.autograd.Function):
-    """The sum over the ranks, differentiable: the loss of each rank depends on the inputs of all ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone()
-        dist.all_reduce(total)
-        return total
-
-
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the batches (B, C, H, W) of all ranks together, on any device. B may be 0 on this rank.
+    """Batch norm over the batches (B, C, H, W) of all ranks together. B may be 0 on this rank.
 
     It is used on the CPU, where torch's own SyncBatchNorm does not run. The result equals `nn.BatchNorm2d` on the whole
     batch, up to rounding.
     """
 
     def forward(self, features: Tensor) -> Tensor:
+        from torch.distributed.nn.functional import all_reduce  # the sum over the ranks, differentiable
+
         if not self.training:
             return super().forward(features)
         axes, wide = (0, 2, 3), features.float()
         cells = features.numel() // features.shape[1]
-        sums = _AllReduceSum.apply(torch.cat([wide.sum(axes), wide.new_tensor([float(cells)])]))  # (C + 1,)
+        sums = all_reduce(torch.cat([wide.sum(axes), wide.new_tensor([float(cells)])]))  # (C + 1,)
         count = sums[-1].detach()
         mean = sums[:-1] / count  # (C,)
         centred = wide - mean[:, None, None]
-        variance = _AllReduceSum.apply(centred.square().sum(axes)) / count  # (C,)
+        variance = all_reduce(centred.square().sum(axes)) / count  # (C,)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)

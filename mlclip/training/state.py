@@ -39,7 +39,7 @@ class TrainingState:
     labels: Tensor  # (N, C) the labels at the start, or after CCD's label update, in [0, 1] or NaN
     latent: Tensor | None  # (N, C) CDUL's ỹ, row = photo; None for methods without label steps
     corrected: Tensor | None  # (N, C) corrections: 1, 0, or NaN for none; None if nothing was corrected
-    identity: dict  # settings and the fingerprint of the labels, which a resumed training must share
+    identity: dict = field(default_factory=dict)  # settings and labels, see `identity_of`
     epochs: int = 0
     skipped: dict[str, str] = field(default_factory=dict)  # path -> reason
     log: list[dict[str, float]] = field(default_factory=list)
@@ -108,19 +108,6 @@ def identity_of(labels: Labels, config: TrainConfig) -> dict:
     return {"settings": settings, "labels": digest.hexdigest()}
 
 
-def check_same_training(identity: dict, distributed: Distributed) -> None:
-    """InputError on every rank, unless all ranks have the same labels and settings."""
-    every = distributed.all_gather(identity)
-    for rank, other in enumerate(every):
-        settings = zip(other["settings"].items(), every[0]["settings"].values(), strict=True)
-        differ = [f"`{name}`" for (name, value), main in settings if value != main]
-        differ += ["the labels"] if other["labels"] != every[0]["labels"] else []
-        if differ:
-            raise InputError(
-                f"rank {rank} and rank 0 differ in {', '.join(differ)}. Every rank needs the same labels and settings."
-            )
-
-
 def model_meta(identity: dict, labels: Labels, skipped: dict[str, str]) -> dict:
     """The `meta` of a trained model. `skipped`: path -> reason."""
     hierarchy = {"hierarchy": labels.meta["hierarchy"]} if "hierarchy" in labels.meta else {}
@@ -141,12 +128,18 @@ def save_state(state: TrainingState, file: Path) -> None:
         "version": FORMAT_VERSION,
         "run": state.identity,
         "epochs": state.epochs,
+        "weights": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "given": state.labels,
+        "latent": state.latent,
+        "update": state.update,
+        "average": state.average.state_dict() if state.average else None,
+        "precision": state.precision,
+        "photos": [photo.path for photo in state.photos],
+        "skipped": state.skipped,
+        "log": state.log,
     }
-    content |= {"weights": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
-    content |= {"given": state.labels, "latent": state.latent, "update": state.update}
-    content |= {"average": state.average.state_dict() if state.average else None, "precision": state.precision}
-    content |= {"photos": [photo.path for photo in state.photos]}
-    save_plain(content | {"skipped": state.skipped, "log": state.log}, file)
+    save_plain(content, file)
 
 
 def read_state(file: Path, identity: dict) -> dict:
@@ -168,8 +161,29 @@ def read_state(file: Path, identity: dict) -> dict:
     return saved
 
 
-def restore(state: TrainingState, saved: dict) -> None:
-    """Set a new training to the state that `save_state` wrote."""
+def restore(state: TrainingState, saved: dict, file: Path) -> None:
+    """Set a new training to the state that `save_state` wrote to `file`. InputError if its photos differ, or if it is damaged."""
+    paths = [photo.path for photo in state.photos]
+    lost, new = sorted(set(saved["photos"]) - set(paths)), sorted(set(paths) - set(saved["photos"]))
+    if saved["photos"] != paths:
+        when, which = ("now", lost) if lost else ("then", new)
+        what = (
+            f"photos missing {when}: {len(which)}, such as {which[0]}" if which else "the photos are in another order"
+        )
+        raise InputError(
+            f"{file} cannot be continued: {what}. Put the photos back as they were, or pass `overwrite=True` to start again."
+        )
+    try:
+        _restore(state, saved)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{file} is damaged: it does not fit {state.config.arch} with {state.labels.shape[1]} classes ({reason}). "
+            "`overwrite=True` starts again."
+        ) from error
+
+
+def _restore(state: TrainingState, saved: dict) -> None:
     if saved["given"].shape != state.labels.shape:
         raise ValueError(f"'given' has shape {tuple(saved['given'].shape)}, not {tuple(state.labels.shape)}")
     if (saved["latent"] is None) != (state.latent is None):
@@ -190,16 +204,3 @@ def restore(state: TrainingState, saved: dict) -> None:
     state.skipped |= saved["skipped"]
     if saved["precision"] != "fp16" or state.distributed.device.type == "cuda":  # which a GPU may have saved
         state.precision = saved["precision"]
-
-
-def check_photos(photos: list[Photo], saved: list[str], file: Path | None) -> None:
-    """InputError unless the photos are those of the saved training."""
-    paths = [photo.path for photo in photos]
-    if saved == paths:
-        return
-    lost, new = sorted(set(saved) - set(paths)), sorted(set(paths) - set(saved))
-    when, which = ("now", lost) if lost else ("then", new)
-    what = f"photos missing {when}: {len(which)}, such as {which[0]}" if which else "the photos are in another order"
-    raise InputError(
-        f"{file} cannot be continued: {what}. Put the photos back as they were, or pass `overwrite=True` to start again."
-    )

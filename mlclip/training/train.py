@@ -20,7 +20,7 @@ from ..config import (
     TrainConfig,
     train_config,
 )
-from ..distributed import Distributed, describe_device, restarted, start_distributed
+from ..distributed import Distributed, Runtime, describe_device, restarted, start_distributed
 from ..files import cache_folder, locked
 from ..labels.corrections import Corrections, correct, read_corrections
 from ..labels.matching import match_tables
@@ -67,10 +67,9 @@ def train(
     from_file = save_labels and not isinstance(labels, Labels)
     if from_file and all(map(os.path.exists, (save_labels, labels))) and os.path.samefile(save_labels, labels):
         raise OptionError(f"`save_labels` {save_labels} would replace the labels that are read; choose another file")
-    progress, output = progress or LineProgress(), Path(output)
-    given = (labels, truth, tables or TableOptions(), progress, corrections)
+    progress, output, tables = progress or LineProgress(), Path(output), tables or TableOptions()
     with distributed.session(), ExitStack() as locks:
-        table, known = distributed.on_main(lambda: _labels_and_truth(*given))
+        table, known = distributed.on_main(lambda: _labels_and_truth(labels, truth, tables, corrections, progress))
         if root:
             table = replace(table, root=os.fspath(root))
         place = f"{table.root}; {describe_device(distributed.device)}; cache {cache_folder()}"
@@ -89,9 +88,7 @@ def train(
             resume=resume or (any(distributed.all_gather(restarted())) and not overwrite),
             overwrite=overwrite,
             offline=offline,
-            num_workers=default_workers() if num_workers is None else num_workers,
-            distributed=distributed,
-            progress=progress,
+            runtime=Runtime(distributed, default_workers() if num_workers is None else num_workers, progress),
         )
 
 
@@ -99,8 +96,8 @@ def _labels_and_truth(
     labels: Labels | str | Path,
     truth: Labels | str | Path | None,
     tables: TableOptions,
-    progress: Progress,
     corrections: Corrections | str | Path | None,
+    progress: Progress,
 ) -> tuple[Labels, Labels | None]:
     """The corrected labels, and the true labels of their photos with the same names; a line about what matched."""
     table = labels if isinstance(labels, Labels) else read_labels(labels, tables, progress=progress)
@@ -123,17 +120,14 @@ def _labels_and_truth(
 def _update_teacher(
     config: TrainConfig, labels: Labels, clip: str | None, offline: bool, distributed: Distributed, progress: Progress
 ) -> Teacher | None:
-    """The CLIP that CCD's label update needs: the labels' own unless `clip` names one; None where none is needed."""
+    """The CLIP that CCD's label update and a CLIP head need: the labels' own unless `clip` names one; None where none is needed."""
     made, head = labels.meta.get("clip") or {}, config.arch == CLIP_HEAD
-    if not (config.updates_labels or head):
-        if clip:
-            raise OptionError(
-                '`clip` is only used by `method="ccd"` with a label update and `arch="clip-head"`; remove it'
-            )
-        return None
-    if not (clip or made):
-        if head:
-            raise InputError(f'`arch="{CLIP_HEAD}"`: the labels do not say which CLIP made them. Pass one as `clip`.')
+    needed = config.updates_labels or head
+    if clip and not needed:
+        raise OptionError('`clip` is only used by `method="ccd"` with a label update and `arch="clip-head"`; remove it')
+    if head and not (clip or made):
+        raise InputError(f'`arch="{CLIP_HEAD}"`: the labels do not say which CLIP made them. Pass one as `clip`.')
+    if not needed or not (clip or made):
         return None
     as_made = {}  # another CLIP than the labels' has an activation and pixels of its own
     if made and (not clip or clip == made["name"] or Path(clip).is_file()):

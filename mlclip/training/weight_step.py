@@ -45,9 +45,8 @@ def weight_epoch(state: TrainingState, targets: Tensor) -> tuple[float, float]:
         jitter = jitter_table(photos, torch.Generator().manual_seed(_epoch_seed(config, epoch)))  # (N, 8)
     weights, progress = state.weights, state.runtime.progress  # (N, C) or None
     free = device.type == "cpu" and distributed.world_size == 1  # a check of the loss costs no time
-    sums = torch.zeros(
-        2, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device
-    )  # losses, photos
+    precise = torch.float32 if device.type == "mps" else torch.float64
+    sums = torch.zeros(2, dtype=precise, device=device)  # losses, photos
     mean, seen, note, timed = 0.0, 0.0, "", min(FORECAST_STEPS, steps)
     started = after_first_step = time.monotonic()
     batches = epoch_batches(state.photos, epoch, config, state.runtime.num_workers, distributed, state.cache)
@@ -72,14 +71,7 @@ def weight_epoch(state: TrainingState, targets: Tensor) -> tuple[float, float]:
                 mean = total / max(1.0, seen)
                 note = f"loss {mean:.4f}"
                 if not math.isfinite(mean):
-                    saved = (
-                        f" and `overwrite=True` to start again. Epoch {epoch - 1} is saved: `resume=True` with "
-                        f"`epochs={epoch - 1}` writes it as a model."
-                    )
-                    raise InputError(
-                        f"the loss is not finite in epoch {epoch}. Use a lower `lr` (now {config.lr:g})"
-                        + (saved if epoch > 1 else ". No epoch was saved.")
-                    )
+                    raise InputError(_not_finite(config, epoch))
                 if step == 1:  # it is not timed: it also sets up the device
                     after_first_step = time.monotonic()
                 elif forecast:
@@ -89,6 +81,14 @@ def weight_epoch(state: TrainingState, targets: Tensor) -> tuple[float, float]:
     if not seen:
         raise InputError(f"none of the {photos} labelled photos can be read. `mlclip predict` lists the reasons.")
     return mean, int(seen) / (time.monotonic() - started)
+
+
+def _not_finite(config: TrainConfig, epoch: int) -> str:
+    line = f"the loss is not finite in epoch {epoch}. Use a lower `lr` (now {config.lr:g})"
+    if epoch == 1:
+        return f"{line}. No epoch was saved."
+    saved = f"Epoch {epoch - 1} is saved: `resume=True` with `epochs={epoch - 1}` writes it as a model."
+    return f"{line} and `overwrite=True` to start again. {saved}"
 
 
 def _epoch_seed(config: TrainConfig, epoch: int) -> int:
@@ -223,12 +223,11 @@ def fast_convolutions(model: nn.Module, device: torch.device, precision: str) ->
 
 
 class WeightAverage(AveragedModel):
-    """A copy of `model` with the average of its weights and batch-norm statistics. It is better than the last weights.
+    """A copy of `model` with the average of its weights and batch-norm statistics over the last part of the training.
 
-    At a constant learning rate the last weights depend on the last few batches. The average over the last part of the training
-    is more stable (Polyak & Juditsky 1992). It helps most where labels are noisy, because each batch has different errors. The
-    averaged part is a share of the training so far, not a number of steps (polynomial-decay averaging, Shamir & Zhang 2013). So
-    one setting works for 4 epochs and for 40, and a training can be continued with more epochs.
+    The last weights depend on the last few batches; the average is more stable (Polyak & Juditsky 1992), most of all where labels
+    are noisy. The averaged part is a share of the training so far, not a number of steps (polynomial-decay averaging, Shamir &
+    Zhang 2013). So one setting works for 4 epochs and for 40, and a training can be continued with more epochs.
 
     The weights of step n have the factor 1 / (1 + share · (n - 1)); the average before them has the rest. Share 1 is the mean
     of all steps, 0 is the weights of the last step. In between, the mean age of the averaged weights is share / (1 + share) of
@@ -242,15 +241,12 @@ class WeightAverage(AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Add the weights and buffers of `model` to the average, in one call. Counters, such as those of batch norm, are copied."""
-        averaged, pairs = int(self.n_averaged), list(zip(_tensors(self.module), _tensors(model), strict=True))
-        learned = [(ours, theirs) for ours, theirs in pairs if averaged and ours.is_floating_point()]
-        copied = [(ours, theirs) for ours, theirs in pairs if not (averaged and ours.is_floating_point())]
+        ours, theirs = ([*network.parameters(), *network.buffers()] for network in (self.module, model))
+        averaged, pairs = int(self.n_averaged), list(zip(ours, theirs, strict=True))
+        learned = [pair for pair in pairs if averaged and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not (averaged and pair[0].is_floating_point())]
         if learned:
             torch._foreach_lerp_(*map(list, zip(*learned, strict=True)), 1 / (1 + self.share * averaged))
         if copied:
             torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
         self.n_averaged += 1
-
-
-def _tensors(model: nn.Module) -> list[torch.Tensor]:
-    return [*model.parameters(), *model.buffers()]
