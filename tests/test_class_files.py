@@ -96,17 +96,13 @@ def test_the_rule_that_was_applied_is_logged(tmp_path):
         ("cat\tdog\nbird\n", "tab", "c.txt"),
         ("[", "JSON", "c.json"),
         ("[" * 100_000, "JSON", "c.json"),
-        ("[1, 2]", "not a class name", "c.json"),
         ("[null]", "not a class name", "c.json"),
-        ('{"0": "cat", "1": null}', "not a class name", "c.json"),
         ("3", "no class names", "c.json"),
         ("names: 3\n", "no class names", "data.yaml"),
         ("names: [cat, dog\n", "not YAML", "data.yaml"),
-        ("[" * 100_000, "not YAML", "data.yml"),
         ("- cat\n- dog\n", "docs/formats.md", "c.txt"),
         ('"cat",\n"dog",\n', "docs/formats.md", "c.txt"),
         ("n02123045 cat, kitty\nn07697537\thot dog\n", "docs/formats.md", "c.txt"),
-        (" > ".join(map(str, range(5000))), "levels", "c.txt"),
         ("\n".join(f"a{n} > a{n + 1}" for n in range(5000)), "levels", "c.txt"),
     ],
 )
@@ -140,9 +136,7 @@ def test_exclusive_groups_are_read_and_kept_by_as_prompts(tmp_path):
     ("text", "words"),
     [
         ("a > b\nb > a\n", ("below itself",)),
-        ("a > a\n", ("below itself",)),
         ("a > c\nb > c\n", ("'c'", "'a'", "'b'")),
-        ("a > b\nx > b > c\n", ("'b'",)),
         ("a > \n", ("blank",)),
         ("a > b\nb\n", ("'b' twice",)),
         ("a > b\nA > c\n", ("'a' and 'A'",)),
@@ -163,7 +157,6 @@ LONG = 40_000
     "text",
     [
         f"cat{' ' * LONG}dog\nbird\n",
-        f"cat{':' * LONG}dog\nbird\n",
         f"cat{',' * LONG}dog\nbird\n",
         "\n".join(f"a{n}" for n in range(LONG)) + f"\nexclusive: {', '.join(f'a{n}' for n in range(LONG))}",
     ],
@@ -172,12 +165,6 @@ def test_long_runs_and_long_groups_are_read_in_linear_time(tmp_path, text):
     started = time.process_time()
     read(tmp_path, text)
     assert time.process_time() - started < 3  # it took from 10 seconds to several minutes
-
-
-def test_the_message_about_a_long_group_is_short(tmp_path):
-    with pytest.raises(InputError, match="which is no class") as error:
-        read(tmp_path, f"a\nb\nexclusive: {'x' * LONG}, a\n")
-    assert len(str(error.value)) < 1000
 
 
 def test_a_parent_that_a_table_lacks_is_replaced_by_the_next_one_above():

@@ -29,20 +29,16 @@ def test_classes_in_no_photo_and_in_nearly_all_photos_are_named():
     found = diagnose(table(scores, ["cat", "unicorn", "thing", "dog"]))
     assert found.dead == ["unicorn"] and found.frequent == ["thing"]
     assert any("No photo shows unicorn" in line and "other words" in line for line in found.advice)
+    assert any("thing" in line and "`contrast`" in line for line in found.advice)
 
 
 def test_classes_with_more_doubtful_than_certain_labels_are_named():
     scores = good()
     scores[::4, 0] = 0.3
     scores[0, 0] = 0.9
-    assert diagnose(table(scores, ["a", "b", "c", "d"])).doubtful == ["a"]
-
-
-def test_labels_of_a_method_that_often_gives_middle_values_are_not_called_doubtful():
-    scores = good()
-    scores[::4, 0] = 0.45
     labels = table(scores, ["a", "b", "c", "d"])
-    labels.meta["method"] = "cdul"
+    assert diagnose(labels).doubtful == ["a"]
+    labels.meta["method"] = "cdul"  # its labels often lie in the middle
     assert diagnose(labels).doubtful == []
 
 
@@ -52,14 +48,6 @@ def test_two_names_for_the_same_photos_are_a_confused_pair():
     found = diagnose(table(scores, ["sofa", "dog", "cat", "couch"]))
     assert found.confused == [("sofa", "couch", 1.0)]
     assert any("sofa and couch" in line for line in found.advice)
-
-
-def test_a_class_in_more_than_half_of_the_photos_gets_advice_about_contrast_names():
-    scores = good()
-    scores[:25, 2] = 0.9
-    found = diagnose(table(scores, ["cat", "dog", "cow", "hen"]))
-    assert found.frequent == ["cow"]
-    assert any("cow" in line and "`contrast`" in line for line in found.advice)
 
 
 def test_with_few_photos_no_class_is_called_missing_or_too_frequent():
@@ -75,10 +63,14 @@ def test_photos_without_a_class_are_all_listed_and_get_advice_if_there_are_many(
     assert few.empty == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"] and few.advice == []
     labels = table(scores, ["a", "b", "c", "d"])
     labels.meta["prompts"] = labels.classes
-    assert "4 of 40 photos fit no class" in render_report(labels)
+    assert "4 of 40 photos fit no class" in render_report(labels) and "What to look at" not in render_report(labels)
     scores[:12] = 0.01
     found = diagnose(table(scores, ["a", "b", "c", "d"]))
     assert len(found.empty) == 12 and any("`contrast`" in line for line in found.advice)
+    labels.scores = scores
+    assert "What to look at" in render_report(labels)
+    del labels.meta["prompts"]  # predictions or true labels, which were not made with prompts
+    assert "What to look at" not in render_report(labels)
 
 
 def test_unknown_labels_are_ignored():
@@ -96,17 +88,3 @@ def test_each_class_has_its_own_threshold():
     labels.meta["thresholds"] = [0.15] * 4
     found = diagnose(labels)
     assert found.photos == [10] * 4 and found.dead == [] and found.advice == []
-
-
-def test_the_report_shows_the_advice():
-    scores = good()
-    scores[:, 1] = 0.01
-    labels = table(scores, ["cat", "<unicorn>", "bird", "dog"])
-    assert "What to look at" not in render_report(
-        labels
-    )  # predictions or true labels, which were not made with prompts
-    labels.meta["prompts"] = labels.classes
-    page = render_report(labels)
-    assert "What to look at" in page and "&lt;unicorn&gt;" in page
-    labels.scores = good()
-    assert "What to look at" not in render_report(labels)

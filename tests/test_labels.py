@@ -347,8 +347,8 @@ def test_a_class_that_is_missing_in_a_jsonl_line_is_unknown_for_that_photo(tmp_p
 def test_a_damaged_json_is_refused_with_its_name(tmp_path):
     write_labels(table(), tmp_path / "good.json")
     good = json.loads((tmp_path / "good.json").read_text())
-    bad = [{"format": "x"}, {"version": 1}, {"scores": [[0.1]] * 5}, {"scores": [1]}, {"classes": None}, {"paths": 3}]
-    for change in [*bad, {"meta": []}, {"root": 1}, {"scores": [["a"] * 3] * 5}, {"scores": None}]:
+    bad = [{"format": "x"}, {"version": 1}, {"scores": [[0.1]] * 5}, {"classes": None}, {"paths": 3}, {"scores": None}]
+    for change in bad:
         (tmp_path / "bad.json").write_text(json.dumps(good | change))
         with pytest.raises(InputError, match=r"bad\.json") as error:
             read_labels(tmp_path / "bad.json")

@@ -164,14 +164,11 @@ def test_photos_that_cannot_be_opened_are_counted_and_shown_as_grey_fields(label
     assert "could not be opened" not in render_report(Labels(["3.jpg"], ["a"], torch.ones(1, 1), root=str(tmp_path)))
 
 
-def test_the_bars_of_a_histogram_are_proportional_to_the_counts():
+def test_the_bars_of_a_histogram_are_proportional_to_the_counts_and_those_of_clips_confidence_are_shown(labels):
     text = page.histogram("h", [0, 0.5, 1], [10, 5])
     low, high = sorted(float(tall) for tall in Reader(text).attributes("rect", "height"))
     assert high == 2 * low and "15 in total, at most 10 in one bar" in text
     Reader(page.histogram("nothing", [0, 1], [0]))
-
-
-def test_histograms_of_clips_confidence_are_shown_next_to_the_scores(labels):
     labels.meta["histograms"] = {name: {"edges": [0, 0.5, 1], "counts": [1, 2]} for name in ("global", "snippets")}
     text = render_report(labels)
     assert text.count("<svg") == 3 and "top-1 confidence: snippets" in text
@@ -181,13 +178,9 @@ def test_histograms_of_clips_confidence_are_shown_next_to_the_scores(labels):
     "change",
     [
         {"histograms": {"a": {"edges": [0, 1], "counts": []}}},
-        {"histograms": {"a": {"edges": [0, 1], "counts": [math.nan]}}},
-        {"histograms": {"a": {"edges": "x", "counts": [1]}}},
         {"histograms": {"a": 1}},
-        {"histograms": [1]},
         {"thresholds": [0.5] * 3},
         {"thresholds": ["x", "y"]},
-        {"thresholds": None},
     ],
 )
 def test_damaged_meta_raises_a_message_of_one_line(labels, change):
