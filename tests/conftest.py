@@ -18,6 +18,17 @@ from mlclip.progress import Progress
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+FIRST = ("test_user_paths", "test_processes")  # the slowest files
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest files come first. Each of them runs in one process, so that its trained model is made once."""
+    items.sort(key=lambda item: item.path.stem not in FIRST)
+    for item in items:
+        if item.path.stem in FIRST:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def voc12() -> Path:
     """The folder of real photos and scores. Skips the test if it does not exist."""

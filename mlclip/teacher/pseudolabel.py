@@ -142,8 +142,7 @@ def label_photos(
                 first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
                 total = len(found.photos) + len(found.skipped)
                 raise InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
-            limit = MEMORY_LIMIT // len(stores)
-            view_sets = [StoredViews(opened, photos, teacher.device, limit) for opened in stores]
+            view_sets = [StoredViews(opened, photos, teacher.device, MEMORY_LIMIT // len(stores)) for opened in stores]
             parents = classes.tree.parent_columns(list(classes))
             scores, summary = _scores(view_sets, text.to(teacher.device), parents, logit_scale, config)
             if not scores.isfinite().all():
