@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One install for everything: torch and torchvision must come from the same source to work together.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[test]'
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[test]'
 	touch $@
 
 demo: $(VENV)/.installed

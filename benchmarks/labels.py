@@ -463,13 +463,13 @@ def same_names(seeds: list[int], data: Path, count: int | None, out: Path) -> No
     for method in ("centred", "dense"):
         for added, (names, near) in ADDED.items():
             column = list(KINDS).index(near)
+            children = {name.rpartition("> ")[2] for name in names if ">" in name}
+            asked = [*(kind for kind in KINDS if kind not in children), *names]
             for rule, inside in rules.items():
                 rows = []
                 for seed in seeds:
                     with inside():
-                        scores, truth = scene_labels(
-                            out, seed, count, method=method, classes=[*KINDS, *names], only=KINDS
-                        )
+                        scores, truth = scene_labels(out, seed, count, method=method, classes=asked, only=KINDS)
                     found = scores >= 0.5
                     rows.append([class_map(scores, truth), bench.macro_f1(found, truth)])
                     rows[-1] += [int(found[:, column].sum()), int(truth[:, column].sum())]
