@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[test]'
+	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib # on all cores; pip uses one
 	touch $@
 
 demo: $(VENV)/.installed
