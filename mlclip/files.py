@@ -288,9 +288,9 @@ def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False)
     return content
 
 
-def parse_json(text: str | bytes, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """Parse JSON. ValueError if it is not JSON, is nested too deeply, or has a number with too many digits."""
     try:
-        return json.loads(text, object_pairs_hook=object_pairs_hook)
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error

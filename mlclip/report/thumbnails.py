@@ -29,7 +29,6 @@ from . import html as page
 SIDE = 240  # longer side of a thumbnail, pixels
 QUALITY = 72  # of the JPEG
 EMBED_LIMIT = 40 << 20  # bytes of data URIs in one page
-PLACES = ("auto", "embed", "folder")
 HASH_SIDE = 8  # a hash has HASH_SIDE² bits
 MOST_BITS = 5  # photos with at most this many different bits look alike
 LEAST_CONTRAST = 12  # grey levels; flat pictures have no hash

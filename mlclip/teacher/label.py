@@ -23,9 +23,7 @@ from .scoring import class_scores
 
 HISTOGRAM_BINS = 20
 LEVEL_ROUNDS = 2  # first the levels of all photos, then of the photos without the class
-MOST_VIEWS = (
-    200_000  # with more, covariances of embeddings and correlations of names are estimated from about this many
-)
+MOST_VIEWS = 200_000  # covariances of embeddings and correlations of names are estimated from about so many views
 
 
 # ------------------------------------------------------------------------------------------------------------------- CDUL
@@ -137,8 +135,9 @@ def centred_labels(
     by_levels = centre(views, text, scale, config.prior_photos, weights)
     labels, summary = by_levels.labels, _confidences(views, text, logit_scale)
     if weights is not None:
-        pairs = weights.cpu().lt(1).triu(1).nonzero().tolist()
-        summary["same_names"] = [[a, b, float(weights[a, b])] for a, b in pairs]
+        known = weights.cpu()
+        pairs = known.lt(1).triu(1).nonzero().tolist()
+        summary["same_names"] = [[a, b, float(known[a, b])] for a, b in pairs]
     summary["mixture"] = [by_levels.slope[:classes].tolist(), by_levels.offset[:classes].tolist()]
     if config.profiles:
         scores, shown = scores_by_examples(views, text, by_levels.levels, labels, scale, config.rank_scale, weights)

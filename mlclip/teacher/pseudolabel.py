@@ -27,6 +27,7 @@ from ..labels.class_names import (
     shorten,
     templates_for,
 )
+from ..labels.class_tree import ancestors
 from ..labels.table import Labels, write_labels
 from ..machine import default_workers
 from ..methods.dense import VIEWS
@@ -150,7 +151,7 @@ def label_photos(
                     f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
                 )
             scores = raise_parents(scores, parents)
-            _report(summary, [*classes, *contrast], parents, config, runtime.progress)
+            _report(summary, [*classes, *contrast], classes.tree.parents, config, runtime.progress)
             meta = _meta(config, templates, classes, contrast) | summary
             meta["thresholds"] = thresholds_of_labels(scores, config.method)
             meta["clip"] = teacher_facts(teacher, logit_scale, size)
@@ -204,14 +205,14 @@ def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
 
 
 def _report(
-    summary: dict, names: list[str], parents: Sequence[int], config: PseudolabelConfig, progress: Progress
+    summary: dict, names: list[str], parents: Mapping[str, str], config: PseudolabelConfig, progress: Progress
 ) -> None:
     """Say what a user should know about the labels. InputError if the temperature makes them useless.
 
-    `names` (K,) are the classes, then the contrast names.
+    `names` (K,) are the classes, then the contrast names. `parents` are {child: parent}; such pairs are not named.
     """
-    kin = related(parents, len(names))
-    same = [f"{names[a]} and {names[b]}" for a, b, _ in summary.get("same_names", []) if not kin[a, b]]
+    pairs = [(names[a], names[b]) for a, b, _ in summary.get("same_names", [])]
+    same = [f"{a} and {b}" for a, b in pairs if a not in ancestors(b, parents) and b not in ancestors(a, parents)]
     if same:
         progress.log(
             f"names with nearly the same scores in all views: {shorten(same)}. They do not compete, and get similar labels. "
@@ -221,10 +222,11 @@ def _report(
         sets = summary["kinds"].items()
         listed = ", ".join(f"{kind} {' and '.join(f'{a:.2f}' for a in part['agreements'])}" for kind, part in sets)
         progress.log(f"agreement of each view set with the centred labels, by levels and by Gaussians: {listed}")
-    missing = [name for name, photos in zip(names, summary.get("bias_photos", []), strict=False) if not photos]
+    bias_photos = summary.get("bias_photos", [])  # (C,)
+    missing = [name for name, photos in zip(names, bias_photos, strict=False) if not photos]
     if missing:
         progress.log(
-            f"no confident photo has {shorten(missing)} as its top class ({len(missing)} of {len(parents)} classes). "
+            f"no confident photo has {shorten(missing)} as its top class ({len(missing)} of {len(bias_photos)} classes). "
             "Their bias is the mean of the other classes."
         )
     if summary["mean_top1"] > 1 / len(names) + FLAT_MARGIN:
