@@ -25,6 +25,7 @@ from ..labels.class_names import (
     find_classes,
     find_contrast,
     shorten,
+    show_prompts,
     templates_for,
 )
 from ..labels.class_tree import ancestors
@@ -93,6 +94,7 @@ def pseudolabel(
             if settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")
         prompts, running = templates_for(templates, config.method), {"store": store, "batch_size": batch_size}
+        show_prompts(prompts, names | others, getattr(model, "english", True), progress.log)
         labels = label_photos(
             found, names, teacher, config=config, templates=prompts, contrast=others, runtime=runtime, **running
         )
