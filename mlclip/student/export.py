@@ -1,4 +1,4 @@
-"""Export of the student to ONNX in float32 or int8. The result is compared with PyTorch. Needs `mlclip[onnx]`.
+"""Export of the student to ONNX in float32 or int8. The result is compared with PyTorch. Needs the extra `onnx`.
 
 Letters: N photos, C classes, H W pixels.
 """
@@ -29,7 +29,7 @@ from ..images.find import Found
 from ..images.views import read_batches, separate_unreadable
 from .checkpoint import Checkpoint
 from .clip_head import refuse_clip_head
-from .onnx_model import FORMAT, INSTALL, SLICE, VERSION, load_onnx
+from .onnx_model import FORMAT, SLICE, VERSION, load_onnx
 
 # The largest accepted difference from PyTorch's scores: of one score, and on average.
 TOLERANCE = {"fp32": (1e-3, 1e-4), "int8": (0.5, 0.03)}
@@ -80,7 +80,9 @@ def export_onnx(
         names = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter imports onnxscript
         onnx, *_ = [import_module(name) for name in names]
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed. The export needs it: {INSTALL}") from error
+        raise InputError(
+            f"{error.name} is not installed. The export needs it: pip install onnx onnxscript onnxruntime"
+        ) from error
     if variant not in TOLERANCE:
         raise OptionError(f'`variant="{variant}"` is not known. Use one of {", ".join(TOLERANCE)}.')
     if variant == "int8" and photos is None:
