@@ -175,7 +175,7 @@ class TableOptions:
 class ReportConfig:
     """What the page of `mlclip report` shows at first."""
 
-    limit: int = rare(20_000, "Number of photos in the gallery; those most worth a look, or with sort=random any.", least=0)
+    limit: int = rare(20_000, "Photos in the gallery: those most worth a look, or with sort=random any.", least=0)
     thumbnails: str = rare(
         "auto",
         "Where the thumbnails are: in the page (embed), in a folder beside it, or in the page up to 40 MB (auto).",
