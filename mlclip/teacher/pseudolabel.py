@@ -143,7 +143,9 @@ def label_photos(
                 first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
                 total = len(found.photos) + len(found.skipped)
                 raise InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
-            view_sets = [StoredViews(opened, photos, teacher.device, MEMORY_LIMIT // len(stores)) for opened in stores]
+            view_sets = [
+                StoredViews(opened, photos, teacher.device, MEMORY_LIMIT // len(stores), len(text)) for opened in stores
+            ]
             parents = classes.tree.parent_columns(list(classes))
             scores, summary = _scores(view_sets, text.to(teacher.device), parents, logit_scale, config)
             if not scores.isfinite().all():
@@ -174,7 +176,7 @@ def _scores(
     if config.method in ("cdul", "ccd"):
         label_by = label_by_cdul if config.method == "cdul" else label_by_ccd
         return label_by(views[0], text, len(parents), logit_scale, config)
-    kin = related(parents, len(text)) if max(parents) >= 0 else None
+    kin = related(parents)
     if config.method == "dense":
         kinds = [kind for kind in config.kinds if kind != VIEWS]
         cells = dict(zip(kinds, views[1:], strict=True))
