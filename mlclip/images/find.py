@@ -68,6 +68,7 @@ class Found:
     photos: list[Photo]
     skipped: list[Skip]
     repeated: int
+    known: int = 0  # photos left out because a table has them
 
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found  # what `find_images` takes

@@ -21,7 +21,7 @@ from ..progress import SILENT, Progress
 FORMAT, VERSION = "mlclip.onnx", 1
 SLICE = 16  # photos per run on a CPU; larger ones leave its cache
 MADE_BY = "mlclip export -o model.onnx"
-INSTALL = 'pip install "mlclip[onnx]"'
+INSTALL = "pip install onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def predict_onnx(
     """
     scores = np.full((len(found.photos), len(model.classes)), np.nan, np.float32)
     unreadable: list[tuple[int, str]] = []
-    batches = read_batches(found.photos, model.size, batch_size=batch_size, num_threads=num_workers)
+    batches = read_batches(found.photos, model.size, batch_size=batch_size, num_threads=num_workers, log=progress.log)
     with progress.bar("predicting", len(found.photos), "photos") as bar:
         for batch in batches:
             scores[batch.rows] = model.scores(batch.pixels)
