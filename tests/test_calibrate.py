@@ -116,7 +116,7 @@ def test_classes_and_photos_of_the_truth_without_a_match_are_listed(checkpoint):
 def test_one_animated_photo_among_several_works_with_the_defaults_of_every_command(
     checkpoint, photos, tmp_path, monkeypatch, capfd
 ):
-    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    frames = [Image.linear_gradient("L").resize((40, 30)).rotate(turn) for turn in (0, 180)]
     frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
     save_checkpoint(checkpoint, tmp_path / "model.pt")
     monkeypatch.chdir(tmp_path)

@@ -18,9 +18,7 @@ from ..images.decode import Unreadable, decode_image, open_image, upright_rgb
 from ..images.views import view_array
 
 AT_ONCE = 16  # photos of a list per pass of the network
-WANTED = (
-    "a path, bytes of an image file, a Pillow image, a uint8 array (H, W, 3), a uint8 tensor (3, H, W), or several of these"
-)
+WANTED = "a path, bytes of an image file, a Pillow image, a uint8 array (H, W, 3), a uint8 tensor (3, H, W), or several of these"
 
 
 class Prediction(NamedTuple):
