@@ -207,9 +207,7 @@ def test_a_png_with_long_texts_or_a_long_profile_is_used(tmp_path):
     assert difference(image, stored) == 0 and image.info[NOTED] == PROFILE
 
 
-VIDEO = struct.pack(">I4s8sI", 24, b"ftypmp42".ljust(4)[:4], b"mp42\0\0\0\0", 0) + np.random.default_rng(1).bytes(
-    50_000
-)
+VIDEO = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + np.random.default_rng(1).bytes(50_000)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}], ids=str)
@@ -228,6 +226,8 @@ def test_a_jpeg_that_only_lacks_its_end_marker_is_used_and_one_that_lacks_more_i
         for options in ({}, {"smallest": (30, 30)}):
             with pytest.raises(Unreadable, match="cut short"):
                 open_bytes(tmp_path, data[:cut], **options)
+        with pytest.raises(Unreadable):
+            open_bytes(tmp_path, data[:cut] + VIDEO)
     scans = [at for at in range(scan) if data[at : at + 2] == b"\xff\xda"]
     for start in scans[1:]:  # whole scans are missing
         assert "cut short" in reason(tmp_path, data[:start])

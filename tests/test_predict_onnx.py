@@ -124,6 +124,7 @@ def test_one_animated_photo_among_several_is_predicted_with_the_defaults(model, 
     done = run("predict", photos, "--model", model, "--format", "json")
     assert done.returncode == 0, done.stderr
     assert {row["path"]: row["labels"] for row in json.loads(done.stdout)}["moving.gif"] == ["red"]
+    assert "frames or pages: 1, such as moving.gif" in done.stderr
 
 
 def test_unreadable_photos_have_no_row_and_are_listed(model, photos, capfd):

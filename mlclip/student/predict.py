@@ -69,7 +69,7 @@ def score_photos(
     Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Rows of unreadable
     photos are NaN. `device`: None uses a GPU where there is one. `num_workers` decode photos in advance. `batches` are the
     photos where they have been read already, as `photo_batches` returns them. A ClipHead takes no `batches`: it runs CLIP on every
-    view of every photo, about `batch_size` views at a time.
+    photo, about `batch_size` views of CLIP's input size at a time.
     """
     device = choose_device(device or "auto")
     if isinstance(model, ClipHead):
@@ -77,7 +77,7 @@ def score_photos(
         interpolation = model.to(device).eval().encoder_on(device).pixels.interpolation
         progress.log(f"this model runs {model.cost()}")
         views = PhotoViews(photos, model.size, model.grids, interpolation)
-        photos_at_once = max(1, batch_size // model.views)
+        photos_at_once = max(1, batch_size // model.work)
     else:
         fast_layout(model, device).eval()
         views, photos_at_once = PhotoViews(photos, model.size), batch_size
@@ -108,8 +108,7 @@ def _scorer(
     if isinstance(model, ClipHead):
 
         def score(views: Tensor) -> Tensor:
-            embeddings = model.encoder_on(device).embed_photos(views, batch_size)  # (n, V, D)
-            return model.logits(embeddings).sigmoid().cpu()
+            return model.logits(model.vectors(views, batch_size)).sigmoid().cpu()
 
         yield score
         return
