@@ -1,9 +1,9 @@
 """Linear probes: only the head is fitted to the labels, and nothing below it changes. A training method, and a start for others.
 
 The features are those of the frozen trunk, which sees each photo and its mirror image once. With `arch="clip-head"` they are
-CLIP's own: for a ResNet the patch features of the whole photo at twice CLIP's input size, from one pass, and else the embeddings of the
-views that the labels were made from, as a transformer's patch features may mean nothing. No photo is encoded again if the labels'
-store has them. The head is fitted by L-BFGS, with a penalty that is chosen by cross-validation against the labels
+CLIP's own: for a ResNet the patch features of the whole photo at twice CLIP's input size, from one pass, as dense labels have them; else
+the embeddings of views, as centred labels have them: a transformer's patch features may mean nothing. No photo is encoded again if
+the labels' store has them. The head is fitted by L-BFGS, with a penalty that is chosen by cross-validation against the labels
 (`methods/linear_head.py`). So is the pool of a CLIP head.
 
 Letters: N photos, C classes, K trunk channels, V views or patch features per photo, D the joint embedding.
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import CLIP_HEAD, InputError, PseudolabelConfig, TrainConfig
+from ..config import CLIP_HEAD, InputError, TrainConfig
 from ..distributed import Runtime
 from ..files import beside
 from ..images import Photo
@@ -37,7 +37,7 @@ from .epoch_log import report_line, true_facts, write_rows
 from .start import new_model, training_photos
 from .state import TrainingState, corrected_photos, identity_of, label_weights, model_meta
 
-GRIDS = (1, 2, 3)  # the views of a CLIP head for labels that do not come from CLIP
+GRIDS = (1, 2, 3)  # the views of a CLIP head: those of centred labels
 
 
 @dataclass(frozen=True)
@@ -239,25 +239,8 @@ def _fit(
 
 
 def encoded_for(labels: Labels, teacher: Teacher) -> dict[str, Any]:
-    """What `encoded_views` encodes for a CLIP head, last what the head takes.
-
-    For a ResNet these are the patch features of the enlarged photo. Else they are the views that the labels were made from, or GRIDS
-    at CLIP's input size if the labels do not say.
-    """
-    meta = labels.meta
-    made, settings, method = meta.get("clip") or {}, meta.get("settings") or {}, meta.get("method")
-    if teacher.is_resnet:
-        return {"grids": GRIDS, "kinds": [str(ENLARGED)], "attention": settings.get("attention", "key")}
-    size = made.get("view_size") if made.get("sha256") == teacher.sha256 else None
-    try:
-        if method in ("centred", "dense"):
-            grids = PseudolabelConfig(grids=tuple(settings["grids"])).grids
-        elif method == "cdul":
-            grids = (1, PseudolabelConfig("cdul", snippets=settings["snippets"]).snippets)
-        else:
-            grids = (1,) if method == "ccd" else GRIDS
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"the labels do not say which views they were made from ({error}). Make them again."
-        ) from error
-    return {"grids": grids, "size": size}
+    """What `encoded_views` encodes for a CLIP head: for a ResNet the patch features of the enlarged photo, else views, as `GRIDS`."""
+    if not teacher.is_resnet:
+        return {"grids": GRIDS}
+    settings = labels.meta.get("settings") or {}
+    return {"grids": GRIDS, "kinds": [str(ENLARGED)], "attention": settings.get("attention", "key")}
