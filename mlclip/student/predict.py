@@ -21,7 +21,7 @@ from ..config import CLIP_HEAD, MODEL_FILE, InputError, OptionError
 from ..distributed import choose_device, describe_device
 from ..images import Images, Photo, PhotoViews, find_images, photo_batches
 from ..images.loader import Batch
-from ..images.views import separate_unreadable
+from ..images.views import notes, separate_unreadable
 from ..labels.class_tree import ClassTree
 from ..labels.table import Labels
 from ..machine import default_workers
@@ -109,6 +109,8 @@ def score_photos(
             if pixels is not None:
                 scores[indices] = score(pixels)
             bar.update(len(indices) + len(unreadable))
+    for note in notes(photos, views.noted.tolist()):
+        progress.log(note)
     return scores, skipped
 
 
