@@ -11,6 +11,7 @@ Letters: N photos, C classes, K trunk channels, V views or patch features per ph
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from ..student.model import Classifier
 from ..student.predict import fitted_thresholds
 from ..teacher.encode import StoredViews, encoded_views
 from ..teacher.scoring import Teacher, check_same_teacher
-from ..teacher.store import Key, Store, is_store
+from ..teacher.store import Key, Store
 from .epoch_log import report_line, true_facts, write_rows
 from .start import new_model, training_photos
 from .state import TrainingState, corrected_photos, identity_of, label_weights, model_meta
@@ -86,14 +87,14 @@ def train_probe(
     weights = label_weights(corrected_photos(labels, photos), config)
     if config.arch == CLIP_HEAD:
         views |= {"store": _store_of(labels, teacher), "root": labels.root, "runtime": runtime}
-        with encoded_views(photos, teacher, **views) as (stores, unread):
+        with encoded_views(photos, teacher, **views) as ([opened], unread):
             unreadable = {skip.path: skip.reason for skip in unread}
 
             def fit(device: torch.device) -> FittedHead:
-                return fit_stored(stores[-1], photos, scores, weights, config.seed, device)
+                return fit_stored(opened, photos, scores, weights, config.seed, device)
 
-            fitted, key = _fitted("head", fit, len(photos), len(unreadable), runtime), stores[-1].key
-        model = clip_head_for(key, labels.classes, fitted, teacher)
+            fitted = _fitted("head", fit, len(photos), len(unreadable), runtime)
+        model = clip_head_for(opened.key, labels.classes, fitted, teacher)
         runtime.progress.log(f"prediction with this model will run {model.cost()}; pool: {model.pool}")
     else:
         model = new_model(labels, scores, config, runtime, offline)
@@ -112,9 +113,9 @@ def train_probe(
 
 
 def _store_of(labels: Labels, teacher: Teacher) -> str | None:
-    """The store that the labels were made with, where it was not in the cache and is still there."""
+    """The folder of the stores that the labels were made with, where it was not in the cache and is still there."""
     store, made = labels.meta.get("store"), labels.meta.get("clip") or {}
-    return store if store and made.get("sha256") == teacher.sha256 and is_store(Path(store)) else None
+    return store if store and made.get("sha256") == teacher.sha256 and os.path.isdir(store) else None
 
 
 def start_from_probe(state: TrainingState, root: str) -> None:
@@ -243,4 +244,4 @@ def encoded_for(labels: Labels, teacher: Teacher) -> dict[str, Any]:
     if not teacher.is_resnet:
         return {"grids": GRIDS}
     settings = labels.meta.get("settings") or {}
-    return {"grids": GRIDS, "kinds": [str(ENLARGED)], "attention": settings.get("attention", "key")}
+    return {"view_sets": [str(ENLARGED)], "attention": settings.get("attention", "key")}
