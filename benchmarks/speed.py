@@ -1,12 +1,13 @@
 """How fast mlclip is, as ratios to plain loops measured in the same run, and how fast its parts and the whole way are.
 
     python benchmarks/speed.py --rounds 2 encode forward train predict
-    python benchmarks/speed.py ceiling freed three-commands
+    python benchmarks/speed.py ceiling activation freed three-commands
     python benchmarks/speed.py onnx --model model.pt
 
-Several tasks run one after the other. The first four run mlclip's command and the loop of `reference_loops.py` in turn, A B A B ..., on the
-same photos, and print the median seconds of both and the median of the ratios; above 1 means that mlclip is faster. Weights are
-random where speed does not depend on their values. Nothing else should run on the machine.
+Several tasks run one after the other. The first four run loops of `reference_loops.py` and mlclip's command in turn, A B A B ..., on
+the same photos, and print the median seconds of each and the median of the ratios; above 1 means that mlclip is faster. Two loops
+encode, a plain one in float32 and an expert's. Weights are random where speed does not depend on their values. Nothing else should
+run on the machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,7 @@ import click
 import torch
 
 import mlclip
+from mlclip.teacher.scoring import Teacher, cpu_bf16_is_faster
 
 LOOPS = [sys.executable, str(Path(__file__).with_name("reference_loops.py"))]
 MLCLIP = [sys.executable, "-m", "mlclip"]
@@ -77,20 +80,27 @@ class Run:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
         return time.perf_counter() - started
 
-    def compare(self, name: str, photos: int, reference: Callable[[], float], ours: Callable[[], float]) -> None:
-        """Measure the seconds of both in turn, and print the row."""
-        pairs = [(reference(), ours()) for _ in range(self.rounds)]
-        theirs, own = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratios = [a / b for a, b in pairs]
+    def compare(self, name: str, photos: int, *calls: Callable[[], float]) -> None:
+        """Measure the seconds of the plain loop, maybe of the expert's, and of mlclip in turn, and print the row."""
+        *peers, own = zip(*([call() for call in calls] for _ in range(self.rounds)), strict=True)
         if not self.headed:
-            bench.table("case", "photos", "plain loop, s", "mlclip, s", "mlclip, photos/s", "ratio (spread)")
+            columns = ("plain loop, s", "expert, s", "mlclip, s", "mlclip, photos/s", "ratio (spread)", "to the expert")
+            bench.table("case", "photos", *columns)
             self.headed = True
-        spread = f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}-{max(ratios):.2f})"
-        bench.row(name, photos, f"{theirs:.1f}", f"{own:.1f}", f"{photos / own:.1f}", spread)
+        cells = [(f"{statistics.median(peer):.1f}", ratio(peer, own)) for peer in peers]
+        (plain, to_plain), (expert, to_expert) = cells if len(cells) > 1 else (*cells, ("", ""))
+        seconds = statistics.median(own)
+        bench.row(name, photos, plain, expert, f"{seconds:.1f}", f"{photos / seconds:.1f}", to_plain, to_expert)
 
-    def compare_commands(self, name: str, photos: int, reference: list, ours: list) -> None:
-        commands = ([*LOOPS, *map(str, reference)], [*MLCLIP, *map(str, ours)])
+    def compare_commands(self, name: str, photos: int, *loops: list, ours: list) -> None:
+        commands = [*([*LOOPS, *map(str, loop)] for loop in loops), [*MLCLIP, *map(str, ours)]]
         self.compare(name, photos, *(lambda command=command: self.seconds(command) for command in commands))
+
+
+def ratio(theirs: Sequence[float], own: Sequence[float]) -> str:
+    """The median and the spread of the ratios of seconds that were measured in turn."""
+    ratios = [a / b for a, b in zip(theirs, own, strict=True)]
+    return f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 @click.group(chain=True, help=__doc__)
@@ -122,8 +132,9 @@ def encode(run: Run, count: int | None) -> None:
         folder, weights = run.subset(count), run.random_clip(model)
         ours = ["pseudolabel", folder, "--classes", "voc", "--clip", weights, "--method", "centred", *QUIET]
         ours += ["-o", run.out / "labels.pt"]
-        reference = ["encode", folder, "--clip", weights, "--model", model]
-        run.compare_commands(f"encode, {model}, 14 views", count, reference, ours)
+        plain = ["encode", folder, "--clip", weights, "--model", model]
+        expert = [*plain, "--expert", "bf16" if cpu_bf16_is_faster() else "fp32"]
+        run.compare_commands(f"encode, {model}, 14 views", count, plain, expert, ours=ours)
 
 
 @main.command()
@@ -131,8 +142,6 @@ def encode(run: Run, count: int | None) -> None:
 def forward(run: Run) -> None:
     """One forward pass of RN50x64, which is too slow for whole runs: open_clip in float32 against our teacher."""
     import open_clip
-
-    from mlclip.teacher.scoring import Teacher
 
     mlclip.keep_freed_memory()  # as the commands do; here open_clip gains from it, too
     weights = run.random_clip("RN50x64-quickgelu")
@@ -164,7 +173,9 @@ def train(run: Run, count: int | None) -> None:
         shared = ["--labels", run.random_labels(folder), "--arch", arch, "--size", size, "--epochs", 3]
         ours = ["train", *shared, "--method", "fixed", "--init", "none", "--batch-size", 32, "--lr", 1e-4, *QUIET]
         ours += ["-o", run.out / "model.pt"]
-        run.compare_commands(f"train, {arch}, {size} px, 3 epochs", count or photos, ["train", folder, *shared], ours)
+        run.compare_commands(
+            f"train, {arch}, {size} px, 3 epochs", count or photos, ["train", folder, *shared], ours=ours
+        )
 
 
 @main.command()
@@ -178,7 +189,7 @@ def predict(run: Run, count: int | None) -> None:
     subprocess.run([*MLCLIP, *map(str, training)], check=True)
     folder = run.subset(count or 1000)
     ours = ["predict", folder, "--model", model, "--format", "csv", "--quiet"]
-    run.compare_commands("predict, mobilenet_v2, 224 px", count or 1000, ["predict", folder, *student], ours)
+    run.compare_commands("predict, mobilenet_v2, 224 px", count or 1000, ["predict", folder, *student], ours=ours)
 
 
 @main.command()
@@ -186,8 +197,6 @@ def predict(run: Run, count: int | None) -> None:
 def ceiling(run: Run) -> None:
     """The image encoder alone, without photos, as a share of the rate at which this machine multiplies matrices."""
     from torch.utils.flop_counter import FlopCounterMode
-
-    from mlclip.teacher.scoring import Teacher
 
     mlclip.keep_freed_memory()  # as the commands do
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -219,6 +228,35 @@ def ceiling(run: Run) -> None:
         bench.row(
             name, f"{images / seconds:.1f}", f"{reached:.3f}", f"{products:.3f}", f"{100 * reached / products:.0f} %"
         )
+
+
+@main.command()
+@click.pass_obj
+def activation(run: Run) -> None:
+    """The encoder of ViT-B/32 alone on the CPU: QuickGELU as it stands, folded into SiLU as the teacher has it, and in int8."""
+    mlclip.keep_freed_memory()  # as the commands do
+    file = str(run.random_clip("ViT-B-32-quickgelu"))
+    teacher, single = (Teacher(mlclip.load_clip(file), "cpu", precision) for precision in ("auto", "fp32"))
+    plain = mlclip.load_clip(file).visual.to(teacher.clip.dtype, memory_format=torch.channels_last)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it will remove this
+        int8 = torch.ao.quantization.quantize_dynamic(single.clip.visual, {torch.nn.Linear})
+    encoders = {f"QuickGELU, {teacher.precision}": plain, f"SiLU, {teacher.precision}": teacher.clip.visual}
+    encoders |= {"SiLU, int8 linear layers": int8}
+    pixels, tokens = torch.rand(8, 3, 224, 224), torch.rand(8, 50, 768)
+    with torch.inference_mode():
+        found = [each(pixels.to(each.conv1.weight.dtype)).float() for each in encoders.values()]
+        cosines = [torch.cosine_similarity(each, found[0]).min() for each in found]
+        blocks = [(each.transformer.resblocks[0], tokens.to(each.conv1.weight.dtype)) for each in encoders.values()]
+        calls = [lambda block=block, x=x: timed(lambda: block(x, None)) for block, x in blocks]
+        seconds = list(zip(*([call() for call in calls] for _ in range(50 * run.rounds)), strict=True))
+    bench.table(
+        "encoder of ViT-B/32", "a block with 8 views, ms", "ratio, median (quartiles)", "lowest cosine with the first"
+    )
+    for name, own, cosine in zip(encoders, seconds, cosines, strict=True):
+        low, middle, high = statistics.quantiles([a / b for a, b in zip(seconds[0], own, strict=True)])
+        milliseconds = 1000 * statistics.median(own)
+        bench.row(name, f"{milliseconds:.0f}", f"**{middle:.3f}** ({low:.2f}-{high:.2f})", f"{cosine:.4f}")
 
 
 FREED = """
