@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import bench
@@ -106,7 +107,7 @@ def ratio(theirs: Sequence[float], own: Sequence[float]) -> str:
 @click.group(chain=True, help=__doc__)
 @bench.data
 @click.option(
-    "--photos", type=click.Path(path_type=Path), help="Folder of photos; by default photos/train of the data."
+    "--photos", type=click.Path(path_type=Path), help="Folder of photos.  [default: photos/train of the data]"
 )
 @bench.option("--rounds", default=3, help="How often each pair is measured.")
 @bench.out("speed")
@@ -155,12 +156,12 @@ def forward(run: Run) -> None:
         run.compare(f"one forward, RN50x64, {teacher.precision}", 4, *(lambda call=call: timed(call) for call in calls))
 
 
-def timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 @main.command()
@@ -173,9 +174,8 @@ def train(run: Run, count: int | None) -> None:
         shared = ["--labels", run.random_labels(folder), "--arch", arch, "--size", size, "--epochs", 3]
         ours = ["train", *shared, "--method", "fixed", "--init", "none", "--batch-size", 32, "--lr", 1e-4, *QUIET]
         ours += ["-o", run.out / "model.pt"]
-        run.compare_commands(
-            f"train, {arch}, {size} px, 3 epochs", count or photos, ["train", folder, *shared], ours=ours
-        )
+        plain, name = ["train", folder, *shared], f"train, {arch}, {size} px, 3 epochs"
+        run.compare_commands(name, count or photos, plain, ours=ours)
 
 
 @main.command()
@@ -206,28 +206,19 @@ def ceiling(run: Run) -> None:
     bench.table("encoder alone", "images/s", "Tflop/s", "matrix products, Tflop/s", "share")
     for model in models:
         teacher = Teacher(mlclip.load_clip(str(run.random_clip(model))), device, "auto")
-        pixels = torch.randint(0, 256, (images, 3, teacher.input_size, teacher.input_size), dtype=torch.uint8).to(
-            device
-        )
+        size = teacher.input_size
+        pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8).to(device)
         torch.backends.mha.set_fastpath_enabled(False)  # which the counter does not know
         with FlopCounterMode(display=False) as counter:  # also warms up
             teacher.embed_views(pixels)
         torch.backends.mha.set_fastpath_enabled(True)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[teacher.precision]
-        left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+        left, right = (torch.rand(side, side, device=device).to(teacher.clip.dtype) for _ in range(2))
         left @ right
-        seconds, product = (
-            min(timed(call) for _ in range(run.rounds))
-            for call in (
-                lambda teacher=teacher, pixels=pixels: teacher.embed_views(pixels),
-                lambda a=left, b=right: a @ b,
-            )
-        )
+        calls = (partial(teacher.embed_views, pixels), partial(torch.matmul, left, right))
+        seconds, product = (min(timed(call) for _ in range(run.rounds)) for call in calls)
         reached, products = counter.get_total_flops() / seconds / 1e12, 2 * side**3 / product / 1e12
-        name = f"{model}, {teacher.precision}, {device.type}"
-        bench.row(
-            name, f"{images / seconds:.1f}", f"{reached:.3f}", f"{products:.3f}", f"{100 * reached / products:.0f} %"
-        )
+        cells = (f"{images / seconds:.1f}", f"{reached:.3f}", f"{products:.3f}", f"{100 * reached / products:.0f} %")
+        bench.row(f"{model}, {teacher.precision}, {device.type}", *cells)
 
 
 @main.command()
@@ -248,11 +239,10 @@ def activation(run: Run) -> None:
         found = [each(pixels.to(each.conv1.weight.dtype)).float() for each in encoders.values()]
         cosines = [torch.cosine_similarity(each, found[0]).min() for each in found]
         blocks = [(each.transformer.resblocks[0], tokens.to(each.conv1.weight.dtype)) for each in encoders.values()]
-        calls = [lambda block=block, x=x: timed(lambda: block(x, None)) for block, x in blocks]
-        seconds = list(zip(*([call() for call in calls] for _ in range(50 * run.rounds)), strict=True))
-    bench.table(
-        "encoder of ViT-B/32", "a block with 8 views, ms", "ratio, median (quartiles)", "lowest cosine with the first"
-    )
+        calls = [partial(block, x, None) for block, x in blocks]
+        rounds = ([timed(call, time.process_time) for call in calls] for _ in range(50 * run.rounds))
+        seconds = list(zip(*rounds, strict=True))
+    bench.table("encoder of ViT-B/32", "a block with 8 views, ms of CPU time", "ratio (quartiles)", "lowest cosine")
     for name, own, cosine in zip(encoders, seconds, cosines, strict=True):
         low, middle, high = statistics.quantiles([a / b for a, b in zip(seconds[0], own, strict=True)])
         milliseconds = 1000 * statistics.median(own)
@@ -282,27 +272,15 @@ print(batch / min(seconds[2:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxr
 def freed(run: Run) -> None:
     """What it gives to keep freed memory: passes of torchvision's networks without mlclip's code, 224 px, best of four."""
     bench.table("pass", "batch", "by default, photos/s", "kept, photos/s", "ratio", "peak, MB", "peak kept, MB")
-    networks = (
-        ("forward", "mobilenet_v2", 64),
-        ("forward", "resnet50", 64),
-        ("train", "mobilenet_v2", 32),
-        ("train", "resnet50", 16),
-    )
-    for kind, arch, batch in networks:
+    batches = {"forward, mobilenet_v2": 64, "forward, resnet50": 64, "train, mobilenet_v2": 32, "train, resnet50": 16}
+    for name, batch in batches.items():
         found = []
         for how in ("default", "kept"):
-            command = [sys.executable, "-c", FREED, how, kind, arch, str(batch)]
+            command = [sys.executable, "-c", FREED, how, *name.split(", "), str(batch)]
             found.append(map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()))
         (rate, peak), (kept, kept_peak) = found
-        bench.row(
-            f"{kind}, {arch}",
-            batch,
-            f"{rate:.1f}",
-            f"{kept:.1f}",
-            f"**{kept / rate:.2f}**",
-            f"{peak:.0f}",
-            f"{kept_peak:.0f}",
-        )
+        rates = (f"{rate:.1f}", f"{kept:.1f}", f"**{kept / rate:.2f}**")
+        bench.row(name, batch, *rates, f"{peak:.0f}", f"{kept_peak:.0f}")
 
 
 @main.command()
@@ -323,11 +301,7 @@ def three_commands(run: Run, count: int | None) -> None:
         environment = {**os.environ, "MLCLIP_CACHE": str(out / "cache")}
         with open(out / f"{command[0]}.txt", "w") as printed:
             running = {"cwd": out, "env": environment, "stdout": printed, "stderr": printed}
-            seconds = timed(
-                lambda command=command, running=running: subprocess.run(
-                    [*MLCLIP, *map(str, command)], check=True, **running
-                )
-            )
+            seconds = timed(partial(subprocess.run, [*MLCLIP, *map(str, command)], check=True, **running))
         total += seconds
         bench.row(command[0], count, f"{seconds:.0f}")
     bench.row("all three", count, f"{total:.0f}")

@@ -108,13 +108,52 @@ def test_report_shows_predictions_with_their_photos_and_other_thresholds(mlclip,
     done = mlclip("predict", "test", "--format", "csv", cwd=scenes)
     (tmp_path / "p.csv").write_text(done.stdout)
     shown = ["--labels", "p.csv", "--truth", scenes / "truth_test.csv", "--root", scenes / "test"]
-    assert mlclip("report", *shown, cwd=tmp_path).returncode == 0
+    done = mlclip("report", *shown, cwd=tmp_path)
+    assert done.returncode == 0 and "p.csv has no thresholds: 0.5 is used" in done.stderr
     page = (tmp_path / "report.html").read_text()
     assert "could not be opened" not in page and "Scores against the truth, report only" in page and "≥ 0.50" in page
     (tmp_path / "t.csv").write_text("class,threshold\nstar,0.25\n")
     done = mlclip("report", *shown, "--threshold", "t.csv", "--overwrite", cwd=tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert done.returncode == 0 and page.count("≥ 0.25") == 1 and page.count("≥ 0.50") == len(KINDS) - 1
+
+
+@pytest.mark.parametrize("form", ["pt", "csv", "json", "jsonl"])
+def test_a_table_of_predictions_keeps_the_thresholds_and_is_continued(form, mlclip, scenes, tmp_path):
+    table, model = f"scores.{form}", ["--model", scenes / "model.pt"]
+    first = sorted((scenes / "test").iterdir())[:3]
+    (tmp_path / "imgs").mkdir()
+    for file in first:
+        shutil.copy(file, tmp_path / "imgs")
+    done = mlclip("predict", "imgs", *model, "-o", table, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "") and f"{table}: 3 photos; next: mlclip report" in done.stderr
+    whole = read_labels(tmp_path / table)
+    limits = load_checkpoint(scenes / "model.pt").thresholds
+    assert torch.allclose(whole.thresholds, limits, atol=1e-6) and len({*limits.tolist()}) > 1
+    mlclip("export", "--to", "exiftool", "--labels", table, "-o", "own.csv", cwd=tmp_path)
+    mlclip(
+        "export",
+        "--to",
+        "exiftool",
+        "--labels",
+        table,
+        *["--threshold", scenes / "model.pt", "-o", "model.csv"],
+        cwd=tmp_path,
+    )
+    assert (tmp_path / "own.csv").read_text() == (tmp_path / "model.csv").read_text()
+
+    (tmp_path / "imgs" / first[0].name).unlink()
+    shutil.copy(sorted((scenes / "test").iterdir())[3], tmp_path / "imgs" / "new.jpg")
+    assert mlclip("predict", "imgs", *model, "-o", table, cwd=tmp_path).returncode == 1
+    done = mlclip("predict", "imgs", *model, "-o", table, "--append", cwd=tmp_path)
+    assert done.returncode == 0 and "has 2 of 3 photos: 1 are new" in done.stderr
+    longer = read_labels(tmp_path / table)
+    assert longer.paths == [*whole.paths, "new.jpg"] and torch.equal(longer.scores[:3], whole.scores)
+    (tmp_path / "imgs" / "damaged.jpg").write_bytes(b"none")
+    done = mlclip("predict", "imgs", *model, "-o", table, "--append", cwd=tmp_path)
+    assert done.returncode == 3 and "damaged.jpg" in done.stderr and read_labels(tmp_path / table).paths == longer.paths
+    other = mlclip("predict", "imgs", *model, "-o", table, "--append", "--threshold", "0.9", cwd=tmp_path)
+    assert other.returncode == 1 and "has other classes or thresholds than the model" in other.stderr
 
 
 def test_exported_thresholds_can_be_edited_and_used(mlclip, scenes, tmp_path):

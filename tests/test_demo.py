@@ -32,9 +32,11 @@ def test_the_demo_writes_only_to_its_folder_and_prints_its_table(small, tmp_path
         assert (tmp_path / "d" / name).exists()
     assert len(read_labels(tmp_path / "d" / "labels.pt")) == 24
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]
+    (tmp_path / "d" / ".model.pt.lock").touch()  # left by a killed process
+    assert _status(["demo", "--dir", "d", "--quiet", "--overwrite"]) == 0
 
 
-def test_the_demo_replaces_its_own_folder_but_no_other(small, tmp_path, monkeypatch, capfd):
+def test_the_demo_replaces_no_folder_of_the_user(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
@@ -42,6 +44,3 @@ def test_the_demo_replaces_its_own_folder_but_no_other(small, tmp_path, monkeypa
     assert _status(["demo", "--dir", "mine", "--overwrite"]) == 1
     assert "thesis.txt" in capfd.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
-    assert _status(["demo", "--dir", "d", "--quiet"]) == 0
-    (tmp_path / "d" / ".model.pt.lock").touch()  # left by a killed process
-    assert _status(["demo", "--dir", "d", "--quiet", "--overwrite"]) == 0

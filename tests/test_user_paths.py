@@ -161,17 +161,6 @@ def test_a_training_and_the_same_one_interrupted_and_resumed(method, here):
         assert same(here / "model.pt", here / "again.pt")
 
 
-def test_a_second_training_of_the_same_photos_and_one_beside_it(trained, tmp_path):
-    shutil.copytree(trained, tmp_path / "here")
-    cache = {"MLCLIP_CACHE": str(tmp_path / "here" / "cache")}
-    again = [*MLCLIP, "train", *STUDENT, "-o", "beside.pt"]
-    beside = subprocess.Popen(again, cwd=tmp_path / "here", env=environment(**cache))
-    run("train", *STUDENT, "--overwrite", folder=tmp_path / "here", **cache)
-    assert beside.wait(60) == 0
-    for name in ("model.pt", "beside.pt"):
-        assert same(tmp_path / "here" / name, trained / "model.pt")
-
-
 def test_a_model_predicts_draws_is_calibrated_and_measured_and_a_page_is_made(trained, tmp_path):
     folder = tmp_path / "here"
     shutil.copytree(trained, folder)

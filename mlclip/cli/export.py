@@ -94,9 +94,7 @@ def _table(tool, file, root, threshold, url_prefix, output, overwrite, progress)
 
     labels = read_labels(file)
     labels = replace(labels, root=root or labels.root)
-    if threshold is not None:
-        defaults = labels.thresholds.tolist()
-        labels.meta["thresholds"] = options.thresholds_of(threshold, labels.classes, defaults)
+    options.set_thresholds(labels, threshold, file, progress)
     default_output, what_next = TOOLS[tool]
     written = export_labels(labels, output or default_output, tool, url_prefix=url_prefix, overwrite=overwrite)
     progress.log(f"{written[0]}: {len(labels)} photos; next: {what_next.format(*written)}")

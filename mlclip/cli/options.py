@@ -49,6 +49,12 @@ def running(command: Callable) -> Callable:
 
 
 images = click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=click.Path())
+exclude = click.option(
+    "--exclude",
+    metavar="GLOB",
+    multiple=True,
+    help='Leave out files and folders with such a name, as "*_mask.png", or such a path, as "2019/thumbs". Can be repeated.',
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 offline = click.option("--offline", is_flag=True, help="Never use the network.")
 quiet = click.option(
@@ -89,8 +95,8 @@ root = place(
 threshold = click.option(
     "--threshold",
     metavar="NUMBER|FILE",
-    help="One threshold for all classes, or a FILE with those of some classes: lines `class,threshold`, or {class: threshold} in "
-    "a .json file.  [default: the threshold of each class in the model or table]",
+    help="One threshold for all classes, or a FILE with those of some classes: a model, lines `class,threshold`, or "
+    "{class: threshold} in a .json file.  [default: the threshold of each class in the model or table]",
 )
 
 
@@ -100,6 +106,18 @@ def thresholds_of(given: str | None, classes: Sequence[str], defaults: Sequence[
 
     if given is None:
         return list(defaults)
+    if (suffix := Path(given).suffix.lower()) in (".pt", ".safetensors", ".onnx"):
+        from ..student.checkpoint import load_checkpoint
+        from ..student.onnx_model import load_onnx
+        from ..student.predict import thresholds_of as of_model
+
+        if suffix == ".onnx":
+            model = load_onnx(given)
+            found = dict(zip(model.classes, model.thresholds, strict=True))
+        else:
+            checkpoint = load_checkpoint(given)
+            found = dict(zip(checkpoint.model.classes, of_model(checkpoint).tolist(), strict=True))
+        return [found.get(name, value) for name, value in zip(classes, defaults, strict=True)]
     try:
         number = float(given)
     except ValueError:
@@ -107,6 +125,14 @@ def thresholds_of(given: str | None, classes: Sequence[str], defaults: Sequence[
     if not 0 <= number <= 1:
         raise click.UsageError(f"--threshold is {given}: it must be a number from 0 to 1, or a file.")
     return [number] * len(classes)
+
+
+def set_thresholds(labels, given: str | None, file: str, progress: Console) -> None:
+    """The thresholds of --threshold for a table; where neither has any, a line says that ½ is used."""
+    if given is not None:
+        labels.meta["thresholds"] = thresholds_of(given, labels.classes, labels.thresholds.tolist())
+    elif "thresholds" not in labels.meta:
+        progress.log(f"{file} has no thresholds: 0.5 is used. --threshold takes a number, a file or the model")
 
 
 def report_skipped(skipped: Sequence[Sequence[str]], output: str | Path | None = None) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 
 import click
 
 from ..config import InputError
+from ..files import check_output
 from . import options
 from .console import table
 from .settings import config_file
@@ -17,12 +19,22 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 
 @click.command()
 @options.images
+@options.exclude
 @options.model("The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.")
 @options.choice(
     "--format",
     "form",
     choices=["table", "json", "jsonl", "csv"],
     help="How the result is printed. csv holds every score and no thresholds.",
+)
+@options.place(
+    "-o",
+    "--output",
+    help="Write all scores and the thresholds to this table (.pt, .csv, .json or .jsonl) instead of printing them. Every command "
+    "reads it.",
+)
+@click.option(
+    "--append", is_flag=True, help="With -o: keep the rows of the table, and predict the photos that it lacks."
 )
 @options.threshold
 @click.option(
@@ -33,12 +45,15 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
     metavar="DIR",
     help="Also write one picture per photo to DIR: heat maps of where the student sees each printed class.",
 )
-@click.option("--overwrite", is_flag=True, help="Write to --heatmaps DIR even if it is not empty.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the table of -o, and write to --heatmaps DIR even if it is not empty."
+)
 @options.batch_size
 @options.running
 @options.verbose
 @config_file
-def predict(images, model, form, threshold, topk, heatmaps, overwrite, **running):
+@click.pass_context
+def predict(ctx, images, exclude, model, form, output, append, threshold, topk, heatmaps, overwrite, **running):
     """Print which classes photos show.
 
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
@@ -49,10 +64,15 @@ def predict(images, model, form, threshold, topk, heatmaps, overwrite, **running
 
     An .onnx model runs in onnxruntime, on the CPU or with --device cuda. torch is not needed.
     """
+    from ..images import find_images
     from ..student.onnx_model import is_onnx
 
     if threshold is not None and topk:
         raise click.UsageError("--topk cannot be combined with --threshold. Remove one of them.")
+    if output and (topk or ctx.get_parameter_source("form") == click.core.ParameterSource.COMMANDLINE):
+        raise click.UsageError("-o writes every score, in the form of its suffix. Remove --topk and --format, or -o.")
+    if append and (not output or overwrite):
+        raise click.UsageError("--append continues the table of -o. Add -o FILE, without --overwrite.")
     if threshold is not None and form == "csv" and not heatmaps:
         raise click.UsageError(
             "--threshold has no effect with --format csv, which holds every score. Remove it, or use --format json."
@@ -61,20 +81,66 @@ def predict(images, model, form, threshold, topk, heatmaps, overwrite, **running
         raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
     if heatmaps:
         _check_folder(heatmaps, overwrite)
+    if output:
+        check_output(output, overwrite=overwrite or append)
     loaded, classes, thresholds, run = (_onnx_student if is_onnx(model) else _torch_student)(model, running["device"])
     thresholds = options.thresholds_of(threshold, classes, thresholds)
-    labels = run(images, **running)
+    found = find_images(images, exclude)
+    if append and os.path.exists(output):
+        found = _without_known(found, output, classes, thresholds, running["progress"])
+    labels = run(found, **running)
+    labels.meta["thresholds"] = thresholds
     chosen = [_chosen(scores, classes, thresholds, topk) for scores in labels.scores.tolist()]
-    _print(labels, chosen, thresholds, topk, form)
+    if output:
+        _write(labels, output, append, running["progress"])
+    else:
+        _print(labels, chosen, thresholds, topk, form)
     if heatmaps:
         _draw_heatmaps(labels, chosen, thresholds, loaded, heatmaps, **running)
     return options.report_skipped(labels.meta["skipped"])
 
 
+def _without_known(found, output: str, classes: list[str], thresholds: list[float], progress):
+    """The photos that the table `output` does not have. InputError if another model made the table."""
+    from dataclasses import replace
+
+    from ..labels.table import read_labels
+
+    known = read_labels(output)
+    same = known.classes == classes and all(
+        abs(a - b) < 1e-4 for a, b in zip(known.thresholds.tolist(), thresholds, strict=True)
+    )
+    if not same:
+        raise InputError(
+            f"{output} has other classes or thresholds than the model. Use the model that made it, or replace it with --overwrite."
+        )
+    if os.path.splitext(output)[1].lower() in (".pt", ".json") and known.root != found.root:
+        raise InputError(
+            f"the photos in {output} are in {known.root}. Name IMAGES in the same way, or choose another -o."
+        )
+    new = [photo for photo in found.photos if photo.path not in {*known.paths}]
+    progress.log(f"{output} has {len(found.photos) - len(new)} of {len(found.photos)} photos: {len(new)} are new")
+    return replace(found, photos=new, known=len(found.photos) - len(new))
+
+
+def _write(labels, output: str, append: bool, progress) -> None:
+    """Write the table, after the rows that it has."""
+    import torch
+
+    from ..labels.table import Labels, read_labels, write_labels
+
+    table = Labels(labels.paths, labels.classes, labels.scores, labels.root, labels.meta)
+    if append and os.path.exists(output):
+        known = read_labels(output)
+        scores = torch.cat([known.scores, table.scores])
+        table = Labels([*known.paths, *table.paths], table.classes, scores, table.root, table.meta)
+    write_labels(table, output, overwrite=True)
+    root = "" if output.lower().endswith((".pt", ".json")) else f" --root {shlex.quote(table.root)}"
+    progress.log(f"{output}: {len(table)} photos; next: mlclip report --labels {shlex.quote(output)}{root}")
+
+
 def _check_folder(folder: str, overwrite: bool) -> None:
     """InputError if heat maps cannot be written there, or if the folder has files."""
-    from ..files import check_output
-
     if os.path.isdir(folder) and os.listdir(folder) and not overwrite:
         raise InputError(f"--heatmaps {folder} is not empty. Add --overwrite to write there, or choose another folder.")
     if os.path.exists(folder) and not os.path.isdir(folder):
@@ -90,21 +156,20 @@ def _torch_student(file, device):
 
     checkpoint = load_checkpoint(file)
 
-    def run(images, **running):
-        return predict_photos(images, checkpoint, **running)
+    def run(found, **running):
+        return predict_photos(found, checkpoint, **running)
 
     return checkpoint, checkpoint.model.classes, thresholds_of(checkpoint).tolist(), run
 
 
 def _onnx_student(file, device):
     """The same for a `model.onnx`, without torch: `student.predict` would import it."""
-    from ..images import find_images
     from ..student.onnx_model import load_onnx, predict_onnx
 
     model = load_onnx(file, device)
 
-    def run(images, device, **running):
-        return predict_onnx(find_images(images), model, **running)
+    def run(found, device, **running):
+        return predict_onnx(found, model, **running)
 
     return model, model.classes, model.thresholds, run
 

@@ -37,11 +37,10 @@ def report(labels, truth, root, threshold, predictions, output, where, overwrite
     Predictions can be shown instead of labels:
 
     \b
-      mlclip predict PHOTOS --format csv > p.csv
-      mlclip export -o thresholds.csv
-      mlclip report --labels p.csv --root PHOTOS --threshold thresholds.csv
+      mlclip predict PHOTOS -o scores.pt
+      mlclip report --labels scores.pt
 
-    Without --threshold, the thresholds are those in the labels, or 0.5 for a .csv.
+    Without --threshold, the thresholds are those of the labels; 0.5 for a table that has none.
     """
     from dataclasses import replace
 
@@ -54,8 +53,7 @@ def report(labels, truth, root, threshold, predictions, output, where, overwrite
     check_output(output, overwrite=overwrite)
     table = read_labels(labels, tables.for_scores if truth else tables, progress=progress)
     table = replace(table, root=root or table.root)
-    if threshold:
-        table.meta["thresholds"] = options.thresholds_of(threshold, table.classes, table.thresholds.tolist())
+    options.set_thresholds(table, threshold, labels, progress)
     if where:
         from ..distributed import choose_device
         from ..teacher.where import maps_of_labels, teacher_of

@@ -14,7 +14,6 @@ from .console import table
     "--predictions", help="A model's scores of the same photos, as a table: labels that it contradicts come first."
 )
 @options.place("--model", help="Instead of --predictions: a model, .pt or .onnx; it predicts the labelled photos.")
-@options.place("--root", metavar="DIR", help="For --model: the folder of the photos, if they have moved.")
 @options.place("--corrections", help="Lines `path,class,value`: these labels need no second look.")
 @click.option("-n", "count", type=click.IntRange(1), default=20, show_default=True, help="Number of labels.")
 @options.choice(
@@ -23,8 +22,8 @@ from .console import table
     choices=["table", "csv"],
     help="How they are printed; csv can be edited into a file of corrections.",
 )
-@options.running
-def review(labels, predictions, model, root, corrections, count, form, **running):
+@options.quiet
+def review(labels, predictions, model, corrections, count, form, progress):
     """Name the labels that are most worth a look.
 
     These are labels near their threshold and labels that a model contradicts, of different classes and of photos that
@@ -32,9 +31,10 @@ def review(labels, predictions, model, root, corrections, count, form, **running
     again:
 
     \b
-      mlclip train --corrections corrections.csv --method probe --overwrite
+      mlclip train --corrections corrections.csv -o corrected.pt
 
-    A model that contradicts labels should not have learned them by heart; the model of --method probe is a good choice.
+    A model that contradicts labels should not have learned them by heart; the model of --method probe is a good choice. If its
+    photos have moved, or to choose the device: mlclip predict PHOTOS -o scores.pt, then --predictions scores.pt.
     """
     from ..labels.corrections import correct, read_corrections
     from ..labels.diagnosis import questions
@@ -49,7 +49,7 @@ def review(labels, predictions, model, root, corrections, count, form, **running
     if model:
         from ..student.predict import predict
 
-        scores = predict([root or known.root], model, **running)
+        scores = predict(known.root, model, progress=progress)
     rows = [[q.path, q.name, f"{q.score:.3f}", q.reason] for q in questions(known, scores, count)]
     header = ["path", "class", "score", "reason"]
     if form == "csv":

@@ -109,7 +109,7 @@ class PseudolabelConfig:
         methods=_DENSE,
         choices=("identity", "query", "key"),
     )
-    compound: bool = setting(
+    compound: bool = rare(
         False,
         'Also encode a prompt such as "cat and dog" for every pair of names, and give a class what its pairs have in common. '
         "For up to 400 names; it costs nothing per photo.",

@@ -24,7 +24,7 @@ MAX_BYTES = 2**30
 BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
 MARGIN = 2  # a JPEG may be decoded at a fraction of its size, but at no less than this many times the requested size
 # not EPS: it would start Ghostscript
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JXL")
 READERS = ("Jpeg", "Mpo", "Png", "Bmp", "WebP", "Gif", "Tiff", "Ppm", "Avif")  # of FORMATS; Pillow has 30 more
 ORIENTATION = 0x0112
 SEVERAL = "several frames"  # key of image.info: True if the file has more frames or pages than the one returned
@@ -40,9 +40,10 @@ TURNS = {  # EXIF orientation -> the transpose that turns the photo upright
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
+JXL_HEADS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 # how files begin, in lower case
 _PICTURES = {b"\xff\xd8": "JPEG", b"\x89png": "PNG", b"gif8": "GIF", b"bm": "BMP", b"ii*\0": "TIFF", b"mm\0*": "TIFF",
-             b"riff": "WebP"}  # fmt: skip
+             b"riff": "WebP", b"\xff\n": "JPEG XL", b"\0\0\0\x0cjxl ": "JPEG XL"}  # fmt: skip
 _OTHERS = {b"<!doctype html": "HTML", b"<html": "HTML", b"<?xml": "XML", b"<svg": "SVG", b"{": "JSON", b"%pdf": "PDF",
            b"%!ps": "PostScript", b"pk\3\4": "a zip archive"}  # fmt: skip
 
@@ -140,7 +141,7 @@ def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
     several = image.format != "MPO" and getattr(image, "is_animated", False)  # MPO: the others are previews
     image.load()
     try:
-        orientation = image.getexif().get(ORIENTATION)
+        orientation = image.getexif().get(ORIENTATION) if image.format != "JXL" else None  # libjxl has turned it
     except PILLOW_ERRORS:  # damaged EXIF: use the photo without turning it
         orientation = None
     pixels = _to_rgb(image)
@@ -167,7 +168,7 @@ def _wrong_checksum(data: bytes) -> str | None:
 
 
 def _formats_for(data: bytes) -> tuple[str, ...]:
-    return _formats(_brand(data) in HEIF_BRANDS + AVIF_BRANDS)
+    return _formats(_brand(data) in HEIF_BRANDS + AVIF_BRANDS or data.startswith(JXL_HEADS))
 
 
 def _brand(data: bytes) -> bytes:
@@ -184,6 +185,8 @@ def _why_not(data: bytes) -> str:
         return "HEIC needs a plug-in; run `pip install pillow-heif`"
     if brand in AVIF_BRANDS and "AVIF" not in formats:
         return "AVIF needs a newer Pillow or a plug-in; run `pip install -U pillow` or `pip install pillow-avif-plugin`"
+    if data.startswith(JXL_HEADS) and "JXL" not in formats:
+        return "JPEG XL needs a plug-in; run `pip install pillow-jxl-plugin`"
     head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     picture = "HEIC or AVIF" if brand in HEIF_BRANDS + AVIF_BRANDS else None
     picture = picture or next((name for start, name in _PICTURES.items() if head.startswith(start)), None)
@@ -197,7 +200,7 @@ def _why_not(data: bytes) -> str:
 
 @lru_cache
 def _formats(plug_ins: bool) -> tuple[str, ...]:
-    """The FORMATS that this Pillow can read. With `plug_ins`, installed plug-ins for HEIC and AVIF are registered first."""
+    """The FORMATS that this Pillow can read. With `plug_ins`, installed plug-ins for HEIC, AVIF and JPEG XL are registered first."""
     for module in READERS:
         with suppress(ImportError):  # an older Pillow has no reader of AVIF
             import_module(f"PIL.{module}ImagePlugin")
@@ -208,6 +211,8 @@ def _formats(plug_ins: bool) -> tuple[str, ...]:
             pillow_heif.register_heif_opener()
         with suppress(ImportError):
             import pillow_avif  # noqa: F401  (the import registers it)
+        with suppress(ImportError):
+            import pillow_jxl  # noqa: F401  (the same)
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 

@@ -72,6 +72,7 @@ class Found:
     photos: list[Photo]
     skipped: list[Skip]
     repeated: int
+    known: int = 0  # photos left out because a table has them
     left_out: Sequence[str] = ()
 
 
@@ -122,7 +123,7 @@ def find_images(sources: Images, exclude: Sequence[str] = ()) -> Found:
         raise InputError(
             f"No images found in {shown} (searched for {' '.join(SUFFIXES)}).{why} Name another folder or file."
         )
-    return Found(root, photos, skipped, repeated, left.lines())
+    return Found(root, photos, skipped, repeated, left_out=left.lines())
 
 
 def _check(file: str, root: str) -> Photo | Skip:

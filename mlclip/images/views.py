@@ -159,7 +159,7 @@ def separate_unreadable(found: Found, unreadable: Sequence[tuple[int, str]]) -> 
     reasons = [Skip(found.photos[row].path, reason) for row, reason in unreadable]
     skipped = sorted([*found.skipped, *reasons], key=lambda skip: skip.path)
     rows = [row for row in range(len(found.photos)) if row not in bad]
-    if not rows:
+    if not rows and not found.known:
         raise InputError(
             f"none of the {len(skipped)} photos in {found.root} can be read (first: {skipped[0].path}: {skipped[0].reason})"
         )

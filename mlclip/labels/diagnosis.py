@@ -26,6 +26,7 @@ CONFUSED = 0.5  # two classes are confused if at least this share of the photos 
 FEWEST = 5  # with fewer photos that have both, a pair is due to chance
 MANY_EMPTY = 0.2  # share of photos without a class that is worth a line of advice
 MOST_PAIRS = 5
+CLASSES_AT_ONCE = 256
 ALIKE = 0.1  # two photos whose beliefs differ by less in every class may be near duplicates
 
 
@@ -108,11 +109,12 @@ def diagnose(labels: Labels) -> Diagnosis:
 
 
 def _confused(positive: Tensor, names: list[str]) -> list[tuple[str, str, float]]:
-    both = positive.T @ positive  # (C, C)
-    count = both.diagonal()
-    share = (both / (count[:, None] + count - both).clamp(min=1)).triu(1)
-    share = torch.where(both >= FEWEST, share, 0)
-    pairs = [(names[a], names[b], float(share[a, b])) for a, b in (share >= CONFUSED).nonzero().tolist()]
+    count, pairs = positive.sum(0), []
+    for rows in torch.arange(len(names)).split(CLASSES_AT_ONCE):
+        both = positive[:, rows].T @ positive  # (rows, C)
+        share = both / (count[rows, None] + count - both).clamp(min=1)
+        share = torch.where(both >= FEWEST, share, 0).triu(int(rows[0]) + 1)
+        pairs += [(names[rows[a]], names[b], float(share[a, b])) for a, b in (share >= CONFUSED).nonzero().tolist()]
     return sorted(pairs, key=lambda pair: -pair[2])[:MOST_PAIRS]
 
 

@@ -20,6 +20,7 @@ from ..config import InputError, TableOptions
 from ..files import FORMAT_VERSION, beside, check_output, existing_file, is_special, load_plain, save_plain
 from ..plain import check_fields
 from ..progress import SILENT, Progress
+from .class_files import read_thresholds, write_thresholds
 from .csv_table import read_csv
 from .datasets import folders_in, is_image_folder, read_image_folder, read_nuswide, read_voc, voc_homes
 from .exchange import (
@@ -35,6 +36,7 @@ from .labels import Labels as Labels
 from .sheet import RECIPES, check_names, json_in, load_text, save_csv, save_text
 
 MADE_BY = "mlclip pseudolabel"
+THRESHOLDS = ".thresholds.csv"  # the file with the thresholds beside a table that has no place for them
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 READ_SUFFIXES = (*SUFFIXES, ".tsv", ".txt")
 DATASETS = {"voc": read_voc, "coco": read_coco, "nuswide": read_nuswide, "imagefolder": read_image_folder}
@@ -45,7 +47,8 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
     """Write the table as .pt, .csv, .json or .jsonl, according to the suffix. The file is never half-written.
 
     .pt and .json store everything. .csv (a `path` column and one column per class, empty = unknown) and .jsonl (one line
-    `{"path": ..., "scores": {class: score or null}}` per photo) do not store `root` and `meta`. Scores are read back exactly.
+    `{"path": ..., "scores": {class: score or null}}` per photo) do not store `root` and `meta`, but for the thresholds, which are in
+    a file beside it, `scores.thresholds.csv`. Scores are read back exactly.
     Raises InputError for another suffix, a file that exists without `overwrite`, or a folder that cannot be written.
     """
     suffix = _suffix(path)
@@ -70,6 +73,12 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
         rows = [["" if score is None else f"{score:.9g}" for score in row] for row in scores]
         lines = [[name, *row] for name, row in zip(labels.paths, rows, strict=True)]
         save_csv([["path", *labels.classes], *lines], path)
+    if suffix != ".json":
+        limits = beside(path, THRESHOLDS)
+        if "thresholds" in labels.meta:
+            write_thresholds(limits, labels.classes, labels.thresholds.tolist())
+        else:
+            limits.unlink(missing_ok=True)  # those of an earlier table would be wrong
 
 
 def export_labels(
@@ -131,6 +140,9 @@ def read_labels(
             labels = _from_objects([(n, json_in(line, path, n)) for n, line in lines if line.strip()], path)
         else:
             labels = _from_rows(*read_csv(path, options, progress.log, known_classes))
+        limits = beside(path, THRESHOLDS)
+        if suffix != ".pt" and "thresholds" not in labels.meta and limits.is_file():
+            labels.meta["thresholds"] = read_thresholds(limits, labels.classes, labels.thresholds.tolist())
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
     if not labels.classes:

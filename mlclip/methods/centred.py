@@ -33,6 +33,11 @@ TOLERANCE = 1e-5  # the fit stops when no label changes by more
 TINY = 1e-9  # avoids a division by 0
 DIFFERENT, SAME = 0.7, 0.9  # names with a lower correlation compete fully, with a higher one not at all
 ROUNDS = 3  # to find which names are the same
+MOST_DENSE = 2000  # names; of more, there is no matrix of all pairs, and only those that do not compete fully are kept
+MOST_SAME = 64  # of these pairs, for each name
+NUMBERS_AT_ONCE = 2**22  # of 8 bytes, in a block of pairs of very many names
+
+Pairs = Sequence[tuple[int, int]]
 
 
 def shrunk_levels(mean: Tensor, variance: Tensor, photos: Tensor) -> Tensor:
@@ -57,13 +62,13 @@ def shrunk_levels(mean: Tensor, variance: Tensor, photos: Tensor) -> Tensor:
     return torch.where(seen, levels, common)
 
 
-def competition(views: int, total: Tensor, products: Tensor, related: Tensor | None = None) -> Tensor | None:
+def competition(views: int, total: Tensor, products: Tensor, related: Pairs = ()) -> Tensor | None:
     """How much each name (column) lowers the log-odds of each other name (row): (C, C) in [0, 1], 0 on the diagonal.
 
     `total` (C,) is the sum of the cosines over the `views`, `products` (C, C) the sum of their outer products. What all names have in
     common in a view, their mean, says nothing and is subtracted. Two names whose rest has a correlation up to DIFFERENT compete
     fully, from SAME on not at all. In the mean, names that are the same count as one name; so it is computed ROUNDS times.
-    `related` (C, C) marks pairs that never compete, such as a class and its parent. None if every pair competes fully.
+    `related` are pairs that never compete, such as a class and its parent. None if every pair competes fully.
 
     >>> x = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # two views; the first two names are the same
     >>> competition(2, x.sum(0), x.T @ x)
@@ -80,18 +85,69 @@ def competition(views: int, total: Tensor, products: Tensor, related: Tensor | N
         same = ((rest / deviation.outer(deviation) - DIFFERENT) / (SAME - DIFFERENT)).clamp(0, 1).fill_diagonal_(1)
         share = 1 / same.sum(1)
         share = share / share.sum()
-    weights = (1 - same) if related is None else (1 - same).masked_fill(related, 0)
+    weights = 1 - same
+    for first, second in related:
+        weights[first, second] = weights[second, first] = 0
     return weights.float() if (weights < 1).sum() > len(weights) else None  # the diagonal is 0
+
+
+def competition_of_many(
+    views: int, total: Tensor, products: Tensor, text: Tensor, related: Pairs = ()
+) -> Tensor | None:
+    """`competition` of very many names, in memory that grows with their number; see `competition_of` for the result.
+
+    `total` (D,) and `products` (D, D) are the sums of the embeddings and of their outer products; `text` (C, D) has the names. The
+    covariance of cosines is text · covariance · textᵀ. Its rows are computed in blocks, and each name keeps at most MOST_SAME others.
+    """
+    text, mean = text.cpu().double(), total / views
+    left = text @ (products / views - mean.outer(mean))  # (C, D)
+    variance, share = (left * text).sum(1), torch.full_like(text[:, 0], 1 / len(text))  # (C,) each
+    pairs: dict[tuple[int, int], float] = {}
+    for number in range(ROUNDS):
+        shared = left @ (text.T @ share)  # (C,)
+        common, sums = shared @ share, []
+        deviation = (variance - 2 * shared + common).clamp(min=TINY**2).sqrt()
+        for rows in torch.arange(len(text)).split(max(1, NUMBERS_AT_ONCE // len(text))):
+            rest = left[rows] @ text.T - shared[rows, None] - shared + common
+            same = ((rest / deviation[rows].outer(deviation) - DIFFERENT) / (SAME - DIFFERENT)).clamp(0, 1)
+            same[torch.arange(len(rows)), rows] = 0
+            sums.append(1 + same.sum(1))
+            if number == ROUNDS - 1:
+                high, others = same.topk(MOST_SAME)
+                first, place = (high > 0).nonzero().T
+                both = torch.stack([rows[first], others[first, place]], dim=1).sort(dim=1).values.tolist()
+                pairs |= zip(map(tuple, both), (1 - high[first, place]).tolist(), strict=True)
+        share = 1 / torch.cat(sums)
+        share = share / share.sum()
+    pairs |= dict.fromkeys(related, 0.0)
+    return competition_of([(*pair, weight) for pair, weight in pairs.items()], len(text))
+
+
+def pairs_of(weights: Tensor) -> list[tuple[int, int, float]]:
+    """The pairs of names that do not compete fully, from what `competition` returns: (name, name, weight)."""
+    if not weights.is_sparse:
+        return [(a, b, float(weights[a, b])) for a, b in weights.cpu().lt(1).triu(1).nonzero().tolist()]
+    found = weights.cpu().coalesce()
+    pairs = zip(*found.indices().tolist(), found.values().tolist(), strict=True)
+    return [(a, b, 1 - same) for a, b, same in pairs if a < b]
 
 
 def competition_of(pairs: Sequence[tuple[int, int, float]], names: int) -> Tensor | None:
     """The weights (names, names) of `competition` from the pairs that do not compete fully: (name, name, weight).
+
+    For more than MOST_DENSE names it is sparse and has 1 - weight, which is 1 on the diagonal.
 
     >>> competition_of([(0, 2, 0.25)], 3)
     tensor([[0.0000, 1.0000, 0.2500],
             [1.0000, 0.0000, 1.0000],
             [0.2500, 1.0000, 0.0000]])
     """
+    if pairs and names > MOST_DENSE:
+        same = {(name, name): 1.0 for name in range(names)}
+        for first, second, weight in pairs:
+            same[first, second] = same[second, first] = 1 - weight
+        places, values = torch.tensor(list(same)).T, list(same.values())
+        return torch.sparse_coo_tensor(places, values, (names, names), check_invariants=True).coalesce()
     weights = 1 - torch.eye(names)
     for first, second, weight in pairs:
         weights[first, second] = weights[second, first] = weight
@@ -110,10 +166,17 @@ def log_odds(scores: Tensor, weights: Tensor | None = None) -> Tensor:
     logits = torch.logit(scores.softmax(dim=-1), eps=MARGIN)
     if weights is None:
         return logits
+    limit = math.log(1 / MARGIN - 1)
+    if weights.is_sparse:
+        scores = scores - scores.amax(-1, keepdim=True)
+        odds = scores.exp()
+        names = odds[..., : len(weights)]  # without the background of profiles, which competes with all of them
+        same = (weights @ names.flatten(0, -2).T).T.view_as(names)
+        others = (odds.sum(-1, keepdim=True) - same).clamp(min=TINY)
+        return (scores[..., : len(weights)] - others.log()).clamp(-limit, limit)
     changed = (weights < 1).sum(1) > 1  # (C,) the diagonal is 0
     best = scores.amax(-1, keepdim=True)
     others = (scores - best).exp() @ weights[changed].T  # (..., changed)
-    limit = math.log(1 / MARGIN - 1)
     logits[..., changed] = (scores[..., changed] - best - others.log()).clamp(-limit, limit)
     return logits
 

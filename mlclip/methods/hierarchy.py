@@ -41,17 +41,16 @@ def top_down(parents: Sequence[int]) -> list[int]:
     return sorted((column for column in depth if parents[column] >= 0), key=depth.__getitem__)
 
 
-def related(parents: Sequence[int], names: int) -> Tensor:
-    """Which of `names` names are a class and one above it: bool (names, names), symmetrical. Further names have no parents.
+def related(parents: Sequence[int]) -> list[tuple[int, int]]:
+    """The pairs of a class and one above it, the smaller column first.
 
-    >>> related([-1, 0], 3).nonzero().tolist()
-    [[0, 1], [1, 0]]
+    >>> related([-1, 0, 1])
+    [(0, 1), (1, 2), (0, 2)]
     """
-    above = torch.zeros(names, names, dtype=torch.bool)  # row: a name, column: a name above it
+    above: dict[int, list[int]] = {}
     for column in top_down(parents):
-        above[column] = above[parents[column]]
-        above[column, parents[column]] = True
-    return above | above.T
+        above[column] = [parents[column], *above.get(parents[column], ())]
+    return [(min(column, other), max(column, other)) for column, others in above.items() for other in others]
 
 
 def raise_parents(scores: Tensor, parents: Sequence[int]) -> Tensor:

@@ -70,23 +70,33 @@ def statistics(cosines: Tensor, weights: Tensor, every: int = 1) -> Statistics:
     return Statistics(len(x), x.sum(0), part.T @ part * (len(x) / len(part)), w.sum(0), w.T @ x)
 
 
+def basis_of(text: Tensor, levels: Tensor) -> Tensor:
+    """An orthonormal basis (K, D + V) of all `centred.excess` that embeddings can have, from text (K, D) and levels (V, K).
+
+    In its coordinates profiles of K names need D + V numbers instead of K, and give the same log-odds.
+    """
+    both = torch.cat([text, levels.T], dim=1)
+    return torch.linalg.qr((both - both.mean(0)).cpu().double()).Q.float().to(text.device)
+
+
 def added(first: Statistics, second: Statistics) -> Statistics:
     """The sums over the views of both portions."""
     return Statistics(*(one + other for one, other in zip(first, second, strict=True)))
 
 
-def fit_profiles(sums: Statistics, ridge: float = RIDGE) -> Profiles:
+def fit_profiles(sums: Statistics, ridge: float = RIDGE, names: int | None = None) -> Profiles:
     """Linear discriminant analysis of the classes and the background (all views that belong to no class).
 
     With the mean μ of a class and the common covariance Σ within the classes and the background, the score of a view x is
     xᵀΣ⁻¹μ − ½ μᵀΣ⁻¹μ. The cosines of many names are nearly collinear, so `ridge` shrinks Σ towards a multiple of the identity.
+    `names` is the number of names K, where the features are coordinates of `basis_of`.
     """
     shown = torch.cat([sums.shown, (sums.views - sums.shown.sum()).clamp(min=0)[None]])  # (K + 1,) background last
     totals = torch.cat([sums.sums, (sums.total - sums.sums.sum(0))[None]])  # (K + 1, K)
     common = sums.total / sums.views
     means = totals / shown.clamp(min=1e-9)[:, None] - common  # (K + 1, K)
     within = sums.products / sums.views - common.outer(common) - (means.T * shown) @ means / sums.views
-    level = within.diagonal().mean().clamp(min=1e-12)
+    level = (within.diagonal().mean() if names is None else within.trace() / names).clamp(min=1e-12)
     within = (1 - ridge) * within + ridge * level * torch.eye(len(within), dtype=within.dtype)
     weights = torch.linalg.solve(within, means.T)  # (K, K + 1)
     offsets = -0.5 * (means.T * weights).sum(0) - common @ weights
@@ -101,6 +111,8 @@ def profile_logits(profiles: Profiles, cosines: Tensor, scale: float, weights: T
     the same do not compete; the background competes with every name.
     """
     scores = (cosines @ profiles.weights + profiles.offsets) * scale  # (..., K + 1)
+    if weights is not None and weights.is_sparse:
+        return log_odds(scores, weights)
     if weights is not None:
         weights = F.pad(F.pad(weights, (0, 1), value=1), (0, 0, 0, 1), value=1)  # (K + 1, K + 1)
         weights[-1, -1] = 0

@@ -21,6 +21,7 @@ from ..clip.encoders import embed_with_cells
 from ..config import InputError
 from ..distributed import Runtime
 from ..images import Photo
+from ..methods.centred import MOST_DENSE
 from ..methods.dense import CELLS, VIEWS, pool_cells, side_of_kind
 from .fill import Filled, filled_stores
 from .scoring import Teacher
@@ -117,7 +118,8 @@ class StoredViews:
 
     Every pass gives the same batches in the same order. They do not depend on the shards: a run that was stopped leaves smaller
     ones, and sums over other batches would be rounded in another way. The vectors that the first pass reads stay in CPU memory in
-    half precision, up to `memory_limit` bytes; later passes read only the other shards again.
+    half precision, up to `memory_limit` bytes; later passes read only the other shards again. With very many `names`, with which they
+    are compared, the batches are smaller.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class StoredViews:
         photos: Sequence[Photo],
         device: torch.device | str = "cpu",
         memory_limit: int = MEMORY_LIMIT,
+        names: int = 0,
     ):
         self.grids, self.sizes = store.key.grids, store.key.sizes
         self.device = torch.device(device)
@@ -133,12 +136,13 @@ class StoredViews:
         self._shards = list(store.rows_by_shard(photos).items())
         self._kept: dict[Path, Tensor] = {}
         self._free = memory_limit
+        self._vectors = BATCH_VECTORS if names <= MOST_DENSE else BATCH_VECTORS * MOST_DENSE // names
 
     def __len__(self) -> int:
         return self._photos
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size, indices, vectors = max(1, BATCH_VECTORS // sum(self.sizes)), torch.empty(0, dtype=torch.int64), None
+        size, indices, vectors = max(1, self._vectors // sum(self.sizes)), torch.empty(0, dtype=torch.int64), None
         for shard, pairs in self._shards:
             more, rows = torch.tensor(pairs).unbind(1)
             read = self._kept.get(shard)

@@ -99,11 +99,11 @@ def label_by_centring(
     classes: int,
     logit_scale: float,
     config: PseudolabelConfig,
-    related: Tensor | None = None,
+    related: centred.Pairs = (),
 ) -> tuple[Tensor, dict]:
     """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles.
 
-    `related` (K, K) marks pairs of names that never compete: a class and one above it.
+    `related` are pairs of names that never compete: a class and one above it.
     """
     _, labels, summary = centred_labels(views, text, classes, logit_scale, config, related)
     return labels[:, :classes].contiguous(), summary
@@ -125,7 +125,7 @@ def centred_labels(
     classes: int,
     logit_scale: float,
     config: PseudolabelConfig,
-    related: Tensor | None = None,
+    related: centred.Pairs = (),
 ) -> tuple[Centred, Tensor, dict]:
     """What `centre` makes of the views, the centred labels (N, K) of all names after the re-ranking, and the summary.
 
@@ -135,9 +135,7 @@ def centred_labels(
     by_levels = centre(views, text, scale, config.prior_photos, weights)
     labels, summary = by_levels.labels, _confidences(views, text, logit_scale)
     if weights is not None:
-        known = weights.cpu()
-        pairs = known.lt(1).triu(1).nonzero().tolist()
-        summary["same_names"] = [[a, b, float(known[a, b])] for a, b in pairs]
+        summary["same_names"] = [list(pair) for pair in centred.pairs_of(weights)]
     summary["mixture"] = [by_levels.slope[:classes].tolist(), by_levels.offset[:classes].tolist()]
     if config.profiles:
         scores, shown = scores_by_examples(views, text, by_levels.levels, labels, scale, config.rank_scale, weights)
@@ -147,14 +145,18 @@ def centred_labels(
     return by_levels, labels, summary
 
 
-def name_competition(views: StoredViews, text: Tensor, related: Tensor | None) -> Tensor | None:
+def name_competition(views: StoredViews, text: Tensor, related: centred.Pairs) -> Tensor | None:
     """How much the names compete in these views, (K, K); None if all of them compete fully. See `centred.competition`."""
-    count, total, products = 0, torch.zeros(len(text), dtype=torch.double), 0.0
+    count, total, products, many = 0, 0.0, 0.0, len(text) > centred.MOST_DENSE
     every = max(1, len(views) * sum(views.sizes) // MOST_VIEWS)
     for _, embeddings in views:  # (n, V, D)
-        cosines = (embeddings.flatten(0, 1)[::every] @ text.T).cpu().double()  # (n·V, K)
-        count, total, products = count + len(cosines), total + cosines.sum(0), products + cosines.T @ cosines
-    weights = centred.competition(count, total, products, related)
+        vectors = embeddings.flatten(0, 1)[::every]
+        x = (vectors if many else vectors @ text.T).cpu().double()  # (n·V, D or K)
+        count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
+    if many:
+        weights = centred.competition_of_many(count, total, products, text, related)
+    else:
+        weights = centred.competition(count, total, products, related)
     return None if weights is None else weights.to(text.device)
 
 
@@ -213,19 +215,23 @@ def scores_by_examples(
     are background. Gaussians with one covariance (see `profiles.fit_profiles`) are fitted to the cosines of the views with all
     names, their profiles, or to their embeddings. `levels` (V, K) are those of the views, `weights` (K, K) how the names compete.
     """
-    levels, sums = levels.to(text.device), None
+    levels, sums, names = levels.to(text.device), None, None
+    if len(text) > centred.MOST_DENSE and not of_embeddings:
+        names, basis = len(text), profiles.basis_of(text, levels)
     every = max(1, len(views) * sum(views.sizes) // MOST_VIEWS) if of_embeddings else 1
     for rows, embeddings in views:  # (n,), (n, V, D)
         cosines = embeddings @ text.T  # (n, V, K)
         logits = centred.centred_logits(cosines, levels, scale, weights)
         shown = profiles.sure_views(logits, labels[rows].to(text.device))
         features = embeddings if of_embeddings else centred.excess(cosines, levels)
+        features = features if names is None else features @ basis
         part = profiles.statistics(features.cpu(), shown.cpu(), every)  # float64, which MPS lacks
         sums = part if sums is None else profiles.added(sums, part)
-    fitted, scores = profiles.fit_profiles(sums), torch.empty(len(views), len(text))
+    fitted, scores = profiles.fit_profiles(sums, names=names), torch.empty(len(views), len(text))
     on_device = profiles.Profiles(*(part.to(text.device) for part in fitted))
     for rows, embeddings in views:  # (n,), (n, V, D)
         features = embeddings if of_embeddings else centred.excess(embeddings @ text.T, levels)
+        features = features if names is None else features @ basis
         logits = profiles.profile_logits(on_device, features, rank_scale, weights)  # (n, V, K)
         scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
     return scores, fitted.shown
@@ -241,7 +247,7 @@ def label_by_view_sets(
     classes: int,
     logit_scale: float,
     config: PseudolabelConfig,
-    related: Tensor | None = None,
+    related: centred.Pairs = (),
 ) -> tuple[Tensor, dict]:
     """Dense labels (N, C) and their summary: the mean of the labels of several view sets, weighted by their agreement.
 
