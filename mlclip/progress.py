@@ -77,10 +77,20 @@ class CountingBar(Bar):
             f"{self._amount(self.done)} of {self._amount(self.total)} {self.unit}".rstrip(),
             f"{self._amount(rate)}{' MB' if self.unit == 'MB' else ''}/s",
             self.note,
-            f"{left // 60}:{left % 60:02d} left" if left > 0 else "",
+            f"{clock(left)} left" if left > 0 else "",
         ]
         return ", ".join(part for part in parts if part)
 
     def _amount(self, value: float) -> str:
         value /= self.scale
         return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def clock(seconds: int) -> str:
+    """Minutes and seconds, with hours where there are some.
+
+    >>> clock(65), clock(7384)
+    ('1:05', '2:03:04')
+    """
+    minutes, hours = seconds // 60 % 60, seconds // 3600
+    return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"

@@ -54,7 +54,11 @@ def test_the_list_names_every_family_with_its_licence_and_what_is_here(tmp_path,
     assert _status(["models"]) == 0
     out = capsys.readouterr().out
     assert all(family.name in out and family.licence in out for family in FAMILIES)
-    assert "apple-amlr (for research only)" in out and "timm/ViT-B-16-SigLIP2" in out and "CLIP_benchmark" in out
+    assert (
+        max(len(line) for line in out.splitlines() if "Downloads go to" not in line) <= 100
+        and "Without --clip: RN50x64 on a GPU" in out
+    )
+    assert "apple-amlr: for research only" in out and "timm/ViT-B-16-SigLIP2" in out and "CLIP_benchmark" in out
     assert [f.name for f in FAMILIES if in_hub_cache(f)] == ["SigLIP, SigLIP 2"]
 
 

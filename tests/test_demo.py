@@ -28,7 +28,16 @@ def test_the_demo_writes_only_to_its_folder_and_prints_its_table(small, tmp_path
         "student of CDUL's final labels", "student of the centred labels", "student of the true labels",
     ]  # fmt: skip
     assert all(0 < float(line.split()[-1]) < 100 for line in table[2:])
-    for name in ("train", "test", "clip.pt", "classes.txt", "truth_train.csv", "truth_test.csv", "model.pt"):
+    for name in (
+        "train",
+        "test",
+        "clip.pt",
+        "classes.txt",
+        "truth_train.csv",
+        "truth_test.csv",
+        "model.pt",
+        "report.html",
+    ):
         assert (tmp_path / "d" / name).exists()
     assert len(read_labels(tmp_path / "d" / "labels.pt")) == 24
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import tarfile
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow
@@ -14,6 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from mlclip.cli import cli
+from mlclip.config import PseudolabelConfig, TeacherConfig, TrainConfig
 from mlclip.demo import write_scenes
 
 ROOT = Path(__file__).parents[1]
@@ -138,3 +140,35 @@ def test_every_script_that_a_page_calls_exists():
 @pytest.mark.parametrize(("page", "lines"), [("README.md", 150), ("docs/results.md", 200)])
 def test_the_pages_that_people_read_first_are_short(page, lines):
     assert len((ROOT / page).read_text().splitlines()) <= lines
+
+
+def settings_page() -> str:
+    """docs/settings.md, made from the fields: `python tests/test_docs.py > docs/settings.md` writes it."""
+    lines = ["# Settings", ""]
+    lines += [
+        "Made from the fields in `mlclip/config/`. A setting with a dash is an option; the others are for `--set name=value`. In Python",
+        'all are arguments. An empty column "methods": all of them.',
+        "",
+    ]
+    for title, config in (
+        ("mlclip pseudolabel", PseudolabelConfig),
+        ("The teacher", TeacherConfig),
+        ("mlclip train", TrainConfig),
+    ):
+        lines += [f"## {title}", "", "| setting | default | methods | what it does |", "|---|---|---|---|"]
+        for field in fields(config):
+            facts, value = field.metadata, field.default
+            name = f"`{field.name}`" if facts["rare"] else f"`--{field.name.replace('_', '-')}`"
+            value = facts.get("if_none") or (",".join(map(str, value)) if isinstance(value, tuple) else value)
+            words = facts["help"] + (f" One of {', '.join(map(str, facts['choices']))}." if "choices" in facts else "")
+            lines.append(f"| {name} | {value} | {', '.join(facts['methods'])} | {words.replace('|', chr(92) + '|')} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def test_the_page_of_settings_is_that_of_the_fields():
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_page()
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mlclip.cli import _status
 from mlclip.clip import read_state_dict
@@ -63,6 +66,30 @@ def test_the_exported_scores_equal_those_of_the_model_for_any_number_of_photos(c
     assert model.scores(pixels[:0]).shape == (0, 2)
     assert (model.classes, model.size) == (["cat", "dog"], 64)
     assert model.thresholds == pytest.approx([0.3, 0.6])
+
+
+def test_the_script_for_onnxruntime_alone_names_what_predict_names(exported, tmp_path, monkeypatch, capsys):
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    rng, exif = np.random.default_rng(0), Image.Exif()
+    for number, turn in enumerate((1, 6, 1, 3)):
+        exif[0x0112] = turn
+        noise = Image.fromarray(rng.integers(0, 256, (6 + number, 9, 3), dtype=np.uint8))
+        noise.resize((300, 200), Image.Resampling.BICUBIC).save(f"{number}.jpg", exif=exif)
+    scores = predict(tmp_path, str(exported[0])).scores
+    proto = onnx.load(exported[0])
+    next(entry for entry in proto.metadata_props if entry.key == "thresholds").value = str(
+        scores.median(0).values.tolist()
+    )
+    onnx.save(proto, "model.onnx")
+    page = (Path(__file__).parents[1] / "docs" / "onnx.md").read_text()
+    script = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    monkeypatch.setattr(sys, "argv", ["script.py", *sorted(str(file) for file in Path().glob("*.jpg"))])
+    exec(compile(script, "onnx.md", "exec"), {})
+    found = [ast.literal_eval(line.partition(" ")[2]) for line in capsys.readouterr().out.splitlines()]
+    expected = predict(tmp_path, str(tmp_path / "model.onnx"))
+    assert [sorted(names) for names in found] == [sorted(names) for names in expected.above_threshold()]
+    assert len({len(names) for names in found}) > 1  # not all of them, not none
 
 
 def test_a_variant_that_is_too_far_from_the_model_is_not_written(checkpoint, exported, tmp_path, monkeypatch):

@@ -28,7 +28,16 @@ STUDENTS = [  # name, labels, model
     ("the true", "truth_train.csv", "model_truth.pt"),
 ]
 DRAWN = ("train", "test", "classes.txt", "truth_train.csv", "truth_test.csv", "clip.pt")
-FILES = (*DRAWN, "embeddings", "embeddings_centred", *(file for _, file, _ in LABELS), *(file for *_, file in STUDENTS))
+PAGE = "report.html"
+FILES = (
+    *DRAWN,
+    PAGE,
+    "report_files",
+    "embeddings",
+    "embeddings_centred",
+    *(file for _, file, _ in LABELS),
+    *(file for *_, file in STUDENTS),
+)
 STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
 
 
@@ -47,7 +56,8 @@ STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-si
 def demo(folder, seed, overwrite, device, progress):
     """Run all steps in three minutes, on drawn scenes.
 
-    The demo draws scenes, labels them with a tiny CLIP, trains students, and evaluates them. It needs no network.
+    The demo draws scenes, labels them with a tiny CLIP, trains students, evaluates them, and makes the page of the labels. It needs
+    no network.
 
     Each scene shows one large object and several small ones. The tiny CLIP has only been trained on single objects. It
     labels the scenes, and a student learns these labels. The true labels are used only for the table at the end, and for
@@ -82,8 +92,10 @@ def demo(folder, seed, overwrite, device, progress):
         rows.append([f"student of {name} labels", "test", _mean_ap(scores, place["truth_test.csv"])])
     for name in ("labels_global.pt", "labels_aggregate.pt"):  # only needed for the table
         os.unlink(place[name])
+    main.main(["report", "--labels", place["labels.pt"], "-o", place[PAGE], "--quiet"], standalone_mode=False)
     click.echo(table(["what", "scenes", "mAP (%)"], rows, right=[2]))
-    progress.log(f"{time.monotonic() - started:.0f} s; all files are in {folder}/")
+    progress.log(f"{time.monotonic() - started:.0f} s; all files are in {folder}/. Open {place[PAGE]} in a browser")
+    progress.log('now with your photos: mlclip pseudolabel PHOTOS --classes "cat,dog,car"')
 
 
 def _empty(folder: Path, overwrite: bool) -> None:

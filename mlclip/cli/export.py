@@ -62,10 +62,10 @@ def export(ctx, model, output, variant, photos, tool, labels, root, threshold, u
 
     The ONNX model takes uint8 pixels (N, 3, size, size) and returns scores (N, C) in [0, 1]. The metadata of the file
     holds the class names and thresholds, so that `mlclip predict --model model.onnx` needs no other file. The scores are
-    compared with PyTorch's, on --photos or on random images. This needs an extra: pip install "mlclip[onnx]".
+    compared with PyTorch's, on --photos or on random images. This needs more packages: pip install onnx onnxscript onnxruntime.
 
     With -o model.safetensors, the weights and what is recorded about the model are written, and model.md, a card for people.
-    All commands take the file as --model. This needs pip install "mlclip[safetensors]".
+    All commands take the file as --model. This needs pip install safetensors.
 
     With -o FILE.csv or FILE.json, only the thresholds are written. Edit them and pass the file to `mlclip predict --threshold`.
 

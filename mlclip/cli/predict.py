@@ -194,13 +194,18 @@ def _nearest(scores: list[float], classes: list[str], thresholds: list[float]) -
 def _print(labels, chosen: list[Named], thresholds: list[float], topk: int | None, form: str) -> None:
     """Print the classes or the scores of all photos in one of the formats."""
     photos = list(zip(labels.paths, labels.scores.tolist(), chosen, strict=True))
+    limit_of = dict(zip(labels.classes, thresholds, strict=True))
+
+    def from_limit(name: str) -> str:
+        return "" if topk else f" (from {limit_of[name]:.2f})"
+
     if form == "table":
         rows = []
         for path, scores, named in photos:
-            text = ", ".join(f"{name} {score:.2f}" for name, score in named)
+            text = ", ".join(f"{name} {score:.2f}{from_limit(name) if score < 0.5 else ''}" for name, score in named)
             if not named:
                 name, score = _nearest(scores, labels.classes, thresholds)
-                text = f"(none reaches its threshold; closest: {name} {score:.2f})"
+                text = f"(none reaches its threshold; closest: {name} {score:.2f}{from_limit(name)})"
             rows.append([path, text])
         click.echo(table(["photo", "classes"], rows))
     elif form == "csv":

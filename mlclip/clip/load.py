@@ -38,7 +38,7 @@ from .weights import read_state_dict
 if TYPE_CHECKING:
     from .open_clip_model import OpenClipModel
 
-INSTALL = 'Run `pip install "mlclip[open_clip]"` and pass'
+INSTALL = "Run `pip install open_clip_torch transformers` and pass"
 _FOREIGN = {  # names of tensors -> what they are, if not a CLIP in OpenAI's layout
     r"lora_": "a LoRA adapter, not a whole CLIP. Merge it into its model first",
     r"^(text|vision)_model\.": "a Hugging Face file. Pass the folder that it is in, with its config.json and "

@@ -26,7 +26,7 @@ from .registry import BUILT_IN, FOLDER, HUB, licence_of_folder, licence_of_tag
 from .weights import read_state_dict
 
 OWN = "own"  # the activation: what the model's configuration says
-INSTALL = 'Run: pip install "mlclip[open_clip]"'
+INSTALL = "Run: pip install open_clip_torch transformers"
 
 
 class OpenClipModel(nn.Module):

@@ -115,29 +115,34 @@ class Family:
     """Weights of one kind: `clip` is what the option --clip takes, `repositories` are how their names start on Hugging Face."""
 
     name: str
-    sizes: str
     clip: str
     licence: str
-    voc07: str = ""  # mAP in percent of raw cosines, from VOC07_SOURCE
     repositories: tuple[str, ...] = ()
 
 
 FAMILIES = (
-    Family("LAION-2B", "B/32 B/16 L/14 H/14 g/14 bigG/14", "DIR", "mit", "B/32 79.6, L/14 82.0, H/14 80.1, g/14 80.7",
-           ("laion/CLIP-ViT-",)),
-    Family("LAION-400M", "B/32 B/16 L/14", "DIR", "mit", "B/32 76.2, B/16 78.4, L/14 78.5", ("timm/vit_base_patch32_clip_224.laion400m",)),
-    Family("DataComp, CommonPool", "B/32 B/16 L/14", "DIR", "mit", "", ("laion/CLIP-ViT-B-32-DataComp", "laion/CLIP-ViT-L-14-DataComp")),
-    Family("DFN", "B/16 L/14 H/14", "DIR", "apple-amlr", "", ("apple/DFN",)),
-    Family("MetaCLIP 1", "B/32 B/16 L/14 H/14 bigG/14", "DIR", "cc-by-nc-4.0", "", ("facebook/metaclip-",)),
-    Family("Hugging Face's CLIPModel", "any with OpenAI's tokenizer", "DIR", "its README.md", "", ("openai/clip-",)),
-    Family("PE-Core", "T S B L G", "open_clip:PE-Core-B-16/meta", "apache-2.0", "", ("timm/PE-Core", "facebook/PE-Core")),
-    Family("SigLIP, SigLIP 2", "B L SO400M gopt", "open_clip:ViT-B-16-SigLIP2/webli", "apache-2.0", "", ("timm/ViT-",)),
-    Family("MetaCLIP 2", "H/14 bigG/14", "open_clip:ViT-H-14-worldwide/metaclip2_worldwide", "cc-by-nc-4.0", "",
-           ("timm/vit_huge_patch14_clip_224.metaclip2",)),
-    Family("EVA-02", "B/16 L/14 E/14", "open_clip:EVA02-L-14/merged2b_s4b_b131k", "mit", "", ("timm/eva02_",)),
-    Family("MobileCLIP 1, 2", "S0 to S4, B, L/14", "open_clip:MobileCLIP2-S2/dfndr2b", "apple-amlr", "",
-           ("timm/MobileCLIP", "apple/MobileCLIP")),
-)  # fmt: skip
+    Family("LAION-2B", "DIR", "mit", ("laion/CLIP-ViT-",)),
+    Family("LAION-400M", "DIR", "mit", ("timm/vit_base_patch32_clip_224.laion400m",)),
+    Family("DataComp, CommonPool", "DIR", "mit", ("laion/CLIP-ViT-B-32-DataComp", "laion/CLIP-ViT-L-14-DataComp")),
+    Family("DFN", "DIR", "apple-amlr", ("apple/DFN",)),
+    Family("MetaCLIP 1", "DIR", "cc-by-nc-4.0", ("facebook/metaclip-",)),
+    Family("Hugging Face's CLIPModel", "DIR", "its README.md", ("openai/clip-",)),
+    Family("PE-Core", "open_clip:PE-Core-B-16/meta", "apache-2.0", ("timm/PE-Core", "facebook/PE-Core")),
+    Family("SigLIP, SigLIP 2", "open_clip:ViT-B-16-SigLIP2/webli", "apache-2.0", ("timm/ViT-",)),
+    Family(
+        "MetaCLIP 2",
+        "open_clip:ViT-H-14-worldwide/metaclip2_worldwide",
+        "cc-by-nc-4.0",
+        ("timm/vit_huge_patch14_clip_224.metaclip2",),
+    ),
+    Family("EVA-02", "open_clip:EVA02-L-14/merged2b_s4b_b131k", "mit", ("timm/eva02_",)),
+    Family(
+        "MobileCLIP 1, 2",
+        "open_clip:MobileCLIP2-S2/dfndr2b",
+        "apple-amlr",
+        ("timm/MobileCLIP", "apple/MobileCLIP"),
+    ),
+)
 
 
 def in_hub_cache(family: Family) -> list[str]:

@@ -92,7 +92,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
-        raise InputError(f'{path} needs the safetensors package. Run: pip install "mlclip[safetensors]"') from error
+        raise InputError(f"{path} needs the safetensors package. Run: pip install safetensors") from error
     try:
         with safe_open(path, "pt") as file:
             names = file.keys()

@@ -74,7 +74,7 @@ def _parquet_column(file: str, column: str | None) -> list[str | None]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise InputError(f'@{file} needs the pyarrow package. Run: pip install "mlclip[parquet]"') from error
+        raise InputError(f"@{file} needs the pyarrow package. Run: pip install pyarrow") from error
     try:
         name = _find_column(file, column, parquet.read_schema(file).names)
         cells = parquet.read_table(file, columns=[name]).column(0)

@@ -1,4 +1,4 @@
-"""Export of the student to ONNX in float32 or int8. The result is compared with PyTorch. Needs `mlclip[onnx]`.
+"""Export of the student to ONNX in float32 or int8. The result is compared with PyTorch. Needs the extra `onnx`.
 
 Letters: N photos, C classes, H W pixels.
 """
@@ -30,8 +30,12 @@ from ..images.find import Found
 from ..images.views import read_batches, separate_unreadable
 from .checkpoint import Checkpoint
 from .clip_head import refuse_clip_head
-from .onnx_model import FORMAT, INSTALL, SLICE, VERSION, load_onnx
+from .onnx_model import FORMAT, SLICE, VERSION, load_onnx
 
+PREPROCESS = (  # the steps of `images.views.view_array`
+    "RGB, turned by the EXIF orientation, resized to size × size (aspect ratio not kept) by antialiased bicubic interpolation "
+    "as Pillow's, uint8, channels first"
+)
 # The largest accepted difference from PyTorch's scores: of one score, and on average.
 TOLERANCE = {"fp32": (1e-3, 1e-4), "int8": (0.5, 0.03)}
 CALIBRATION_PHOTOS = 128  # of the given ones, evenly spaced
@@ -78,7 +82,7 @@ def export_onnx(
     """Write the student to `path`. Returns the difference of its scores from PyTorch's.
 
     Input "pixels": uint8 RGB (N, 3, size, size), any N. Output "scores": float32 (N, C) in [0, 1]. The metadata of the file
-    has "classes", "thresholds" and "size" as JSON, and "format", "version" and "variant".
+    has "classes", "thresholds" and "size" as JSON, "preprocess" in words, and "format", "version" and "variant".
 
     `variant`: "fp32", or "int8", a quarter of the size, for CPUs. int8 is static quantisation; it needs `photos` like those that
     will be predicted. Their labels are not needed. With `photos`, the difference is measured on them, otherwise on random images.
@@ -89,7 +93,9 @@ def export_onnx(
         names = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter imports onnxscript
         onnx, *_ = [import_module(name) for name in names]
     except ImportError as error:
-        raise InputError(f"{error.name} is not installed. The export needs it: {INSTALL}") from error
+        raise InputError(
+            f"{error.name} is not installed. The export needs it: pip install onnx onnxscript onnxruntime"
+        ) from error
     if variant not in TOLERANCE:
         raise OptionError(f'`variant="{variant}"` is not known. Use one of {", ".join(TOLERANCE)}.')
     if variant == "int8" and photos is None:
@@ -101,7 +107,7 @@ def export_onnx(
         single, proto = proto, _as_int8(proto, pixels)
         time = _seconds(proto, pixels) / _seconds(single, pixels)
     values = {"classes": model.classes, "thresholds": checkpoint.thresholds.tolist(), "size": model.size}
-    entries = {"format": FORMAT, "version": str(VERSION), "variant": variant}
+    entries = {"format": FORMAT, "version": str(VERSION), "variant": variant, "preprocess": PREPROCESS}
     entries |= {name: json.dumps(value) for name, value in values.items()}
     with atomic(path) as temporary:
         for name, value in entries.items():

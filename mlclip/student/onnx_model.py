@@ -21,7 +21,7 @@ from ..progress import SILENT, Progress
 FORMAT, VERSION = "mlclip.onnx", 1
 SLICE = 16  # photos per run on a CPU; larger ones leave its cache
 MADE_BY = "mlclip export -o model.onnx"
-INSTALL = 'pip install "mlclip[onnx]"'
+INSTALL = "pip install onnxruntime"
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,6 @@ def true_facts(tables: dict[str, Tensor], photos: list[Photo], classes: list[str
 def epoch_line(row: dict[str, float]) -> str:
     """One row of the log as a line of text."""
     line = f"epoch {row['epoch']}: loss {row['loss']:.4f}, {row['photos_per_second']:.0f} photos/s"
-    line += f", label entropy {row['label_entropy']:.4f} nats"
     if row["labels_moved"]:
         line += f", {row['labels_crossed_half']} labels crossed ½"
     measure = row.get("stopping_measure")
