@@ -1,7 +1,7 @@
 """How fast mlclip is, as ratios to plain loops measured in the same run, and how fast its parts and the whole way are.
 
     python benchmarks/speed.py --rounds 2 encode forward train predict
-    python benchmarks/speed.py ceiling activation freed three-commands
+    python benchmarks/speed.py clip-head ceiling activation freed three-commands
     python benchmarks/speed.py onnx --model model.pt
 
 Several tasks run one after the other. The first four run loops of `reference_loops.py` and mlclip's command in turn, A B A B ..., on
@@ -190,6 +190,36 @@ def predict(run: Run, count: int | None) -> None:
     folder = run.subset(count or 1000)
     ours = ["predict", folder, "--model", model, "--format", "csv", "--quiet"]
     run.compare_commands("predict, mobilenet_v2, 224 px", count or 1000, ["predict", folder, *student], ours=ours)
+
+
+@main.command("clip-head")
+@count
+@click.pass_obj
+def clip_head(run: Run, count: int | None) -> None:
+    """Predictions of a small student and of heads on CLIP's RN50, in turn: one pass at twice CLIP's side, and 14 views."""
+    from mlclip.student.clip_head import ClipHead, clip_of
+    from mlclip.student.model import Classifier
+
+    mlclip.keep_freed_memory()  # as the commands do
+    folder, names = run.subset(count or 60), [f"class {c}" for c in range(20)]
+    teacher = Teacher(mlclip.load_clip(str(run.random_clip("RN50-quickgelu"))), precision="auto")
+    channels, needed = teacher.clip.embed_dim, clip_of(teacher)
+    models = {
+        "mobilenet_v2, 224 px": Classifier("mobilenet_v2", names, 224),
+        f"head on RN50, once, 448 px, {teacher.precision}": ClipHead(names, 448, (1,), 7, "mean", channels, needed),
+        f"head on RN50, 14 views, {teacher.precision}": ClipHead(names, 224, (1, 2, 3), 0, "mean", channels, needed),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(run.rounds + 1):  # the first one warms up
+        for name, model in models.items():
+            model = model.use(teacher) if isinstance(model, ClipHead) else model
+            checkpoint = mlclip.Checkpoint(model, torch.full((20,), 0.5))
+            seconds[name].append(timed(lambda c=checkpoint: mlclip.predict(folder, c, progress=mlclip.SILENT)))
+    bench.table("model", "photos", "photos/s", "speed beside the small student (spread)")
+    first = next(iter(seconds.values()))[1:]
+    for name, (_, *measured) in seconds.items():
+        rate = (count or 60) / statistics.median(measured)
+        bench.row(name, count or 60, f"{rate:.1f}", ratio(first, measured))
 
 
 @main.command()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .config import CLIP_HEAD, LARGEST_SIZE, InputError
+from .methods.linear_head import POOLS
 
 SMALLEST_SIZE = 32  # pixels, side of a student's input
 DEEPEST = 40  # nested containers
@@ -87,6 +88,8 @@ FIELDS: dict[str, dict[str, Any]] = {
         "meta.calibration?": dict,
         "clip?": {"name": str, "sha256": str, "activation": str, "precision": str},
         "grids?": [int],
+        "side?": int,
+        "pool?": str,
     },
     "labels": {
         "paths": [str],
@@ -148,6 +151,8 @@ def _fields(kind: str, content: Mapping[str, Any]) -> Iterator[tuple[str, bool]]
         yield "weights.head.weight", weights["head.weight"].dim() == (2 if is_head else 4)
         yield "clip", not is_head or bool(content.get("clip"))
         yield "grids", not is_head or 0 < len({*grids} - {0}) == len(grids)
+        yield "side", not is_head or content.get("side", -1) >= 0
+        yield "pool", not is_head or content.get("pool") in POOLS
     if kind in ("model", "labels") and (hierarchy := content["meta"].get("hierarchy")):
         members = [name for group in hierarchy["groups"] for name in group]
         yield "meta.hierarchy", len(members) == len({*members}) and not _has_circle(hierarchy["parents"])

@@ -214,6 +214,7 @@ def test_calibrate_writes_a_new_model_and_keeps_the_old_one(mlclip, scenes, tmp_
         (["calibrate", "test", "--truth", "gone.csv"], 1, "gone.csv"),
         (["calibrate", "test", "--truth", "truth_train.csv", "--model", "labels.pt"], 1, "mlclip train"),
         (["calibrate", "test"], 2, "--truth"),
+        (["report", "--root", "empty", "-o", "new.html"], 1, "none of the 40 photos"),
         (["evaluate", "--labels", "labels.pt", "--truth", "gone.csv"], 1, "gone.csv not found. A table of true labels"),
         (["predict", "test", "--threshold", "nan"], 2, "--threshold is nan"),
         (["predict", "test", "--threshold", "0.5", "--topk", "2"], 2, "--topk cannot be combined with --threshold"),

@@ -15,11 +15,14 @@ from mlclip.clip import load_clip
 from mlclip.clip.pixels import OPENAI
 from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.images import PhotoViews, find_images
-from mlclip.methods.linear_head import choose_l2, fit_head, fit_pooled_head, pooled_logits
+from mlclip.methods.dense import pool_cells
+from mlclip.methods.linear_head import LOG_MEAN_EXP, MEAN, choose_l2, fit_head, fit_pooled_head, pooled_logits
 from mlclip.student.checkpoint import load_checkpoint, save_checkpoint
 from mlclip.student.export import export_onnx
 from mlclip.student.heatmaps import write_heatmaps
+from mlclip.teacher.encode import embed_views_and_cells
 from mlclip.teacher.scoring import Teacher
+from mlclip.training.probe import fit_pooled
 
 CLASSES = ["red", "green", "blue"]
 
@@ -74,10 +77,18 @@ def test_pooled_logits_lie_between_the_mean_and_the_highest_view():
     assert (pooled >= each.mean(1) - 1e-9).all() and (pooled <= each.amax(1) + 1e-9).all()
 
 
-def test_the_pool_beats_a_linear_head_on_the_mean_view_where_one_view_shows_the_class():
-    views, labels = (part.float() for part in problem())
-    pooled, mean = choose_l2(views, labels, pooled=True), choose_l2(views.mean(1, keepdim=True), labels)
-    assert dict(pooled.tried)[pooled.l2] < 0.9 * dict(mean.tried)[mean.l2]
+def test_held_out_photos_choose_the_pool():
+    views, best = (part.float() for part in problem())
+    mean = views.mean(1)[:, -3:].sigmoid()
+    rows = torch.arange(len(views))
+    both = {pool: fit_pooled(views, rows, best, pools=[pool]).loss for pool in (LOG_MEAN_EXP, MEAN)}
+    assert both[LOG_MEAN_EXP] < 0.9 * both[MEAN]
+    chosen = fit_pooled(views, rows, best)
+    assert (chosen.pool, chosen.loss) == (LOG_MEAN_EXP, both[LOG_MEAN_EXP])
+    chosen = fit_pooled(views, rows, mean)
+    assert chosen.pool == MEAN
+    logits = pooled_logits(views, chosen.weight, chosen.bias, MEAN)
+    assert torch.allclose(logits, views.mean(1) @ chosen.weight.T + chosen.bias)
 
 
 @pytest.fixture
@@ -90,10 +101,16 @@ def labels(photos, clip_file):
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """The number of views that every call of CLIP's image encoder has encoded."""
-    counts, real = [], Teacher.embed_views
-    monkeypatch.setattr(Teacher, "embed_views", lambda self, pixels: counts.append(len(pixels)) or real(self, pixels))
+    """The number of photos or views that every call of CLIP's image encoder has encoded."""
+    counts, real = [], Teacher.portions
+    monkeypatch.setattr(Teacher, "portions", lambda self, pixels: counts.append(len(pixels)) or real(self, pixels))
     return counts
+
+
+@pytest.fixture
+def of_views(monkeypatch):
+    """The CLIP counts as one whose patch features may mean nothing, such as a transformer. The head then takes views."""
+    monkeypatch.setattr(Teacher, "is_resnet", False)
 
 
 def fit(labels, output, **settings):
@@ -101,12 +118,13 @@ def fit(labels, output, **settings):
     return mlclip.train(labels, output, **settings)
 
 
-def test_training_uses_the_embeddings_of_the_labels_and_learns_them(labels, tmp_path, encoded):
+def test_training_uses_the_patch_features_of_the_labels_and_learns_them(labels, tmp_path, encoded):
     checkpoint = fit(labels, tmp_path / "model.pt")
     assert encoded == []
-    assert checkpoint.model.grids == (1, 2, 3) and checkpoint.model.size == 64 and checkpoint.model.arch == "clip-head"
+    model = checkpoint.model
+    assert (model.grids, model.side, model.size, model.arch) == ((1,), 4, 128, "clip-head")
     scores = mlclip.predict(labels.root, checkpoint, device="cpu", progress=mlclip.SILENT).scores
-    assert sum(encoded) == 12 * 14
+    assert sum(encoded) == 12
     assert (scores.argmax(1) == torch.arange(12) % 3).all()
     log = (tmp_path / "model.log.csv").read_text()
     assert log.startswith("l2,held_out_loss,chosen")
@@ -120,7 +138,7 @@ def test_embeddings_in_a_folder_that_the_user_chose_are_found(photos, clip_file,
     assert len(encoded) == before
     shutil.rmtree(tmp_path / "store")
     fit(table, tmp_path / "again.pt")
-    assert sum(encoded[before:]) == 12 * 14 and not (tmp_path / "store").exists()
+    assert sum(encoded[before:]) == 12 * (14 + 1) and not (tmp_path / "store").exists()
 
 
 def test_the_file_holds_the_head_and_the_name_of_its_clip_and_predicts_the_same(labels, clip_file, tmp_path):
@@ -134,7 +152,7 @@ def test_the_file_holds_the_head_and_the_name_of_its_clip_and_predicts_the_same(
     sha256 = load_clip(clip_file).sha256
     facts = {"name": str(clip_file), "sha256": sha256, "activation": "quick_gelu", "precision": "fp32"}
     facts["pixels"] = OPENAI.as_plain()
-    assert content["clip"] == facts and content["grids"] == [1, 2, 3]
+    assert content["clip"] == facts and (content["grids"], content["side"]) == ([1], 4)
     loaded = load_checkpoint(tmp_path / "model.pt")
     both = [
         mlclip.predict(labels.root, model, device="cpu", progress=mlclip.SILENT).scores for model in (trained, loaded)
@@ -142,17 +160,39 @@ def test_the_file_holds_the_head_and_the_name_of_its_clip_and_predicts_the_same(
     assert torch.equal(*both) and torch.equal(loaded.thresholds, trained.thresholds)
 
 
-def test_prediction_says_that_clip_runs_and_is_a_slow_loop_over_the_views(labels, clip_file, tmp_path, told):
+def slow_loop(checkpoint, clip_file, root, size, grids, vectors_of):
+    """The scores of each photo, vector by vector."""
+    teacher, model, rows = Teacher(load_clip(clip_file)), checkpoint.model, []
+    for _, views in map(PhotoViews(find_images([root]).photos, size, grids).__getitem__, range(12)):
+        each = torch.stack([model.head(vector) for vector in vectors_of(teacher, views)])
+        logits = each.exp().mean(0).log() if model.pool == LOG_MEAN_EXP else each.mean(0)
+        assert torch.allclose(model(views[None])[0], logits, atol=1e-3)
+        rows.append(logits.sigmoid())
+    return torch.stack(rows)
+
+
+def test_prediction_says_that_clip_runs_and_is_a_slow_loop_over_the_patch_features(labels, clip_file, tmp_path, told):
+    checkpoint = fit(labels, tmp_path / "model.pt")
+    table = mlclip.predict(labels.root, tmp_path / "model.pt", batch_size=5, device="cpu", progress=told)
+    assert told.lines.count(f"this model runs CLIP {clip_file} for every photo (once, 128 px)") == 1
+
+    def vectors_of(teacher, views):
+        return pool_cells(embed_views_and_cells(teacher, views, "key")[1], 7)[0]
+
+    expected = slow_loop(checkpoint, clip_file, labels.root, 128, (1,), vectors_of)
+    assert torch.allclose(table.scores, expected, atol=1e-4)
+
+
+def test_a_clip_whose_patch_features_may_mean_nothing_runs_on_views(labels, clip_file, tmp_path, told, of_views):
     checkpoint = fit(labels, tmp_path / "model.pt")
     table = mlclip.predict(labels.root, tmp_path / "model.pt", batch_size=5, device="cpu", progress=told)
     assert told.lines.count(f"this model runs CLIP {clip_file} for every photo (14 views)") == 1
-    teacher, head = Teacher(load_clip(clip_file)), checkpoint.model.head
-    photos = PhotoViews(find_images([labels.root]).photos, 64, (1, 2, 3))
-    for row in range(len(photos)):
-        logits = [head(teacher.embed_views(view[None])[0].clone()) for view in photos[row][1]]
-        expected = torch.stack(logits).exp().mean(0).log().sigmoid()
-        assert torch.allclose(table.scores[row], expected, atol=1e-4)
-        assert torch.allclose(checkpoint.model(photos[row][1][None])[0].sigmoid(), expected, atol=1e-4)
+
+    def vectors_of(teacher, views):
+        return [teacher.embed_views(view[None])[0].clone() for view in views]
+
+    expected = slow_loop(checkpoint, clip_file, labels.root, 64, (1, 2, 3), vectors_of)
+    assert torch.allclose(table.scores, expected, atol=1e-4)
 
 
 def test_unreadable_photos_are_skipped_in_training_and_prediction(labels, tmp_path):
@@ -181,7 +221,7 @@ def test_another_clip_than_that_of_the_labels_needs_other_teacher(labels, tmp_pa
     with pytest.raises(InputError, match=r"did not make these labels.*`other_teacher=True`"):
         fit(labels, tmp_path / "model.pt", clip="tiny")
     fit(labels, tmp_path / "model.pt", clip="tiny", other_teacher=True)
-    assert sum(encoded) == 12 * 14
+    assert sum(encoded) == 12 * (14 + 1)
 
 
 @pytest.mark.parametrize("method", ["fixed", "consistent", "cdul", "ccd"])
@@ -200,7 +240,16 @@ def test_heat_maps_and_export_are_refused(labels, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("clip", {"name": "x"}), ("clip", None), ("grids", [0]), ("grids", [1, 1]), ("grids", []), ("grids", "123")],
+    [
+        ("clip", {"name": "x"}),
+        ("clip", None),
+        ("grids", [0]),
+        ("grids", [1, 1]),
+        ("grids", []),
+        ("grids", "123"),
+        ("side", -1),
+        ("pool", "max"),
+    ],
 )
 def test_a_wrong_field_of_the_file_is_named(labels, tmp_path, field, value):
     fit(labels, tmp_path / "model.pt")
@@ -219,7 +268,7 @@ def test_the_commands_train_and_predict(labels, tmp_path, capsys):
     arguments = ["train", "--labels", f"{tmp_path}/labels.pt", "--arch", "clip-head", "-o", f"{tmp_path}/model.pt"]
     assert _status([*arguments, "--device", "cpu"]) == 0
     told = capsys.readouterr().err
-    assert "prediction with this model will run CLIP" in told and "clip-head, 3 classes, 64 px" in told
+    assert "prediction with this model will run CLIP" in told and "clip-head, 3 classes, 128 px" in told
     table = ["predict", labels.root, "--model", f"{tmp_path}/model.pt", "--format", "csv"]
     assert _status([*table, "--device", "cpu"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 13

@@ -61,7 +61,7 @@ def test_an_error_names_the_line(tmp_path, text, words):
 
 def test_corrected_labels_are_0_or_1_are_kept_in_the_file_and_a_later_correction_wins(labels, tmp_path):
     found = correct(labels, {"00.jpg": {"red": 0, "blue": 0}, "gone.jpg": {"red": 1}})
-    assert (found.used, found.changed, found.unknown) == (2, 1, ["gone.jpg"])
+    assert (found.used, found.changed, found.unknown) == (2, 1, [("gone.jpg", "red", 1)])
     assert found.labels.scores[0].tolist() == pytest.approx([0.0, 0.1, 0.0])
     assert labels.scores[0, 0] == pytest.approx(0.9)  # the table itself has not changed
     write_labels(found.labels, tmp_path / "labels.pt")
@@ -70,7 +70,7 @@ def test_corrected_labels_are_0_or_1_are_kept_in_the_file_and_a_later_correction
     assert cells[0, 0] == 1 and cells[0, 2] == 0 and int((~cells.isnan()).sum()) == 2
     with pytest.raises(InputError, match="pink"):
         correct(labels, {"00.jpg": {"pink": 1}})
-    with pytest.raises(InputError, match="no photo of the corrections"):
+    with pytest.raises(InputError, match="no correction fits the labels"):
         correct(labels, {"gone.jpg": {"red": 1}})
 
 

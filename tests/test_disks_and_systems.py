@@ -207,7 +207,7 @@ def test_photos_of_several_folders_are_below_the_folder_that_all_have_in_common(
     files = [tmp_path / "a" / "x" / "1.png", tmp_path / "b" / "1.png"]
     for file in files:
         file.parent.mkdir(parents=True)
-        Image.new("RGB", (40, 40)).save(file)
+        Image.linear_gradient("L").resize((40, 40)).save(file)
     monkeypatch.chdir(tmp_path / "a")
     shared = ["--workers", "0", "--device", "cpu"]
     label = ["pseudolabel", str(files[0]), "../b", "--clip", str(clip_file), "--classes", "red,green", *shared]
@@ -258,7 +258,7 @@ def test_long_names_of_photos_are_shortened_and_stay_different(model_file, tmp_p
     names = [f"{'ä' * 120}{letter}.png" for letter in "xy"]
     (tmp_path / "p").mkdir()
     for name in names:
-        Image.new("RGB", (40, 40)).save(tmp_path / "p" / name)
+        Image.linear_gradient("L").resize((40, 40)).save(tmp_path / "p" / name)
     from mlclip.student.checkpoint import load_checkpoint
 
     photos = find_images([tmp_path / "p"]).photos

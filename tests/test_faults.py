@@ -87,22 +87,26 @@ SKIPPED = {  # file name: content, and a word of the reason
     "18.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", "looks like PostScript"),
     "18b.jpg": (b"%PDF-1.4\n", "looks like PDF"),
     "19.heic": (b"\0\0\0\x18ftypheic" + bytes(400), "pillow-heif"),
+    "20-one.png": (encoded(Image.new("RGB", (1, 1)), "PNG"), "one colour"),
 }
-GIF = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
-TRANSPARENT = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+GIF = [scene(), scene().rotate(90)]
+TRANSPARENT = scene().convert("RGBA")
+TRANSPARENT.paste((255, 0, 0, 0), (0, 0, 20, 40))
+WHITE = scene()
+WHITE.paste("white", (0, 0, 20, 40))
 USED = {
     "08.png": PNG[:-12],
     "09-deep.png": encoded(Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257), "PNG"),
     "09-flat.png": encoded(GREY, "PNG"),
     "11.jpg": encoded(scene().convert("CMYK"), "JPEG"),
     "12.png": encoded(TRANSPARENT, "PNG"),
-    "12-white.png": encoded(Image.new("RGB", (40, 40), "white"), "PNG"),
-    "13.gif": encoded(TRANSPARENT.convert("P"), "GIF", transparency=0),
+    "12-white.png": encoded(WHITE, "PNG"),
+    "13.gif": encoded(GREY.quantize(8), "GIF", transparency=0),
     "14.gif": encoded(GIF[0], "GIF", save_all=True, append_images=GIF[1:]),
     "16.jpg": JPEG[:2] + b"\xff\xe1\x00\x10Exif\0\0" + b"\xff" * 8 + JPEG[2:],
-    "20.png": encoded(Image.new("RGB", (1, 1)), "PNG"),
-    "20-wide.png": encoded(Image.new("RGB", (5000, 1)), "PNG"),
-    "20-high.png": encoded(Image.new("RGB", (2, 5000)), "PNG"),
+    "20.png": encoded(scene().resize((1, 2)), "PNG"),
+    "20-wide.png": encoded(scene().resize((5000, 1)), "PNG"),
+    "20-high.png": encoded(scene().resize((2, 5000)), "PNG"),
     "21.JPG": JPEG,
     "21.JpG": JPEG,
     "21.jpeg": JPEG,

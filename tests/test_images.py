@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from mlclip.config import InputError
-from mlclip.images import STORE_MARK, Unreadable, find_images, open_image, view_pixels
+from mlclip.images import STORE_MARK, Unreadable, find_images, open_image
 
 PHOTOS = Path(__file__).parents[1].parent / "shared" / "voc12" / "photos" / "train"
 
@@ -252,32 +252,6 @@ def test_the_first_of_several_frames_is_used(opened, kind, name):
     frames = [Image.new("RGB", (16, 16), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
     out = opened(encoded(frames[0], kind, save_all=True, append_images=frames[1:]), name)
     assert np.abs(np.asarray(out).astype(int) - (200, 0, 0)).max() < 10
-
-
-CAMERA = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_all_eight_exif_orientations_give_the_same_pixels(opened, kind):
-    upright = picture(60, 40)
-    views = view_pixels(upright, 32, (1, 3))
-    for orientation, turn in CAMERA.items():
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        stored = upright if turn is None else upright.transpose(turn)
-        options = {"lossless": True} if kind == "WEBP" else {}
-        out = opened(encoded(stored, kind, exif=exif, **options), f"x{orientation}.{kind.lower()}")
-        assert out.size == (60, 40)
-        assert view_pixels(out, 32, (1, 3)).equal(views), orientation
 
 
 def test_exif_orientation_is_applied_at_a_lower_decoding_scale(opened):

@@ -69,7 +69,7 @@ def test_a_second_run_with_other_names_and_settings_encodes_only_new_and_changed
     label_photos(find_images([photos]), {"cat": "cat", "dog": "dog"}, second, config=config)
     assert second.views == 0
     shutil.copy(photos / "03.jpg", photos / "new.jpg")
-    Image.new("RGB", (50, 50), "white").save(photos / "04.jpg")
+    Image.linear_gradient("L").save(photos / "04.jpg")
     labels = label(photos, second)
     assert second.views == 10 and len(labels) == 13  # the copy has the content of another photo
     assert torch.equal(labels.scores[labels.paths.index("new.jpg")], labels.scores[labels.paths.index("03.jpg")])
@@ -100,7 +100,7 @@ def test_batch_size_and_dataloader_workers_do_not_change_the_labels(photos, teac
 
 
 def test_files_with_several_frames_are_reported_once(photos, teacher, told):
-    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "green")]
+    frames = [Image.linear_gradient("L").resize((40, 40)).rotate(turn) for turn in (0, 90, 180)]
     for name in ("a.gif", "b.webp", "c.tiff"):
         frames[0].save(photos / name, save_all=True, append_images=frames[1:])
     for _ in range(2):  # the second run reads no photo
@@ -172,7 +172,7 @@ def test_a_store_that_lacks_nothing_is_not_written(photos, teacher, tmp_path, mo
     assert torch.equal(label(photos, teacher, store=tmp_path / "s").scores, whole.scores)
     shutil.copy(photos / "03.jpg", photos / "new.jpg")
     label(photos, teacher, store=tmp_path / "s")  # it has this content
-    Image.new("RGB", (50, 50), "white").save(photos / "04.jpg")
+    Image.linear_gradient("L").save(photos / "04.jpg")
     with pytest.raises(InputError, match=r"1 photos are not in the store .*cannot be written: Read-only.*MLCLIP_CACHE"):
         label(photos, teacher, store=tmp_path / "s")
 

@@ -118,10 +118,13 @@ def test_the_scores_are_those_of_the_resized_photo_for_any_batch_and_thread_coun
 
 def test_one_animated_photo_among_several_is_predicted_with_the_defaults(model, photos):
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    for frame in frames:
+        frame.paste("white", (0, 0, 9, 9))
     frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
     done = run("predict", photos, "--model", model, "--format", "json")
     assert done.returncode == 0, done.stderr
     assert {row["path"]: row["labels"] for row in json.loads(done.stdout)}["moving.gif"] == ["red"]
+    assert "frames or pages: 1, such as moving.gif" in done.stderr
 
 
 def test_unreadable_photos_have_no_row_and_are_listed(model, photos, capfd):

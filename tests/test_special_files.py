@@ -30,7 +30,7 @@ COMMANDS = [
 def test_a_named_pipe_is_refused_at_once(command, tmp_path, arguments):
     for name in ("pipe", "pipe.csv", "pipe.json", "pipe.pt", "pipe.txt"):
         os.mkfifo(tmp_path / name)
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    Image.linear_gradient("L").save(tmp_path / "a.jpg")
     write_labels(Labels(["a.jpg"], ["cat", "dog"], torch.ones(1, 2)), tmp_path / "labels.pt")
     status, out, err = command(*arguments)
     assert (status, out) == (1, "")

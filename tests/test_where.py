@@ -49,7 +49,7 @@ def test_the_map_of_a_class_is_highest_where_the_object_is(labels):
 def test_the_report_shows_the_maps_if_asked(labels, tmp_path):
     file, page = tmp_path / "labels.pt", tmp_path / "report.html"
     write_labels(labels, file)
-    for options, shown in ((["--where"], True), (["--overwrite"], False)):
+    for options, shown in ((["--set", "where=true"], True), (["--overwrite"], False)):
         done = CliRunner().invoke(report, ["--labels", str(file), "-o", str(page), *options])
         assert done.exit_code == 0, (done.output, done.exception)
         assert ("Where CLIP sees the labels" in page.read_text()) == shown

@@ -11,8 +11,9 @@ import torch
 from chromium import PROGRAM, Chromium
 from PIL import Image
 
+from mlclip.config import ReportConfig
 from mlclip.labels.corrections import correct, read_corrections
-from mlclip.labels.table import Labels
+from mlclip.labels.table import Labels, read_truth
 from mlclip.report import thumbnails as thumbnails_module
 from mlclip.report.thumbnails import difference_hash
 from mlclip.report.work_page import SCALE, packed, whole_thresholds, write_page
@@ -40,7 +41,7 @@ def shown(browser: Chromium) -> list[str]:
 
 @needs_browser
 def test_labels_marked_by_keyboard_are_in_the_downloaded_file_and_are_still_there_after_a_reload(labels, tmp_path):
-    write_page(labels, tmp_path / "report.html", sort="doubt")
+    write_page(labels, tmp_path / "report.html", looks=ReportConfig(sort="doubt"))
     with Chromium() as browser:
         browser.open(tmp_path / "report.html")
         assert shown(browser)[:2] == ["11.jpg", "10.jpg"]
@@ -60,6 +61,91 @@ def test_labels_marked_by_keyboard_are_in_the_downloaded_file_and_are_still_ther
     assert found["11.jpg"] == {"cat": 0} and found["10.jpg"] == {"cat": 0}
     assert sorted(found) == ["08.jpg", "10.jpg", "11.jpg"] and found["08.jpg"] == {"cow": 0, "dog": 1}
     assert correct(labels, found).changed == 4
+
+
+def labels_on_the_page(browser: Chromium, path: str) -> str:
+    """The words of the classes on the card of a photo."""
+    return browser.run(f"document.querySelector('#window [aria-label=\"Photo {path}\"] .chips').innerText")
+
+
+@needs_browser
+def test_a_photo_is_shown_large_several_are_answered_at_once_and_complete_ones_are_a_file_of_their_own(
+    labels, photos, tmp_path
+):
+    truth = Labels(labels.paths, CLASSES, (labels.scores > 0.5).float(), root=str(photos))
+    truth.scores[3] = torch.tensor([1.0, 1.0, 0.0])  # not dog as labelled, but cow
+    given = {"00.jpg": {"cat": 1, "pink": 0}, "gone.jpg": {"cat": 1}}
+    report, alone = tmp_path / "report.html", tmp_path / "alone" / "moved" / "report.html"
+    labels.meta["corrections"] = given
+    write_page(labels, report, truth=truth, looks=ReportConfig(sort="random"))
+    marked = "document.getElementById('progress').textContent"
+    source = "document.getElementById('large-photo').src"
+    with Chromium() as browser:
+        browser.open(report)
+        order = shown(browser)
+        assert sorted(order) == labels.paths and order != labels.paths
+        browser.run("document.getElementById('select').focus()")
+        browser.press("Tab", "Enter")  # the first card, its photo
+        browser.wait(
+            f"{source} === '{(photos / order[0]).as_uri()}' && document.getElementById('large-photo').complete"
+        )
+        assert browser.run("document.getElementById('large-photo').naturalWidth") == 60
+        assert order[0] in browser.run("document.getElementById('large-photo').alt")
+        browser.press("ArrowRight", "y", "c", "k", "Escape")  # the second: yes; the third is complete
+        assert browser.run("[document.getElementById('large').open, document.activeElement.ariaLabel]") == [
+            False,
+            f"Photo {order[2]}",
+        ]
+        before = browser.run(marked)
+        browser.press("k", "k", "x", "j", "x")
+        picture = f"document.querySelector('#window [aria-label=\"Photo {order[5]}\"] .picture')"
+        browser.run(f"{picture}.dispatchEvent(new MouseEvent('click', {{bubbles: true, shiftKey: true}}))")
+        assert browser.run("document.getElementById('many-count').textContent") == "6 selected"
+        browser.run("document.getElementById('many-class').value = '1'")
+        browser.press("n")
+        assert browser.run(marked) != before
+        browser.press("u")
+        assert browser.run(marked) == before
+        browser.press("f")
+        browser.send("Input.insertText", text="07")
+        browser.wait("document.getElementById('count').textContent === '1 of 12 photos'")
+        browser.press("Escape")
+        assert browser.run("document.getElementById('count').textContent") == "12 photos"
+        browser.run("document.getElementById('state').value = 'differs'")
+        browser.run("document.getElementById('state').dispatchEvent(new Event('change'))")
+        assert shown(browser) == ["03.jpg"]
+        assert "dog true" in labels_on_the_page(browser, "03.jpg") and "cow not true" in labels_on_the_page(
+            browser, "03.jpg"
+        )
+        browser.run("document.getElementById('tab-classes').click()")
+        browser.open(report)
+        kept = "['state', 'sort'].map((name) => document.getElementById(name).value)"
+        assert browser.run(kept) == ["differs", "random"] and not browser.run(
+            "document.getElementById('classes').hidden"
+        )
+        browser.run("document.getElementById('tab-photos').click()")
+        browser.run("document.getElementById('clear').click()")
+        assert shown(browser) == order and browser.run(marked) == before
+        browser.press("d", "D")
+        for name in ("corrections.csv", "complete.csv"):
+            (tmp_path / name).write_bytes(browser.downloaded(name))
+        assert not browser.complaints
+        alone.parent.mkdir(parents=True)
+        report.rename(alone)
+        browser.send(
+            "Page.addScriptToEvaluateOnNewDocument",
+            source="Object.defineProperty(window, 'localStorage', {get() { throw new Error('none'); }})",
+        )
+        browser.open(alone)
+        browser.press("Enter")
+        browser.wait("!document.getElementById('large-small').hidden")  # the thumbnail stays
+        assert browser.run(f"{source}.startsWith('data:')")
+    found = read_corrections(tmp_path / "corrections.csv")
+    assert found["gone.jpg"] == {"cat": 1} and found["00.jpg"]["pink"] == 0 and found["00.jpg"]["cat"] == 1
+    assert found[order[1]].popitem()[1] == 1
+    (complete,) = read_truth(str(tmp_path / "complete.csv")).paths
+    assert complete == order[2] and found[complete] == {"cat": 1, "dog": 0, "cow": 1}
+    assert correct(labels, found).unknown == [("00.jpg", "pink", 0), ("gone.jpg", "cat", 1)]
 
 
 @needs_browser
@@ -88,7 +174,7 @@ def test_hostile_names_run_nothing_request_nothing_and_come_back_unchanged(photo
 
 @needs_browser
 def test_thumbnails_in_a_folder_are_shown_and_nothing_overflows_on_a_phone(labels, tmp_path):
-    made = write_page(labels, tmp_path / "my page.html", thumbnails="folder")
+    made = write_page(labels, tmp_path / "my page.html", looks=ReportConfig(thumbnails="folder"))
     assert sorted(file.name for file in made.folder.iterdir()) == sorted(f"{n}.jpg" for n in range(12))
     with Chromium(width=390, height=800) as browser:
         browser.open(tmp_path / "my page.html")
@@ -98,8 +184,23 @@ def test_thumbnails_in_a_folder_are_shown_and_nothing_overflows_on_a_phone(label
         for tab in ("photos", "classes", "report"):
             browser.run(f"document.getElementById('tab-{tab}').click()")
             assert browser.run("document.documentElement.scrollWidth") <= 390, tab
+            small = """[...document.querySelectorAll('button, select, summary, input:not([type=checkbox]), .pick')]
+                .filter((node) => node.offsetParent).map((node) => [node.outerHTML, node.getBoundingClientRect()])
+                .filter(([, box]) => Math.min(box.width, box.height) < 40)"""
+            assert not browser.run(f"{small}.map(([words]) => words)"), tab
+        browser.run("document.getElementById('tab-photos').click()")
+        browser.run("document.getElementById('select').click()")
+        browser.run("document.querySelectorAll('#window .pick input')[1].click()")
+        browser.run("document.querySelector('#window .picture').click()")
+        assert browser.run("document.getElementById('many-count').textContent") == "2 selected"
+        browser.run("document.getElementById('many-complete').click()")
+        assert "2 complete" in browser.run("document.getElementById('progress').textContent")
+        browser.run("document.querySelector('#window .picture').click()")
+        assert browser.run(
+            "document.getElementById('large').open && innerWidth === document.documentElement.scrollWidth"
+        )
         assert not browser.complaints
-    write_page(labels, tmp_path / "my page.html", thumbnails="embed")
+    write_page(labels, tmp_path / "my page.html", looks=ReportConfig(thumbnails="embed"))
     assert not made.folder.exists()
 
 
@@ -138,5 +239,5 @@ def test_a_smaller_and_brighter_copy_looks_alike_and_another_photo_does_not(phot
 def test_a_page_without_photos_or_classes_with_labels_is_written(tmp_path):
     write_page(Labels([], ["x"], torch.empty(0, 1), root=str(tmp_path)), tmp_path / "empty.html")
     unknown = Labels(["a"], ["x"], torch.full((1, 1), torch.nan), root=str(tmp_path))
-    write_page(unknown, tmp_path / "unknown.html", limit=0)
+    write_page(unknown, tmp_path / "unknown.html", looks=ReportConfig(limit=0))
     assert (tmp_path / "unknown.html").read_text().count("<script") == 2

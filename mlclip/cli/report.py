@@ -21,18 +21,19 @@ from .settings import settings
     help="A model's scores of the same photos, as a table: the page shows where it contradicts the labels.",
 )
 @options.output("report.html", "Where the page is written.")
-@click.option(
-    "--where", is_flag=True, help="Run CLIP again on a few photos, and show where in them it sees their labels."
-)
+@options.place("--corrections", help="Lines `path,class,value` of an earlier page: they are marked at first.")
 @options.overwrite
 @options.quiet
 @settings(page=ReportConfig, tables=TableOptions)
-def report(labels, truth, root, threshold, predictions, output, where, overwrite, page, tables, progress):
+def report(labels, truth, root, threshold, predictions, corrections, output, overwrite, page, tables, progress):
     """Write an HTML page about labels, to look at them and to correct them.
 
     The page shows the photos with their labels and scores, a view of each class, and a report. Press ? in it for the keys.
     Mark labels as right or wrong, download corrections.csv, and train again with `mlclip train --corrections corrections.csv`.
     The page loads nothing from the network, and sends nothing.
+
+    For `mlclip calibrate`: sort by random in the page, correct each of the first twenty photos or more and press c (all its
+    labels are right now). Download complete.csv, and run `mlclip calibrate PHOTOS --truth complete.csv`.
 
     Predictions can be shown instead of labels:
 
@@ -45,6 +46,7 @@ def report(labels, truth, root, threshold, predictions, output, where, overwrite
     from dataclasses import replace
 
     from ..files import check_output
+    from ..labels.corrections import corrections_of, joined, read_corrections, said_unknown, sorted_out
     from ..labels.matching import match_tables, refuse_small_match
     from ..labels.metrics import read_known
     from ..labels.table import read_labels
@@ -54,23 +56,27 @@ def report(labels, truth, root, threshold, predictions, output, where, overwrite
     table = read_labels(labels, tables.for_scores if truth else tables, progress=progress)
     table = replace(table, root=root or table.root)
     options.set_thresholds(table, threshold, labels, progress)
-    if where:
+    if corrections:
+        fitting, others = sorted_out(read_corrections(corrections), table)
+        table.meta["corrections"] = joined(corrections_of(table), fitting + others)
+        if others:
+            progress.log(f"warning: {corrections}: {said_unknown(others)}; the page keeps them for its corrections.csv")
+    if page.where:
         from ..distributed import choose_device
         from ..teacher.where import maps_of_labels, teacher_of
 
         teacher = teacher_of(table, choose_device("auto"), progress=progress)
         table.meta["where"] = maps_of_labels(table, teacher, num_workers=0, progress=progress)
-    known, matched = None, []
+    known = None
     if truth:
         known = read_known(truth, table.classes, tables, progress)
         match = match_tables(table, known)
         refuse_small_match(match, labels, truth, partial=tables.partial)
-        matched = match.summary(labels, truth)
+        for line in match.summary(labels, truth):
+            progress.log(line)
     scores = read_labels(predictions, tables.for_scores, progress=progress) if predictions else None
-    contents = {"predictions": scores, "truth": known, "title": Path(labels).name, **vars(page)}
-    made = write_page(table, output, progress=progress, **contents)
-    for line in matched:
-        progress.log(line)
+    title = f"{Path(table.root).absolute().name} · {Path(labels).name}"
+    made = write_page(table, output, predictions=scores, truth=known, title=title, looks=page, progress=progress)
     if made.failed:
         progress.log(f"warning: {made.failed} photos could not be opened in {table.root}; `root` is their folder")
     if made.folder:

@@ -175,7 +175,7 @@ class TableOptions:
 class ReportConfig:
     """What the page of `mlclip report` shows at first."""
 
-    limit: int = rare(20_000, "Number of photos in the gallery; if there are more, those most worth a look.", least=0)
+    limit: int = rare(20_000, "Photos in the gallery: those most worth a look, or with sort=random any.", least=0)
     thumbnails: str = rare(
         "auto",
         "Where the thumbnails are: in the page (embed), in a folder beside it, or in the page up to 40 MB (auto).",
@@ -184,8 +184,9 @@ class ReportConfig:
     sort: str = rare(
         "review",
         "The order of the photos at first; review: as `mlclip review` names them.",
-        choices=("review", "doubt", "contradicted", "duplicates", "high", "low", "table"),
+        choices=("review", "doubt", "contradicted", "duplicates", "random", "high", "low", "table"),
     )
+    where: bool = rare(False, "Run CLIP again on a few photos, and show where in them it sees their labels.")
 
     def __post_init__(self):
         check_values(self)

@@ -6,9 +6,9 @@ Only `loader` and `overlay` import torch.
 from ..lazy_names import lazy_names
 
 _NAMES = {
-    "decode": "BACKGROUND MAX_PIXELS SEVERAL Unreadable open_image",
+    "decode": "BACKGROUND MAX_PIXELS NOTED NOTES PROFILE SEVERAL Unreadable open_image",
     "find": "STORE_MARK SUFFIXES Found Images Photo Skip find_images",
     "loader": "PhotoCrops PhotoParts PhotoViews collate collate_parts photo_batches view_pixels",
-    "views": "Box crop_size read_views tile_boxes view_array",
+    "views": "Box crop_size read_parts tile_boxes view_array",
 }
 __all__, __getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
 import threading
@@ -17,9 +18,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from . import tiff
+from .colour import in_srgb
+from .mend import jpeg_endings, png_chunks, without_texts
 from .shards import locate
 
-MAX_PIXELS = 178_000_000  # a larger photo is refused when its header is read; slightly below Pillow's own limit
+MAX_PIXELS = 178_000_000  # no more are decoded of a photo
 MAX_BYTES = 2**30
 BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
 MARGIN = 2  # a JPEG may be decoded at a fraction of its size, but at no less than this many times the requested size
@@ -27,7 +31,12 @@ MARGIN = 2  # a JPEG may be decoded at a fraction of its size, but at no less th
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JXL")
 READERS = ("Jpeg", "Mpo", "Png", "Bmp", "WebP", "Gif", "Tiff", "Ppm", "Avif")  # of FORMATS; Pillow has 30 more
 ORIENTATION = 0x0112
-SEVERAL = "several frames"  # key of image.info: True if the file has more frames or pages than the one returned
+NOTED = "noted"  # key of image.info: bit k is set if NOTES[k] is true of the file
+SEVERAL, PROFILE = 1, 2  # these bits
+NOTES = (  # of photos that are used, with the place of their number and an example
+    "files with several frames or pages: {}. Only the first frame of each is used.",
+    "colour profiles that cannot be used (damaged, over 4 MB, or for other colours): {}. These photos are read as sRGB.",
+)
 TURNS = {  # EXIF orientation -> the transpose that turns the photo upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -59,10 +68,12 @@ class Unreadable(Exception):  # noqa: N818 (a property of the photo, not an erro
 def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> Image.Image:
     """Decode the photo in `file`, which may be a member of a shard: fully loaded, mode RGB, turned upright by its EXIF orientation.
 
-    Of an animation or a file with several pages, the first frame or page is used, and `info[SEVERAL]` is True.
-    Transparent pixels are placed on BACKGROUND. 16-bit grey is divided by 257. Float grey must be in [0, 1] or [0, 255].
+    Of an animation or a file with several pages, the first frame or page is used that is no reduced image. `info[NOTED]` has
+    bits of NOTES. Transparent pixels are placed on BACKGROUND. 16-bit grey becomes 8-bit. Float grey must be in [0, 1] or
+    [0, 255]. The colours become sRGB by the photo's profile.
     `smallest` (width, height in pixels) allows a JPEG to be decoded at 1/2, 1/4 or 1/8 of its size, as long as both
     sides are at least MARGIN times the longer of the two. The whole file is read in any case, so the same damage is found.
+    A JPEG of more than MAX_PIXELS is always decoded at such a fraction.
     Raises Unreadable with the reason. Starts no program, prints nothing, and closes the file.
     """
     data = _read(file)
@@ -71,16 +82,16 @@ def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> 
             return _decode(data, smallest)
         except UnidentifiedImageError as error:
             raise Unreadable(_why_not(data)) from error
-        except Image.DecompressionBombError as error:
-            raise Unreadable(f"too large (over {MAX_PIXELS:,} pixels)") from error
         except MemoryError as error:
             raise Unreadable("not enough memory to decode it") from error
         except PILLOW_ERRORS as error:
+            if mended := _decode_mended(data, smallest):
+                return mended
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             raise Unreadable(f"damaged or cut short ({reason})") from error
 
 
-def _read(file: str | Path) -> bytes:
+def _read(file: str | Path, again: bool = True) -> bytes:
     try:
         place = locate(file)
         if not stat.S_ISREG(os.stat(place.file).st_mode):  # opening a named pipe would block
@@ -95,6 +106,8 @@ def _read(file: str | Path) -> bytes:
     except PermissionError as error:
         raise Unreadable("no permission to read it") from error
     except (OSError, ValueError) as error:
+        if again and isinstance(error, OSError):
+            return _read(file, again=False)  # a network disk may fail once
         raise Unreadable(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not data:
         raise Unreadable("empty file")
@@ -102,9 +115,9 @@ def _read(file: str | Path) -> bytes:
 
 
 class _StrictAndQuiet(AbstractContextManager):
-    """Make Pillow strict, whatever the calling program has set, and silence its warnings.
+    """Make Pillow strict but for large pictures, whatever the calling program has set, and silence its warnings.
 
-    Both are settings of the whole process. Threads share them: the first one in sets them, the last one out restores them.
+    These are settings of the whole process. Threads share them: the first one in sets them, the last one out restores them.
     """
 
     def __init__(self):
@@ -116,8 +129,9 @@ class _StrictAndQuiet(AbstractContextManager):
             if self._inside > 1:
                 return
             self._restore.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+            self._restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
             self._restore.enter_context(warnings.catch_warnings())
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
+            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None  # `_decode` has a limit of its own
             warnings.simplefilter("ignore")
 
     def __exit__(self, *_: object) -> None:
@@ -130,40 +144,71 @@ class _StrictAndQuiet(AbstractContextManager):
 _STRICT_AND_QUIET = _StrictAndQuiet()
 
 
-def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
+def _decode(data: bytes, smallest: tuple[int, int] | None, profile: bytes | None = None) -> Image.Image:
+    """`profile` is used in place of the one in `data`."""
     image = Image.open(io.BytesIO(data), formats=_formats_for(data))
-    if image.width * image.height > MAX_PIXELS:
-        raise Unreadable(f"too large ({image.width:,}×{image.height:,}, over {MAX_PIXELS:,} pixels)")
+    if image.format == "TIFF" and (problem := tiff.prepare(image)):
+        raise Unreadable(problem)
+    part = 1
+    while image.width * image.height > MAX_PIXELS * part**2:
+        if image.format not in ("JPEG", "MPO"):
+            raise Unreadable(f"too large ({image.width:,}×{image.height:,}, over {MAX_PIXELS:,} pixels)")
+        part *= 2
     if damage := _wrong_checksum(data):
         raise Unreadable(damage)
-    if smallest:
-        image.draft(None, (MARGIN * max(smallest),) * 2)
+    if smallest or part > 1:
+        side = MARGIN * max(smallest or image.size)
+        image.draft(None, (min(side, image.width // part), min(side, image.height // part)))
     several = image.format != "MPO" and getattr(image, "is_animated", False)  # MPO: the others are previews
+    several &= image.format != "TIFF" or not image.tell()  # it has gone on from a thumbnail
+    deep = image.mode.startswith("I") or any(";16" in str(tile) for tile in image.tile)
     image.load()
-    try:
-        orientation = image.getexif().get(ORIENTATION) if image.format != "JXL" else None  # libjxl has turned it
-    except PILLOW_ERRORS:  # damaged EXIF: use the photo without turning it
-        orientation = None
-    pixels = _to_rgb(image)
-    if orientation in TURNS:
+    pixels = rgb = _to_rgb(image)
+    if profile or "icc_profile" in image.info:
+        pixels = in_srgb(image, rgb, profile or image.info["icc_profile"])
+    ignored, pixels = pixels is None, pixels or rgb
+    if deep and max(high for _, high in pixels.getextrema()) <= 16:
+        raise Unreadable("nearly black, perhaps 12 bits in 16; spread its values over 0 to 65535 or make them 8 bits")
+    if (orientation := _orientation(image, data)) in TURNS:
         pixels = pixels.transpose(TURNS[orientation])
-    pixels.info[SEVERAL] = several
+    pixels.info[NOTED] = (SEVERAL if several else 0) | (PROFILE if ignored else 0)
     return pixels
+
+
+def _decode_mended(data: bytes, smallest: tuple[int, int] | None) -> Image.Image | None:
+    """A second try, see `mend`. None if it fails too."""
+    with suppress(*PILLOW_ERRORS):
+        if parts := without_texts(data):
+            return _decode(parts[0], smallest, parts[1])
+        if endings := jpeg_endings(data):
+            first, second = (_decode(ending, None).tobytes() for ending in endings)
+            return _decode(endings[0], smallest) if first == second else None
+    return None
+
+
+def _orientation(image: Image.Image, data: bytes) -> int | None:
+    """The EXIF orientation of the pixels that were loaded, or None."""
+    try:
+        value = image.getexif().get(ORIENTATION)
+        if image.format == "HEIF":  # pillow-heif has taken it out of the EXIF, as if the pixels were turned already
+            start = data.index(
+                b"ipco"
+            )  # the properties of the picture: a rotation (irot) or mirroring (imir) turns them
+            properties = data[start : start + int.from_bytes(data[start - 4 : start], "big")]
+            value = None if re.search(b"irot|imir", properties) else image.info.get("original_orientation")
+        if image.format == "JXL":  # libjxl has turned it
+            value = None
+        return int(value[0] if isinstance(value, bytes | tuple) else value or 1)
+    except PILLOW_ERRORS:  # damaged EXIF: use the photo without turning it
+        return None
 
 
 def _wrong_checksum(data: bytes) -> str | None:
     """PNG: an image data chunk (IDAT) has a wrong checksum. Pillow checks the other critical chunks, but not this one."""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return None
-    view, position = memoryview(data), 8
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 8 + length
-        if end + 4 > len(data) or kind == b"IEND":
-            return None
-        if kind == b"IDAT" and zlib.crc32(view[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            return f"damaged (wrong checksum in the image data, at byte {position:,})"
-        position = end + 4
+    view = memoryview(data)
+    for kind, start, end in png_chunks(data):
+        if kind == b"IDAT" and zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return f"damaged (wrong checksum in the image data, at byte {start - 8:,})"
     return None
 
 
@@ -190,6 +235,8 @@ def _why_not(data: bytes) -> str:
     head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     picture = "HEIC or AVIF" if brand in HEIF_BRANDS + AVIF_BRANDS else None
     picture = picture or next((name for start, name in _PICTURES.items() if head.startswith(start)), None)
+    with suppress(*PILLOW_ERRORS):
+        return tiff.refused(data)
     if picture:
         return f"damaged or cut short (it begins like {picture})"
     kind = "a video" if brand else next((name for start, name in _OTHERS.items() if head.startswith(start)), None)
@@ -222,7 +269,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         low, high = int(grey.min()), int(grey.max())
         if low < 0 or high > 65535:
             raise Unreadable(f"integer pixels from {low} to {high}; only 0 to 65535 is supported")
-        return Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+        tags = image.tag_v2 if image.format == "TIFF" else {}
+        most = 4095 if tiff.tag(tags, tiff.BITS, 16) == 12 else 65535
+        grey = (grey.astype(np.uint32) * 255 + most // 2) // most
+        if tiff.tag(tags, tiff.COLOURS) == tiff.WHITE_IS_ZERO:
+            grey = 255 - grey
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         grey = np.asarray(image)
         low, high = float(grey.min()), float(grey.max())  # NaN if any pixel is
@@ -232,6 +284,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint(grey * scale).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
+        if image.format == "BMP" and layer.getchannel("A").getextrema() == (0, 0):
+            return image.convert("RGB")  # many programs leave the alpha of a BMP empty
         canvas = Image.new("RGB", image.size, BACKGROUND)
         canvas.paste(layer, mask=layer.getchannel("A"))
         return canvas

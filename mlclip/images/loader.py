@@ -34,7 +34,7 @@ class PhotoParts(Dataset):
     """Item i is (i, a list of uint8 (V, 3, S, S)), or (i, reason) if the photo cannot be read.
 
     The list has one element for each (size, grids) of `parts`; see `view_array`. The photo is decoded once for all of them.
-    `several` (N,) is in shared memory. It is 1 for photos read so far, by any worker, that have more than one frame or page.
+    `noted` (N,) is in shared memory. It has the bits of NOTES of the photos read so far, by any worker.
     """
 
     def __init__(
@@ -42,18 +42,17 @@ class PhotoParts(Dataset):
     ):
         self.photos, self.parts, self.interpolation = photos, list(parts), interpolation
         with torch.inference_mode(False):  # threads and workers set it, also if it is made inside inference mode
-            self.several = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
+            self.noted = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def __getitem__(self, index: int) -> tuple[int, list[Tensor] | str]:
         try:
-            parts, several = read_parts(self.photos[index].file, self.parts, self.interpolation)
+            parts, noted = read_parts(self.photos[index].file, self.parts, self.interpolation)
         except Unreadable as error:
             return index, str(error)
-        if several:
-            self.several[index] = 1
+        self.noted[index] = noted
         return index, [torch.from_numpy(views) for views in parts]
 
 

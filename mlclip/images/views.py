@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import InputError
-from .decode import SEVERAL, Unreadable, open_image
+from .decode import NOTED, NOTES, Unreadable, open_image
 from .find import Found, Photo, Skip
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -62,27 +62,19 @@ def view_array(
     return pixels
 
 
-def read_views(
-    file: str, size: int, grids: Sequence[int] = (1,), interpolation: str = "bicubic"
-) -> tuple[np.ndarray, bool]:
-    """The views of the photo in `file` (see `view_array`), and whether the file has more frames or pages than the one used.
-
-    Raises Unreadable. A JPEG is decoded at a fraction of its size if that is enough for the views.
-    """
-    (views,), several = read_parts(file, [(size, grids)], interpolation)
-    return views, several
-
-
 def read_parts(
     file: str, parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
-) -> tuple[list[np.ndarray], bool]:
+) -> tuple[list[np.ndarray], int]:
     """Several sets of views of the photo in `file`, decoded once: (size, grids) of each -> uint8 (V, 3, S, S) of each.
 
-    Also whether the file has more frames or pages than the one used. Raises Unreadable.
+    Also the bits of NOTES that are true of it. Raises Unreadable, also for a picture of one colour.
     """
     needed = max(size * max(grids) for size, grids in parts)
     image = open_image(file, smallest=(needed, needed))
-    return [view_array(image, size, grids, interpolation) for size, grids in parts], image.info[SEVERAL]
+    some = image.resize((4, 4), Image.Resampling.NEAREST).getcolors()
+    if len(some) == 1 and all(low == high for low, high in image.getextrema()):
+        raise Unreadable("a picture of one colour only")
+    return [view_array(image, size, grids, interpolation) for size, grids in parts], image.info[NOTED]
 
 
 def crop_size(width: int, height: int, longest: int, stride: int) -> tuple[int, int]:
@@ -106,26 +98,32 @@ class PhotoBatch(NamedTuple):
     unreadable: list[tuple[int, str]]
 
 
-def read_batches(photos: Sequence[Photo], size: int, *, batch_size: int, num_threads: int = 0) -> Iterator[PhotoBatch]:
-    """Batches of photos resized to `size`×`size`, in order. The aspect ratio is not kept.
+def read_batches(
+    photos: Sequence[Photo], size: int, *, batch_size: int, num_threads: int = 0, log: Callable = lambda line: None
+) -> Iterator[PhotoBatch]:
+    """Batches of photos resized to `size`×`size`, in order. The aspect ratio is not kept. At the end `log` gets the `notes`.
 
     `num_threads` threads decode in advance. With 0, or for a single photo, the calling thread decodes.
     """
 
-    def read(photo: Photo) -> np.ndarray | str:
-        """The pixels (3, S, S), or the reason why the photo cannot be read."""
+    def read(photo: Photo) -> tuple[np.ndarray, int] | tuple[str, int]:
+        """The pixels (1, 3, S, S) and the bits of NOTES; or the reason why the photo cannot be read, and 0."""
         try:
-            return read_views(photo.file, size)[0][0]
+            ([views], noted) = read_parts(photo.file, [(size, (1,))])
+            return views, noted
         except Unreadable as error:
-            return str(error)
+            return str(error), 0
 
-    start = 0
+    noted: list[int] = []
     for items in in_threads(read, photos, batch_size=batch_size, num_threads=num_threads):
-        readable = {row: item for row, item in enumerate(items, start) if not isinstance(item, str)}
-        pixels = np.stack(list(readable.values())) if readable else np.empty((0, 3, size, size), np.uint8)
-        unreadable = [(row, item) for row, item in enumerate(items, start) if isinstance(item, str)]
-        yield PhotoBatch(list(readable), pixels, unreadable)
-        start += len(items)
+        views, bits = zip(*items, strict=True)
+        unreadable = [(row, reason) for row, reason in enumerate(views, len(noted)) if isinstance(reason, str)]
+        rows = [row for row, pixels in enumerate(views, len(noted)) if not isinstance(pixels, str)]
+        pixels = [views[row - len(noted)] for row in rows]
+        yield PhotoBatch(rows, np.concatenate([np.empty((0, 3, size, size), np.uint8), *pixels]), unreadable)
+        noted += bits
+    for note in notes(photos, noted):
+        log(note)
 
 
 def in_threads(read: Callable[[T], R], items: Sequence[T], *, batch_size: int, num_threads: int) -> Iterator[list[R]]:
@@ -151,6 +149,13 @@ def in_threads(read: Callable[[T], R], items: Sequence[T], *, batch_size: int, n
             yield [future.result() for future in waiting.popleft()]
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def notes(photos: Sequence[Photo], noted: Sequence[int]) -> Iterator[str]:
+    """A line for each of NOTES that is true of a photo: how many, and the first. `noted` has the bits of each photo."""
+    for kind, text in enumerate(NOTES):
+        if paths := [photo.path for photo, bits in zip(photos, noted, strict=True) if bits >> kind & 1]:
+            yield text.format(f"{len(paths)}, such as {paths[0]}")
 
 
 def separate_unreadable(found: Found, unreadable: Sequence[tuple[int, str]]) -> tuple[list[int], list[Skip]]:

@@ -15,32 +15,30 @@ from torch import Tensor
 
 from ..config import InputError
 from ..files import existing_file
-from ..spelling import one_line, shorten
+from ..spelling import one_line
 from .labels import Labels
 from .sheet import read_sheet
 
 HEADER = ["path", "class", "value"]
 
 Corrections = dict[str, dict[str, int]]  # path -> class -> 1 or 0
+Lines = list[tuple[str, str, int]]  # the same as path, class, value
 
 
 @dataclass(frozen=True)
 class CorrectedLabels:
-    """`labels` with corrections, how many were `used`, how many `changed` a yes to a no or back, and `unknown` photos."""
+    """`labels` with corrections, how many were `used`, how many `changed` a yes to a no or back, and those left out."""
 
     labels: Labels
     used: int
     changed: int
-    unknown: list[str]  # paths of corrections that the labels do not have
+    unknown: Lines  # corrections of classes or photos that the labels do not have
 
     def summary(self, source: str) -> list[str]:
         """What happened to the corrections of `source`, one or two lines."""
-        lines = [
-            f"{source}: {self.used} corrected labels, {self.changed} of them other than CLIP's or the earlier labels"
-        ]
-        if self.unknown:
-            lines.append(f"warning: {source} has photos that the labels do not have: {shorten(self.unknown)}")
-        return lines
+        changed = f"{self.changed} of them other than CLIP's or the earlier labels"
+        left_out = [f"warning: {source}: {said_unknown(self.unknown)}; left out"] if self.unknown else []
+        return [f"{source}: {self.used} corrected labels, {changed}", *left_out]
 
 
 def read_corrections(path: str | Path) -> Corrections:
@@ -72,27 +70,41 @@ def read_corrections(path: str | Path) -> Corrections:
 def correct(labels: Labels, corrections: Corrections) -> CorrectedLabels:
     """The labels with the corrected cells set to 1 or 0, and all corrections in `meta["corrections"]`.
 
-    Corrections that the labels already have stay, unless there is a new value. Photos that the labels do not have are left
-    out and named in the result. Raises InputError for a class that the labels do not have, or if no photo is in the labels.
+    Corrections that the labels already have stay, unless there is a new value. Those of photos and classes that the labels do
+    not have are left out and named in the result. Raises InputError if all are.
     """
-    place, known = {path: row for row, path in enumerate(labels.paths)}, set(labels.classes)
-    strange = list(dict.fromkeys(name for cells in corrections.values() for name in cells if name not in known))
-    if strange:
-        raise InputError(
-            f"the corrections name {shorten(strange)}. The classes of the labels are {shorten(labels.classes)}."
-        )
-    unknown = [path for path in corrections if path not in place]
-    if corrections and len(unknown) == len(corrections):
-        raise InputError(f"no photo of the corrections is in the labels, such as {unknown[0]!r}. Correct the paths.")
-    new = {path: cells for path, cells in corrections.items() if path in place}
-    merged = dict(corrections_of(labels))
-    for path, cells in new.items():
-        merged[path] = {**merged.get(path, {}), **cells}
+    new, unknown = sorted_out(corrections, labels)
+    if unknown and not new:
+        raise InputError(f"no correction fits the labels: {said_unknown(unknown)}. Correct the paths and the classes.")
+    merged = joined(corrections_of(labels), new)
     result = replace(labels, meta={**labels.meta, "corrections": merged})
     values = corrected_cells(result, labels.paths)  # (N, C)
     result.scores = torch.where(values.isnan(), labels.scores, values)
     changed = ((labels.scores >= labels.thresholds) != (values >= 0.5)) & ~values.isnan()
-    return CorrectedLabels(result, sum(map(len, new.values())), int(changed.sum()), unknown)
+    return CorrectedLabels(result, len(new), int(changed.sum()), unknown)
+
+
+def joined(corrections: Corrections, new: Lines) -> Corrections:
+    """Corrections, and over them new ones."""
+    found = {path: dict(cells) for path, cells in corrections.items()}
+    for path, name, value in new:
+        found.setdefault(path, {})[name] = value
+    return found
+
+
+def sorted_out(corrections: Corrections, labels: Labels) -> tuple[Lines, Lines]:
+    """The corrections of photos and classes that the labels have, and all others."""
+    photos, classes = set(labels.paths), set(labels.classes)
+    lines = [(path, name, value) for path, cells in corrections.items() for name, value in cells.items()]
+    fitting = [line for line in lines if line[0] in photos and line[1] in classes]
+    return fitting, [line for line in lines if line[0] not in photos or line[1] not in classes]
+
+
+def said_unknown(unknown: Lines) -> str:
+    """How many corrections are of classes or photos that the labels do not have, and the first of them."""
+    path, name, _ = unknown[0]
+    count = f"{len(unknown)} of the corrections are of classes or photos that the labels do not have"
+    return f"{count}, such as {name!r:.200} in {one_line(path, 200)}"
 
 
 def corrections_of(labels: Labels) -> Corrections:

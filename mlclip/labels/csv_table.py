@@ -17,6 +17,7 @@ from pathlib import Path
 from ..config import InputError, TableOptions
 from ..files import parse_json
 from ..spelling import one_line, shorten
+from .corrections import HEADER, read_corrections
 from .sheet import RECIPES, Say, Sheet, check_names, number_in, photo_column, read_sheet, short_key
 
 NAN = math.nan
@@ -49,6 +50,8 @@ def read_csv(
     two. InputError names the file, the line, and what to do.
     """
     options, sheet = options or TableOptions(), read_sheet(file, say)
+    if sheet.header == HEADER:
+        return _from_corrections(file)
     table = _as_written(sheet) if options == TableOptions() else None
     if table is None:
         table = _interpreted(sheet, options, say, known)
@@ -98,6 +101,13 @@ def _interpreted(sheet: Sheet, options: TableOptions, say: Say, known: Collectio
     if names:
         return _from_names(sheet, path, names[0], classes, rows, known, say)
     return _from_columns(sheet, path, classes, rows, options.minus_one, say)
+
+
+def _from_corrections(file: Path) -> Table:
+    """A file of corrections as a table; what it does not say is not known."""
+    found = read_corrections(file)
+    classes = list(dict.fromkeys(name for cells in found.values() for name in cells))
+    return list(found), classes, [[cells.get(name, NAN) for name in classes] for cells in found.values()]
 
 
 # -- columns

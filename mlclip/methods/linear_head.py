@@ -1,8 +1,9 @@
 """A linear layer on fixed features, fitted to soft labels by L-BFGS: logistic regression with an L2 penalty.
 
-A pooled head is a linear layer on each view of a photo. A class counts as present if any view shows it. So its logit is a smooth
-maximum over the views, the logarithm of the mean of the exponentials: log (1/V Σ_v exp(w·f_v + b)). The division by V makes V equal
-views the same as one view. Large weights give the maximum, small ones the mean, and the fit finds the scale of the weights.
+A pooled head is a linear layer on each view of a photo. The pool "log-mean-exp" is for classes that one view shows: a smooth maximum
+over the views, the logarithm of the mean of the exponentials, log (1/V Σ_v exp(w·f_v + b)). The division by V makes V equal views the
+same as one view. Large weights give the maximum, small ones the mean, and the fit finds the scale of the weights. The pool "mean" is for
+classes that most views show. It is a linear layer on the mean of the views.
 
 Pure functions of tensors. Letters: N photos, V views per photo, M rows of features, K channels, C classes.
 """
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+POOLS = LOG_MEAN_EXP, MEAN = ("log-mean-exp", "mean")
 FOLDS = 5
 PATH_STEPS, PER_DECADE = 15, 2  # the penalties that are tried: 15 values, two per decade, from strong to weak
 GAIN = 1e-4  # a weaker penalty must lower the loss at least by this share
@@ -70,13 +72,17 @@ def fit_head(features: Tensor, labels: Tensor, l2: float, weights: Tensor | None
     return axes.restore(minimise(axes.rotate(features), labels, axes.variances, l2, weights=weights))
 
 
-def pooled_logits(views: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The logits (..., C) of photos with views (..., V, K), for weight (C, K) and bias (C,).
+def pooled_logits(views: Tensor, weight: Tensor, bias: Tensor, pool: str = LOG_MEAN_EXP) -> Tensor:
+    """The logits (..., C) of photos with views (..., V, K), for weight (C, K), bias (C,) and one of POOLS.
 
     >>> views = torch.tensor([[[0.0], [10.0]]])
     >>> pooled_logits(views, torch.tensor([[1.0]]), torch.tensor([-1.0]))  # 10 - log 2 - 1
     tensor([[8.3069]])
+    >>> pooled_logits(views, torch.tensor([[1.0]]), torch.tensor([-1.0]), "mean")  # 5 - 1
+    tensor([[4.]])
     """
+    if pool == MEAN:
+        return views.mean(-2) @ weight.T + bias
     return (views @ weight.T).logsumexp(-2) - math.log(views.shape[-2]) + bias
 
 

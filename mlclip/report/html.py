@@ -23,12 +23,14 @@ def source(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-def document(title: str, body: Iterable[str], data: Any = None, *, images: str = "data:") -> str:
-    """A complete page. Its content security policy forbids to load anything but `images`: "data:", or also files beside it.
+def document(title: str, body: Iterable[str], data: Any = None) -> str:
+    """A complete page. Its content security policy forbids to load anything but the pictures in it.
 
-    With `data`, the page has the script page.js, which reads them. The policy allows this one script, by its hash, and no
-    request. The data is JSON with every "<" escaped, so no name in it can end the element.
+    With `data`, the page has the script page.js, which reads them, and may show pictures from where the page is: thumbnails in
+    a folder, and the original photos. The policy allows this one script, by its hash, and no other request. The data is JSON
+    with every "<" escaped, so no name in it can end the element.
     """
+    images = "data:" if data is None else "'self' file: data:"
     policy, style, attributes = (
         f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'",
         source("style.css"),

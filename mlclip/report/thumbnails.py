@@ -27,6 +27,7 @@ from ..progress import Progress
 from . import html as page
 
 SIDE = 240  # longer side of a thumbnail, pixels
+FEW, LARGE_SIDE = 400, 480  # up to FEW photos, thumbnails are larger: they stand for an original that is not there
 QUALITY = 72  # of the JPEG
 EMBED_LIMIT = 40 << 20  # bytes of data URIs in one page
 HASH_SIDE = 8  # a hash has HASH_SIDE² bits
@@ -104,11 +105,13 @@ def photo_of(root: str, path: str, smallest: tuple[int, int]) -> Image.Image | N
 
 
 def _thumbnails(root: str, paths: Sequence[str]) -> Iterator[Thumbnail | None]:
+    side = LARGE_SIDE if len(paths) <= FEW else SIDE
+
     def made(path: str) -> Thumbnail | None:
-        image = photo_of(root, path, (SIDE // 2, SIDE // 2))
+        image = photo_of(root, path, (side // 2, side // 2))
         if image is None:
             return None
-        image.thumbnail((SIDE, SIDE))
+        image.thumbnail((side, side))
         return Thumbnail(page.jpeg(image, QUALITY), difference_hash(image))
 
     with ThreadPoolExecutor(default_workers()) as pool:

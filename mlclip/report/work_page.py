@@ -7,28 +7,30 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
 
+from ..config import InputError, ReportConfig
 from ..files import atomic
-from ..labels.corrections import corrections_of
+from ..images.names import photo_file
+from ..labels.corrections import corrections_of, sorted_out
 from ..labels.diagnosis import belief, matched_belief, questions, wrong_labels
 from ..labels.matching import match_tables, placed
 from ..labels.table import Labels
 from ..progress import SILENT, Progress
 from . import html as page
 from .build import report_sections
-from .thumbnails import Thumbnails, make_thumbnails
+from .thumbnails import Thumbnails, make_thumbnails, photo_of
 
 SCALE = 10_000  # scores in the page are whole numbers from 0 to SCALE, −1 = unknown
 SUGGESTED = 200  # labels that the page suggests to look at
-MOST_PHOTOS = 20_000
-SORTS = ("review", "doubt", "contradicted", "duplicates", "high", "low", "table")
 
 
 def write_page(
@@ -38,48 +40,50 @@ def write_page(
     predictions: Labels | None = None,
     truth: Labels | None = None,
     title: str | None = None,
-    limit: int = MOST_PHOTOS,
-    thumbnails: str = "auto",
-    sort: str = "review",
+    looks: ReportConfig | None = None,
     progress: Progress = SILENT,
 ) -> Thumbnails:
-    """Write the page of `labels` to `output`. It loads nothing but its own thumbnails, see `make_thumbnails`.
+    """Write the page of `labels` to `output`. It loads nothing but its thumbnails, see `make_thumbnails`, and the photos.
 
     `predictions` are a model's scores of the same photos; the page shows where it contradicts the labels. `truth` adds curves
-    and true labels, marked as "report only". With more than `limit` photos, those that are most worth a look are shown. `sort`
-    is one of SORTS. Raises InputError if a table shares no photo or no class with the labels, or if `meta` is damaged.
+    and true labels, marked as "report only". Corrections in `labels` are marked at first; the page also writes those that fit
+    none of its photos and classes. With more than `looks.limit` photos, those that are most worth a look are shown, or with
+    the order "random" any. Raises InputError if a table shares no photo or no class with the labels, if no photo can be
+    opened, or if `meta` is damaged.
     """
-    title = title or "Labels"
+    title, looks = title or "Labels", looks or ReportConfig()
     sections = report_sections(labels, truth=truth)  # of all photos, before any is left out
     asked = questions(labels, predictions, min(SUGGESTED, len(labels)))
-    shown = _shown(labels, predictions, limit, [question.path for question in asked])
-    pictures = make_thumbnails(shown.root, shown.paths, output, thumbnails, progress)
+    shown = _shown(labels, predictions, looks, [question.path for question in asked])
+    if shown.paths and not any(photo_of(shown.root, path, (1, 1)) for path in shown.paths):
+        what = f"none of the {len(shown):,} photos, such as {shown.paths[0]!r:.200}, can be opened in {shown.root}"
+        raise InputError(f"{what}. Pass the folder of the photos as `root`.")
+    pictures = make_thumbnails(shown.root, shown.paths, output, looks.thumbnails, progress)
     row, column = ({name: i for i, name in enumerate(names)} for names in (shown.paths, shown.classes))
+    marked, others = sorted_out(corrections_of(labels), shown)
     data = _tables(shown, predictions, truth) | {
         "paths": shown.paths,
         "classes": shown.classes,
         "key": page_key(labels),
-        "sort": sort,
+        "sort": looks.sort,
         "thumbnails": pictures.sources,
+        "originals": [pictures.sources[i] and _address(shown.root, path, output) for path, i in row.items()],
         "groups": pictures.alike,
         "review": [[row[q.path], column[q.name]] for q in asked if q.path in row],
-        "corrections": [
-            [row[path], column[name], value]
-            for path, marks in corrections_of(shown).items()
-            for name, value in marks.items()
-            if path in row and name in column
-        ],
+        "corrections": [[row[path], column[name], value] for path, name, value in marked],
+        "others": others,
+        "given": hashlib.sha256(repr(marked).encode("utf-8", "surrogateescape")).hexdigest()[:16],
     }
     words = []
     if len(shown) < len(labels):
-        words.append(f"The gallery has {len(shown):,} of {len(labels):,} photos, those that are most worth a look.")
+        which = "chosen at random" if looks.sort == "random" else "those that are most worth a look"
+        words.append(f"The gallery has {len(shown):,} of {len(labels):,} photos, {which}.")
     if pictures.failed:
         words.append(f"{pictures.failed:,} of the photos could not be opened in {page.text(labels.root)}.")
     report = "\n".join([f"<p>{' '.join(words)}</p>" if words else "", *sections])
     body = Template(page.source("page.html")).substitute(title=page.text(title), report=report)
-    images = "data:" if pictures.folder is None else "'self' file: data:"
     with atomic(output) as temporary:
-        temporary.write_text(page.document(title, [body], data, images=images), encoding="utf-8")
+        temporary.write_text(page.document(title, [body], data), encoding="utf-8")
     return pictures
 
 
@@ -90,15 +94,27 @@ def page_key(labels: Labels) -> str:
     return digest.hexdigest()[:16]
 
 
-def _shown(labels: Labels, predictions: Labels | None, limit: int, first: list[str]) -> Labels:
-    """The labels of at most `limit` photos: those of `first`, then those with the most suspicious label. The order stays."""
-    if len(labels) <= limit:
+def _address(root: str, path: str, output: str | Path) -> str:
+    """The address of a photo from the page `output`, whose folder may move together with that of the photos."""
+    file = photo_file(root, path)
+    try:
+        relative = os.path.relpath(file, os.path.dirname(os.path.abspath(output)))
+    except ValueError:  # another drive of Windows
+        return Path(file).as_uri()
+    return quote(os.fsencode(relative.replace(os.sep, "/")))
+
+
+def _shown(labels: Labels, predictions: Labels | None, looks: ReportConfig, first: list[str]) -> Labels:
+    """At most `looks.limit` photos, in their order: those of `first`, then those with the most suspicious label; or at random."""
+    if len(labels) <= looks.limit:
         return labels
     model = None if predictions is None else matched_belief(labels, predictions)
     most = wrong_labels(belief(labels), model).amax(1)  # (N,)
     place = {path: row for row, path in enumerate(labels.paths)}
     most[[place[path] for path in first]] = 2.0
-    rows = most.topk(limit).indices.sort().values.tolist()
+    if looks.sort == "random":
+        most = torch.rand(len(labels), generator=torch.Generator().manual_seed(0))
+    rows = most.topk(looks.limit).indices.sort().values.tolist()
     return labels.aligned([labels.paths[row] for row in rows], labels.classes)
 
 

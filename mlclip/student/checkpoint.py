@@ -1,8 +1,8 @@
 """The classifier on disk: one file holds everything that prediction needs. It is written completely or not at all.
 
 `model.pt` is {"format": "mlclip.model", "version": 2, "arch", "classes", "size", "thresholds", "weights", "meta"} of
-plain containers and tensors. With the arch clip-head, "clip" and "grids" say which CLIP and which views the head needs; CLIP's
-weights are not in the file. The state of an unfinished training is a separate file, see `training/`.
+plain containers and tensors. With the arch clip-head, "clip", "grids", "side" and "pool" say which CLIP the head needs and what it
+takes; CLIP's weights are not in the file. The state of an unfinished training is a separate file, see `training/`.
 
 `model.safetensors` has the same content, to hand over: the weights, and JSON texts in the header. `meta` is split into
 "calibration", "hierarchy" of the classes, "teacher" (which CLIP made the labels, with its licence), "labels" (how), "training"
@@ -37,7 +37,7 @@ FORMAT, VERSION = "mlclip.model", FORMAT_VERSION
 MADE_BY = "mlclip train --labels labels.pt"
 EXPORTED_BY = "mlclip export -o model.safetensors"
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64"}
-FIELDS = ("arch", "size", "classes", "thresholds", "clip", "grids")  # of a model.pt, as they are
+FIELDS = ("arch", "size", "classes", "thresholds", "clip", "grids", "side", "pool")  # of a model.pt, as they are
 NOT_RECORDED = "not recorded"
 PRIVATE = ("root", "skipped")  # of `meta`: names of folders and photos
 
@@ -69,7 +69,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
         "meta": checkpoint.meta,
     }
     if isinstance(model, ClipHead):
-        content |= {"clip": model.needed, "grids": list(model.grids)}
+        content |= {"clip": model.needed, "grids": list(model.grids), "side": model.side, "pool": model.pool}
     if _is_safetensors(path):
         _save_safetensors(content, path)
     else:

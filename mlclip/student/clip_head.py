@@ -2,7 +2,7 @@
 
 The file `model.pt` holds the head and says which CLIP it needs. That CLIP is loaded when the first photo is predicted.
 
-Letters: N photos, V views per photo, D the joint embedding, C classes, S the side of a view in pixels.
+Letters: N photos, V views or patch features per photo, D the joint embedding, C classes, S the side of a view in pixels.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..clip.pixels import pixels_of
 from ..clip.registry import find_name, is_open_clip_name
 from ..config import CLIP_HEAD, InputError
+from ..methods.dense import pool_cells
 from ..methods.linear_head import pooled_logits
 from ..progress import SILENT, Progress
 from .model import Classifier, filled
@@ -25,6 +26,8 @@ from .model import Classifier, filled
 if TYPE_CHECKING:  # a model that needs no CLIP does not import it
     from ..clip.model import CLIP
     from ..teacher.scoring import Teacher
+
+ENLARGED = 2  # the side of a whole photo whose patch features the head takes, as a multiple of CLIP's input size
 
 
 def clip_of(teacher: Teacher) -> dict[str, Any]:
@@ -40,18 +43,23 @@ def clip_of(teacher: Teacher) -> dict[str, Any]:
 
 
 class ClipHead(nn.Module):
-    """CLIP's image encoder, a linear layer on each view, and a pool over the views: photos -> logits.
+    """CLIP's image encoder, a linear layer on each of its vectors, and a pool over them: photos -> logits.
 
     `grids` (1, 2, 3) are the views: the whole photo, its 2×2 and its 3×3 snippets. Each is resized to a square of `size` pixels.
-    The module has only the parameters of the head, of `channels` inputs, and the calibration `scale` and `offset` (C,), as
-    `Classifier` has. CLIP is `needed` but is not a part of the state dict; it is loaded by `load_encoder`.
+    The vectors are the patch features of the views, averaged to at most `side` × `side` of a view, or, where `side` is 0, the
+    embeddings of the views. `pool` is one of `methods.linear_head.POOLS`. The module has only the parameters of the head, of
+    `channels` inputs, and the calibration `scale` and `offset` (C,), as `Classifier` has. CLIP is `needed` but is not a part of the
+    state dict; it is loaded by `load_encoder`.
     """
 
     arch = CLIP_HEAD
 
-    def __init__(self, classes: Sequence[str], size: int, grids: Sequence[int], channels: int, needed: dict):
+    def __init__(
+        self, classes: Sequence[str], size: int, grids: Sequence[int], side: int, pool: str, channels: int, needed: dict
+    ):
         super().__init__()
-        self.classes, self.size, self.grids, self.needed = list(classes), size, tuple(grids), needed
+        self.classes, self.size, self.needed = list(classes), size, needed
+        self.grids, self.side, self.pool = tuple(grids), side, pool
         self.head = nn.Linear(channels, len(self.classes))
         self.register_buffer("scale", torch.ones(len(self.classes)))
         self.register_buffer("offset", torch.zeros(len(self.classes)))
@@ -59,14 +67,15 @@ class ClipHead(nn.Module):
         self._teacher: Teacher | None = None
 
     @property
-    def views(self) -> int:
-        """V: the number of views that CLIP encodes for each photo."""
-        return sum(n * n for n in self.grids)
+    def work(self) -> int:
+        """What CLIP encodes for each photo, as a number of views of CLIP's own size."""
+        return ENLARGED**2 if self.side else sum(n * n for n in self.grids)
 
     def cost(self) -> str:
         """What prediction needs, in words."""
-        views = "1 view" if self.views == 1 else f"{self.views} views"
-        return f"CLIP {self.needed['name']} for every photo ({views})"
+        views = "1 view" if self.work == 1 else f"{self.work} views"
+        what = f"once, {self.size} px" if self.side else views
+        return f"CLIP {self.needed['name']} for every photo ({what})"
 
     def use(self, teacher: Teacher) -> ClipHead:
         """Take the CLIP of a teacher, which has the right weights. Returns the model itself."""
@@ -111,16 +120,25 @@ class ClipHead(nn.Module):
             self._teacher = Teacher(self._clip[0], device, "fp32" if cpu_fp16 else precision)
         return self._teacher
 
+    @torch.no_grad()
+    def vectors(self, pixels: Tensor, batch_size: int) -> Tensor:
+        """uint8 views (N, V, 3, S, S) -> what the head takes (N, V, D), float32. About `batch_size` views of CLIP's size at a time."""
+        from ..teacher.encode import embed_views_and_cells
+
+        teacher, flat = self.encoder_on(self.scale.device), pixels.flatten(0, 1)
+        if not self.side:
+            return teacher.embed_photos(pixels, batch_size)
+        parts = flat.split(max(1, batch_size // self.work))
+        cells = [pool_cells(embed_views_and_cells(teacher, part, "key")[1], self.side) for part in parts]
+        return torch.cat(cells).unflatten(0, pixels.shape[:2]).flatten(1, 2)
+
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 views (N, V, 3, S, S) -> calibrated logits (N, C)."""
-        embeddings = (
-            self.encoder_on(self.scale.device).embed_views(pixels.flatten(0, 1)).clone()
-        )  # not in inference mode
-        return self.logits(embeddings.unflatten(0, pixels.shape[:2]))
+        return self.logits(self.vectors(pixels, len(pixels) * self.work))
 
-    def logits(self, views: Tensor) -> Tensor:
-        """Embeddings (N, V, D) of views, float32 -> calibrated logits (N, C)."""
-        return self.scale * pooled_logits(views, self.head.weight, self.head.bias) + self.offset
+    def logits(self, vectors: Tensor) -> Tensor:
+        """What the head takes (N, V, D), float32 -> calibrated logits (N, C)."""
+        return self.scale * pooled_logits(vectors, self.head.weight, self.head.bias, self.pool) + self.offset
 
     calibrate = Classifier.calibrate  # from now on each logit becomes slope · logit + offset
 
@@ -136,7 +154,7 @@ def refuse_clip_head(model: nn.Module, action: str) -> None:
 
 def clip_head_of(content: Mapping[str, Any]) -> ClipHead:
     """The model in the content of a `model.pt`, which `plain.FIELDS["model"]` has checked. InputError if it does not fit."""
-    facts, weights = [content[name] for name in ("classes", "size", "grids")], content["weights"]
+    facts, weights = [content[name] for name in ("classes", "size", "grids", "side", "pool")], content["weights"]
     channels = weights["head.weight"].shape[1]
     what = f"the weights are not those of {CLIP_HEAD}"
     return filled(lambda: ClipHead(*facts, channels, content["clip"]), weights, what)

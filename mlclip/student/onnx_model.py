@@ -135,7 +135,7 @@ def predict_onnx(
         progress.log(line)
     scores = np.full((len(found.photos), len(model.classes)), np.nan, np.float32)
     unreadable: list[tuple[int, str]] = []
-    batches = read_batches(found.photos, model.size, batch_size=batch_size, num_threads=num_workers)
+    batches = read_batches(found.photos, model.size, batch_size=batch_size, num_threads=num_workers, log=progress.log)
     with progress.bar("predicting", len(found.photos), "photos") as bar:
         for batch in batches:
             scores[batch.rows] = model.scores(batch.pixels)

@@ -21,7 +21,7 @@ from ..config import CLIP_HEAD, MODEL_FILE, InputError, OptionError
 from ..distributed import choose_device, describe_device
 from ..images import Images, Photo, PhotoViews, find_images, photo_batches
 from ..images.loader import Batch
-from ..images.views import separate_unreadable
+from ..images.views import notes, separate_unreadable
 from ..labels.class_tree import ClassTree
 from ..labels.table import Labels
 from ..machine import default_workers
@@ -88,7 +88,7 @@ def score_photos(
     Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Rows of unreadable
     photos are NaN. `device`: None uses a GPU where there is one. `num_workers` decode photos in advance. `batches` are the
     photos where they have been read already, as `photo_batches` returns them. A ClipHead takes no `batches`: it runs CLIP on every
-    view of every photo, about `batch_size` views at a time.
+    photo, about `batch_size` views of CLIP's input size at a time.
     """
     device = choose_device(device or "auto")
     if isinstance(model, ClipHead):
@@ -96,7 +96,7 @@ def score_photos(
         interpolation = model.to(device).eval().encoder_on(device).pixels.interpolation
         progress.log(f"this model runs {model.cost()}")
         views = PhotoViews(photos, model.size, model.grids, interpolation)
-        photos_at_once = max(1, batch_size // model.views)
+        photos_at_once = max(1, batch_size // model.work)
     else:
         fast_layout(model, device).eval()
         views, photos_at_once = PhotoViews(photos, model.size), batch_size
@@ -109,6 +109,8 @@ def score_photos(
             if pixels is not None:
                 scores[indices] = score(pixels)
             bar.update(len(indices) + len(unreadable))
+    for note in notes(photos, views.noted.tolist()):
+        progress.log(note)
     return scores, skipped
 
 
@@ -125,8 +127,7 @@ def _scorer(
     if isinstance(model, ClipHead):
 
         def score(views: Tensor) -> Tensor:
-            embeddings = model.encoder_on(device).embed_photos(views, batch_size)  # (n, V, D)
-            return model.logits(embeddings).sigmoid().cpu()
+            return model.logits(model.vectors(views, batch_size)).sigmoid().cpu()
 
         yield score
         return

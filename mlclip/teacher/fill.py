@@ -24,7 +24,7 @@ from torch import Tensor
 from ..config import InputError
 from ..distributed import Distributed, Runtime
 from ..images import Photo, PhotoParts, Skip, collate_parts, photo_batches
-from ..images.views import read_batches
+from ..images.views import notes, read_batches
 from ..spelling import shorten
 from .store import Key, Store, contents_of, identity
 
@@ -199,11 +199,8 @@ def _encode_share(
                     for writer, part in zip(writers, vectors, strict=True):
                         writer.add([read[place] for place in places], part)
             bar.update(len(indices) + len(unreadable))
-    several = [photos[rows[index]].path for index in dataset.several.nonzero().flatten().tolist()]
-    if several:
-        runtime.progress.log(
-            f"files with several frames or pages: {len(several)}, such as {several[0]}. Only the first frame of each is used."
-        )
+    for note in notes(dataset.photos, dataset.noted.tolist()):
+        runtime.progress.log(note)
     return skipped, contents
 
 

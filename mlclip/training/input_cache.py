@@ -122,7 +122,9 @@ def _fill(file: BinaryIO, photos: Sequence[Photo], rows: Sequence[int], size: in
     would end the process.
     """
     unreadable, chosen = {}, [photos[row] for row in rows]
-    batches = read_batches(chosen, size, batch_size=PHOTOS_AT_ONCE, num_threads=runtime.num_workers)
+    batches = read_batches(
+        chosen, size, batch_size=PHOTOS_AT_ONCE, num_threads=runtime.num_workers, log=runtime.progress.log
+    )
     try:
         with runtime.bars.bar("decoding photos", len(rows), "photos") as bar:
             for batch in batches:

@@ -1,17 +1,20 @@
 """Linear probes: only the head is fitted to the labels, and nothing below it changes. A training method, and a start for others.
 
 The features are those of the frozen trunk, which sees each photo and its mirror image once. With `arch="clip-head"` they are
-CLIP's own embeddings of the views that the labels were made from; no photo is encoded again if the labels' store still exists. The
-head is fitted by L-BFGS, with a penalty that is chosen by cross-validation against the labels (`methods/linear_head.py`).
+CLIP's own: for a ResNet the patch features of the whole photo at twice CLIP's input size, from one pass, and else the embeddings of the
+views that the labels were made from, as a transformer's patch features may mean nothing. No photo is encoded again if the labels'
+store has them. The head is fitted by L-BFGS, with a penalty that is chosen by cross-validation against the labels
+(`methods/linear_head.py`). So is the pool of a CLIP head.
 
-Letters: N photos, C classes, K trunk channels, V views per photo, D the joint embedding.
+Letters: N photos, C classes, K trunk channels, V views or patch features per photo, D the joint embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,15 +24,15 @@ from ..distributed import Runtime
 from ..files import beside
 from ..images import Photo
 from ..labels.table import Labels
-from ..methods.linear_head import FOLDS, choose_l2, fit_head, fit_pooled_head
+from ..methods.linear_head import FOLDS, LOG_MEAN_EXP, MEAN, POOLS, choose_l2, fit_head, fit_pooled_head
 from ..student.checkpoint import Checkpoint
-from ..student.clip_head import ClipHead, clip_of
+from ..student.clip_head import ENLARGED, ClipHead, clip_of
 from ..student.features import photo_features
 from ..student.model import Classifier
 from ..student.predict import fitted_thresholds
 from ..teacher.encode import StoredViews, encoded_views
 from ..teacher.scoring import Teacher, check_same_teacher
-from ..teacher.store import Store, is_store
+from ..teacher.store import Key, Store, is_store
 from .epoch_log import report_line, true_facts, write_rows
 from .start import new_model, training_photos
 from .state import TrainingState, corrected_photos, identity_of, label_weights, model_meta
@@ -46,6 +49,12 @@ class FittedHead:
     l2: float
     tried: list[tuple[float, float]]  # (l2, loss on held-out photos), from strong to weak
     held_out: Tensor  # (N, C) logits of every photo, by a head fitted without it; NaN for unreadable photos
+    pool: str = MEAN  # of a CLIP head
+
+    @property
+    def loss(self) -> float:
+        """The loss on held-out photos."""
+        return dict(self.tried)[self.l2]
 
 
 def train_probe(
@@ -72,24 +81,24 @@ def train_probe(
                 raise InputError('`arch="clip-head"` needs the CLIP that made the labels as `teacher`.')
             if labels.meta.get("clip") and not config.other_teacher:
                 check_same_teacher(labels.meta["clip"], teacher)
-            grids, size = views_of(labels, teacher)
+            views = encoded_for(labels, teacher)
     photos, scores, skipped = training_photos(labels, config, runtime)
     weights = label_weights(corrected_photos(labels, photos), config)
     if config.arch == CLIP_HEAD:
-        views = {"grids": grids, "size": size, "store": _store_of(labels, teacher)}
-        with encoded_views(photos, teacher, root=labels.root, runtime=runtime, **views) as ([opened], unread):
+        views |= {"store": _store_of(labels, teacher), "root": labels.root, "runtime": runtime}
+        with encoded_views(photos, teacher, **views) as (stores, unread):
             unreadable = {skip.path: skip.reason for skip in unread}
 
             def fit(device: torch.device) -> FittedHead:
-                return _fit_stored(opened, photos, scores, weights, config.seed, device)
+                return fit_stored(stores[-1], photos, scores, weights, config.seed, device)
 
-            fitted = _fitted("head", fit, len(photos), len(unreadable), runtime)
-        model = ClipHead(labels.classes, size, grids, fitted.weight.shape[1], clip_of(teacher)).use(teacher)
-        runtime.progress.log(f"prediction with this model will run {model.cost()}")
+            fitted, key = _fitted("head", fit, len(photos), len(unreadable), runtime), stores[-1].key
+        model = clip_head_for(key, labels.classes, fitted, teacher)
+        runtime.progress.log(f"prediction with this model will run {model.cost()}; pool: {model.pool}")
     else:
         model = new_model(labels, scores, config, runtime, offline)
         fitted, unreadable = _fit_on_trunk(model, photos, scores, weights, labels.root, config.seed, runtime)
-    _set_head(model, fitted)
+        _set_head(model, fitted)
     rows: list[dict] = [{"l2": l2, "held_out_loss": loss, "chosen": int(l2 == fitted.l2)} for l2, loss in fitted.tried]
     if truth:
         facts = true_facts({"labels": scores, "predictions": fitted.held_out.sigmoid()}, photos, labels.classes, truth)
@@ -149,7 +158,7 @@ def _fitted(
     fitted = runtime.distributed.on_main(lambda: fit(device))
     runtime.progress.log(
         f"{what}: L2 penalty {fitted.l2:.3g}, the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels "
-        f"(loss {dict(fitted.tried)[fitted.l2]:.4f})"
+        f"(loss {fitted.loss:.4f})"
     )
     return fitted
 
@@ -168,42 +177,77 @@ def fit_probe(
     `weights` (N, C) are factors of single labels; None is 1 for all. The result is on the CPU.
     """
     readable = ~features.isnan().flatten(1).all(1)  # (N,)
-    return _fit(features[readable].float().to(device), readable, labels, weights, seed, pooled=False)
+    return _fit(features[readable].float().to(device), readable, labels, weights, seed)
 
 
-def _fit_stored(
-    store: Store, photos: list[Photo], labels: Tensor, weights: Tensor | None, seed: int, device: torch.device
+def fit_stored(
+    store: Store,
+    photos: list[Photo],
+    labels: Tensor,
+    weights: Tensor | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    pools: Sequence[str] = POOLS,
 ) -> FittedHead:
-    """The pooled head for the photos in the store, labels (N, C) and their factors."""
+    """The pooled head for the photos in the store, labels (N, C) and their factors; see `fit_pooled`."""
     rows = [row for row, photo in enumerate(photos) if photo in store]
     views = torch.empty(0)
     for indices, embeddings in StoredViews(store, [photos[row] for row in rows], device, memory_limit=0):  # (n, V, D)
         views = views if len(views) else embeddings.new_empty(len(rows), *embeddings.shape[1:])
         views[indices.to(device)] = embeddings
-    return _fit(views, torch.tensor(rows), labels, weights, seed, pooled=True)
+    return fit_pooled(views, torch.tensor(rows), labels, weights, seed, pools)
 
 
-def _fit(views: Tensor, rows: Tensor, labels: Tensor, weights: Tensor | None, seed: int, *, pooled: bool) -> FittedHead:
+def fit_pooled(
+    views: Tensor,
+    rows: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    seed: int = 0,
+    pools: Sequence[str] = POOLS,
+) -> FittedHead:
+    """The head for the views (n, V, K) of some `rows` of labels (N, C), with the pool that has the lower loss on held-out photos."""
+    inputs = {LOG_MEAN_EXP: views, MEAN: views.mean(1, keepdim=True)}
+    return min((_fit(inputs[pool], rows, labels, weights, seed, pool) for pool in pools), key=lambda head: head.loss)
+
+
+def clip_head_for(key: Key, classes: Sequence[str], fitted: FittedHead, teacher: Teacher) -> ClipHead:
+    """The student with a head that was fitted to the vectors of a store with this key."""
+    side, channels = key.side if key.kind == "cells" else 0, fitted.weight.shape[1]
+    model = ClipHead(classes, key.input_size, key.grids, side, fitted.pool, channels, clip_of(teacher))
+    _set_head(model, fitted)
+    return model.use(teacher)
+
+
+def _fit(
+    views: Tensor, rows: Tensor, labels: Tensor, weights: Tensor | None, seed: int, pool: str = MEAN
+) -> FittedHead:
     """The head for the views (n, V, K) of some `rows` of labels (N, C) and weights (N, C). InputError if views are not finite."""
     if not views.isfinite().all():
         raise InputError("the features of the photos are not finite. The weights of the network may be damaged.")
     targets = labels[rows].float().to(views.device)
     factors = torch.ones_like(targets) if weights is None else weights[rows].to(targets)
-    choice = choose_l2(views, targets, seed, factors, pooled=pooled)
-    if pooled:
+    choice = choose_l2(views, targets, seed, factors, pooled=pool == LOG_MEAN_EXP)
+    if pool == LOG_MEAN_EXP:
         weight, bias = fit_pooled_head(views, targets, choice.l2, factors)
     else:
         flat = (part.repeat_interleave(views.shape[1], 0) for part in (targets, factors))  # (n·V, C)
         weight, bias = fit_head(views.flatten(0, 1), next(flat), choice.l2, next(flat))
     held_out = torch.full(labels.shape, torch.nan)
     held_out[rows] = choice.held_out.cpu()
-    return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out)
+    return FittedHead(weight.cpu(), bias.cpu(), choice.l2, choice.tried, held_out, pool)
 
 
-def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
-    """The grids and the size in pixels of the views that the labels were made from; GRIDS at CLIP's input size if unknown."""
+def encoded_for(labels: Labels, teacher: Teacher) -> dict[str, Any]:
+    """What `encoded_views` encodes for a CLIP head, last what the head takes.
+
+    For a ResNet these are the patch features of the enlarged photo. Else they are the views that the labels were made from, or GRIDS
+    at CLIP's input size if the labels do not say.
+    """
     meta = labels.meta
     made, settings, method = meta.get("clip") or {}, meta.get("settings") or {}, meta.get("method")
+    if teacher.is_resnet:
+        return {"grids": GRIDS, "kinds": [str(ENLARGED)], "attention": settings.get("attention", "key")}
     size = made.get("view_size") if made.get("sha256") == teacher.sha256 else None
     try:
         if method in ("centred", "dense"):
@@ -216,4 +260,4 @@ def views_of(labels: Labels, teacher: Teacher) -> tuple[tuple[int, ...], int]:
         raise InputError(
             f"the labels do not say which views they were made from ({error}). Make them again."
         ) from error
-    return grids, size or teacher.input_size
+    return {"grids": grids, "size": size}
