@@ -156,7 +156,7 @@ def test_copies_are_encoded_once_and_photos_of_a_moved_folder_not_again(photos, 
     assert counting.views == 12 * 10 and len(labels) == 14
     assert torch.equal(labels.scores[labels.paths.index("a.jpg")], labels.scores[0])
     moved = photos.rename(photos.with_name("moved"))
-    Image.new("RGB", (50, 50), "white").save(moved / "03.jpg")  # another photo under an old name
+    Image.linear_gradient("L").convert("RGB").save(moved / "03.jpg")  # another photo under an old name
     again = label(moved, counting, runtime=Runtime(progress=told))
     assert counting.views == 13 * 10
     assert "13 photos were encoded in another folder: their embeddings are used" in told.lines
