@@ -118,8 +118,8 @@ PARTS = {
     ],
     "labels-world": [
         Case("centred", CENTRED),
-        Case("dense, no further pass", DENSE | {"kinds": ("views", "cells")}),
-        Case("dense, one further pass", DENSE | {"kinds": ("views", "cells", "2")}),
+        Case("dense, no further pass", DENSE | {"views": ("views", "cells")}),
+        Case("dense, one further pass", DENSE | {"views": ("views", "cells", "2")}),
         Case("truth", "truth"),
     ],
     "labels-voc12": [

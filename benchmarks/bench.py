@@ -16,10 +16,16 @@ import numpy as np
 
 import mlclip
 from mlclip.demo import write_scenes
+from mlclip.methods.dense import CELLS, VIEWS, encoded_sets, side_at
 
 SHARED = Path(__file__).parents[2] / "shared" / "voc12"  # real photos, their true labels, and stored scores of a CLIP
 TRAIN_SCENES, TEST_SCENES = 1200, 500  # those of `mlclip demo`
 DEMO_STUDENT = {"arch": "clip-resnet", "init": "clip", "size": 96, "epochs": 8, "batch_size": 32, "lr": 1e-3}
+# Lists of view sets for dense labels, cheapest first; "views" alone are centred labels.
+VIEW_LISTS = [tuple(text.split(",")) for text in (
+    "2", "1.5,2", "1,1.5,2", "2,2.5", "1.5,2,2.5", "views", "views,cells", "views,2", "views,cells,2", "views,1.5,2",
+    "views,cells,1.5,2", "views,cells,1.5,2,2.5",
+)]  # fmt: skip
 # The classes of VOC 2012 with at least ten positive photos in both parts.
 EVALUATED = ["bottle", "car", "cat", "chair", "cow", "dog", "horse", "person", "pottedplant", "sheep", "sofa", "tvmonitor"]  # fmt: skip
 
@@ -77,6 +83,12 @@ def macro_f1(predicted, truth) -> float:
 def micro_f1(predicted, truth) -> float:
     """The F1 in percent of all labels together."""
     return 100 * float(2 * (predicted & (truth == 1)).sum() / (predicted.sum() + truth.sum()))
+
+
+def views_worth(sets: tuple[str, ...], side: int, stride: int) -> float:
+    """What the view sets cost to encode, in views of `side` pixels: the 14 views with their cells, and each size of the whole photo."""
+    sizes = [size for size in encoded_sets(sets) if size not in (VIEWS, CELLS)]
+    return 14 * (VIEWS in encoded_sets(sets)) + sum((side_at(size, side, stride) / side) ** 2 for size in sizes)
 
 
 def spread(values: list[float]) -> str:

@@ -2,6 +2,7 @@
 
     python benchmarks/imagenet_teacher.py encode    # once; continues where it was interrupted
     python benchmarks/imagenet_teacher.py labels
+    python benchmarks/imagenet_teacher.py view-sets
 
 The teacher is MobileNetV2. Its 1,280 features after the mean pool are the image embedding. The rows of its 1,000-way head are the
 "text" vectors of 1,000 names; a VOC name is the mean of the rows of its kinds (KINDS_OF). The pool is a plain mean, so the cells are
@@ -35,13 +36,13 @@ import mlclip
 from mlclip.config import PseudolabelConfig
 from mlclip.files import save_plain
 from mlclip.images.views import read_parts
-from mlclip.methods import centred, dense
+from mlclip.methods import dense
 from mlclip.teacher.encode import PHOTO_SIDE, VIEW_SIDE
-from mlclip.teacher.label import centre, centred_labels, scores_by_examples
+from mlclip.teacher.label import centre, centred_labels, label_by_view_sets, labels_by_gaussians
 from mlclip.teacher.scoring import class_scores
 
 SIDE, STRIDE, GRIDS = 160, 32, (1, 2, 3)  # pixels of a view; of a cell
-SIZES = ("1", "1.5", "2", "3")  # of the whole photo, as multiples of SIDE; "1" needs no further pass
+SIZES = ("1", "1.5", "2", "2.5")  # of the whole photo, as multiples of SIDE; "1" needs no further pass
 CHUNK = 128  # photos in a file
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of torchvision's weights
 NAMES = MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
@@ -75,21 +76,17 @@ KINDS_OF: dict[str, tuple[str, ...]] = {
     "tvmonitor": ("monitor", "screen", "television"),
 }  # fmt: skip
 SHOWN = [name for name in bench.EVALUATED if name in KINDS_OF]  # at least 10 positives in both parts
-KINDS = ("cells", *SIZES)
+SETS = ("cells", *SIZES)
 BOTH = ("own", "gaussians")
-ROWS: dict[str, dict] = {  # the kinds that are averaged, and which opinions of each kind of cells
-    **{f"{kind} alone": {"kinds": (kind,)} for kind in KINDS},
-    **{f"{kind} alone, own levels only": {"kinds": (kind,), "opinions": ("own",)} for kind in KINDS},
-    **{f"{kind} alone, Gaussians only": {"kinds": (kind,), "opinions": ("gaussians",)} for kind in KINDS},
-    "views + cells (no further pass)": {"kinds": ("views", "cells")},
-    "views + cells, own levels only": {"kinds": ("views", "cells"), "opinions": ("own",)},
-    "views + 2": {"kinds": ("views", "2")},
-    "views + cells + 2 (dense, the default)": {"kinds": ("views", "cells", "2")},
-    "views + cells + 2, own levels only": {"kinds": ("views", "cells", "2"), "opinions": ("own",)},
-    "views + cells + 2, equal weights": {"kinds": ("views", "cells", "2"), "equal": True},
-    "views + cells + 1.5 + 2": {"kinds": ("views", "cells", "1.5", "2")},
-    "views + cells + 1 + 1.5 + 2 + 3": {"kinds": ("views", *KINDS)},
-    "views + cells + 1 + 1.5 + 2 + 3, equal weights": {"kinds": ("views", *KINDS), "equal": True},
+ROWS: dict[str, dict] = {  # the view sets that are averaged, and which opinions of each set of cells
+    **{f"{name} alone": {"sets": (name,)} for name in SETS},
+    **{f"{name} alone, own levels only": {"sets": (name,), "opinions": ("own",)} for name in SETS},
+    **{f"{name} alone, Gaussians only": {"sets": (name,), "opinions": ("gaussians",)} for name in SETS},
+    "views + cells, own levels only": {"sets": ("views", "cells"), "opinions": ("own",)},
+    "views + cells + 2, own levels only": {"sets": ("views", "cells", "2"), "opinions": ("own",)},
+    "views + cells + 2, equal weights": {"sets": ("views", "cells", "2"), "equal": True},
+    "views + cells + 1 + 1.5 + 2 + 2.5": {"sets": ("views", *SETS)},
+    "views + cells + 1 + 1.5 + 2 + 2.5, equal weights": {"sets": ("views", *SETS), "equal": True},
 }
 
 
@@ -122,6 +119,13 @@ def text_vectors(head: nn.Linear) -> Tensor:
     return F.normalize(torch.stack(names), dim=-1).detach()
 
 
+def names_and_scale(data: Path, out: Path) -> tuple[Tensor, float]:
+    """The vectors of the names (C, D), and the logit scale."""
+    head = load_teacher(data).classifier[1]
+    norms = torch.cat([torch.load(file, weights_only=True) for file in files_of(out, "train", "norm")])
+    return text_vectors(head), float(norms.float().mean() * (head.weight - head.weight.mean(0)).norm(dim=-1).mean())
+
+
 def files_of(out: Path, part: str, kind: str) -> list[Path]:
     """The files of one kind, as far as all of the first kinds are there, too."""
     files = sorted(out.glob(f"{part}-{kind}-*.pt"))
@@ -142,26 +146,26 @@ def encode(data: Path, out: Path, count: int | None) -> None:
     """Write the half-precision views and pooled cells of every photo, CHUNK photos a file."""
     out.mkdir(parents=True, exist_ok=True)
     network, started = fuse(load_teacher(data).features).to(memory_format=torch.channels_last), time.monotonic()
-    first_kinds = (("norm", "views", "cells", "1"), ("2",))  # of the default of `--kinds`
-    for several in (first_kinds, (("1.5",),), (("3",),)):
+    first_sets = (("norm", "views", "cells", "1"), ("2",))  # of the default of `--views`
+    for several in (first_sets, (("1.5",),), (("2.5",),)):
         for part in ("train", "test"):
             paths = [data / "photos" / part / path for path in mlclip.read_labels(data / f"truth_{part}.csv").paths][
                 :count
             ]
-            for first, kinds in ((first, kinds) for first in range(0, len(paths), CHUNK) for kinds in several):
-                files = [out / f"{part}-{kind}-{first:04d}.pt" for kind in kinds]
+            for first, sets in ((first, sets) for first in range(0, len(paths), CHUNK) for sets in several):
+                files = [out / f"{part}-{name}-{first:04d}.pt" for name in sets]
                 if all(file.exists() for file in files):
                     continue
-                of_photos = [encode_photo(network, str(path), kinds) for path in paths[first : first + CHUNK]]
+                of_photos = [encode_photo(network, str(path), sets) for path in paths[first : first + CHUNK]]
                 for file, vectors in zip(files, zip(*of_photos, strict=True), strict=True):
                     save_plain(torch.cat(vectors).half(), file)
             print(f"{part}, {' '.join(sum(several, ()))}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def encode_photo(network: nn.Module, photo: str, kinds: Sequence[str]) -> list[Tensor]:
-    """The vectors (1, V, D) of one photo for each of `kinds`: the norm of its embedding, views and cells, or one size."""
-    if len(kinds) == 1:
-        side = dense.side_of_kind(kinds[0], SIDE, STRIDE)
+def encode_photo(network: nn.Module, photo: str, sets: Sequence[str]) -> list[Tensor]:
+    """The vectors (1, V, D) of one photo for each of `sets`: the norm of its embedding, views and cells, or one size."""
+    if len(sets) == 1:
+        side = dense.side_at(sets[0], SIDE, STRIDE)
         return [dense.pool_cells(feature_maps(network, photo, side, (1,)), PHOTO_SIDE)]  # (1, s·s, D)
     maps = feature_maps(network, photo, SIDE, GRIDS)  # (V, h, w, D)
     pooled = maps.mean((1, 2))  # (V, D)
@@ -185,14 +189,14 @@ def views_of(out: Path, part: str, kind: str) -> StoredViews:
     per_view = {"views": 1, "cells": VIEW_SIDE**2}
     if kind in per_view:
         return StoredViews(files_of(out, part, kind), GRIDS, [n * n * per_view[kind] for n in GRIDS])
-    side = min(PHOTO_SIDE, dense.side_of_kind(kind, SIDE, STRIDE) // STRIDE)
+    side = min(PHOTO_SIDE, dense.side_at(kind, SIDE, STRIDE) // STRIDE)
     return StoredViews(files_of(out, part, kind), (1,), (side * side,))
 
 
 def available(out: Path) -> list[str]:
-    """The kinds of cells that were encoded for all photos."""
+    """The sets of cells that were encoded for all photos."""
     return [
-        k for k in KINDS if all(len(files_of(out, p, k)) == len(files_of(out, p, "views")) for p in ("train", "test"))
+        k for k in SETS if all(len(files_of(out, p, k)) == len(files_of(out, p, "views")) for p in ("train", "test"))
     ]
 
 
@@ -208,16 +212,14 @@ def opinions_of(out: Path, part: str, text: Tensor, scale: float) -> dict[tuple[
     for kind in available(out):
         cells = views_of(out, part, kind)
         own = centre(cells, text, flat, config.prior_photos)
-        facts = (own.levels, reference, flat, config.rank_scale)
-        scores, _ = scores_by_examples(cells, text, *facts, of_embeddings=True)
         found[kind, "own"] = (own.labels, dense.agreement(own.scores, reference))
-        labels = centred.presence(scores, config.prior_photos)
+        labels, scores = labels_by_gaussians(cells, text, own, reference, flat, config)
         found[kind, "gaussians"] = (labels, dense.agreement(scores, reference))
     return found
 
 
-def combined(found: dict, kinds: Sequence[str], opinions: Sequence[str] = BOTH, equal: bool = False) -> Tensor:
-    chosen = [found[kind, opinion] for kind in kinds for opinion in opinions if (kind, opinion) in found]
+def combined(found: dict, sets: Sequence[str], opinions: Sequence[str] = BOTH, equal: bool = False) -> Tensor:
+    chosen = [found[kind, opinion] for kind in sets for opinion in opinions if (kind, opinion) in found]
     return dense.average_labels([labels for labels, _ in chosen], [1.0 if equal else agreed for _, agreed in chosen])
 
 
@@ -237,9 +239,7 @@ def quality(labels: Tensor, truth: Tensor) -> tuple[float, float]:
 @torch.inference_mode()
 def labels(data: Path, out: Path) -> None:
     """Labels by every combination of view sets, and what they agree with."""
-    head = load_teacher(data).classifier[1]
-    norms = torch.cat([torch.load(file, weights_only=True) for file in files_of(out, "train", "norm")])
-    scale = float(norms.float().mean() * (head.weight - head.weight.mean(0)).norm(dim=-1).mean())
+    text, scale = names_and_scale(data, out)
     print(f"logit scale {scale:.1f}; {len(KINDS_OF)} names; reported classes: {' '.join(SHOWN)}\n")
     columns: dict[str, list[str]] = {}
     for part in ("train", "test"):
@@ -247,15 +247,15 @@ def labels(data: Path, out: Path) -> None:
         photos = len(views_of(out, part, "views"))
         print(f"{part}: {photos} of {len(truth)} photos", flush=True)
         truth = truth.aligned(truth.paths[:photos], SHOWN).scores
-        found = opinions_of(out, part, text_vectors(head), scale)
+        found = opinions_of(out, part, text, scale)
         for kind, opinion in found:
-            if kind in KINDS:
+            if kind in SETS:
                 columns.setdefault(f"agreement of {kind}, {opinion}", []).append(f"{found[kind, opinion][1]:.2f}")
         for name, which in (
             ("softmax of the whole photo", None),
             ("centred, no profiles", None),
             ("centred", None),
-            *((name, row) for name, row in ROWS.items() if {*row["kinds"]} <= {"views", *available(out)}),
+            *((name, row) for name, row in ROWS.items() if {*row["sets"]} <= {"views", *available(out)}),
         ):
             made = combined(found, **which) if which else found.get((name, ""), found["views", "own"])[0]
             columns.setdefault(name, []).append("{:.1f} | {:.1f}".format(*quality(made, truth)))
@@ -267,6 +267,29 @@ def labels(data: Path, out: Path) -> None:
     for name, cells in columns.items():
         if name.startswith("agreement"):
             bench.row(name.removeprefix("agreement of "), *cells)
+
+
+@main.command("view-sets")
+@bench.data
+@bench.out("imagenet_teacher")
+@torch.inference_mode()
+def view_sets(data: Path, out: Path) -> None:
+    """Quality over cost: dense labels from lists of view sets, as `labels.py view-sets` on drawn scenes."""
+    text, scale = names_and_scale(data, out)
+    columns = ("train: mAP", "macro-F1 at ½", "test: mAP", "macro-F1 at ½", "mean mAP", "mean macro-F1", "left out")
+    bench.table("views", "views' worth of encoding", *columns)
+    for sets in bench.VIEW_LISTS:
+        cells, left_out = [], []
+        for part in ("train", "test"):
+            vectors = {name: views_of(out, part, name) for name in dense.encoded_sets(sets)}
+            made, summary = label_by_view_sets(vectors, text, len(text), scale, PseudolabelConfig("dense", views=sets))
+            truth = mlclip.read_labels(data / f"truth_{part}.csv")
+            cells += quality(made, truth.aligned(truth.paths[: len(made)], SHOWN).scores)
+            facts = summary["view_sets"].items()
+            left_out += [f"{part} {n}" for n, f in facts if f["agreements"][0] < summary["least_agreement"]]
+        cells += [(cells[0] + cells[2]) / 2, (cells[1] + cells[3]) / 2]
+        cost = bench.views_worth(sets, SIDE, STRIDE)
+        bench.row(",".join(sets), f"{cost:.4g}", *(f"{x:.1f}" for x in cells), " ".join(left_out))
 
 
 if __name__ == "__main__":

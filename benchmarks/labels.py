@@ -2,6 +2,8 @@
 
     python benchmarks/labels.py centred --seeds 0,1,2
     python benchmarks/labels.py dense --seeds 3,4,5
+    python benchmarks/labels.py view-sets --seeds 3,4,5
+    python benchmarks/labels.py vit --clip vit.pt
     python benchmarks/labels.py compound --seeds 0,3,4
     python benchmarks/labels.py few-names --photos real
     python benchmarks/labels.py same-names --seeds 0,1,2
@@ -12,7 +14,7 @@ No student is trained. True labels are used only to report; those of the demo sc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -24,12 +26,16 @@ import torch
 import torch.nn.functional as F
 import voc12
 from torch import Tensor
+from train_tiny_clip import with_pool
 
 import mlclip
+from mlclip.clip import encoders
 from mlclip.demo import KINDS
 from mlclip.images import find_images, open_image, view_pixels
 from mlclip.labels.class_names import TEMPLATES
 from mlclip.methods import centred, profiles
+from mlclip.methods import dense as dense_labels
+from mlclip.teacher import pseudolabel
 from mlclip.teacher.scoring import Teacher, class_embeddings
 
 GRIDS = (1, 2, 3, 4)
@@ -282,20 +288,22 @@ def centred_choices(seeds: list[int], data: Path, count: int | None, out: Path) 
 # Dense labels and compound prompts, by the package's own function
 
 
-def scene_labels(
-    out: Path, seed: int, count: int | None, part: str = "test", only: Sequence[str] | None = None, **settings
-) -> tuple[Tensor, Tensor]:
-    """Labels of the scenes of one world, and their true labels (N, C). Embeddings are stored once per world and method.
+def scene_labels(*world, only: Sequence[str] | None = None, **settings) -> tuple[Tensor, Tensor]:
+    """The scores of `scene_table` and the true labels, (N, C) each. `only`: the classes that are returned."""
+    labels, truth = scene_table(*world, **settings)
+    labels = labels.aligned(labels.paths, only) if only else labels
+    return labels.scores, truth.aligned(labels.paths, labels.classes).scores
 
-    `only`: the classes that are returned.
-    """
+
+def scene_table(
+    out: Path, seed: int, count: int | None, part: str = "test", **settings
+) -> tuple[mlclip.Labels, mlclip.Labels]:
+    """Labels of the scenes of one world, and their true labels. Embeddings are stored once per world and method."""
     world = bench.demo_world(out, seed, count)
     photos, truth = (world.test, world.truth_test) if part == "test" else (world.train, world.truth_train)
     views = settings["method"].replace("dense", "centred")  # dense labels extend the store of centred ones
     asked = {"clip": "tiny", "store": out / f"{part}-{seed}-{count}-{views}", "progress": mlclip.SILENT, **settings}
-    labels = mlclip.pseudolabel([photos], **asked)
-    labels = labels.aligned(labels.paths, only) if only else labels
-    return labels.scores, truth.aligned(labels.paths, labels.classes).scores
+    return mlclip.pseudolabel([photos], **asked), truth
 
 
 WHOLE = (
@@ -309,16 +317,16 @@ WHOLE = (
 FREE = ("views", "cells")  # no further pass
 DENSE: dict[str, dict] = {
     "centred": {"method": "centred"},
-    **{f"{kind} alone": {"kinds": (kind,)} for kind in ("cells", *WHOLE)},
-    **{f"{kind} alone, no second opinion": {"kinds": (kind,), "profiles": False} for kind in ("cells", *WHOLE)},
-    "views + cells (no further pass)": {"kinds": FREE},
-    "views + cells, no second opinion": {"kinds": FREE, "profiles": False},
-    "views + 2": {"kinds": ("views", "2")},
-    "views + cells + 1.5": {"kinds": (*FREE, "1.5")},
-    "views + cells + 2": {"kinds": (*FREE, "2")},
-    "views + cells + 2, no second opinion": {"kinds": (*FREE, "2"), "profiles": False},
-    "views + cells + 1.5 + 2": {"kinds": (*FREE, "1.5", "2")},
-    "views + cells + 1.5 + 2 + 2.5 + 3 + 4": {"kinds": (*FREE, *WHOLE[1:])},
+    **{f"{kind} alone": {"views": (kind,)} for kind in ("cells", *WHOLE)},
+    **{f"{kind} alone, no second opinion": {"views": (kind,), "profiles": False} for kind in ("cells", *WHOLE)},
+    "views + cells (no further pass)": {"views": FREE},
+    "views + cells, no second opinion": {"views": FREE, "profiles": False},
+    "views + 2": {"views": ("views", "2")},
+    "views + cells + 1.5": {"views": (*FREE, "1.5")},
+    "views + cells + 2": {"views": (*FREE, "2")},
+    "views + cells + 2, no second opinion": {"views": (*FREE, "2"), "profiles": False},
+    "views + cells + 1.5 + 2": {"views": (*FREE, "1.5", "2")},
+    "views + cells + 1.5 + 2 + 2.5 + 3 + 4": {"views": (*FREE, *WHOLE[1:])},
 }
 
 
@@ -336,6 +344,66 @@ def dense(seeds: list[int], count: int | None, out: Path, clip: str) -> None:
         maps = [class_map(*world) for world in worlds]
         f1 = np.mean([bench.macro_f1(labels >= 0.5, truth) for labels, truth in worlds])
         bench.row(name, " ".join(f"{x:.1f}" for x in maps), f"{np.mean(maps):.1f}", f"{f1:.1f}")
+
+
+@main.command("view-sets")
+@bench.seeds
+@bench.count
+@bench.out("dense")
+def view_sets(seeds: list[int], count: int | None, out: Path) -> None:
+    """Quality over cost: dense labels of the test scenes from lists of view sets."""
+    columns = (f"mAP, worlds {' '.join(map(str, seeds))}", "mean", "macro-F1 at ½", "labels per photo")
+    bench.table("views", "views' worth of encoding", *columns)
+    for sets in bench.VIEW_LISTS:
+        worlds = [scene_labels(out, seed, count, method="dense", views=sets) for seed in seeds]
+        maps = [class_map(*world) for world in worlds]
+        f1 = np.mean([bench.macro_f1(labels >= 0.5, truth) for labels, truth in worlds])
+        shown = np.mean([float((labels >= 0.5).float().sum(1).mean()) for labels, _ in worlds])
+        cost, each = bench.views_worth(sets, 64, 32), " ".join(f"{x:.1f}" for x in maps)
+        bench.row(",".join(sets), f"{cost:.4g}", each, f"{np.mean(maps):.1f}", f"{f1:.1f}", f"{shown:.2f}")
+
+
+@main.command("vit")
+@bench.option("--seeds", default="3,4", callback=bench.numbers, help="Seeds of scenes.")
+@bench.count
+@bench.out("vit")
+@bench.option(
+    "--clip", type=click.Path(path_type=Path), required=True, help="What `train_tiny_clip.py --vision vit` wrote."
+)
+@bench.option("--pool", type=click.Choice(["class", "mean"]), default="class", help="As it was trained.")
+def vit(seeds: list[int], count: int | None, out: Path, clip: Path, pool: str) -> None:
+    """Dense labels of a vision transformer, with each attention of its patches, with and without the least agreement.
+
+    "block": the patches after the whole last block, which the mean pool averages.
+    """
+    bench.table("labels", f"mAP, worlds {' '.join(map(str, seeds))}", "mean", "macro-F1 at ½", "agreements", "least")
+    loaded, no_least = mlclip.load_clip, mock.patch.object(dense_labels, "least_agreement", lambda *_: 0.0)
+    whole = mock.patch.object(encoders, "_attention_only", lambda block, patches, _: block(patches, None))
+    rows = [("centred", {"method": "centred"}, ())]
+    for attention in (*encoders.ATTENTIONS, "block"):
+        inside, more = ((whole,), {}) if attention == "block" else ((), {"attention": attention})
+        rows.append((f"cells alone, {attention}", {"views": ("cells",), **more}, (*inside, no_least)))
+        rows.append((f"views,cells,2, {attention}, every set counts", more, (*inside, no_least)))
+        rows.append((f"views,cells,2, {attention}", more, inside))
+    for name, settings, patches in rows:
+        asked = {"method": "dense", "clip": str(clip)} | settings
+        with ExitStack() as stack:
+            pooled = mock.patch.object(pseudolabel, "load_clip", lambda *a, **k: with_pool(loaded(*a, **k), pool))
+            for patch in (pooled, *patches):
+                stack.enter_context(patch)
+            stores = [out / f"{'block' if whole in patches else 'test'}-{clip.stem}-{seed}" for seed in seeds]
+            worlds = zip(seeds, stores, strict=True)
+            tables = [scene_table(out, seed, count, store=store, **asked) for seed, store in worlds]
+        worlds = [(labels.scores, truth.aligned(labels.paths, labels.classes).scores) for labels, truth in tables]
+        maps = [class_map(*world) for world in worlds]
+        f1 = np.mean([bench.macro_f1(labels >= 0.5, truth) for labels, truth in worlds])
+        facts = tables[0][0].meta
+        agrees = "; ".join(
+            f"{name} {' '.join(f'{a:.2f}' for a in part['agreements'])}"
+            for name, part in facts.get("view_sets", {}).items()
+        )
+        each = " ".join(f"{x:.1f}" for x in maps)
+        bench.row(name, each, f"{np.mean(maps):.1f}", f"{f1:.1f}", agrees, f"{facts.get('least_agreement', 0):.2f}")
 
 
 @main.command("compound")

@@ -8,6 +8,10 @@ How it learns: each batch of drawings is matched with one caption per kind, from
 the kinds; the temperature is learned, and the scale is at most CLIP's 100). Some kinds are more frequent than others, as on the web,
 so it over-predicts the frequent kinds. The weights are saved in half precision, and the accuracy is measured with the saved weights.
 Two cores need about ten minutes. The same seed on the same machine and PyTorch gives the same weights. Log: benchmarks/train_tiny_clip.log.
+
+With `--vision vit --distil`, a small vision transformer learns the image embeddings of that CLIP instead: of single objects and of crops
+of scenes, by their cosine, for `--minutes`. The text side stays. It shows what dense labels make of a transformer (`labels.py vit`),
+and is not shipped. With `--pool mean`, its embedding is the mean of the patches after the last block instead of the class token.
 """
 
 from __future__ import annotations
@@ -26,15 +30,19 @@ import click
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
-from mlclip.clip.encoders import AttentionPool, ModifiedResNet
+import mlclip
+from mlclip.clip.encoders import AttentionPool, ModifiedResNet, ResidualAttentionBlock, VisionTransformer
 from mlclip.clip.model import CLIP, build_clip
 from mlclip.clip.pixels import IMAGE_MEAN, IMAGE_STD
 from mlclip.clip.tokenizer import tokenize
-from mlclip.demo import KINDS, SINGLE_FREQUENCY, draw_single
+from mlclip.demo import KINDS, SINGLE_FREQUENCY, draw_scene, draw_single
 
 RESOLUTION, WIDTH, LAYERS, EMBED_DIM = 64, 16, (1, 1, 1, 1), 128
+PATCH, VIT_WIDTH, VIT_LAYERS = 8, 128, 4
+CROPS, SMALLEST_CROP = 10, 0.3  # of each scene; the side of a crop is from this share of the scene's up to all of it
 TEXT = {"context": 77, "vocab": 49408, "width": 64, "layers": 2}
 TEMPLATES = (
     "a photo of a {}",
@@ -48,6 +56,7 @@ TEMPLATES = (
     "a {}",
     "{}",
 )
+SHIPPED = Path(__file__).parents[1] / "mlclip" / "clip" / "tiny.pt"
 HELD_OUT = 10**6  # drawings with this number or a higher one are never used for training
 HELD_OUT_EACH = 60  # drawings of each kind
 
@@ -64,10 +73,14 @@ class Options:
     weight_decay: float
     seed: int
     threads: int
+    vision: str
+    distil: bool
+    pool: str
+    minutes: float
 
 
 @click.command(help=__doc__)
-@click.option("-o", "--output", default=str(Path(__file__).parents[1] / "mlclip" / "clip" / "tiny.pt"))
+@click.option("-o", "--output", default=str(SHIPPED))
 @click.option("--drawings", default=40000)
 @click.option("--epochs", default=10)
 @click.option("--batch", default=128)
@@ -75,8 +88,19 @@ class Options:
 @click.option("--weight-decay", default=0.05)
 @click.option("--seed", default=0)
 @click.option("--threads", default=2)
+@click.option("--vision", type=click.Choice(["resnet", "vit"]), default="resnet")
+@click.option("--distil", is_flag=True, help="Learn the image embeddings of the shipped tiny CLIP.")
+@click.option(
+    "--pool",
+    type=click.Choice(["class", "mean"]),
+    default="class",
+    help="Of a vit: its class token, or the mean of its patches.",
+)
+@click.option("--minutes", default=25.0, help="Time of training with --distil.")
 def main(**chosen) -> None:
     options = Options(**chosen)
+    if options.distil and Path(options.output) == SHIPPED:
+        raise click.UsageError("--distil learns from the shipped weights: pass another file with --output")
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     started = time.time()
@@ -90,13 +114,16 @@ def main(**chosen) -> None:
     kinds = choose_kinds(options.drawings, options.seed)
     pixels = draw(kinds, options.seed, options.threads)
     log(f"drew {len(pixels)} single objects for training")
-    model = new_clip().to(memory_format=torch.channels_last)  # twice as fast on a CPU
-    fit(model, pixels, torch.from_numpy(kinds), options, log)
+    if options.distil:
+        model = distilled(pixels, options, log)
+    else:
+        model = new_clip(options.vision).to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        fit(model, pixels, torch.from_numpy(kinds), options, log)
     state = to_state(model)
     torch.save(state, options.output)
     size, numbers = len(zlib.compress(Path(options.output).read_bytes(), 6)), sum(t.numel() for t in state.values())
     log(f"wrote {Path(options.output).name}: {numbers} numbers, {size / 1e6:.2f} MB deflated")
-    report(build_clip(state), options, log)
+    report(with_pool(build_clip(state), options.pool), options, log)
 
 
 def choose_kinds(count: int, seed: int) -> np.ndarray:
@@ -117,20 +144,51 @@ def draw(kinds: np.ndarray, seed: int, processes: int, first: int = 0) -> Tensor
     return torch.from_numpy(pictures).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
 
 
-def new_clip() -> CLIP:
+def new_clip(vision: str = "resnet") -> CLIP:
     """An untrained CLIP, initialised as CLIP was: normally distributed weights, scaled by width and depth."""
-    model = CLIP(new_resnet(), RESOLUTION, TEXT, EMBED_DIM, "quick_gelu")
+    visual = new_resnet() if vision == "resnet" else new_vit()
+    model = CLIP(visual, RESOLUTION, TEXT, EMBED_DIM, "quick_gelu")
     width, layers = TEXT["width"], TEXT["layers"]
     nn.init.normal_(model.token_embedding.weight, std=0.02)
     nn.init.normal_(model.positional_embedding, std=0.01)
     nn.init.normal_(model.text_projection, std=width**-0.5)
     nn.init.constant_(model.logit_scale, math.log(1 / 0.07))
-    for block in model.transformer.resblocks:
+    init_blocks(model.transformer.resblocks, width, layers)
+    return model
+
+
+def init_blocks(blocks: nn.ModuleList, width: int, layers: int) -> None:
+    for block in blocks:
         nn.init.normal_(block.attn.in_proj_weight, std=width**-0.5)
         nn.init.normal_(block.attn.out_proj.weight, std=(width * 2 * layers) ** -0.5)
         nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
         nn.init.normal_(block.mlp.c_proj.weight, std=(width * 2 * layers) ** -0.5)
-    return model
+
+
+def new_vit() -> VisionTransformer:
+    size = (VIT_WIDTH, VIT_LAYERS, 4 * VIT_WIDTH)
+    visual = VisionTransformer(RESOLUTION // PATCH, PATCH, size, EMBED_DIM, "quick_gelu")
+    for parameter in (visual.class_embedding, visual.positional_embedding, visual.proj):
+        nn.init.normal_(parameter, std=VIT_WIDTH**-0.5)
+    init_blocks(visual.transformer.resblocks, VIT_WIDTH, VIT_LAYERS)
+    return visual
+
+
+class MeanBlock(ResidualAttentionBlock):
+    """A last block whose result is the mean of its patches instead of the class token."""
+
+    def first_token(self, x: Tensor) -> Tensor:
+        return self(x, None)[:, 1:].mean(1)  # (N, 1 + h·w, E) -> (N, E)
+
+
+def with_pool(model: CLIP, pool: str) -> CLIP:
+    """The same CLIP; with "mean" its vision transformer ends in a `MeanBlock`. No weight file shows which one it is."""
+    if pool == "mean":
+        blocks = model.visual.transformer.resblocks
+        last = MeanBlock(VIT_WIDTH, 4 * VIT_WIDTH, 64, "quick_gelu")
+        last.load_state_dict(blocks[-1].state_dict())
+        blocks[-1] = last
+    return model.eval()
 
 
 def new_resnet() -> ModifiedResNet:
@@ -160,18 +218,14 @@ def normalise(pixels: Tensor) -> Tensor:
 
 def similarities(model: CLIP, pixels: Tensor, tokens: Tensor) -> Tensor:
     """(N, 3, H, W) uint8 and (C, L) -> (N, C) cosines times exp(logit_scale)."""
-    images = F.normalize(model.encode_image(normalise(pixels)), dim=-1)
+    images = image_embeddings(model, pixels)
     texts = F.normalize(model.encode_text(tokens), dim=-1)
     return model.logit_scale.exp() * images @ texts.T
 
 
 def fit(model: CLIP, pixels: Tensor, kinds: Tensor, options: Options, log: Callable[[str], None]) -> None:
     """The training loop: AdamW; the learning rate rises for a short time and then falls as a cosine."""
-    captions = all_captions()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
+    captions, optimizer = all_captions(), new_optimizer(model, options)
     steps = len(pixels) // options.batch  # per epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / (options.epochs * steps)))
     model.train()
@@ -188,6 +242,81 @@ def fit(model: CLIP, pixels: Tensor, kinds: Tensor, options: Options, log: Calla
                 model.logit_scale.clamp_(max=math.log(100))
             losses.append(loss.item())
         log(f"epoch {epoch + 1:2d}  loss {np.mean(losses):.4f}  exp(logit_scale) {model.logit_scale.exp().item():.1f}")
+
+
+def new_optimizer(model: nn.Module, options: Options) -> torch.optim.Optimizer:
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
+
+
+def _draw_crops(job: tuple[int, int]) -> np.ndarray:
+    """CROPS random squares of one scene, (CROPS, 64, 64, 3) uint8."""
+    number, seed = job
+    rng = np.random.default_rng([seed, 3, number])
+    picture, crops = draw_scene(rng)[0], []
+    for _ in range(CROPS):
+        side = picture.width * rng.uniform(SMALLEST_CROP, 1)
+        left, top = rng.uniform(0, picture.width - side, 2)
+        box = (left, top, left + side, top + side)
+        crops.append(np.asarray(picture.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC, box=box)))
+    return np.stack(crops)
+
+
+def draw_crops(scenes: int, seed: int, processes: int, first: int = 0) -> Tensor:
+    """Crops of drawn scenes, (scenes · CROPS, 3, 64, 64) uint8. They are not scenes of `mlclip demo`."""
+    with ProcessPoolExecutor(processes) as pool:
+        jobs = [(first + number, seed) for number in range(scenes)]
+        pictures = np.concatenate(list(pool.map(_draw_crops, jobs, chunksize=64)))
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2)
+
+
+def image_embeddings(model: CLIP, pixels: Tensor) -> Tensor:
+    """(N, 3, H, W) uint8 -> L2-normalised embeddings (N, D)."""
+    return F.normalize(model.encode_image(normalise(pixels)), dim=-1)
+
+
+def distilled(pixels: Tensor, options: Options, log: Callable[[str], None]) -> CLIP:
+    """A CLIP with a new image encoder that learns the shipped one's embeddings of `pixels` and of as many crops of scenes.
+
+    The loss is 1 − cosine. The learning rate follows the share of the minutes that has passed.
+    """
+    teacher = mlclip.load_clip("tiny")
+    pixels = torch.cat([pixels, draw_crops(len(pixels) // CROPS, options.seed, options.threads)])
+    held_out = draw_crops(HELD_OUT_EACH, options.seed, options.threads, first=HELD_OUT)
+    with torch.inference_mode():
+        targets, expected = (
+            torch.cat([image_embeddings(teacher, part) for part in of.split(256)]) for of in (pixels, held_out)
+        )
+    targets = targets.clone()
+    model = new_clip(options.vision)
+    for name, parameter in teacher.named_parameters():
+        if not name.startswith("visual."):
+            model.get_parameter(name).data.copy_(parameter)
+    model = with_pool(model, options.pool)
+    optimizer = new_optimizer(model.visual, options)
+    log(
+        f"{len(pixels)} pictures with their embeddings; {sum(p.numel() for p in model.visual.parameters())} numbers learn"
+    )
+    started, steps, losses, passed = time.time(), 0, [], 0.0
+    while passed < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * one_cycle(passed)
+        rows = torch.randint(len(pixels), (options.batch,))
+        loss = 1 - (image_embeddings(model, pixels[rows]) * targets[rows]).sum(-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.visual.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        steps, passed = steps + 1, (time.time() - started) / (60 * options.minutes)
+        if steps % 500 == 0 or passed >= 1:
+            log(f"step {steps:5d}  cosine of the last steps {1 - np.mean(losses[-500:]):.3f}")
+    with torch.inference_mode():
+        found = torch.cat([image_embeddings(model, part) for part in held_out.split(256)])
+    log(f"cosine with the embeddings of {len(held_out)} held-out crops: {(found * expected).sum(-1).mean():.3f}")
+    return model
 
 
 def one_cycle(share: float, rise: float = 0.1) -> float:

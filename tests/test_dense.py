@@ -1,4 +1,4 @@
-"""Dense labels: the equations, the cells in their stores, and the labels of several kinds of views."""
+"""Dense labels: the equations, the cells in their stores, and the labels of several view sets."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Told
 from toy_clip import ToyCLIP
 
 import mlclip
+from mlclip.cli import _status
 from mlclip.clip import encoders
 from mlclip.clip.model import CLIP
 from mlclip.config import InputError, PseudolabelConfig
+from mlclip.demo import write_scenes
+from mlclip.distributed import Runtime
 from mlclip.images import find_images, loader, open_image, view_pixels
 from mlclip.methods import dense
 from mlclip.teacher import encode
 from mlclip.teacher.cache import list_stores
 from mlclip.teacher.encode import cell_key, embed_views_and_cells, view_key
-from mlclip.teacher.label import label_by_view_sets
+from mlclip.teacher.label import centre, label_by_view_sets, labels_by_gaussians
 from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import Teacher
 from mlclip.teacher.store import Store, default_store
@@ -40,7 +44,7 @@ class MemoryViews:
 
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
-CENTRED, DENSE = PseudolabelConfig(), PseudolabelConfig("dense", kinds=("views", "cells", "2"))
+CENTRED, DENSE = PseudolabelConfig(), PseudolabelConfig("dense", views=("views", "cells", "2"))
 
 
 def label(photos, teacher, config=DENSE, classes=CLASSES, **options):
@@ -107,7 +111,7 @@ def test_a_store_of_centred_labels_is_extended_and_not_computed_again(photos, te
     centred = label(photos, teacher, CENTRED)
     shard = stored(photos, teacher)
     encoded["plain"].clear()
-    labels = label(photos, teacher, PseudolabelConfig("dense", kinds=("views", "2")))
+    labels = label(photos, teacher, PseudolabelConfig("dense", views=("views", "2")))
     assert not encoded["plain"] and {shape[-1] for shape in encoded["cells"]} == {128}
     assert torch.equal(stored(photos, teacher), shard)
     assert labels.meta["levels"] == centred.meta["levels"] and labels.meta["mixture"] == centred.meta["mixture"]
@@ -135,15 +139,13 @@ def test_a_transformer_s_cells_have_a_store_for_each_attention(photos):
     torch.nn.init.eye_(clip.text_projection)
     for attention in ("key", "query"):
         labels = label(photos, Teacher(clip), replace(DENSE, attention=attention))
-        assert labels.scores.shape == (12, 3) and set(labels.meta["kinds"]) == {"views", "cells", "2"}
+        assert labels.scores.shape == (12, 3) and set(labels.meta["view_sets"]) == {"views", "cells", "2"}
     assert [info.kind for info in list_stores()] == ["embeddings"] + 4 * ["cells"]
 
 
-def test_kinds_that_are_the_same_cells_for_a_clip_are_refused(photos, teacher):
-    with pytest.raises(
-        InputError, match=r"`kinds` 2 and 2\.1 are the same cells for this CLIP: the photo at 128 pixels"
-    ):
-        label(photos, teacher, PseudolabelConfig("dense", kinds=("2", "2.1")))
+def test_view_sets_that_are_the_same_for_a_clip_are_refused(photos, teacher):
+    with pytest.raises(InputError, match=r"`views` 2 and 2\.1 are the same for this CLIP: the photo at 128 pixels"):
+        label(photos, teacher, PseudolabelConfig("dense", views=("2", "2.1")))
 
 
 def test_a_run_that_was_interrupted_continues_and_an_unreadable_photo_is_skipped(
@@ -161,6 +163,42 @@ def test_a_run_that_was_interrupted_continues_and_an_unreadable_photo_is_skipped
     assert [path for path, _ in labels.meta["skipped"]] == ["03.jpg"] and len(labels) == 11
 
 
+def test_sizes_alone_encode_no_views_and_the_store_can_be_extended(photos, teacher, encoded, tmp_path):
+    store, told = tmp_path / "store", Told()
+    fast = label(photos, teacher, PseudolabelConfig(views="fast"), store=store, runtime=Runtime(progress=told))
+    assert fast.meta["method"] == "dense" and fast.meta["settings"]["views"] == ("1.5", "2")
+    assert not encoded["plain"] and {shape[-1] for shape in encoded["cells"]} == {96, 128}
+    assert any(line.startswith("agreement of each view set with the mean of all") for line in told.lines)
+    assert set(fast.meta["view_sets"]) == {"1.5", "2"} and set(fast.meta["histograms"]) == {"patch features"}
+    with pytest.raises(
+        InputError, match=r"labels from the view sets 1\.5, 2 have no levels for crops.*`--views default`"
+    ):
+        crop_scorer_for(fast, teacher)
+    encoded["cells"].clear()
+    label(photos, teacher, store=store)
+    assert {shape[-1] for shape in encoded["cells"]} == {64}  # the views, which the folder lacked
+    alone = label(photos, teacher, PseudolabelConfig(views=("2",)), store=store)
+    assert alone.meta["view_sets"]["2"]["agreements"][0] == 1 and torch.isfinite(alone.scores).all()
+
+
+def test_patch_features_that_mean_nothing_do_not_count(tmp_path, monkeypatch, capsys):
+    write_scenes(tmp_path, train=20, test=0)
+    plain, order = encode.embed_views_and_cells, torch.randperm(128, generator=torch.Generator().manual_seed(0))
+
+    def scrambled(*args):
+        embeddings, cells = plain(*args)
+        return embeddings, cells[..., order]
+
+    monkeypatch.setattr(encode, "embed_views_and_cells", scrambled)
+    asked = ["pseudolabel", str(tmp_path / "train"), "--clip", "tiny", "--workers", "0", "-o"]
+    assert _status([*asked, str(tmp_path / "dense.pt")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "does not count: its agreement is 0." in line]
+    assert [line.split(" does not")[0].split("view set ")[1] for line in lines] == ["cells", "2"]
+    assert _status([*asked, str(tmp_path / "centred.pt"), "--method", "centred"]) == 0
+    dense_table, centred_table = (mlclip.read_labels(tmp_path / f"{name}.pt") for name in ("dense", "centred"))
+    assert torch.equal(dense_table.scores, centred_table.scores)
+
+
 def toy(photos=300, cells=16, classes=6, seed=0):
     """Texts, and unit vectors (N, M, D) in which a few cells show a class; true labels (N, C)."""
     generator = torch.Generator().manual_seed(seed)
@@ -175,8 +213,20 @@ def toy(photos=300, cells=16, classes=6, seed=0):
 
 
 def dense_labels(text, views, **cells):
-    config = PseudolabelConfig("dense", kinds=("views", *cells))
-    return label_by_view_sets({k: MemoryViews(v) for k, v in cells.items()}, MemoryViews(views), text, 6, 30.0, config)
+    config = PseudolabelConfig("dense", views=("views", *cells))
+    return label_by_view_sets({k: MemoryViews(v) for k, v in {"views": views, **cells}.items()}, text, 6, 30.0, config)
+
+
+def test_a_class_without_a_confident_photo_does_not_change_the_others():
+    text, cells, truth = toy(photos=60)
+    views = F.normalize(cells.unflatten(1, (8, 2)).mean(2), dim=-1)
+    own, all_taught = centre(MemoryViews(cells), text, 12.0, 30.0), dense_labels(text, views)[0]
+    (full, _), (labels, scores) = (
+        labels_by_gaussians(MemoryViews(cells), text, own, taught_by, 12.0, PseudolabelConfig("dense"))
+        for taught_by in (all_taught, all_taught.index_fill(1, torch.tensor([3]), 0.5))
+    )
+    assert torch.equal(labels[:, 3], own.labels[:, 3]) and torch.equal(scores[:, 3], own.scores[:, 3])
+    assert ((labels >= 0.5) == (full >= 0.5)).float().mean() > 0.95 and agreement_with(truth, labels) > 0.9
 
 
 def agreement_with(truth, labels):
@@ -185,15 +235,15 @@ def agreement_with(truth, labels):
 
 def test_cells_find_what_mixed_views_hide_and_useless_cells_do_little_harm():
     text, cells, truth = toy()
-    views = F.normalize(cells.unflatten(1, (2, 8)).mean(2), dim=-1)  # two views that mix eight cells each
+    views = F.normalize(cells.unflatten(1, (8, 2)).mean(2), dim=-1)  # views that mix two cells each
     noise = F.normalize(torch.randn(cells.shape, generator=torch.Generator().manual_seed(1)), dim=-1)
     alone, _ = dense_labels(text, views)
     both, summary = dense_labels(text, views, **{"2": cells})
     noisy, bad = dense_labels(text, views, **{"2": cells, "4": noise})
     assert agreement_with(truth, both) > agreement_with(truth, alone) + 0.02
     assert agreement_with(truth, noisy) > agreement_with(truth, both) - 0.02
-    agreements = {kind: facts["agreements"] for kind, facts in bad["kinds"].items()}
-    assert max(agreements["4"]) < min(agreements["2"]) and len(summary["kinds"]["2"]["levels"]["1"]) == 6
+    agreements = {kind: facts["agreements"] for kind, facts in bad["view_sets"].items()}
+    assert max(agreements["4"]) < min(agreements["2"]) and len(summary["view_sets"]["2"]["levels"]["1"]) == 6
 
 
 def test_labels_do_not_depend_on_the_batches_of_the_cells():
@@ -204,9 +254,9 @@ def test_labels_do_not_depend_on_the_batches_of_the_cells():
             for rows in torch.arange(len(self)).flip(0).split(7):
                 yield rows, self.vectors[rows]
 
-    config = PseudolabelConfig("dense", kinds=("views", "2"))
+    config = PseudolabelConfig("dense", views=("views", "2"))
     one, several = (
-        label_by_view_sets({"2": kind(cells)}, kind(cells[:, :5]), text, 6, 30.0, config)[0]
+        label_by_view_sets({"views": kind(cells[:, :5]), "2": kind(cells)}, text, 6, 30.0, config)[0]
         for kind in (MemoryViews, Portions)
     )
     assert torch.allclose(one, several, atol=1e-4)

@@ -12,7 +12,7 @@ WRONG = [
     *(("centred", {"grids": grids}) for grids in ((), (0,), (2, 2))),
     *(("centred", {name: value}) for name in ("rank_scale", "prior_photos") for value in (0.0, math.inf)),
     ("ccd", {"max_entropy": math.inf}),
-    *(("dense", {"kinds": kinds}) for kinds in ((), ("2", "2.0"), ("cell",), ("0.2",), ("nan",), ("99",))),
+    *(("dense", {"views": views}) for views in ((), ("2", "2.0"), ("cell",), ("0.2",), ("nan",), ("99",))),
 ]
 WRONG_IN_TRAINING = [
     ("fixed", {"average": -0.1}),
@@ -30,7 +30,7 @@ UNUSED = [
     (PseudolabelConfig, "centred", {"floor": 0.1}, "ccd"),
     (PseudolabelConfig, "ccd", {"zeta": 0.1}, "cdul"),
     (PseudolabelConfig, "cdul", {"grids": (1, 2)}, "centred"),
-    (PseudolabelConfig, "centred", {"kinds": ("views",)}, "dense"),
+    (PseudolabelConfig, "centred", {"views": ("views",)}, "dense"),
     (TrainConfig, "fixed", {"sigma": 0.5}, "cdul"),
     *((TrainConfig, "probe", {name: value}, "fixed") for name, value in (
         ("epochs", 3), ("lr", 1e-3), ("batch_size", 8), ("average", 0.1), ("head_lr_factor", 2.0), ("augment", "crop"),
@@ -56,8 +56,12 @@ def test_a_setting_that_the_method_does_not_use_is_refused_and_another_method_na
 
 def test_what_is_not_given_follows_from_the_method_and_the_preset():
     assert PseudolabelConfig(grids=(3, 1)).grids == (1, 3)
-    assert PseudolabelConfig("dense", kinds=("views", 1.5)).kinds == ("views", "1.5")
-    assert PseudolabelConfig(kinds=("views",)).method == "dense" and PseudolabelConfig().method == "centred"
+    assert PseudolabelConfig("dense", views=("views", 1.5)).views == ("views", "1.5")
+    assert (
+        PseudolabelConfig(views="fast").views == ("1.5", "2")
+        and PseudolabelConfig(views=["default"]).method == "centred"
+    )
+    assert PseudolabelConfig(views=("views",)).method == "dense" and PseudolabelConfig().method == "centred"
     assert [TrainConfig(method=method).average for method in TrainConfig.METHODS] == [0.1, None, 0.1, 0, 0]
     assert TrainConfig(method="cdul", average=0.5).average == 0.5
     probe = TrainConfig(method="probe", preset="laptop")

@@ -33,7 +33,9 @@ class Listed(click.ParamType):
     def __init__(self, item: type):
         self.item = item
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
+    def convert(self, value: str | tuple, param: click.Parameter | None, ctx: click.Context | None) -> tuple:
+        if isinstance(value, tuple):  # the default
+            return value
         try:
             return tuple(self.item(part.strip()) for part in value.split(","))
         except ValueError:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields, replace
 
 from .fields import check_values, rare, refuse_unused, require, setting
 
-NAMED_KINDS = ("views", "cells")  # of views, for dense labels; any other kind is a number
-LARGEST_KIND = 8  # the largest multiple of CLIP's input size
+NAMED_SETS = ("views", "cells")  # view sets of dense labels; any other one is a multiple of CLIP's input size ...
+LARGEST_MULTIPLE = 8  # ... up to this
+VIEW_SETS = {"fast": ("1.5", "2"), "default": ("views", "cells", "2"), "best": ("views", "cells", "1.5", "2")}
 
 _CDUL, _CCD, _CENTRED, _DENSE = ("cdul",), ("ccd",), ("centred", "dense"), ("dense",)  # methods of labelling
 
@@ -96,10 +97,11 @@ class PseudolabelConfig:
         "cell, too.",
         methods=_CENTRED,
     )
-    kinds: tuple[str, ...] = rare(
-        ("views", "cells", "2"),
-        "What is averaged: views (the centred labels), cells (those of the same views, without a further pass), and numbers: the "
-        "cells of the whole photo at that multiple of CLIP's input size, each with a further pass.",
+    views: tuple[str, ...] = setting(
+        VIEW_SETS["default"],
+        "What dense labels are the mean of: fast, default, best, or a list. fast (1.5,2; for a CLIP with a ResNet) encodes a third as "
+        "much as default, best (views,cells,1.5,2) somewhat more. In a list, views are the centred labels, cells those of the same "
+        "views' feature maps, and a number is the whole photo at that multiple of CLIP's input size.",
         methods=_DENSE,
     )
     attention: str = rare(
@@ -119,6 +121,8 @@ class PseudolabelConfig:
     )
 
     def __post_init__(self):
+        views = (self.views,) if isinstance(self.views, str) else tuple(map(str, self.views))
+        object.__setattr__(self, "views", VIEW_SETS.get(views[0], views) if len(views) == 1 else views)
         if self.method is None:
             dense = any(s.metadata["methods"] == _DENSE and getattr(self, s.name) != s.default for s in fields(self))
             object.__setattr__(self, "method", "dense" if dense else "centred")
@@ -126,21 +130,18 @@ class PseudolabelConfig:
         object.__setattr__(self, "grids", tuple(sorted(self.grids)))
         holds = self.grids and all(1 <= n <= 16 for n in self.grids) and len({*self.grids}) == len(self.grids)
         require(holds, "grids", ",".join(map(str, self.grids)), "different numbers from 1 to 16, such as 1,2,3")
-        self._require_kinds()
+        self._require_views()
         refuse_unused(self)
 
-    def _require_kinds(self) -> None:
-        object.__setattr__(self, "kinds", tuple(map(str, self.kinds)))
-        named = [kind for kind in self.kinds if kind in NAMED_KINDS]
+    def _require_views(self) -> None:
+        named = [name for name in self.views if name in NAMED_SETS]
         try:
-            sizes = [float(kind) for kind in self.kinds if kind not in NAMED_KINDS]
+            sizes = [float(name) for name in self.views if name not in NAMED_SETS]
         except ValueError:
             sizes = [0.0]
-        holds = self.kinds and len({*named, *sizes}) == len(self.kinds)
-        wanted = (
-            f"different ones of {', '.join(NAMED_KINDS)} and numbers from 0.5 to {LARGEST_KIND}, such as views,cells,2"
-        )
-        require(holds and all(0.5 <= n <= LARGEST_KIND for n in sizes), "kinds", ",".join(self.kinds), wanted)
+        holds = self.views and len({*named, *sizes}) == len(self.views)
+        wanted = f"{', '.join(VIEW_SETS)}, or different ones of {', '.join(NAMED_SETS)} and numbers from 0.5 to {LARGEST_MULTIPLE}"
+        require(holds and all(0.5 <= n <= LARGEST_MULTIPLE for n in sizes), "views", ",".join(self.views), wanted)
 
 
 @dataclass(frozen=True)

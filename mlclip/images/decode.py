@@ -16,15 +16,21 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from . import tiff
 from .colour import in_srgb
-from .mend import jpeg_endings, png_chunks, without_texts
+from .jpeg_end import jpeg_endings
 from .shards import locate
 
 MAX_PIXELS = 178_000_000  # no more are decoded of a photo
 MAX_BYTES = 2**30
+SETTINGS = (  # of Pillow, while it decodes
+    (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
+    (Image, "MAX_IMAGE_PIXELS", None),  # MAX_PIXELS stands in its place
+    (PngImagePlugin, "MAX_TEXT_CHUNK", 2**24),  # bytes of one text of a PNG, or of its colour profile
+    (PngImagePlugin, "MAX_TEXT_MEMORY", 2**28),  # bytes of all texts
+)
 BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
 MARGIN = 2  # a JPEG may be decoded at a fraction of its size, but at no less than this many times the requested size
 # not EPS: it would start Ghostscript
@@ -85,8 +91,10 @@ def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> 
         except MemoryError as error:
             raise Unreadable("not enough memory to decode it") from error
         except PILLOW_ERRORS as error:
-            if mended := _decode_mended(data, smallest):
-                return mended
+            with suppress(*PILLOW_ERRORS):
+                first, second = jpeg_endings(data)
+                if _decode(first, None).tobytes() == _decode(second, None).tobytes():
+                    return _decode(first, smallest)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             raise Unreadable(f"damaged or cut short ({reason})") from error
 
@@ -115,7 +123,7 @@ def _read(file: str | Path, again: bool = True) -> bytes:
 
 
 class _StrictAndQuiet(AbstractContextManager):
-    """Make Pillow strict but for large pictures, whatever the calling program has set, and silence its warnings.
+    """Make Pillow strict about damage but not about size, whatever the calling program has set, and silence its warnings.
 
     These are settings of the whole process. Threads share them: the first one in sets them, the last one out restores them.
     """
@@ -128,10 +136,10 @@ class _StrictAndQuiet(AbstractContextManager):
             self._inside += 1
             if self._inside > 1:
                 return
-            self._restore.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
-            self._restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            for module, name, value in SETTINGS:
+                self._restore.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, value)
             self._restore.enter_context(warnings.catch_warnings())
-            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None  # `_decode` has a limit of its own
             warnings.simplefilter("ignore")
 
     def __exit__(self, *_: object) -> None:
@@ -144,8 +152,7 @@ class _StrictAndQuiet(AbstractContextManager):
 _STRICT_AND_QUIET = _StrictAndQuiet()
 
 
-def _decode(data: bytes, smallest: tuple[int, int] | None, profile: bytes | None = None) -> Image.Image:
-    """`profile` is used in place of the one in `data`."""
+def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=_formats_for(data))
     if image.format == "TIFF" and (problem := tiff.prepare(image)):
         raise Unreadable(problem)
@@ -164,8 +171,8 @@ def _decode(data: bytes, smallest: tuple[int, int] | None, profile: bytes | None
     deep = image.mode.startswith("I") or any(";16" in str(tile) for tile in image.tile)
     image.load()
     pixels = rgb = _to_rgb(image)
-    if profile or "icc_profile" in image.info:
-        pixels = in_srgb(image, rgb, profile or image.info["icc_profile"])
+    if "icc_profile" in image.info:
+        pixels = in_srgb(image, rgb, image.info["icc_profile"])
     ignored, pixels = pixels is None, pixels or rgb
     if deep and max(high for _, high in pixels.getextrema()) <= 16:
         raise Unreadable("nearly black, perhaps 12 bits in 16; spread its values over 0 to 65535 or make them 8 bits")
@@ -173,17 +180,6 @@ def _decode(data: bytes, smallest: tuple[int, int] | None, profile: bytes | None
         pixels = pixels.transpose(TURNS[orientation])
     pixels.info[NOTED] = (SEVERAL if several else 0) | (PROFILE if ignored else 0)
     return pixels
-
-
-def _decode_mended(data: bytes, smallest: tuple[int, int] | None) -> Image.Image | None:
-    """A second try, see `mend`. None if it fails too."""
-    with suppress(*PILLOW_ERRORS):
-        if parts := without_texts(data):
-            return _decode(parts[0], smallest, parts[1])
-        if endings := jpeg_endings(data):
-            first, second = (_decode(ending, None).tobytes() for ending in endings)
-            return _decode(endings[0], smallest) if first == second else None
-    return None
 
 
 def _orientation(image: Image.Image, data: bytes) -> int | None:
@@ -205,10 +201,17 @@ def _orientation(image: Image.Image, data: bytes) -> int | None:
 
 def _wrong_checksum(data: bytes) -> str | None:
     """PNG: an image data chunk (IDAT) has a wrong checksum. Pillow checks the other critical chunks, but not this one."""
-    view = memoryview(data)
-    for kind, start, end in png_chunks(data):
-        if kind == b"IDAT" and zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            return f"damaged (wrong checksum in the image data, at byte {start - 8:,})"
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    view, position = memoryview(data), 8
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data) or kind == b"IEND":
+            return None
+        if kind == b"IDAT" and zlib.crc32(view[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return f"damaged (wrong checksum in the image data, at byte {position:,})"
+        position = end + 4
     return None
 
 

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import NAMED_KINDS
+from ..config import NAMED_SETS
 
-VIEWS, CELLS = NAMED_KINDS  # the view sets without a further pass; any other one is a multiple of CLIP's side
+VIEWS, CELLS = NAMED_SETS  # both come from one pass; any other set is the whole photo at a multiple of CLIP's side
 PRESENT = 0.5  # a photo shows a class, as far as agreement is concerned, if its label is at least this high
+FULL_AGREEMENT = 0.9  # about that of patch features that mean the same as the views
 
 
 def pool_cells(cells: Tensor, side: int) -> Tensor:
@@ -54,6 +55,24 @@ def agreement(logits: Tensor, labels: Tensor, threshold: float = PRESENT) -> flo
     return float(((precision * hits).sum(0) / hits.sum(0)).mean())
 
 
+def least_agreement(labels: Tensor, threshold: float = PRESENT) -> float:
+    """The agreement with `labels` (N, C) below which a view set does not count: halfway from chance to FULL_AGREEMENT.
+
+    Chance is the mean average precision of a random order. With n of N photos it is (H + (N − H) · (n − 1) / (N − 1)) / N, where
+    H = 1 + 1/2 + … + 1/N. Without any class that counts, the result is 0.
+
+    >>> round(least_agreement(torch.tensor([[0.9], [0.1]])), 4)  # chance is ¾: the mean of 1 and ½
+    0.825
+    """
+    present = labels >= threshold  # (N, C)
+    shown = present[:, present.any(0) & ~present.all(0)].sum(0).double()  # (counted,)
+    if not len(shown):
+        return 0.0
+    photos, harmonic = len(labels), float((1 / torch.arange(1, len(labels) + 1, dtype=torch.double)).sum())
+    chance = (harmonic + (photos - harmonic) * (shown - 1) / (photos - 1)) / photos
+    return (float(chance.mean()) + FULL_AGREEMENT) / 2
+
+
 def average_labels(labels: Sequence[Tensor], agreements: Sequence[float]) -> Tensor:
     """The mean of several labels (N, C), weighted by the squares of their agreements.
 
@@ -64,10 +83,20 @@ def average_labels(labels: Sequence[Tensor], agreements: Sequence[float]) -> Ten
     return torch.einsum("k,knc->nc", weights / weights.sum(), torch.stack(list(labels))).clamp(0, 1)  # rounding
 
 
-def side_of_kind(kind: str, side: int, stride: int) -> int:
+def encoded_sets(chosen: Sequence[str]) -> list[str]:
+    """The view sets that are encoded for the `chosen` ones. The views come first; they cost nothing beside their own cells.
+
+    >>> encoded_sets(["cells", "2"]), encoded_sets(["1.5", "2"])
+    (['views', 'cells', '2'], ['1.5', '2'])
+    """
+    patches = [name for name in chosen if name != VIEWS]
+    return [VIEWS, *patches] if {VIEWS, CELLS} & {*chosen} else patches
+
+
+def side_at(size: str, side: int, stride: int) -> int:
     """The side in pixels of the whole photo for a view set such as "1.5": that multiple of CLIP's `side`, in whole strides.
 
-    >>> side_of_kind("1.5", 224, 32), side_of_kind("1.1", 224, 32)
+    >>> side_at("1.5", 224, 32), side_at("1.1", 224, 32)
     (352, 256)
     """
-    return max(1, int(float(kind) * side / stride + 0.5)) * stride
+    return max(1, int(float(size) * side / stride + 0.5)) * stride

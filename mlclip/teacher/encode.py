@@ -22,7 +22,7 @@ from ..config import InputError
 from ..distributed import Runtime
 from ..images import Photo
 from ..methods.centred import MOST_DENSE
-from ..methods.dense import CELLS, VIEWS, pool_cells, side_of_kind
+from ..methods.dense import CELLS, VIEWS, encoded_sets, pool_cells, side_at
 from .fill import Filled, filled_stores
 from .scoring import Teacher
 from .store import Key, Store, default_store
@@ -39,10 +39,10 @@ def view_key(teacher: Teacher, grids: Sequence[int], size: int | None = None) ->
                precision=teacher.precision, pixels=teacher.pixels)  # fmt: skip
 
 
-def cell_key(kind: str, teacher: Teacher, grids: Sequence[int], attention: str) -> Key:
+def cell_key(view_set: str, teacher: Teacher, grids: Sequence[int], attention: str) -> Key:
     """The key of a store of patch features: "cells" (of the views in `grids`), or a multiple of CLIP's side for the whole photo."""
-    of_views = kind == CELLS
-    size = teacher.input_size if of_views else side_of_kind(kind, teacher.input_size, teacher.stride)
+    of_views = view_set == CELLS
+    size = teacher.input_size if of_views else side_at(view_set, teacher.input_size, teacher.stride)
     side = min(VIEW_SIDE if of_views else PHOTO_SIDE, size // teacher.stride)
     return Key("cells", teacher.sha256, teacher.clip.activation, size, tuple(grids) if of_views else (1,), side, attention,
                teacher.precision, teacher.pixels)  # fmt: skip
@@ -56,30 +56,32 @@ def encoded_views(
     root: str,
     grids: Sequence[int] = (1, 3),
     size: int | None = None,
-    kinds: Sequence[str] = (),
+    view_sets: Sequence[str] = (VIEWS,),
     attention: str = "key",
     store: str | Path | None = None,
     batch_size: int = 64,
     runtime: Runtime | None = None,
 ) -> Iterator[Filled]:
-    """The store of the views of all photos, then one of patch features for each of `kinds` but "views". Nobody deletes them in this block.
+    """The store of each of `encoded_sets(view_sets)` for all photos: the views, and patch features. Nobody deletes them in this block.
 
     `grids` (1, 3) means the whole photo and its 3×3 snippets, each resized to a square of `size` pixels (None: CLIP's input
-    size). `batch_size` counts views, not photos. `store` is a folder for the views, with a subfolder for each other kind; by
-    default all are in the cache. Raises InputError if a store cannot be used or if the ranks have different photos.
+    size). `batch_size` counts views, not photos. `store` is a folder for the views, with a subfolder for each set of
+    patch features; by default all are in the cache. Raises InputError if a store cannot be used or if the ranks have different photos.
     """
-    names = [kind for kind in kinds if kind != VIEWS]
-    keys = [view_key(teacher, grids, size), *(cell_key(kind, teacher, grids, attention) for kind in names)]
-    for kind, key in zip(names, keys[1:], strict=True):
-        first = names[keys[1:].index(key)]
-        if first != kind:
+    names, of_views = encoded_sets(view_sets), view_key(teacher, grids, size)
+    keys = [of_views if name == VIEWS else cell_key(name, teacher, grids, attention) for name in names]
+    for name, key in zip(names, keys, strict=True):
+        first = names[keys.index(key)]
+        if first != name:
             raise InputError(
-                f"`kinds` {first} and {kind} are the same cells for this CLIP: the photo at {key.input_size} pixels. Leave out one."
+                f"`views` {first} and {name} are the same for this CLIP: the photo at {key.input_size} pixels. Leave out one."
             )
     folders = [default_store(key, root) for key in keys]
     if store:
-        plain = [json.dumps(key.as_plain()).encode() for key in keys[1:]]
-        folders = [Path(store), *(Path(store) / f"cells-{hashlib.sha256(text).hexdigest()[:20]}" for text in plain)]
+        hashes = [hashlib.sha256(json.dumps(key.as_plain()).encode()).hexdigest()[:20] for key in keys]
+        folders = [
+            Path(store) / ("" if key == of_views else f"cells-{text}") for key, text in zip(keys, hashes, strict=True)
+        ]
 
     def encode_part(views: Tensor, wanted: list[Key]) -> list[Tensor]:
         """For each key: embeddings (V, 1, D) or pooled patch features (V, s·s, D) of uint8 views, in half precision on the CPU."""
@@ -94,7 +96,7 @@ def encoded_views(
         parts = [encode_part(part, wanted) for part in pixels.flatten(0, 1).split(at_once)]
         return [torch.cat(vectors).unflatten(0, pixels.shape[:2]).flatten(1, 2) for vectors in zip(*parts, strict=True)]
 
-    wanted, batch_pixels = list(zip(folders, keys, strict=True)), batch_size * keys[0].input_size ** 2
+    wanted, batch_pixels = list(zip(folders, keys, strict=True)), batch_size * of_views.input_size**2
     with filled_stores(wanted, photos, encode, batch_pixels, teacher.clip.embed_dim, runtime or Runtime()) as filled:
         yield filled
 

@@ -117,6 +117,7 @@ class Centred(NamedTuple):
     offset: Tensor  # (K,)
     scores: Tensor  # (N, K) log-odds of the photos
     labels: Tensor  # (N, K) in [0, 1]
+    weights: Tensor | None  # (K, K) how the names compete
 
 
 def centred_labels(
@@ -133,12 +134,10 @@ def centred_labels(
     """
     scale, weights = logit_scale * config.rank_scale, name_competition(views, text, related)
     by_levels = centre(views, text, scale, config.prior_photos, weights)
-    labels, summary = by_levels.labels, _confidences(views, text, logit_scale)
-    if weights is not None:
-        summary["same_names"] = [list(pair) for pair in centred.pairs_of(weights)]
+    labels, summary = by_levels.labels, _summary(views, text, logit_scale, weights)
     summary["mixture"] = [by_levels.slope[:classes].tolist(), by_levels.offset[:classes].tolist()]
     if config.profiles:
-        scores, shown = scores_by_examples(views, text, by_levels.levels, labels, scale, config.rank_scale, weights)
+        scores, shown = scores_by_examples(views, text, by_levels, labels, scale, config.rank_scale)
         labels = profiles.rerank_by_profiles(labels, scores, shown, config.prior_photos)
         summary["profile_views"] = shown[:classes].tolist()
     summary["levels"] = levels_of_grids(views, by_levels.levels)
@@ -173,7 +172,7 @@ def centre(
             scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
         slope, offset = centred.fit_mixture(scores, prior_photos)
         labels = (slope * scores + offset).sigmoid()
-    return Centred(levels, slope, offset, scores, labels)
+    return Centred(levels, slope, offset, scores, labels, weights)
 
 
 def class_levels(views: StoredViews, text: Tensor, absent: Tensor) -> Tensor:
@@ -200,22 +199,15 @@ def levels_of_grids(views: StoredViews, levels: Tensor) -> dict[str, list[float]
 
 
 def scores_by_examples(
-    views: StoredViews,
-    text: Tensor,
-    levels: Tensor,
-    labels: Tensor,
-    scale: float,
-    rank_scale: float,
-    weights: Tensor | None = None,
-    of_embeddings: bool = False,
+    views: StoredViews, text: Tensor, own: Centred, labels: Tensor, scale: float, rank_scale: float, of_embeddings=False
 ) -> tuple[Tensor, Tensor]:
     """The log-odds (N, K) of all photos by the views that clearly show each name, and the number of these views (K,).
 
     In each photo with a confident label in `labels` (N, K), the view with the highest log-odds shows the class; all other views
     are background. Gaussians with one covariance (see `profiles.fit_profiles`) are fitted to the cosines of the views with all
-    names, their profiles, or to their embeddings. `levels` (V, K) are those of the views, `weights` (K, K) how the names compete.
+    names, their profiles, or to their embeddings. `own` is what `centre` makes of the views.
     """
-    levels, sums, names = levels.to(text.device), None, None
+    levels, weights, sums, names = own.levels.to(text.device), own.weights, None, None
     if len(text) > centred.MOST_DENSE and not of_embeddings:
         names, basis = len(text), profiles.basis_of(text, levels)
     every = max(1, len(views) * sum(views.sizes) // MOST_VIEWS) if of_embeddings else 1
@@ -241,8 +233,7 @@ def scores_by_examples(
 
 
 def label_by_view_sets(
-    cells: Mapping[str, StoredViews],
-    views: StoredViews,
+    sets: Mapping[str, StoredViews],
     text: Tensor,
     classes: int,
     logit_scale: float,
@@ -251,48 +242,73 @@ def label_by_view_sets(
 ) -> tuple[Tensor, dict]:
     """Dense labels (N, C) and their summary: the mean of the labels of several view sets, weighted by their agreement.
 
-    `cells` are the patch features for each of `config.kinds` but "views"; `views` are the views of centred labels.
-    The agreement of labels is measured with the centred labels. A set of patch features has two labels: those of its levels and those
-    of Gaussians. The summary is that of the centred labels, and `kinds`: for each set its agreements, and its levels.
+    `sets` are those of `dense.encoded_sets`: the views of centred labels, and patch features. A set of patch features has two labels:
+    those of its levels and those of Gaussians. The reference, which teaches the Gaussians and with which agreement is measured, is the
+    centred labels; without views, the mean of the labels of all levels. A set that agrees less than `dense.least_agreement` does not
+    count. The summary is that of the centred labels, and `view_sets`: for each set its agreements, and its levels.
     """
     scale = logit_scale * config.rank_scale
-    by_levels, reference, summary = centred_labels(views, text, classes, logit_scale, config, related)
-    labels, agreements, sets = [], [], {}
+    by_levels = {
+        name: centre(cells, text, scale, config.prior_photos, name_competition(cells, text, related))
+        for name, cells in sets.items()
+        if name != dense.VIEWS
+    }
+    if dense.VIEWS in sets:
+        of_views, reference, summary = centred_labels(sets[dense.VIEWS], text, classes, logit_scale, config, related)
+        by_levels[dense.VIEWS] = of_views._replace(labels=reference)
+    else:
+        first, reference = config.views[0], torch.stack([own.labels for own in by_levels.values()]).mean(0)
+        summary = _summary(sets[first], text, logit_scale, by_levels[first].weights)
+    known = reference[:, :classes]
+    least = dense.least_agreement(known)
 
-    for kind in config.kinds:
-        if kind == dense.VIEWS:
-            of_set, compared, levels = [reference], [by_levels.scores], summary["levels"]
-        else:
-            weights = name_competition(cells[kind], text, related)
-            of_cells = centre(cells[kind], text, scale, config.prior_photos, weights)
-            of_set, compared = [of_cells.labels], [of_cells.scores]
-            levels = levels_of_grids(cells[kind], of_cells.levels)
-            if config.profiles:
-                facts = (of_cells.levels, reference, scale, config.rank_scale, weights)
-                scores, _ = scores_by_examples(cells[kind], text, *facts, of_embeddings=True)
-                of_set.append(centred.presence(scores, config.prior_photos))
-                compared.append(scores)
-        agrees = [dense.agreement(scores[:, :classes], reference[:, :classes]) for scores in compared]
-        sets[kind] = {"agreements": agrees, "levels": levels}
-        labels += [part[:, :classes] for part in of_set]
-        agreements += agrees
-    return dense.average_labels(labels, agreements), summary | {"kinds": sets}
+    counted, facts = [], {}
+    for name in config.views:
+        own = by_levels[name]
+        opinions = [(own.labels[:, :classes], dense.agreement(own.scores[:, :classes], known))]
+        counts = opinions[0][1] >= least
+        if counts and config.profiles and name != dense.VIEWS:
+            labels, scores = labels_by_gaussians(sets[name], text, own, reference, scale, config)
+            opinions.append((labels[:, :classes], dense.agreement(scores[:, :classes], known)))
+        facts[name] = {
+            "agreements": [agrees for _, agrees in opinions],
+            "levels": levels_of_grids(sets[name], own.levels),
+        }
+        counted += opinions if counts else []
+    labels = dense.average_labels(*zip(*counted, strict=True)) if counted else known.contiguous()
+    return labels, summary | {"view_sets": facts, "least_agreement": least}
+
+
+def labels_by_gaussians(
+    cells: StoredViews, text: Tensor, own: Centred, taught_by: Tensor, scale: float, config: PseudolabelConfig
+) -> tuple[Tensor, Tensor]:
+    """Labels and log-odds (N, K) of patch features by Gaussians in embedding space, taught by the labels `taught_by` (N, K).
+
+    A class without a confident photo has no Gaussian, and keeps what its levels gave. In the mixtures, its constant log-odds would
+    move the labels of all other classes.
+    """
+    scores, shown = scores_by_examples(cells, text, own, taught_by, scale, config.rank_scale, of_embeddings=True)
+    learned, labels = shown > 0, own.labels.clone()
+    if learned.any():
+        labels[:, learned] = centred.presence(scores[:, learned], config.prior_photos)
+    return labels, torch.where(learned, scores, own.scores)
 
 
 # --------------------------------------------------------------------------------------------------------- for the report
 
 
-def _confidences(views: StoredViews, text: Tensor, logit_scale: float) -> dict:
-    """How confident CLIP is: the mean top-1 probability of the largest views, and a histogram for each grid."""
-    names = ["whole photos" if n == 1 else f"{n}×{n} snippets" for n in views.grids]
+def _summary(views: StoredViews, text: Tensor, logit_scale: float, weights: Tensor | None) -> dict:
+    """How confident CLIP is: the mean top-1 probability of the largest views, and a histogram for each grid. And `same_names`."""
+    sizes, whole = views.sizes, "whole photos" if views.sizes[0] == 1 else "patch features"
+    names = [whole if n == 1 else f"{n}×{n} snippets" for n in views.grids]
     counts, top1 = {name: torch.zeros(HISTOGRAM_BINS) for name in names}, 0.0
-    sizes = views.sizes
     for _, embeddings in views:  # (n,), (n, V, D)
         best = class_scores(embeddings, text, logit_scale).amax(-1).cpu()  # (n, V)
         for count, of_grid in zip(counts.values(), best.split(sizes, dim=1), strict=True):
             count += torch.histc(of_grid, HISTOGRAM_BINS, 0, 1)
         top1 += float(best[:, : sizes[0]].double().mean(1).sum())
-    return {"mean_top1": top1 / len(views), "histograms": _histograms(counts)}
+    same = {} if weights is None else {"same_names": [list(pair) for pair in centred.pairs_of(weights)]}
+    return same | {"mean_top1": top1 / len(views), "histograms": _histograms(counts)}
 
 
 def _histograms(counts: Mapping[str, Tensor]) -> dict[str, dict]:

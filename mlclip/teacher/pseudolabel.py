@@ -25,12 +25,13 @@ from ..labels.class_names import (
     find_classes,
     find_contrast,
     shorten,
+    show_prompts,
     templates_for,
 )
 from ..labels.class_tree import ancestors
 from ..labels.table import Labels, write_labels
 from ..machine import default_workers
-from ..methods.dense import VIEWS
+from ..methods.dense import encoded_sets
 from ..methods.hierarchy import raise_parents, related
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, LineProgress, Progress
@@ -96,6 +97,7 @@ def pseudolabel(
             if settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")
         prompts, running = templates_for(templates, config.method), {"store": store, "batch_size": batch_size}
+        show_prompts(prompts, names | others, getattr(model, "english", True), progress.log)
         labels = label_photos(
             found, names, teacher, config=config, templates=prompts, contrast=others, runtime=runtime, **running
         )
@@ -135,7 +137,7 @@ def label_photos(
     text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates, compound=config.compound)
     views = {"grids": {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids), "size": size}
     if config.method == "dense":
-        views |= {"kinds": config.kinds, "attention": config.attention}
+        views |= {"view_sets": config.views, "attention": config.attention}
     running = {"store": store, "batch_size": batch_size, "runtime": runtime}
     with encoded_views(found.photos, teacher, root=found.root, **views, **running) as (stores, unreadable):
         skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
@@ -172,7 +174,7 @@ def label_photos(
 def _scores(
     views: Sequence[StoredViews], text: Tensor, parents: Sequence[int], logit_scale: float, config: PseudolabelConfig
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The labels (N, C) and their summary. `views` are one view set, for dense labels followed by patch features.
+    """The labels (N, C) and their summary. `views` are one view set, for dense labels all of `encoded_sets`.
 
     `parents` (C,) has the column of each class's parent, or -1.
     """
@@ -181,9 +183,8 @@ def _scores(
         return label_by(views[0], text, len(parents), logit_scale, config)
     kin = related(parents)
     if config.method == "dense":
-        kinds = [kind for kind in config.kinds if kind != VIEWS]
-        cells = dict(zip(kinds, views[1:], strict=True))
-        return label_by_view_sets(cells, views[0], text, len(parents), logit_scale, config, kin)
+        sets = dict(zip(encoded_sets(config.views), views, strict=True))
+        return label_by_view_sets(sets, text, len(parents), logit_scale, config, kin)
     return label_by_centring(views[0], text, len(parents), logit_scale, config, kin)
 
 
@@ -223,10 +224,8 @@ def _report(
             f"names with nearly the same scores in all views: {shorten(same)}. They do not compete, and get similar labels. "
             "Remove one of a pair, or give it other words (label = other words)."
         )
-    if "kinds" in summary:
-        sets = summary["kinds"].items()
-        listed = ", ".join(f"{kind} {' and '.join(f'{a:.2f}' for a in part['agreements'])}" for kind, part in sets)
-        progress.log(f"agreement of each view set with the centred labels, by levels and by Gaussians: {listed}")
+    if "view_sets" in summary:
+        _report_view_sets(summary, progress)
     bias_photos = summary.get("bias_photos", [])  # (C,)
     missing = [name for name, photos in zip(names, bias_photos, strict=False) if not photos]
     if missing:
@@ -243,3 +242,19 @@ def _report(
     if config.temperature is not None:
         raise InputError(f"{line}. `temperature` {config.temperature:g} is too high; OpenAI's models need 0.01.")
     progress.log(f"warning: {line}. This CLIP may not know these classes, or its weights may be untrained.")
+
+
+def _report_view_sets(summary: dict, progress: Progress) -> None:
+    """Say how well the view sets of dense labels agree, and which of them do not count."""
+    found = {name: part["agreements"] for name, part in summary["view_sets"].items()}
+    least, reference = summary["least_agreement"], "centred labels" if "mixture" in summary else "mean of all"
+    listed = ", ".join(f"{name} {' and '.join(f'{a:.2f}' for a in agreements)}" for name, agreements in found.items())
+    progress.log(f"agreement of each view set with the {reference}, by levels and by Gaussians: {listed}")
+    useless = [name for name, agreements in found.items() if agreements[0] < least]
+    for name in useless:
+        progress.log(
+            f"view set {name} does not count: its agreement is {found[name][0]:.2f}, below {least:.2f}, halfway from chance to 0.9. "
+            "These patch features of this CLIP say too little about the classes."
+        )
+    if len(useless) == len(found):
+        progress.log(f"no view set counts: the labels are the {reference}")

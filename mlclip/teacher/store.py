@@ -217,7 +217,8 @@ class Store:
         with ExitStack() as stack:
             try:
                 if self.folder.is_dir() and not (self.folder / MANIFEST).exists():  # never among the files of the user
-                    foreign = [n for n in os.listdir(self.folder) if n != LOCK and not TEMPORARY.fullmatch(n)]
+                    others = [file for file in self.folder.iterdir() if not is_store(file)]  # patch features are inside
+                    foreign = [file for file in others if file.name != LOCK and not TEMPORARY.fullmatch(file.name)]
                     if foreign:
                         raise InputError(
                             f"{self.folder} holds other files and is not an embedding store. Pass an empty folder as `store`."

@@ -19,12 +19,12 @@ from ..images.names import photo_file
 from ..images.overlay import as_bytes
 from ..labels.table import Labels
 from ..methods import centred
-from ..methods.dense import side_of_kind
+from ..methods.dense import side_at
 from ..progress import SILENT, Progress
 from .encode import embed_views_and_cells
 from .scoring import Teacher, embeddings_of
 
-KIND = "2"  # the patch features are those of the whole photo at this multiple of CLIP's input size
+SIZE = "2"  # the patch features are those of the whole photo at this multiple of CLIP's input size
 LEVEL_PHOTOS = 200  # the level of a class is its mean cosine over the patch features of at most this many photos
 SHOWN_PHOTOS, SHOWN_CLASSES = 24, 4  # in a report
 ATTENTION = "key"
@@ -50,7 +50,7 @@ class CellMaps:
 
 def square_photos(photos: Sequence[Photo], teacher: Teacher) -> PhotoViews:
     """The photos for class maps: whole, each side twice CLIP's input size."""
-    side = side_of_kind(KIND, teacher.input_size, teacher.stride)
+    side = side_at(SIZE, teacher.input_size, teacher.stride)
     return PhotoViews(photos, side, interpolation=teacher.pixels.interpolation)
 
 

@@ -158,6 +158,11 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
             "the labels do not say which CLIP and prompts made them; the label update needs both. Make them with "
             '`mlclip pseudolabel`, or train with `local_views="none"`.'
         )
+    if meta.get("method") == "dense" and "mixture" not in meta:
+        raise InputError(
+            f"labels from the view sets {', '.join(meta['settings']['views'])} have no levels for crops. Make them with `--views default`, "
+            'or train with `local_views="none"`.'
+        )
     if teacher is None:
         raise InputError(
             'the label update needs the CLIP that made the labels as `teacher`. Without it, train with `local_views="none"`.'
@@ -167,7 +172,7 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
     try:
         settings, scale, classes = meta.get("settings", {}), made["logit_scale"], len(labels.classes)
         text = embeddings_of(meta, teacher)
-        if meta.get("method") in ("centred", "dense") and "mixture" in meta:
+        if meta.get("method") in ("centred", "dense"):
             levels = torch.tensor(list(meta["levels"].values())).mean(0)  # (C + contrast,) crops have all sizes
             slope, offset = torch.tensor(meta["mixture"])
             size, scale = made.get("view_size") or teacher.input_size, scale * settings["rank_scale"]
