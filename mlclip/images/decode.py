@@ -34,7 +34,7 @@ SETTINGS = (  # of Pillow, while it decodes
 BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
 MARGIN = 2  # a JPEG may be decoded at a fraction of its size, but at no less than this many times the requested size
 # not EPS: it would start Ghostscript
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JXL")
 READERS = ("Jpeg", "Mpo", "Png", "Bmp", "WebP", "Gif", "Tiff", "Ppm", "Avif")  # of FORMATS; Pillow has 30 more
 ORIENTATION = 0x0112
 NOTED = "noted"  # key of image.info: bit k is set if NOTES[k] is true of the file
@@ -55,9 +55,10 @@ TURNS = {  # EXIF orientation -> the transpose that turns the photo upright
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
+JXL_HEADS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 # how files begin, in lower case
 _PICTURES = {b"\xff\xd8": "JPEG", b"\x89png": "PNG", b"gif8": "GIF", b"bm": "BMP", b"ii*\0": "TIFF", b"mm\0*": "TIFF",
-             b"riff": "WebP"}  # fmt: skip
+             b"riff": "WebP", b"\xff\n": "JPEG XL", b"\0\0\0\x0cjxl ": "JPEG XL"}  # fmt: skip
 _OTHERS = {b"<!doctype html": "HTML", b"<html": "HTML", b"<?xml": "XML", b"<svg": "SVG", b"{": "JSON", b"%pdf": "PDF",
            b"%!ps": "PostScript", b"pk\3\4": "a zip archive"}  # fmt: skip
 
@@ -189,6 +190,8 @@ def _orientation(image: Image.Image, data: bytes) -> int | None:
             start = data.index(b"ipco")  # the list of properties
             properties = data[start : start + int.from_bytes(data[start - 4 : start], "big")]
             value = None if re.search(b"irot|imir", properties) else image.info.get("original_orientation")
+        if image.format == "JXL":  # libjxl has turned it
+            value = None
         return int(value[0] if isinstance(value, bytes | tuple) else value or 1)
     except PILLOW_ERRORS:  # damaged EXIF: use the photo without turning it
         return None
@@ -211,7 +214,7 @@ def _wrong_checksum(data: bytes) -> str | None:
 
 
 def _formats_for(data: bytes) -> tuple[str, ...]:
-    return _formats(_brand(data) in HEIF_BRANDS + AVIF_BRANDS)
+    return _formats(_brand(data) in HEIF_BRANDS + AVIF_BRANDS or data.startswith(JXL_HEADS))
 
 
 def _brand(data: bytes) -> bytes:
@@ -228,6 +231,8 @@ def _why_not(data: bytes) -> str:
         return "HEIC needs a plug-in; run `pip install pillow-heif`"
     if brand in AVIF_BRANDS and "AVIF" not in formats:
         return "AVIF needs a newer Pillow or a plug-in; run `pip install -U pillow` or `pip install pillow-avif-plugin`"
+    if data.startswith(JXL_HEADS) and "JXL" not in formats:
+        return "JPEG XL needs a plug-in; run `pip install pillow-jxl-plugin`"
     head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     picture = "HEIC or AVIF" if brand in HEIF_BRANDS + AVIF_BRANDS else None
     picture = picture or next((name for start, name in _PICTURES.items() if head.startswith(start)), None)
@@ -243,7 +248,7 @@ def _why_not(data: bytes) -> str:
 
 @lru_cache
 def _formats(plug_ins: bool) -> tuple[str, ...]:
-    """The FORMATS that this Pillow can read. With `plug_ins`, installed plug-ins for HEIC and AVIF are registered first."""
+    """The FORMATS that this Pillow can read. With `plug_ins`, installed plug-ins for HEIC, AVIF and JPEG XL are registered first."""
     for module in READERS:
         with suppress(ImportError):  # an older Pillow has no reader of AVIF
             import_module(f"PIL.{module}ImagePlugin")
@@ -254,6 +259,8 @@ def _formats(plug_ins: bool) -> tuple[str, ...]:
             pillow_heif.register_heif_opener()
         with suppress(ImportError):
             import pillow_avif  # noqa: F401  (the import registers it)
+        with suppress(ImportError):
+            import pillow_jxl  # noqa: F401  (the same)
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 

@@ -168,6 +168,22 @@ class Store:
             if content is not None:
                 self.contents[identity(photo)] = content
 
+    def take_from_others(self, photos: Sequence[Photo]) -> int:
+        """Copy what this store lacks from stores of other folders in the cache: photos have moved or were copied. Returns how many."""
+        for folder in sorted(filter(is_store, (cache_folder() / self.key.kind).glob("*"))):
+            missing = [photo for photo in photos if photo not in self]
+            if not missing or folder.resolve() == self.folder.resolve():
+                continue
+            with suppress(InputError):  # it has another key, or it is damaged or just deleted
+                other = Store(folder, self.key)
+                other.recognise(missing)
+                known = [photo for photo in missing if photo in other]
+                for shard, pairs in other.rows_by_shard(known).items():
+                    found, vectors = [known[index] for index, _ in pairs], other.read_shard(shard)
+                    contents = [other.contents[identity(photo)] for photo in found]
+                    self.write_shard(self.next_shard(), found, contents, vectors[[row for _, row in pairs]])
+        return sum(photo in self for photo in photos)
+
     def next_shard(self, rank: int = 0) -> Path:
         """A file for the next shard of a rank."""
         numbers = [int(file.stem.split("-")[1]) for file in self.folder.glob(f"shard-*-{rank}.pt")]
