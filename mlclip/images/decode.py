@@ -202,10 +202,8 @@ def _orientation(image: Image.Image, data: bytes) -> int | None:
     """The EXIF orientation of the pixels that were loaded, or None."""
     try:
         value = image.getexif().get(ORIENTATION)
-        if image.format == "HEIF":  # pillow-heif has taken it out of the EXIF, as if the pixels were turned already
-            start = data.index(
-                b"ipco"
-            )  # the properties of the picture: a rotation (irot) or mirroring (imir) turns them
+        if image.format == "HEIF":  # pillow-heif has taken it out of the EXIF, as if irot or imir had turned the pixels
+            start = data.index(b"ipco")  # the list of properties
             properties = data[start : start + int.from_bytes(data[start - 4 : start], "big")]
             value = None if re.search(b"irot|imir", properties) else image.info.get("original_orientation")
         if image.format == "JXL":  # libjxl has turned it
