@@ -12,6 +12,7 @@ from .settings import config_file, part_for, print_config, print_settings, setti
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGES...", type=click.Path())
+@options.exclude
 @click.option(
     "--classes",
     help="The classes: a FILE (one name per line, or `label = prompt name`, or `animal > dog` for a class below another; also "
