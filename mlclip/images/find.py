@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from ..config import InputError
 from ..files import refuse_nul
+from ..progress import Progress
 from .left_out import JXL, LeftOut, reads_jxl
 from .list_file import read_paths
 from .shards import index_of, is_shard, locate, split_member
@@ -74,6 +75,10 @@ class Found:
     repeated: int
     known: int = 0  # photos left out because a table has them
     left_out: Sequence[str] = ()
+
+    def say_left_out(self, progress: Progress) -> None:
+        for line in self.left_out:
+            progress.log(line)
 
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found  # what `find_images` takes
