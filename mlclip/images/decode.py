@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from . import tiff
 from .colour import in_srgb
@@ -82,7 +82,11 @@ def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> 
     A JPEG of more than MAX_PIXELS is always decoded at such a fraction.
     Raises Unreadable with the reason. Starts no program, prints nothing, and closes the file.
     """
-    data = _read(file)
+    return decode_image(_read(file), smallest=smallest)
+
+
+def decode_image(data: bytes, *, smallest: tuple[int, int] | None = None) -> Image.Image:
+    """The same for the bytes of a photo's file."""
     with _STRICT_AND_QUIET:
         try:
             return _decode(data, smallest)
@@ -97,6 +101,18 @@ def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> 
                     return _decode(first, smallest)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             raise Unreadable(f"damaged or cut short ({reason})") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture of Pillow as `open_image` returns it: RGB, upright, sRGB. Raises Unreadable."""
+    with _STRICT_AND_QUIET:
+        try:
+            image = ImageOps.exif_transpose(image)
+            rgb = _to_rgb(image)
+            profile = image.info.get("icc_profile")
+            return (in_srgb(image, rgb, profile) if profile else None) or rgb
+        except PILLOW_ERRORS as error:
+            raise Unreadable(f"damaged ({error})") from error
 
 
 def _read(file: str | Path, again: bool = True) -> bytes:
@@ -186,10 +202,8 @@ def _orientation(image: Image.Image, data: bytes) -> int | None:
     """The EXIF orientation of the pixels that were loaded, or None."""
     try:
         value = image.getexif().get(ORIENTATION)
-        if image.format == "HEIF":  # pillow-heif has taken it out of the EXIF, as if the pixels were turned already
-            start = data.index(
-                b"ipco"
-            )  # the properties of the picture: a rotation (irot) or mirroring (imir) turns them
+        if image.format == "HEIF":  # pillow-heif has taken it out of the EXIF, as if irot or imir had turned the pixels
+            start = data.index(b"ipco")  # the list of properties
             properties = data[start : start + int.from_bytes(data[start - 4 : start], "big")]
             value = None if re.search(b"irot|imir", properties) else image.info.get("original_orientation")
         if image.format == "JXL":  # libjxl has turned it

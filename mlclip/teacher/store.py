@@ -105,8 +105,9 @@ def contents_of(photos: Sequence[Photo], threads: int = 4) -> list[bytes | None]
     """The hash of each file's bytes; None for a file that cannot be read."""
 
     def read(photo: Photo) -> bytes | None:
-        with suppress(OSError, ValueError):
-            return content_hash(photo.file)
+        for _ in range(2):  # a network disk may fail once
+            with suppress(OSError, ValueError):
+                return content_hash(photo.file)
         return None
 
     with ThreadPoolExecutor(max(1, threads)) as executor:
