@@ -58,7 +58,7 @@ class Difference:
         )
         if self.time is None:
             return text
-        slow = ": here only its size is smaller, and --variant fp32 is better" if self.time > 1 else ""
+        slow = "; slower, so use it only for its size, or `variant=fp32`" if self.time > 1 else ""
         return f"{text}; on this machine it takes {self.time:.2f} times as long as fp32{slow}"
 
 
