@@ -29,7 +29,7 @@ from .table import Labels, read_labels, read_truth
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> float:
-    """Area under the precision-recall curve without interpolation, in [0, 1]; NaN without positives or without negatives.
+    """Area under the precision-recall curve without interpolation, in [0, 1]; NaN without positives.
 
     `scores` and `truth` are 1-D, (N,). Truth is 1, 0, or NaN = ignored. Equal scores form one group, so their order does not
     matter. A score of NaN ranks below all others, so a missing score never helps.
@@ -39,7 +39,7 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
     ranks, hits = (part[known].double().nan_to_num(nan=-1.0).cpu().numpy() for part in (scores, truth))
     if not np.isin(hits, (0, 1)).all():
         raise InputError("the truth contains numbers other than 1 and 0. Leave unknown cells empty.")
-    if not hits.any() or hits.all():
+    if not hits.any():
         return math.nan
     order = np.argsort(-ranks, kind="stable")
     ranks, found = ranks[order], hits[order].cumsum()
@@ -73,7 +73,11 @@ def mean_average_precision(labels: Labels, truth: Labels, match: Match | None = 
     """
     match = match or match_tables(labels, truth)
     scores, known = matched_cells(labels, truth, match)  # (matched photos, shared classes) each
-    result = {name: average_precision(scores[:, c], known[:, c]) for c, name in enumerate(match.classes)}
+    negative = known.lt(1).any(0)
+    result = {
+        name: average_precision(scores[:, c], known[:, c]) if negative[c] else math.nan
+        for c, name in enumerate(match.classes)
+    }
     counted = [ap for ap in result.values() if not math.isnan(ap)]
     return (sum(counted) / len(counted) if counted else math.nan), result
 
