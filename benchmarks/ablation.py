@@ -49,9 +49,7 @@ class Case:
     train: Settings = field(default_factory=dict)
     sharpness: float = 1.0  # factor of the labels' log-odds
     mimic: float = 0.0  # λ of `Mimic`
-    head: tuple[str, str] | None = (
-        None  # of a CLIP head: "views" or the size of the whole photo as in `--kinds`, and the pool
-    )
+    head: tuple[str, str] | None = None  # of a CLIP head: "views" or the size of the whole photo, and the pool
 
     @property
     def moves_labels(self) -> bool:
@@ -324,9 +322,9 @@ class Part:
 def clip_head(labels: mlclip.Labels, kind: str, pool: str, world: bench.World, seed: int) -> dict[str, float]:
     """The loss on held-out pseudo labels and the test mAP of a head on the tiny CLIP, and the seconds to predict the test photos."""
     photos, teacher = [photo for _, photo in labelled_photos(labels)[0]], Teacher(load_clip("tiny"))
-    with encoded_views(photos, teacher, root=labels.root, grids=(1, 2, 3), kinds=[kind]) as (stores, _):
-        fitted = fit_stored(stores[-1], photos, labels.scores, seed=seed, pools=[pool])
-        model = clip_head_for(stores[-1].key, labels.classes, fitted, teacher)
+    with encoded_views(photos, teacher, root=labels.root, grids=(1, 2, 3), view_sets=[kind]) as ([store], _):
+        fitted = fit_stored(store, photos, labels.scores, seed=seed, pools=[pool])
+        model = clip_head_for(store.key, labels.classes, fitted, teacher)
     checkpoint, started = mlclip.Checkpoint(model, torch.full((len(labels.classes),), 0.5)), time.monotonic()
     return {"student": world.test_map(checkpoint), "held_out": fitted.loss, "seconds": time.monotonic() - started}
 
@@ -346,9 +344,10 @@ def label_quality(before: mlclip.Labels, after: mlclip.Labels, truth: mlclip.Lab
 
 def show(cases: list[Case], results: bench.Results, seeds: list[int]) -> None:
     """Print the mean and range of every case, and of its difference from the first case per seed."""
+    held_out = ["loss on held-out labels"] if any("held_out" in row for row in results.rows) else []
     bench.table(
         "case", "labels on train", "after training", "change of true labels", "change of false labels", "student on test",
-        "difference from the first row, per seed", "seeds",
+        "difference from the first row, per seed", *held_out, "seeds",
     )  # fmt: skip
     first = {row["seed"]: row["student"] for row in results.of(case=cases[0].name)}
     for case in cases:
@@ -364,9 +363,9 @@ def show(cases: list[Case], results: bench.Results, seeds: list[int]) -> None:
             ]
         gains = [row["student"] - first[row["seed"]] for row in rows if row["seed"] in first]
         against = f"{np.mean(gains):+.1f} ({min(gains):+.1f} to {max(gains):+.1f})" if gains else "–"
-        bench.row(
-            case.name, bench.spread(column["labels"]), *moved, bench.spread(column["student"]), against, len(rows)
-        )
+        loss = [f"{np.mean(column['held_out']):.3f}"] if held_out else []
+        labels, student = bench.spread(column["labels"]), bench.spread(column["student"])
+        bench.row(case.name, labels, *moved, student, against, *loss, len(rows))
 
 
 @click.command(help=__doc__)

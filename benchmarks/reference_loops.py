@@ -4,7 +4,8 @@
     python benchmarks/reference_loops.py train PHOTOS --labels labels.pt --arch mobilenet_v2 --size 160 --epochs 3
     python benchmarks/reference_loops.py predict PHOTOS --arch mobilenet_v2 --size 224
 
-All use a DataLoader with as many workers as cores, float32, and batches of the same size as mlclip.
+All use a DataLoader with as many workers as cores, float32, and batches of the same size as mlclip. `encode --expert bf16` is the loop
+as an expert writes it: channels-last, and bf16 autocast where the CPU has instructions for it (else `--expert fp32`).
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ def main() -> None:
 @click.argument("photos", type=Path)
 @click.option("--clip")
 @click.option("--model")
+@click.option("--expert", type=click.Choice(["fp32", "bf16"]))
 @torch.inference_mode()
-def encode(photos: Path, clip: str, model: str) -> None:
+def encode(photos: Path, clip: str, model: str, expert: str | None) -> None:
     """14 views of each photo through open_clip's image encoder: whole, 2×2 and 3×3."""
     import open_clip
 
     network, _, preprocess = open_clip.create_model_and_transforms(model, pretrained=None)
     network.load_state_dict(torch.load(clip, weights_only=True), strict=False)
-    network.eval()
+    network.eval().to(memory_format=torch.channels_last if expert else torch.preserve_format)
     size = network.visual.image_size
     side = size if isinstance(size, int) else size[0]
 
@@ -71,7 +73,12 @@ def encode(photos: Path, clip: str, model: str) -> None:
         return torch.stack(found)
 
     batches = loader(sorted(photos.rglob("*.jpg")), views, max(1, 64 // 14))
-    torch.cat([network.encode_image(pixels.flatten(0, 1), normalize=True) for _, pixels in batches]).half()
+    found = []
+    for _, pixels in batches:
+        pixels = pixels.flatten(0, 1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=expert == "bf16"):
+            found.append(network.encode_image(pixels.to(memory_format=torch.channels_last) if expert else pixels))
+    nn.functional.normalize(torch.cat(found).float(), dim=-1).half()
 
 
 @main.command()

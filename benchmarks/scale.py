@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py
     python benchmarks/scale.py --lists
+    python benchmarks/scale.py --photos 30 --classes 2000,10000,20000
 
 Each line is one whole process with an empty cache, "again" one whose embeddings are stored already. "Peak" is the memory (resident set) of
 the largest process of the command. The last lines fit a straight line to the times: seconds at the start, and seconds per photo.
@@ -45,8 +46,12 @@ def small_photos(out: Path, count: int) -> str:
     return str(folder)
 
 
-def names(count: int) -> str:
-    return ",".join([*KINDS, *(f"other thing {n}" for n in range(count))][:count])
+def names(count: int, out: Path) -> str:
+    """A class file; in a list on the command line, 10,000 names would be too long."""
+    file = out / f"names-{count}.txt"
+    listed = [*KINDS, *(f"other thing {n}" for n in range(count))][:count]
+    file.write_text("".join(f"{name} = {name}\n" for name in listed))
+    return str(file)
 
 
 def measure(command: list[str], out: Path, keep_cache: bool = False) -> tuple[float, float]:
@@ -124,7 +129,7 @@ def main(out: Path, photos: list[int], classes: list[int], lists: bool) -> None:
 
     for count in photos:
         folder = small_photos(out, count)
-        label = ["pseudolabel", folder, "--classes", names(20), *shared, "centred"]
+        label = ["pseudolabel", folder, "--classes", names(20, out), *shared, "centred"]
         run("pseudolabel", "photos", label, (count, 20, 14))
         run("pseudolabel again", "photos", label, (count, 20, 14), keep_cache=True)
         if count == photos[0]:
@@ -132,12 +137,12 @@ def main(out: Path, photos: list[int], classes: list[int], lists: bool) -> None:
         run("predict", "photos", ["predict", folder, "--model", model, "--format", "csv", "-q"], (count, 20, 1))
     middle = photos[len(photos) // 2]
     label = ["pseudolabel", small_photos(out, middle), *shared]
-    measure([*label, "centred", "--classes", names(20)], out)
+    measure([*label, "centred", "--classes", names(20, out)], out)
     for count in classes:
         run(
             "pseudolabel again",
             "classes",
-            [*label, "centred", "--classes", names(count)],
+            [*label, "centred", "--classes", names(count, out)],
             (middle, count, 14),
             keep_cache=True,
         )
@@ -145,10 +150,10 @@ def main(out: Path, photos: list[int], classes: list[int], lists: bool) -> None:
         run(
             "pseudolabel",
             "views",
-            [*label, "centred", "--classes", names(20), "--set", f"grids={grids}"],
+            [*label, "centred", "--classes", names(20, out), "--set", f"grids={grids}"],
             (middle, 20, views),
         )
-    dense = [*label, "dense", "--classes", names(20)]
+    dense = [*label, "dense", "--classes", names(20, out)]
     run("pseudolabel, dense", "method", dense, (middle, 20, 14))
     run("pseudolabel, dense, again", "method", dense, (middle, 20, 14), keep_cache=True)
     print()

@@ -1,12 +1,13 @@
 """How fast mlclip is, as ratios to plain loops measured in the same run, and how fast its parts and the whole way are.
 
     python benchmarks/speed.py --rounds 2 encode forward train predict
-    python benchmarks/speed.py clip-head ceiling freed three-commands
+    python benchmarks/speed.py clip-head ceiling activation freed three-commands
     python benchmarks/speed.py onnx --model model.pt
 
-Several tasks run one after the other. The first four run mlclip's command and the loop of `reference_loops.py` in turn, A B A B ..., on the
-same photos, and print the median seconds of both and the median of the ratios; above 1 means that mlclip is faster. Weights are
-random where speed does not depend on their values. Nothing else should run on the machine.
+Several tasks run one after the other. The first four run loops of `reference_loops.py` and mlclip's command in turn, A B A B ..., on
+the same photos, and print the median seconds of each and the median of the ratios; above 1 means that mlclip is faster. Two loops
+encode, a plain one in float32 and an expert's. Weights are random where speed does not depend on their values. Nothing else should
+run on the machine.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import bench
@@ -26,6 +29,7 @@ import click
 import torch
 
 import mlclip
+from mlclip.teacher.scoring import Teacher, cpu_bf16_is_faster
 
 LOOPS = [sys.executable, str(Path(__file__).with_name("reference_loops.py"))]
 MLCLIP = [sys.executable, "-m", "mlclip"]
@@ -77,26 +81,33 @@ class Run:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
         return time.perf_counter() - started
 
-    def compare(self, name: str, photos: int, reference: Callable[[], float], ours: Callable[[], float]) -> None:
-        """Measure the seconds of both in turn, and print the row."""
-        pairs = [(reference(), ours()) for _ in range(self.rounds)]
-        theirs, own = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratios = [a / b for a, b in pairs]
+    def compare(self, name: str, photos: int, *calls: Callable[[], float]) -> None:
+        """Measure the seconds of the plain loop, maybe of the expert's, and of mlclip in turn, and print the row."""
+        *peers, own = zip(*([call() for call in calls] for _ in range(self.rounds)), strict=True)
         if not self.headed:
-            bench.table("case", "photos", "plain loop, s", "mlclip, s", "mlclip, photos/s", "ratio (spread)")
+            columns = ("plain loop, s", "expert, s", "mlclip, s", "mlclip, photos/s", "ratio (spread)", "to the expert")
+            bench.table("case", "photos", *columns)
             self.headed = True
-        spread = f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}-{max(ratios):.2f})"
-        bench.row(name, photos, f"{theirs:.1f}", f"{own:.1f}", f"{photos / own:.1f}", spread)
+        cells = [(f"{statistics.median(peer):.1f}", ratio(peer, own)) for peer in peers]
+        (plain, to_plain), (expert, to_expert) = cells if len(cells) > 1 else (*cells, ("", ""))
+        seconds = statistics.median(own)
+        bench.row(name, photos, plain, expert, f"{seconds:.1f}", f"{photos / seconds:.1f}", to_plain, to_expert)
 
-    def compare_commands(self, name: str, photos: int, reference: list, ours: list) -> None:
-        commands = ([*LOOPS, *map(str, reference)], [*MLCLIP, *map(str, ours)])
+    def compare_commands(self, name: str, photos: int, *loops: list, ours: list) -> None:
+        commands = [*([*LOOPS, *map(str, loop)] for loop in loops), [*MLCLIP, *map(str, ours)]]
         self.compare(name, photos, *(lambda command=command: self.seconds(command) for command in commands))
+
+
+def ratio(theirs: Sequence[float], own: Sequence[float]) -> str:
+    """The median and the spread of the ratios of seconds that were measured in turn."""
+    ratios = [a / b for a, b in zip(theirs, own, strict=True)]
+    return f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 @click.group(chain=True, help=__doc__)
 @bench.data
 @click.option(
-    "--photos", type=click.Path(path_type=Path), help="Folder of photos; by default photos/train of the data."
+    "--photos", type=click.Path(path_type=Path), help="Folder of photos.  [default: photos/train of the data]"
 )
 @bench.option("--rounds", default=3, help="How often each pair is measured.")
 @bench.out("speed")
@@ -122,8 +133,9 @@ def encode(run: Run, count: int | None) -> None:
         folder, weights = run.subset(count), run.random_clip(model)
         ours = ["pseudolabel", folder, "--classes", "voc", "--clip", weights, "--method", "centred", *QUIET]
         ours += ["-o", run.out / "labels.pt"]
-        reference = ["encode", folder, "--clip", weights, "--model", model]
-        run.compare_commands(f"encode, {model}, 14 views", count, reference, ours)
+        plain = ["encode", folder, "--clip", weights, "--model", model]
+        expert = [*plain, "--expert", "bf16" if cpu_bf16_is_faster() else "fp32"]
+        run.compare_commands(f"encode, {model}, 14 views", count, plain, expert, ours=ours)
 
 
 @main.command()
@@ -131,8 +143,6 @@ def encode(run: Run, count: int | None) -> None:
 def forward(run: Run) -> None:
     """One forward pass of RN50x64, which is too slow for whole runs: open_clip in float32 against our teacher."""
     import open_clip
-
-    from mlclip.teacher.scoring import Teacher
 
     mlclip.keep_freed_memory()  # as the commands do; here open_clip gains from it, too
     weights = run.random_clip("RN50x64-quickgelu")
@@ -146,12 +156,12 @@ def forward(run: Run) -> None:
         run.compare(f"one forward, RN50x64, {teacher.precision}", 4, *(lambda call=call: timed(call) for call in calls))
 
 
-def timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 @main.command()
@@ -164,7 +174,8 @@ def train(run: Run, count: int | None) -> None:
         shared = ["--labels", run.random_labels(folder), "--arch", arch, "--size", size, "--epochs", 3]
         ours = ["train", *shared, "--method", "fixed", "--init", "none", "--batch-size", 32, "--lr", 1e-4, *QUIET]
         ours += ["-o", run.out / "model.pt"]
-        run.compare_commands(f"train, {arch}, {size} px, 3 epochs", count or photos, ["train", folder, *shared], ours)
+        plain, name = ["train", folder, *shared], f"train, {arch}, {size} px, 3 epochs"
+        run.compare_commands(name, count or photos, plain, ours=ours)
 
 
 @main.command()
@@ -178,7 +189,7 @@ def predict(run: Run, count: int | None) -> None:
     subprocess.run([*MLCLIP, *map(str, training)], check=True)
     folder = run.subset(count or 1000)
     ours = ["predict", folder, "--model", model, "--format", "csv", "--quiet"]
-    run.compare_commands("predict, mobilenet_v2, 224 px", count or 1000, ["predict", folder, *student], ours)
+    run.compare_commands("predict, mobilenet_v2, 224 px", count or 1000, ["predict", folder, *student], ours=ours)
 
 
 @main.command("clip-head")
@@ -188,7 +199,6 @@ def clip_head(run: Run, count: int | None) -> None:
     """Predictions of a small student and of heads on CLIP's RN50, in turn: one pass at twice CLIP's side, and 14 views."""
     from mlclip.student.clip_head import ClipHead, clip_of
     from mlclip.student.model import Classifier
-    from mlclip.teacher.scoring import Teacher
 
     mlclip.keep_freed_memory()  # as the commands do
     folder, names = run.subset(count or 60), [f"class {c}" for c in range(20)]
@@ -207,10 +217,9 @@ def clip_head(run: Run, count: int | None) -> None:
             seconds[name].append(timed(lambda c=checkpoint: mlclip.predict(folder, c, progress=mlclip.SILENT)))
     bench.table("model", "photos", "photos/s", "speed beside the small student (spread)")
     first = next(iter(seconds.values()))[1:]
-    for name, measured in seconds.items():
-        ratios = [theirs / own for theirs, own in zip(first, measured[1:], strict=True)]
-        spread = f"**{statistics.median(ratios):.3f}** ({min(ratios):.3f}-{max(ratios):.3f})"
-        bench.row(name, count or 60, f"{(count or 60) / statistics.median(measured[1:]):.1f}", spread)
+    for name, (_, *measured) in seconds.items():
+        rate = (count or 60) / statistics.median(measured)
+        bench.row(name, count or 60, f"{rate:.1f}", ratio(first, measured))
 
 
 @main.command()
@@ -218,8 +227,6 @@ def clip_head(run: Run, count: int | None) -> None:
 def ceiling(run: Run) -> None:
     """The image encoder alone, without photos, as a share of the rate at which this machine multiplies matrices."""
     from torch.utils.flop_counter import FlopCounterMode
-
-    from mlclip.teacher.scoring import Teacher
 
     mlclip.keep_freed_memory()  # as the commands do
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -229,28 +236,47 @@ def ceiling(run: Run) -> None:
     bench.table("encoder alone", "images/s", "Tflop/s", "matrix products, Tflop/s", "share")
     for model in models:
         teacher = Teacher(mlclip.load_clip(str(run.random_clip(model))), device, "auto")
-        pixels = torch.randint(0, 256, (images, 3, teacher.input_size, teacher.input_size), dtype=torch.uint8).to(
-            device
-        )
+        size = teacher.input_size
+        pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8).to(device)
         torch.backends.mha.set_fastpath_enabled(False)  # which the counter does not know
         with FlopCounterMode(display=False) as counter:  # also warms up
             teacher.embed_views(pixels)
         torch.backends.mha.set_fastpath_enabled(True)
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[teacher.precision]
-        left, right = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
+        left, right = (torch.rand(side, side, device=device).to(teacher.clip.dtype) for _ in range(2))
         left @ right
-        seconds, product = (
-            min(timed(call) for _ in range(run.rounds))
-            for call in (
-                lambda teacher=teacher, pixels=pixels: teacher.embed_views(pixels),
-                lambda a=left, b=right: a @ b,
-            )
-        )
+        calls = (partial(teacher.embed_views, pixels), partial(torch.matmul, left, right))
+        seconds, product = (min(timed(call) for _ in range(run.rounds)) for call in calls)
         reached, products = counter.get_total_flops() / seconds / 1e12, 2 * side**3 / product / 1e12
-        name = f"{model}, {teacher.precision}, {device.type}"
-        bench.row(
-            name, f"{images / seconds:.1f}", f"{reached:.3f}", f"{products:.3f}", f"{100 * reached / products:.0f} %"
-        )
+        cells = (f"{images / seconds:.1f}", f"{reached:.3f}", f"{products:.3f}", f"{100 * reached / products:.0f} %")
+        bench.row(f"{model}, {teacher.precision}, {device.type}", *cells)
+
+
+@main.command()
+@click.pass_obj
+def activation(run: Run) -> None:
+    """The encoder of ViT-B/32 alone on the CPU: QuickGELU as it stands, folded into SiLU as the teacher has it, and in int8."""
+    mlclip.keep_freed_memory()  # as the commands do
+    file = str(run.random_clip("ViT-B-32-quickgelu"))
+    teacher, single = (Teacher(mlclip.load_clip(file), "cpu", precision) for precision in ("auto", "fp32"))
+    plain = mlclip.load_clip(file).visual.to(teacher.clip.dtype, memory_format=torch.channels_last)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it will remove this
+        int8 = torch.ao.quantization.quantize_dynamic(single.clip.visual, {torch.nn.Linear})
+    encoders = {f"QuickGELU, {teacher.precision}": plain, f"SiLU, {teacher.precision}": teacher.clip.visual}
+    encoders |= {"SiLU, int8 linear layers": int8}
+    pixels, tokens = torch.rand(8, 3, 224, 224), torch.rand(8, 50, 768)
+    with torch.inference_mode():
+        found = [each(pixels.to(each.conv1.weight.dtype)).float() for each in encoders.values()]
+        cosines = [torch.cosine_similarity(each, found[0]).min() for each in found]
+        blocks = [(each.transformer.resblocks[0], tokens.to(each.conv1.weight.dtype)) for each in encoders.values()]
+        calls = [partial(block, x, None) for block, x in blocks]
+        rounds = ([timed(call, time.process_time) for call in calls] for _ in range(50 * run.rounds))
+        seconds = list(zip(*rounds, strict=True))
+    bench.table("encoder of ViT-B/32", "a block with 8 views, ms of CPU time", "ratio (quartiles)", "lowest cosine")
+    for name, own, cosine in zip(encoders, seconds, cosines, strict=True):
+        low, middle, high = statistics.quantiles([a / b for a, b in zip(seconds[0], own, strict=True)])
+        milliseconds = 1000 * statistics.median(own)
+        bench.row(name, f"{milliseconds:.0f}", f"**{middle:.3f}** ({low:.2f}-{high:.2f})", f"{cosine:.4f}")
 
 
 FREED = """
@@ -276,27 +302,15 @@ print(batch / min(seconds[2:]), resource.getrusage(resource.RUSAGE_SELF).ru_maxr
 def freed(run: Run) -> None:
     """What it gives to keep freed memory: passes of torchvision's networks without mlclip's code, 224 px, best of four."""
     bench.table("pass", "batch", "by default, photos/s", "kept, photos/s", "ratio", "peak, MB", "peak kept, MB")
-    networks = (
-        ("forward", "mobilenet_v2", 64),
-        ("forward", "resnet50", 64),
-        ("train", "mobilenet_v2", 32),
-        ("train", "resnet50", 16),
-    )
-    for kind, arch, batch in networks:
+    batches = {"forward, mobilenet_v2": 64, "forward, resnet50": 64, "train, mobilenet_v2": 32, "train, resnet50": 16}
+    for name, batch in batches.items():
         found = []
         for how in ("default", "kept"):
-            command = [sys.executable, "-c", FREED, how, kind, arch, str(batch)]
+            command = [sys.executable, "-c", FREED, how, *name.split(", "), str(batch)]
             found.append(map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()))
         (rate, peak), (kept, kept_peak) = found
-        bench.row(
-            f"{kind}, {arch}",
-            batch,
-            f"{rate:.1f}",
-            f"{kept:.1f}",
-            f"**{kept / rate:.2f}**",
-            f"{peak:.0f}",
-            f"{kept_peak:.0f}",
-        )
+        rates = (f"{rate:.1f}", f"{kept:.1f}", f"**{kept / rate:.2f}**")
+        bench.row(name, batch, *rates, f"{peak:.0f}", f"{kept_peak:.0f}")
 
 
 @main.command()
@@ -317,11 +331,7 @@ def three_commands(run: Run, count: int | None) -> None:
         environment = {**os.environ, "MLCLIP_CACHE": str(out / "cache")}
         with open(out / f"{command[0]}.txt", "w") as printed:
             running = {"cwd": out, "env": environment, "stdout": printed, "stderr": printed}
-            seconds = timed(
-                lambda command=command, running=running: subprocess.run(
-                    [*MLCLIP, *map(str, command)], check=True, **running
-                )
-            )
+            seconds = timed(partial(subprocess.run, [*MLCLIP, *map(str, command)], check=True, **running))
         total += seconds
         bench.row(command[0], count, f"{seconds:.0f}")
     bench.row("all three", count, f"{total:.0f}")

@@ -8,7 +8,9 @@ import time
 import unicodedata
 
 import pytest
+from PIL import Image
 
+from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.labels import class_tree
 from mlclip.labels.class_names import as_prompts, find_classes, find_contrast, parse_classes
@@ -32,7 +34,9 @@ def refused(tmp_path, text, *words, name="c.txt"):
         "1. cat\n2. hot dog\n", "1) cat\r\n2) hot dog\r\n", "(1) cat\n(2) hot dog", "0: cat\n1: hot dog\n", "0 cat\n1 hot dog\n",
         "0\tcat\n1\thot dog\n", "0,cat\n1,hot dog\n", "\ufeff1. cat\n\n# two\n2. hot dog\n",
         "cat  # a pet\nhot dog\n", "cat, hot dog", " \u200bcat\u00a0\u200b\nhot\u00a0dog\u200d\n",
-        '["cat", "hot dog"]', '{"0": "cat", "1": "hot dog"}', '{"1": "hot dog", "0": "cat"}', '{"hot dog": 1, "cat": 0}',
+        '["cat", "hot dog"]', "['cat', 'hot dog']", "CLASSES = ('cat', # x\n 'hot dog',)", "{0: 'cat', 1: 'hot dog'}",
+        "1 001.cat\n2 002.hot dog",
+        '{"0": "cat", "1": "hot dog"}', '{"1": "hot dog", "0": "cat"}', '{"hot dog": 1, "cat": 0}',
         '{"names": ["cat", "hot dog"]}', '{"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "hot dog"}]}',
         '1. cat \n2. hot dog'.encode("utf-16"),
     ],
@@ -62,7 +66,11 @@ def test_yaml_is_read_where_pyyaml_is_installed(tmp_path, text, monkeypatch):
         ("猫\n犬\nكلب\nкошка\nकुत्ता\n", ["猫", "犬", "كلب", "кошка", "कुत्ता"]),
         ("می\u200cخواهم\nب\n", ["می\u200cخواهم", "ب"]),  # the joiner is a part of the word
         ("n01 road\nM4\n", ["n01 road", "M4"]),
-        ("1: person\n13: stop sign\n", ["1: person", "13: stop sign"]),
+        (
+            "Audi S4 Sedan 2012\nBMW X3 SUV 2012\nFord GT Coupe 2006\n",
+            ["Audi S4 Sedan 2012", "BMW X3 SUV 2012", "Ford GT Coupe 2006"],
+        ),
+        ("a: b = a: b\nc: d = c: d\n", ["a: b", "c: d"]),
         ("[unknown]\ncat\n", ["[unknown]", "cat"]),
     ],
 )
@@ -84,7 +92,7 @@ def test_the_rule_that_was_applied_is_logged(tmp_path):
     assert "classes.txt: the lines are numbered: the numbers are left out" in said
     (tmp_path / "more.txt").write_text("7 seas\n9 lives\n")
     find_contrast(tmp_path / "more.txt", {"cat": "cat", "dog": "dog"}, said.append)
-    assert any("part of the names" in line for line in said)
+    assert len(said) == 2
     said.clear()
     (tmp_path / "classes.txt").write_text("cat\ndog = a small dog\n")
     assert find_classes(tmp_path / "classes.txt", ".", said.append)["dog"] == "a small dog" and not said
@@ -100,14 +108,45 @@ def test_the_rule_that_was_applied_is_logged(tmp_path):
         ("3", "no class names", "c.json"),
         ("names: 3\n", "no class names", "data.yaml"),
         ("names: [cat, dog\n", "not YAML", "data.yaml"),
-        ("- cat\n- dog\n", "docs/formats.md", "c.txt"),
-        ('"cat",\n"dog",\n', "docs/formats.md", "c.txt"),
-        ("n02123045 cat, kitty\nn07697537\thot dog\n", "docs/formats.md", "c.txt"),
         ("\n".join(f"a{n} > a{n + 1}" for n in range(5000)), "levels", "c.txt"),
     ],
 )
 def test_a_file_with_two_readings_or_none_is_refused(tmp_path, text, word, name):
     refused(tmp_path, text, word, name=name)
+
+
+FRAMES = {
+    "/a/airfield 0\n/a/airplane_cabin 1\n": "'/a/airfield 0' and '/a/airplane_cabin 1'",
+    "- cat\n- dog\n": "'- cat'", '"cat",\n"dog",\n': "cat", "'cat': 0,\n'dog': 1,\n": "cat", "imgs/a.jpg\nimgs/b.jpg\n": "imgs",
+    "n02123045 cat, kitty\nn07697537\thot dog\n": "n02123045", "n02085620-Chihuahua\nn02085782-Japanese_spaniel\n": "-Chihuahua",
+    "id,name\n1,cat\n2,dog\n": "'id,name' and '1,cat'", "1: person\n13: stop sign\n": "1: person",
+    "cat 3\ndog 1\nhot dog 2\n": "'cat 3'", "1 person\n2 bicycle\n13 stop sign\n": "1 person", "item {\nid: 1\nname: 'cat'\n}\n": "item {",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FRAMES, ids=range(len(FRAMES)))
+def test_a_frame_that_no_rule_knows_is_refused_with_two_lines_as_they_would_be_read(tmp_path, text):
+    refused(tmp_path, text, FRAMES[text], "one name in each line", "docs/formats.md")
+
+
+def test_names_of_programs_are_read_as_words_and_said_once(tmp_path):
+    classes = read(tmp_path, "traffic_light\npottedPlant\nTV_set = television\nYouTube logo\n")
+    assert list(classes) == ["traffic_light", "pottedPlant", "TV_set", "YouTube logo"]
+    assert list(classes.values()) == ["traffic light", "potted plant", "television", "YouTube logo"]
+    assert classes.notes == [
+        "CLIP reads traffic_light as 'traffic light', pottedPlant as 'potted plant'; `name = prompt` decides otherwise"
+    ]
+    refused(tmp_path, "hot_dog\ncat\nhot dog\n", "'hot_dog' (line 1) and 'hot dog' (line 3)")
+    refused(tmp_path, "n02084071\nn02121808\n", "2 ids without words", "`n02084071 = dog`")
+    assert read(tmp_path, "n02084071 = dog\ncat\n") == {"n02084071": "dog", "cat": "cat"}
+
+
+def test_all_names_that_are_there_twice_are_named_with_their_lines(tmp_path):
+    refused(
+        tmp_path,
+        "# c\ncat\ndog\nCat\n\ndog\nsun\n",
+        "'cat' (line 2) and 'Cat' (line 4), 'dog' (line 3) and 'dog' (line 6)",
+    )
 
 
 # -- hierarchy and groups
@@ -138,7 +177,7 @@ def test_exclusive_groups_are_read_and_kept_by_as_prompts(tmp_path):
         ("a > b\nb > a\n", ("below itself",)),
         ("a > c\nb > c\n", ("'c'", "'a'", "'b'")),
         ("a > \n", ("blank",)),
-        ("a > b\nb\n", ("'b' twice",)),
+        ("a > b\nb\n", ("twice: 'b' (line 1) and 'b' (line 2)",)),
         ("a > b\nA > c\n", ("'a' and 'A'",)),
         ("day\nnight\nexclusive: day, nihgt\n", ("'nihgt'", "Did you mean 'night'?")),
         ("day\nnight\nexclusive: day\n", ("two classes",)),
@@ -172,3 +211,24 @@ def test_a_parent_that_a_table_lacks_is_replaced_by_the_next_one_above():
     assert tree.parent_columns(["c", "a"]) == [1, -1] and tree.parent_columns(["c"]) == [-1]
     assert tree.group_columns(["y", "c"]) == [[1, 0]] and tree.group_columns(["y"]) == []
     assert class_tree.ClassTree.of({"hierarchy": tree.plain()}) == tree and not class_tree.ClassTree.of({})
+
+
+def test_without_names_the_first_and_a_closing_line_say_that_they_are_cocos_80(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "imgs").mkdir()
+    for number in range(2):
+        Image.new("RGB", (64, 64), (90 * number, 50, 9)).save(f"imgs/{number}.png")
+    assert _status(["pseudolabel", "imgs", "--clip", "tiny"]) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert "COCO's 80 names" in lines[0] and "--classes" in lines[0] and "imgs/classes.txt" in lines[0]
+    assert sum("COCO's 80 names" in line for line in lines) == 2 and "COCO's 80 names" in lines[-2]
+    assert any(
+        "80 prompts as English: 'a photo of a person', 'a photo of a bicycle', 'a photo of a car'" in line
+        for line in lines
+    )
+    (tmp_path / "classes.txt").write_text("猫\ndog\n")  # beside the command, and one folder up
+    assert _status(["pseudolabel", "imgs", "--clip", "tiny", "--overwrite"]) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == "class names from classes.txt" and not any("COCO" in line for line in lines)
+    assert any("warning: " in line and "`猫 = cat`" in line for line in lines)

@@ -112,7 +112,7 @@ def test_a_deleted_photo_and_one_without_read_permission_are_unreadable(tmp_path
 @pytest.mark.parametrize("tolerant", [False, True])
 def test_a_photo_cut_in_half_is_unreadable_whatever_pillow_is_set_to(refused, monkeypatch, kind, tolerant):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", tolerant)
-    data = encoded(picture(320, 240), kind)
+    data = encoded(picture(160, 120), kind)
     assert "cut short" in refused(data[: len(data) // 2])
     assert tolerant == ImageFile.LOAD_TRUNCATED_IMAGES
 
@@ -123,7 +123,7 @@ def test_no_real_photo_is_reported_as_damaged():
     assert all(open_image(file, smallest=(32, 32)) for file in sorted(PHOTOS.iterdir())[:100])
 
 
-@pytest.mark.parametrize("mode", ["RGB", "P", "L"])
+@pytest.mark.parametrize("mode", ["RGB", "P"])
 def test_no_flipped_byte_of_a_png_changes_the_picture_unnoticed(opened, mode):
     image = picture(12, 10).convert(mode)
     data, expected = encoded(image, "PNG"), image.convert("RGB").tobytes()
@@ -167,7 +167,7 @@ def test_damage_raises_no_exception_other_than_unreadable(opened):
     # no compressed TIFF: libtiff's codecs write to stderr
     seeds = [encoded(small, kind) for kind in ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")]
     readable = 0
-    for _ in range(700):
+    for _ in range(400):
         data = bytearray(rng.choice(seeds))
         for _ in range(rng.choice((1, 4))):
             data[rng.randrange(min(len(data), rng.choice((64, 10**6))))] = rng.randrange(256)
@@ -175,13 +175,13 @@ def test_damage_raises_no_exception_other_than_unreadable(opened):
             readable += opened(bytes(data)).mode == "RGB"
         except Unreadable as error:
             assert str(error)
-    assert 0 < readable < 700
+    assert 0 < readable < 400
 
 
 def test_the_same_files_are_unreadable_at_a_lower_decoding_scale(opened):
     data = encoded(picture(640, 480), "JPEG")
     rng = random.Random(0)
-    ends = [rng.randrange(20, len(data)) for _ in range(40)] + list(range(len(data) - 20, len(data) + 1))
+    ends = [rng.randrange(20, len(data)) for _ in range(15)] + list(range(len(data) - 9, len(data) + 1))
 
     def readable(data: bytes, **options) -> bool:
         try:

@@ -243,3 +243,63 @@ def test_a_video_is_refused_with_the_ffmpeg_line(name, tmp_path):
     (tmp_path / name).write_bytes(b"\0\0\0\x18ftypmp42")
     with pytest.raises(InputError, match=r"is a video.*ffmpeg -skip_frame nokey -i \S.* -fps_mode vfr"):
         find_images(tmp_path / name)
+
+
+def test_folders_of_other_programs_and_files_that_look_like_photos_are_named_and_not_labelled(
+    photos, clip_file, tmp_path, monkeypatch, capsys
+):
+    """What photo managers, NAS boxes, cameras and downloads leave in a folder; two photos are the user's own."""
+    monkeypatch.chdir(tmp_path)
+    data = (photos / "00.jpg").read_bytes()
+    own = ["trip/1.jpg", "Old.photoslibrary/originals/0/2.jpg"]
+    thumbnails = ["trip/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "#recycle/3.jpg", "$RECYCLE.BIN/4.jpg", ".thumbnails/5.jpg",
+                  "Lr.lrdata/6.jpg", "Old.photoslibrary/resources/7.jpg", "lost+found/8.jpg", "@Recycle/9.jpg"]  # fmt: skip
+    unread = ["trip/1.NEF", "trip/2.cr3", "trip/3.DNG", "a.jxl", "bare", "1.jpg~", "1.jpg.1", "notes", "x.jpg.part"]
+    left_out = ["trip/1_mask.jpg", "trip/masks/1.jpg", "small/1.jpg"]
+    for name in [*own, *thumbnails, *unread, *left_out]:
+        file = tmp_path / "all" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"no photo" if name == "notes" else data)
+    excluded = ["--exclude", "*_mask.jpg", "--exclude", "masks", "--exclude", "all/small/", "--exclude", "nothing"]
+    command = ["pseudolabel", "all", "--classes", "cat,dog", "--clip", str(clip_file)]
+    assert _status([*command, *excluded, "-o", "labels.csv"]) == 0
+    rows = [line.split(",")[0] for line in (tmp_path / "labels.csv").read_text().splitlines()[1:]]
+    said = capsys.readouterr().err
+    assert sorted(rows) == sorted(own)
+    for name in ("@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", "Lr.lrdata", "lost+found", "@Recycle"):
+        assert f"{name} (1)" in said
+    assert "*.photoslibrary/resources (1)" in said
+    assert "2 RAW photos" in said and "exiftool -b -PreviewImage" in said  # 1.NEF has its JPEG beside it
+    assert "1 JPEG XL photos; run `pip install pillow-jxl-plugin`" in said
+    assert "1 photos without a suffix" in said and "2 copies with another ending" in said
+    assert "left out by --exclude: 3, such as" in said and "--exclude nothing fits no file" in said
+    assert _status(["pseudolabel", "all", "--exclude", "*", *command[2:], "-o", "none.csv"]) == 1
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/1.CR2").write_bytes(data)
+    capsys.readouterr()
+    assert _status(["pseudolabel", "raw", *command[2:], "-o", "raw.csv"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1 RAW photos" in line and "exiftool" in line
+
+
+def test_what_is_not_read_in_shards_is_said(photos, clip_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files, folder = sorted(photos.glob("*.jpg")), tmp_path / "in"
+    folder.mkdir()
+    names = ["a.jpg", "a.jpg", "b.jpg", "b.seg.png", "2020.01.01.jpg", "sub/b.jpg"]
+    with tarfile.open(folder / "s.tar", "w") as archive:
+        for name, file in zip(names, files, strict=False):
+            archive.add(file, name)
+    labelled = ["--classes", "cat,dog", "--clip", str(clip_file)]
+    assert _status(["pseudolabel", "in", *labelled, "-o", "one.csv"]) == 0
+    rows = [line.split(",")[0] for line in (tmp_path / "one.csv").read_text().splitlines()[1:]]
+    assert sorted(rows) == [f"s.tar/{name}" for name in ("2020.01.01.jpg", "a.jpg", "b.jpg", "sub/b.jpg")]
+    said = capsys.readouterr().err
+    assert "files with the name of a later file of the same shard, which alone is read: 1, such as" in said
+    assert "such as masks, and are not read: 1, such as" in said and "b.seg.png" in said
+    (folder / "sub").mkdir()
+    (folder / "sub/own.jpg").write_bytes(files[0].read_bytes())
+    assert _status(["pseudolabel", "in", *labelled, "-o", "two.csv"]) == 0
+    assert (tmp_path / "two.csv").read_text().count("own.jpg") == 1
+    said = capsys.readouterr().err
+    assert "shards that are not read, because the same folder or one below it has photos of its own: 1, such as" in said

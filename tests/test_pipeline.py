@@ -148,6 +148,22 @@ def test_a_photo_is_known_by_its_content_whatever_its_name_and_date_and_read_onc
     assert [bytes(row.tolist()) for row in labels.meta["content"]] == hashes
 
 
+def test_copies_are_encoded_once_and_photos_of_a_moved_folder_not_again(photos, teacher, told):
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(photos / "00.jpg", photos / name)
+    counting = Counting(teacher)
+    labels = label(photos, counting)
+    assert counting.views == 12 * 10 and len(labels) == 14
+    assert torch.equal(labels.scores[labels.paths.index("a.jpg")], labels.scores[0])
+    moved = photos.rename(photos.with_name("moved"))
+    Image.linear_gradient("L").convert("RGB").save(moved / "03.jpg")  # another photo under an old name
+    again = label(moved, counting, runtime=Runtime(progress=told))
+    assert counting.views == 13 * 10
+    assert "13 photos were encoded in another folder: their embeddings are used" in told.lines
+    same = [path != "03.jpg" for path in labels.paths]
+    assert torch.equal(again.scores[same], labels.scores[same]) and not torch.equal(again.scores, labels.scores)
+
+
 def test_a_store_that_lacks_nothing_is_not_written(photos, teacher, tmp_path, monkeypatch):
     whole = label(photos, teacher, store=tmp_path / "s")
     for name in ("save_plain", "atomic", "file_lock"):

@@ -16,6 +16,8 @@ from PIL import Image, TiffImagePlugin
 from mlclip import read_labels
 from mlclip.cli import _status
 from mlclip.images import MAX_PIXELS, NOTED, PROFILE, Unreadable, open_image, read_parts
+from mlclip.images.decode import _orientation
+from mlclip.teacher.store import contents_of
 
 Image.init()  # or Image.SAVE is empty
 
@@ -304,6 +306,15 @@ def test_the_orientation_of_a_heic_that_stands_in_its_exif_only(tmp_path):
     assert difference(open_bytes(tmp_path, turned), upright) < 8
 
 
+@pytest.mark.parametrize("box", ["irot", "imir", "none"])
+def test_a_heic_is_not_turned_twice(box):
+    """Without pillow-heif: what it says of a photo with the EXIF orientation 6."""
+    image = Mock(format="HEIF", info={"original_orientation": 6})
+    image.getexif.return_value = {0x112: 1}
+    data = b"....ftypheic....meta" + struct.pack(">I4sI4s", 17, b"ipco", 9, box.encode()) + b"\1mdat irot imir"
+    assert _orientation(image, data) == (6 if box == "none" else 1)
+
+
 # --- TIFF -------------------------------------------------------------------------------------------------------------
 
 
@@ -431,6 +442,8 @@ def test_a_file_is_read_again_after_one_error(tmp_path, monkeypatch, error):
     monkeypatch.setattr("builtins.open", Mock(side_effect=OSError(error, "disk")))
     with pytest.raises(Unreadable, match=r"cannot be read \(disk\)"):
         open_image(tmp_path / "x.png")
+    monkeypatch.setattr("mlclip.teacher.store.content_hash", Mock(side_effect=[OSError(error, "disk"), b"hash"]))
+    assert contents_of([Mock(file="x")]) == [b"hash"]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

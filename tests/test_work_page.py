@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -35,43 +36,54 @@ def labels(photos) -> Labels:
     return Labels([f"{n:02d}.jpg" for n in range(12)], CLASSES, scores, root=str(photos))
 
 
+@pytest.fixture(scope="module")
+def program() -> Iterator[Chromium]:
+    with Chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def browser(program) -> Chromium:
+    """One browser for all tests: it remembers marks by the table, so each test has other scores."""
+    program.resize(1280, 900)
+    program.events.clear()
+    for file in program.downloads.glob("*"):
+        file.unlink()
+    return program
+
+
 def shown(browser: Chromium) -> list[str]:
     return browser.run("[...document.querySelectorAll('#window .photo .file')].map((node) => node.title)")
 
 
 @needs_browser
-def test_labels_marked_by_keyboard_are_in_the_downloaded_file_and_are_still_there_after_a_reload(labels, tmp_path):
+def test_labels_marked_by_keyboard_are_in_the_downloaded_file_and_are_still_there_after_a_reload(
+    labels, browser, tmp_path
+):
     write_page(labels, tmp_path / "report.html", looks=ReportConfig(sort="doubt"))
-    with Chromium() as browser:
-        browser.open(tmp_path / "report.html")
-        assert shown(browser)[:2] == ["11.jpg", "10.jpg"]
-        browser.press(
-            "n", "y", "u", "n", "j", "k", "ArrowRight", "2"
-        )  # 11: no; 10: yes, undone, no; 08: the second class
-        browser.press("a")
-        browser.send("Input.insertText", text="dog")
-        browser.press("Enter")
-        assert browser.run("document.getElementById('progress').textContent") == "4 marked, 4 wrong"
-        browser.press("d")
-        (tmp_path / "c.csv").write_bytes(browser.downloaded("corrections.csv"))
-        browser.open(tmp_path / "report.html")
-        assert browser.run("document.getElementById('progress').textContent") == "4 marked, 4 wrong"
-        assert not browser.complaints
+    browser.open(tmp_path / "report.html")
+    assert shown(browser)[:2] == ["11.jpg", "10.jpg"]
+    browser.press("n", "y", "u", "n", "j", "k", "ArrowRight", "2")  # 11: no; 10: yes, undone, no; 08: the second class
+    browser.press("a")
+    browser.send("Input.insertText", text="dog")
+    browser.press("Enter")
+    assert browser.run("document.getElementById('progress').textContent") == "4 marked, 4 wrong"
+    browser.press("d")
+    (tmp_path / "c.csv").write_bytes(browser.downloaded("corrections.csv"))
+    browser.open(tmp_path / "report.html")
+    assert browser.run("document.getElementById('progress').textContent") == "4 marked, 4 wrong"
+    assert not browser.complaints
     found = read_corrections(tmp_path / "c.csv")
     assert found["11.jpg"] == {"cat": 0} and found["10.jpg"] == {"cat": 0}
     assert sorted(found) == ["08.jpg", "10.jpg", "11.jpg"] and found["08.jpg"] == {"cow": 0, "dog": 1}
     assert correct(labels, found).changed == 4
 
 
-def labels_on_the_page(browser: Chromium, path: str) -> str:
-    """The words of the classes on the card of a photo."""
-    return browser.run(f"document.querySelector('#window [aria-label=\"Photo {path}\"] .chips').innerText")
-
-
 @needs_browser
 def test_a_photo_is_shown_large_several_are_answered_at_once_and_complete_ones_are_a_file_of_their_own(
-    labels, photos, tmp_path
+    labels, photos, browser, tmp_path
 ):
+    labels.scores[:, 2] = 0.98
     truth = Labels(labels.paths, CLASSES, (labels.scores > 0.5).float(), root=str(photos))
     truth.scores[3] = torch.tensor([1.0, 1.0, 0.0])  # not dog as labelled, but cow
     given = {"00.jpg": {"cat": 1, "pink": 0}, "gone.jpg": {"cat": 1}}
@@ -80,66 +92,56 @@ def test_a_photo_is_shown_large_several_are_answered_at_once_and_complete_ones_a
     write_page(labels, report, truth=truth, looks=ReportConfig(sort="random"))
     marked = "document.getElementById('progress').textContent"
     source = "document.getElementById('large-photo').src"
-    with Chromium() as browser:
-        browser.open(report)
-        order = shown(browser)
-        assert sorted(order) == labels.paths and order != labels.paths
-        browser.run("document.getElementById('select').focus()")
-        browser.press("Tab", "Enter")  # the first card, its photo
-        browser.wait(
-            f"{source} === '{(photos / order[0]).as_uri()}' && document.getElementById('large-photo').complete"
-        )
-        assert browser.run("document.getElementById('large-photo').naturalWidth") == 60
-        assert order[0] in browser.run("document.getElementById('large-photo').alt")
-        browser.press("ArrowRight", "y", "c", "k", "Escape")  # the second: yes; the third is complete
-        assert browser.run("[document.getElementById('large').open, document.activeElement.ariaLabel]") == [
-            False,
-            f"Photo {order[2]}",
-        ]
-        before = browser.run(marked)
-        browser.press("k", "k", "x", "j", "x")
-        picture = f"document.querySelector('#window [aria-label=\"Photo {order[5]}\"] .picture')"
-        browser.run(f"{picture}.dispatchEvent(new MouseEvent('click', {{bubbles: true, shiftKey: true}}))")
-        assert browser.run("document.getElementById('many-count').textContent") == "6 selected"
-        browser.run("document.getElementById('many-class').value = '1'")
-        browser.press("n")
-        assert browser.run(marked) != before
-        browser.press("u")
-        assert browser.run(marked) == before
-        browser.press("f")
-        browser.send("Input.insertText", text="07")
-        browser.wait("document.getElementById('count').textContent === '1 of 12 photos'")
-        browser.press("Escape")
-        assert browser.run("document.getElementById('count').textContent") == "12 photos"
-        browser.run("document.getElementById('state').value = 'differs'")
-        browser.run("document.getElementById('state').dispatchEvent(new Event('change'))")
-        assert shown(browser) == ["03.jpg"]
-        assert "dog true" in labels_on_the_page(browser, "03.jpg") and "cow not true" in labels_on_the_page(
-            browser, "03.jpg"
-        )
-        browser.run("document.getElementById('tab-classes').click()")
-        browser.open(report)
-        kept = "['state', 'sort'].map((name) => document.getElementById(name).value)"
-        assert browser.run(kept) == ["differs", "random"] and not browser.run(
-            "document.getElementById('classes').hidden"
-        )
-        browser.run("document.getElementById('tab-photos').click()")
-        browser.run("document.getElementById('clear').click()")
-        assert shown(browser) == order and browser.run(marked) == before
-        browser.press("d", "D")
-        for name in ("corrections.csv", "complete.csv"):
-            (tmp_path / name).write_bytes(browser.downloaded(name))
-        assert not browser.complaints
-        alone.parent.mkdir(parents=True)
-        report.rename(alone)
-        browser.send(
-            "Page.addScriptToEvaluateOnNewDocument",
-            source="Object.defineProperty(window, 'localStorage', {get() { throw new Error('none'); }})",
-        )
-        browser.open(alone)
-        browser.press("Enter")
-        browser.wait("!document.getElementById('large-small').hidden")  # the thumbnail stays
-        assert browser.run(f"{source}.startsWith('data:')")
+    browser.open(report)
+    order = shown(browser)
+    assert sorted(order) == labels.paths and order != labels.paths
+    browser.run("document.getElementById('select').focus()")
+    browser.press("Tab", "Enter")  # the first card, its photo
+    browser.wait(f"{source} === '{(photos / order[0]).as_uri()}' && document.getElementById('large-photo').complete")
+    assert browser.run("document.getElementById('large-photo').naturalWidth") == 60
+    assert order[0] in browser.run("document.getElementById('large-photo').alt")
+    browser.press("ArrowRight", "y", "c", "k", "Escape")  # the second: yes; the third is complete
+    browser.wait(f"document.activeElement.ariaLabel === 'Photo {order[2]}' && !document.querySelector('dialog[open]')")
+    before = browser.run(marked)
+    browser.press("k", "k", "x", "j", "x")
+    picture = f"document.querySelector('#window [aria-label=\"Photo {order[5]}\"] .picture')"
+    browser.run(f"{picture}.dispatchEvent(new MouseEvent('click', {{bubbles: true, shiftKey: true}}))")
+    assert browser.run("document.getElementById('many-count').textContent") == "6 selected"
+    browser.run("document.getElementById('many-class').value = '1'")
+    browser.press("n")
+    assert browser.run(marked) != before
+    browser.press("u")
+    assert browser.run(marked) == before
+    browser.press("f")
+    browser.send("Input.insertText", text="07")
+    browser.wait("document.getElementById('count').textContent === '1 of 12 photos'")
+    browser.press("Escape")
+    assert browser.run("document.getElementById('count').textContent") == "12 photos"
+    browser.run("document.getElementById('state').value = 'differs'")
+    browser.run("document.getElementById('state').dispatchEvent(new Event('change'))")
+    assert shown(browser) == ["03.jpg"]
+    words = browser.run("document.querySelector('#window .chips').innerText")
+    assert "dog true" in words and "cow not true" in words
+    browser.run("document.getElementById('tab-classes').click()")
+    browser.open(report)
+    kept = "['state', 'sort'].map((name) => document.getElementById(name).value)"
+    assert browser.run(kept) == ["differs", "random"] and not browser.run("document.getElementById('classes').hidden")
+    browser.run("document.getElementById('tab-photos').click()")
+    browser.run("document.getElementById('clear').click()")
+    assert shown(browser) == order and browser.run(marked) == before
+    browser.press("d", "D")
+    for name in ("corrections.csv", "complete.csv"):
+        (tmp_path / name).write_bytes(browser.downloaded(name))
+    assert not browser.complaints
+    alone.parent.mkdir(parents=True)
+    report.rename(alone)
+    no_storage = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('none'); }})"
+    script = browser.send("Page.addScriptToEvaluateOnNewDocument", source=no_storage)
+    browser.open(alone)
+    browser.send("Page.removeScriptToEvaluateOnNewDocument", **script)
+    browser.press("Enter")
+    browser.wait("!document.getElementById('large-small').hidden")  # the thumbnail stays
+    assert browser.run(f"{source}.startsWith('data:')")
     found = read_corrections(tmp_path / "corrections.csv")
     assert found["gone.jpg"] == {"cat": 1} and found["00.jpg"]["pink"] == 0 and found["00.jpg"]["cat"] == 1
     assert found[order[1]].popitem()[1] == 1
@@ -149,7 +151,7 @@ def test_a_photo_is_shown_large_several_are_answered_at_once_and_complete_ones_a
 
 
 @needs_browser
-def test_hostile_names_run_nothing_request_nothing_and_come_back_unchanged(photos, tmp_path):
+def test_hostile_names_run_nothing_request_nothing_and_come_back_unchanged(photos, browser, tmp_path):
     names = [f"{evil.replace('/', '∕')}{n}.jpg" for n, evil in enumerate(EVIL)] + [os.fsdecode(b"\xff.jpg")]
     for number, name in enumerate(names):
         (photos / f"{number:02d}.jpg").rename(photos / name)
@@ -157,49 +159,47 @@ def test_hostile_names_run_nothing_request_nothing_and_come_back_unchanged(photo
     labels = Labels(names, EVIL, torch.full((4, 3), 0.6), root=str(photos), meta=meta)
     truth = Labels(names, EVIL, torch.ones(4, 3))
     write_page(labels, tmp_path / "report.html", truth=truth, predictions=labels, title=EVIL[1])
-    with Chromium() as browser:
-        browser.open(tmp_path / "report.html")
-        for tab in ("classes", "report", "photos"):
-            browser.run(f"document.getElementById('tab-{tab}').click()")
-        for _ in names:
-            browser.press("1", "2", "3", "j")
-        browser.press("d")
-        (tmp_path / "c.csv").write_bytes(browser.downloaded("corrections.csv"))
-        assert browser.run("typeof window.hacked") == "undefined"
-        assert {address.partition(":")[0] for address in browser.requests} <= {"file", "data", "blob"}
-        assert sum(address.startswith("file:") for address in browser.requests) == 1  # the page itself
-        assert not browser.complaints
+    browser.open(tmp_path / "report.html")
+    for tab in ("classes", "report", "photos"):
+        browser.run(f"document.getElementById('tab-{tab}').click()")
+    for _ in names:
+        browser.press("1", "2", "3", "j")
+    browser.press("d")
+    (tmp_path / "c.csv").write_bytes(browser.downloaded("corrections.csv"))
+    assert browser.run("typeof window.hacked") == "undefined"
+    assert {address.partition(":")[0] for address in browser.requests} <= {"file", "data", "blob"}
+    assert sum(address.startswith("file:") for address in browser.requests) == 1  # the page itself
+    assert not browser.complaints
     assert read_corrections(tmp_path / "c.csv") == {name: dict.fromkeys(EVIL, 0) for name in names}
 
 
 @needs_browser
-def test_thumbnails_in_a_folder_are_shown_and_nothing_overflows_on_a_phone(labels, tmp_path):
+def test_thumbnails_in_a_folder_are_shown_and_nothing_overflows_on_a_phone(labels, browser, tmp_path):
+    labels.scores[:, 2] = 0.97
     made = write_page(labels, tmp_path / "my page.html", looks=ReportConfig(thumbnails="folder"))
     assert sorted(file.name for file in made.folder.iterdir()) == sorted(f"{n}.jpg" for n in range(12))
-    with Chromium(width=390, height=800) as browser:
-        browser.open(tmp_path / "my page.html")
-        pictures = "[...document.querySelectorAll('#window img')]"
-        browser.wait(f"{pictures}.length && {pictures}.every((image) => image.complete)")
-        assert browser.run(f"{pictures}.every((image) => image.naturalWidth > 0)")
-        for tab in ("photos", "classes", "report"):
-            browser.run(f"document.getElementById('tab-{tab}').click()")
-            assert browser.run("document.documentElement.scrollWidth") <= 390, tab
-            small = """[...document.querySelectorAll('button, select, summary, input:not([type=checkbox]), .pick')]
-                .filter((node) => node.offsetParent).map((node) => [node.outerHTML, node.getBoundingClientRect()])
-                .filter(([, box]) => Math.min(box.width, box.height) < 40)"""
-            assert not browser.run(f"{small}.map(([words]) => words)"), tab
-        browser.run("document.getElementById('tab-photos').click()")
-        browser.run("document.getElementById('select').click()")
-        browser.run("document.querySelectorAll('#window .pick input')[1].click()")
-        browser.run("document.querySelector('#window .picture').click()")
-        assert browser.run("document.getElementById('many-count').textContent") == "2 selected"
-        browser.run("document.getElementById('many-complete').click()")
-        assert "2 complete" in browser.run("document.getElementById('progress').textContent")
-        browser.run("document.querySelector('#window .picture').click()")
-        assert browser.run(
-            "document.getElementById('large').open && innerWidth === document.documentElement.scrollWidth"
-        )
-        assert not browser.complaints
+    browser.resize(390, 800)
+    browser.open(tmp_path / "my page.html")
+    pictures = "[...document.querySelectorAll('#window img')]"
+    browser.wait(f"{pictures}.length && {pictures}.every((image) => image.complete)")
+    assert browser.run(f"{pictures}.every((image) => image.naturalWidth > 0)")
+    for tab in ("photos", "classes", "report"):
+        browser.run(f"document.getElementById('tab-{tab}').click()")
+        assert browser.run("document.documentElement.scrollWidth") <= 390, tab
+        small = """[...document.querySelectorAll('button, select, summary, input:not([type=checkbox]), .pick')]
+            .filter((node) => node.offsetParent).map((node) => [node.outerHTML, node.getBoundingClientRect()])
+            .filter(([, box]) => Math.min(box.width, box.height) < 40)"""
+        assert not browser.run(f"{small}.map(([words]) => words)"), tab
+    browser.run("document.getElementById('tab-photos').click()")
+    browser.run("document.getElementById('select').click()")
+    browser.run("document.querySelectorAll('#window .pick input')[1].click()")
+    browser.run("document.querySelector('#window .picture').click()")
+    assert browser.run("document.getElementById('many-count').textContent") == "2 selected"
+    browser.run("document.getElementById('many-complete').click()")
+    assert "2 complete" in browser.run("document.getElementById('progress').textContent")
+    browser.run("document.querySelector('#window .picture').click()")
+    assert browser.run("document.getElementById('large').open && innerWidth === document.documentElement.scrollWidth")
+    assert not browser.complaints
     write_page(labels, tmp_path / "my page.html", looks=ReportConfig(thumbnails="embed"))
     assert not made.folder.exists()
 

@@ -30,7 +30,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 @options.choice(
     "--variant",
     choices=["fp32", "int8"],
-    help="Numbers inside the ONNX file: int8 is a quarter of the size, and faster on CPUs.",
+    help="Numbers inside the ONNX file: int8 is a quarter of the size, and faster on most CPUs.",
 )
 @options.place(
     "--photos",

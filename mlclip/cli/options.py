@@ -49,6 +49,12 @@ def running(command: Callable) -> Callable:
 
 
 images = click.argument("images", nargs=-1, required=True, metavar="IMAGES...", type=click.Path())
+exclude = click.option(
+    "--exclude",
+    metavar="GLOB",
+    multiple=True,
+    help='Leave out files and folders with such a name, as "*_mask.png", or such a path, as "2019/thumbs". Can be repeated.',
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
 offline = click.option("--offline", is_flag=True, help="Never use the network.")
 quiet = click.option(

@@ -19,6 +19,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 
 @click.command()
 @options.images
+@options.exclude
 @options.model("The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.")
 @options.choice(
     "--format",
@@ -52,7 +53,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @options.verbose
 @config_file
 @click.pass_context
-def predict(ctx, images, model, form, output, append, threshold, topk, heatmaps, overwrite, **running):
+def predict(ctx, images, exclude, model, form, output, append, threshold, topk, heatmaps, overwrite, **running):
     """Print which classes photos show.
 
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
@@ -63,6 +64,7 @@ def predict(ctx, images, model, form, output, append, threshold, topk, heatmaps,
 
     An .onnx model runs in onnxruntime, on the CPU or with --device cuda. torch is not needed.
     """
+    from ..images import find_images
     from ..student.onnx_model import is_onnx
 
     if threshold is not None and topk:
@@ -83,9 +85,10 @@ def predict(ctx, images, model, form, output, append, threshold, topk, heatmaps,
         check_output(output, overwrite=overwrite or append)
     loaded, classes, thresholds, run = (_onnx_student if is_onnx(model) else _torch_student)(model, running["device"])
     thresholds = options.thresholds_of(threshold, classes, thresholds)
+    found = find_images(images, exclude)
     if append and os.path.exists(output):
-        images = _without_known(images, output, classes, thresholds, running["progress"])
-    labels = run(images, **running)
+        found = _without_known(found, output, classes, thresholds, running["progress"])
+    labels = run(found, **running)
     labels.meta["thresholds"] = thresholds
     chosen = [_chosen(scores, classes, thresholds, topk) for scores in labels.scores.tolist()]
     if output:
@@ -97,14 +100,13 @@ def predict(ctx, images, model, form, output, append, threshold, topk, heatmaps,
     return options.report_skipped(labels.meta["skipped"])
 
 
-def _without_known(images, output: str, classes: list[str], thresholds: list[float], progress):
+def _without_known(found, output: str, classes: list[str], thresholds: list[float], progress):
     """The photos that the table `output` does not have. InputError if another model made the table."""
     from dataclasses import replace
 
-    from ..images import find_images
     from ..labels.table import read_labels
 
-    known, found = read_labels(output), find_images(images)
+    known = read_labels(output)
     same = known.classes == classes and all(
         abs(a - b) < 1e-4 for a, b in zip(known.thresholds.tolist(), thresholds, strict=True)
     )
@@ -154,21 +156,20 @@ def _torch_student(file, device):
 
     checkpoint = load_checkpoint(file)
 
-    def run(images, **running):
-        return predict_photos(images, checkpoint, **running)
+    def run(found, **running):
+        return predict_photos(found, checkpoint, **running)
 
     return checkpoint, checkpoint.model.classes, thresholds_of(checkpoint).tolist(), run
 
 
 def _onnx_student(file, device):
     """The same for a `model.onnx`, without torch: `student.predict` would import it."""
-    from ..images import find_images
     from ..student.onnx_model import load_onnx, predict_onnx
 
     model = load_onnx(file, device)
 
-    def run(images, device, **running):
-        return predict_onnx(find_images(images), model, **running)
+    def run(found, device, **running):
+        return predict_onnx(found, model, **running)
 
     return model, model.classes, model.thresholds, run
 

@@ -12,6 +12,7 @@ from .settings import config_file, part_for, print_config, print_settings, setti
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGES...", type=click.Path())
+@options.exclude
 @click.option(
     "--classes",
     help="The classes: a FILE (one name per line, or `label = prompt name`, or `animal > dog` for a class below another; also "
@@ -60,6 +61,7 @@ def pseudolabel(images, output, device, progress, print_config, **more):
     if not images and not print_config:
         raise click.UsageError("Missing argument 'IMAGES...'.")
     from ..distributed import choose_device, start_distributed
+    from ..labels.class_names import CLASS_PRESETS, DEFAULT_NAMES, DEFAULT_PRESET
     from ..teacher.pseudolabel import pseudolabel as label
     from ..teacher.scoring import default_clip
 
@@ -76,6 +78,10 @@ def pseudolabel(images, output, device, progress, print_config, **more):
     size = f"{len(labels)} photos × {len(labels.classes)} classes"
     progress.log(f"{output}: {size}, {per_photo:.2f} labels per photo (score {_limit(labels)})")
     _show_diagnosis(labels, progress)
+    if not more["classes"] and labels.classes == list(CLASS_PRESETS[DEFAULT_PRESET]):
+        progress.log(
+            f"no class names were given: {DEFAULT_NAMES}. Name your own with --classes FILE or --classes cat,dog"
+        )
     progress.log(f"next: mlclip train --labels {output}")
     return options.report_skipped(labels.meta["skipped"], output)
 

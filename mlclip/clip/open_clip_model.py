@@ -50,6 +50,7 @@ class OpenClipModel(nn.Module):
             )
         self.input_resolution = int(sides.pop())
         self.context_length = tokenizer.context_length
+        self.english = type(tokenizer).__name__ == "SimpleTokenizer"  # others may know other languages
         self.visual.stride = self.input_resolution
         self.name = self.sha256 = self.licence = ""
         bias = getattr(model, "logit_bias", None)

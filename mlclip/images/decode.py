@@ -16,19 +16,25 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from . import tiff
 from .colour import in_srgb
-from .mend import jpeg_endings, png_chunks, without_texts
+from .jpeg_end import jpeg_endings
 from .shards import locate
 
 MAX_PIXELS = 178_000_000  # no more are decoded of a photo
 MAX_BYTES = 2**30
+SETTINGS = (  # of Pillow, while it decodes
+    (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
+    (Image, "MAX_IMAGE_PIXELS", None),  # MAX_PIXELS stands in its place
+    (PngImagePlugin, "MAX_TEXT_CHUNK", 2**24),  # bytes of one text of a PNG, or of its colour profile
+    (PngImagePlugin, "MAX_TEXT_MEMORY", 2**28),  # bytes of all texts
+)
 BACKGROUND = (255, 255, 255)  # white, behind transparent pixels
 MARGIN = 2  # a JPEG may be decoded at a fraction of its size, but at no less than this many times the requested size
 # not EPS: it would start Ghostscript
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF")
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "HEIF", "JXL")
 READERS = ("Jpeg", "Mpo", "Png", "Bmp", "WebP", "Gif", "Tiff", "Ppm", "Avif")  # of FORMATS; Pillow has 30 more
 ORIENTATION = 0x0112
 NOTED = "noted"  # key of image.info: bit k is set if NOTES[k] is true of the file
@@ -49,9 +55,10 @@ TURNS = {  # EXIF orientation -> the transpose that turns the photo upright
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
+JXL_HEADS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 # how files begin, in lower case
 _PICTURES = {b"\xff\xd8": "JPEG", b"\x89png": "PNG", b"gif8": "GIF", b"bm": "BMP", b"ii*\0": "TIFF", b"mm\0*": "TIFF",
-             b"riff": "WebP"}  # fmt: skip
+             b"riff": "WebP", b"\xff\n": "JPEG XL", b"\0\0\0\x0cjxl ": "JPEG XL"}  # fmt: skip
 _OTHERS = {b"<!doctype html": "HTML", b"<html": "HTML", b"<?xml": "XML", b"<svg": "SVG", b"{": "JSON", b"%pdf": "PDF",
            b"%!ps": "PostScript", b"pk\3\4": "a zip archive"}  # fmt: skip
 
@@ -75,7 +82,11 @@ def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> 
     A JPEG of more than MAX_PIXELS is always decoded at such a fraction.
     Raises Unreadable with the reason. Starts no program, prints nothing, and closes the file.
     """
-    data = _read(file)
+    return decode_image(_read(file), smallest=smallest)
+
+
+def decode_image(data: bytes, *, smallest: tuple[int, int] | None = None) -> Image.Image:
+    """The same for the bytes of a photo's file."""
     with _STRICT_AND_QUIET:
         try:
             return _decode(data, smallest)
@@ -84,10 +95,24 @@ def open_image(file: str | Path, *, smallest: tuple[int, int] | None = None) -> 
         except MemoryError as error:
             raise Unreadable("not enough memory to decode it") from error
         except PILLOW_ERRORS as error:
-            if mended := _decode_mended(data, smallest):
-                return mended
+            with suppress(*PILLOW_ERRORS):
+                first, second = jpeg_endings(data)
+                if _decode(first, None).tobytes() == _decode(second, None).tobytes():
+                    return _decode(first, smallest)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             raise Unreadable(f"damaged or cut short ({reason})") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture of Pillow as `open_image` returns it: RGB, upright, sRGB. Raises Unreadable."""
+    with _STRICT_AND_QUIET:
+        try:
+            image = ImageOps.exif_transpose(image)
+            rgb = _to_rgb(image)
+            profile = image.info.get("icc_profile")
+            return (in_srgb(image, rgb, profile) if profile else None) or rgb
+        except PILLOW_ERRORS as error:
+            raise Unreadable(f"damaged ({error})") from error
 
 
 def _read(file: str | Path, again: bool = True) -> bytes:
@@ -114,7 +139,7 @@ def _read(file: str | Path, again: bool = True) -> bytes:
 
 
 class _StrictAndQuiet(AbstractContextManager):
-    """Make Pillow strict but for large pictures, whatever the calling program has set, and silence its warnings.
+    """Make Pillow strict about damage but not about size, whatever the calling program has set, and silence its warnings.
 
     These are settings of the whole process. Threads share them: the first one in sets them, the last one out restores them.
     """
@@ -127,10 +152,10 @@ class _StrictAndQuiet(AbstractContextManager):
             self._inside += 1
             if self._inside > 1:
                 return
-            self._restore.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
-            self._restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            for module, name, value in SETTINGS:
+                self._restore.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, value)
             self._restore.enter_context(warnings.catch_warnings())
-            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None  # `_decode` has a limit of its own
             warnings.simplefilter("ignore")
 
     def __exit__(self, *_: object) -> None:
@@ -143,8 +168,7 @@ class _StrictAndQuiet(AbstractContextManager):
 _STRICT_AND_QUIET = _StrictAndQuiet()
 
 
-def _decode(data: bytes, smallest: tuple[int, int] | None, profile: bytes | None = None) -> Image.Image:
-    """`profile` is used in place of the one in `data`."""
+def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=_formats_for(data))
     if image.format == "TIFF" and (problem := tiff.prepare(image)):
         raise Unreadable(problem)
@@ -163,8 +187,8 @@ def _decode(data: bytes, smallest: tuple[int, int] | None, profile: bytes | None
     deep = image.mode.startswith("I") or any(";16" in str(tile) for tile in image.tile)
     image.load()
     pixels = rgb = _to_rgb(image)
-    if profile or "icc_profile" in image.info:
-        pixels = in_srgb(image, rgb, profile or image.info["icc_profile"])
+    if "icc_profile" in image.info:
+        pixels = in_srgb(image, rgb, image.info["icc_profile"])
     ignored, pixels = pixels is None, pixels or rgb
     if deep and max(high for _, high in pixels.getextrema()) <= 16:
         raise Unreadable("nearly black, perhaps 12 bits in 16; spread its values over 0 to 65535 or make them 8 bits")
@@ -174,27 +198,16 @@ def _decode(data: bytes, smallest: tuple[int, int] | None, profile: bytes | None
     return pixels
 
 
-def _decode_mended(data: bytes, smallest: tuple[int, int] | None) -> Image.Image | None:
-    """A second try, see `mend`. None if it fails too."""
-    with suppress(*PILLOW_ERRORS):
-        if parts := without_texts(data):
-            return _decode(parts[0], smallest, parts[1])
-        if endings := jpeg_endings(data):
-            first, second = (_decode(ending, None).tobytes() for ending in endings)
-            return _decode(endings[0], smallest) if first == second else None
-    return None
-
-
 def _orientation(image: Image.Image, data: bytes) -> int | None:
     """The EXIF orientation of the pixels that were loaded, or None."""
     try:
         value = image.getexif().get(ORIENTATION)
-        if image.format == "HEIF":  # pillow-heif has taken it out of the EXIF, as if the pixels were turned already
-            start = data.index(
-                b"ipco"
-            )  # the properties of the picture: a rotation (irot) or mirroring (imir) turns them
+        if image.format == "HEIF":  # pillow-heif has taken it out of the EXIF, as if irot or imir had turned the pixels
+            start = data.index(b"ipco")  # the list of properties
             properties = data[start : start + int.from_bytes(data[start - 4 : start], "big")]
             value = None if re.search(b"irot|imir", properties) else image.info.get("original_orientation")
+        if image.format == "JXL":  # libjxl has turned it
+            value = None
         return int(value[0] if isinstance(value, bytes | tuple) else value or 1)
     except PILLOW_ERRORS:  # damaged EXIF: use the photo without turning it
         return None
@@ -202,15 +215,22 @@ def _orientation(image: Image.Image, data: bytes) -> int | None:
 
 def _wrong_checksum(data: bytes) -> str | None:
     """PNG: an image data chunk (IDAT) has a wrong checksum. Pillow checks the other critical chunks, but not this one."""
-    view = memoryview(data)
-    for kind, start, end in png_chunks(data):
-        if kind == b"IDAT" and zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            return f"damaged (wrong checksum in the image data, at byte {start - 8:,})"
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    view, position = memoryview(data), 8
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data) or kind == b"IEND":
+            return None
+        if kind == b"IDAT" and zlib.crc32(view[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return f"damaged (wrong checksum in the image data, at byte {position:,})"
+        position = end + 4
     return None
 
 
 def _formats_for(data: bytes) -> tuple[str, ...]:
-    return _formats(_brand(data) in HEIF_BRANDS + AVIF_BRANDS)
+    return _formats(_brand(data) in HEIF_BRANDS + AVIF_BRANDS or data.startswith(JXL_HEADS))
 
 
 def _brand(data: bytes) -> bytes:
@@ -227,6 +247,8 @@ def _why_not(data: bytes) -> str:
         return "HEIC needs a plug-in; run `pip install pillow-heif`"
     if brand in AVIF_BRANDS and "AVIF" not in formats:
         return "AVIF needs a newer Pillow or a plug-in; run `pip install -U pillow` or `pip install pillow-avif-plugin`"
+    if data.startswith(JXL_HEADS) and "JXL" not in formats:
+        return "JPEG XL needs a plug-in; run `pip install pillow-jxl-plugin`"
     head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     picture = "HEIC or AVIF" if brand in HEIF_BRANDS + AVIF_BRANDS else None
     picture = picture or next((name for start, name in _PICTURES.items() if head.startswith(start)), None)
@@ -242,7 +264,7 @@ def _why_not(data: bytes) -> str:
 
 @lru_cache
 def _formats(plug_ins: bool) -> tuple[str, ...]:
-    """The FORMATS that this Pillow can read. With `plug_ins`, installed plug-ins for HEIC and AVIF are registered first."""
+    """The FORMATS that this Pillow can read. With `plug_ins`, installed plug-ins for HEIC, AVIF and JPEG XL are registered first."""
     for module in READERS:
         with suppress(ImportError):  # an older Pillow has no reader of AVIF
             import_module(f"PIL.{module}ImagePlugin")
@@ -253,6 +275,8 @@ def _formats(plug_ins: bool) -> tuple[str, ...]:
             pillow_heif.register_heif_opener()
         with suppress(ImportError):
             import pillow_avif  # noqa: F401  (the import registers it)
+        with suppress(ImportError):
+            import pillow_jxl  # noqa: F401  (the same)
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from ..config import InputError
 from ..files import refuse_nul
+from .left_out import JXL, LeftOut, reads_jxl
 from .list_file import read_paths
 from .shards import index_of, is_shard, locate, split_member
 
@@ -62,27 +63,32 @@ class Skip:
 
 @dataclass(frozen=True)
 class Found:
-    """The photos of the sources, in the order of the sources and sorted within a folder. `repeated` counts duplicates."""
+    """The photos of the sources, in the order of the sources and sorted within a folder. `repeated` counts duplicates.
+
+    `left_out` are lines about folders and files that look like photos and were not read.
+    """
 
     root: str
     photos: list[Photo]
     skipped: list[Skip]
     repeated: int
     known: int = 0  # photos left out because a table has them
+    left_out: Sequence[str] = ()
 
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found  # what `find_images` takes
 
 
-def find_images(sources: Images) -> Found:
+def find_images(sources: Images, exclude: Sequence[str] = ()) -> Found:
     """All photos that the sources name, each of them once. No photo is opened. What was found already is returned as it is.
 
     A source is one of: a folder, which is searched with all its subfolders for SUFFIXES in upper or lower case, without
-    hidden names and mlclip's stores, and for .tar shards where it has no photos of its own; a file with any suffix; a .tar
-    shard, whose members with SUFFIXES are photos; a pattern such as "trip/*.jpg"; "@list.txt", a text file
+    hidden names, mlclip's stores, thumbnails and recycle bins, and for .tar shards where it has no photos of its own; a file with
+    any suffix; a .tar shard, whose members with SUFFIXES are photos; a pattern such as "trip/*.jpg"; "@list.txt", a text file
     with one path per line, relative to the list file, where "#" begins a comment line; "@table.csv:column" or
     "@table.parquet:column", a column of such paths. Links to folders are followed;
-    each folder is searched once per source. The root is the deepest folder that contains all sources.
+    each folder is searched once per source. The root is the deepest folder that contains all sources. `exclude` are patterns such
+    as "*_mask.png" for names of files and folders, or "a/b*" for paths from a source or the current folder.
     Raises InputError if a source does not exist or is neither a file nor a folder, and if no photo is found.
     """
     if isinstance(sources, Found):
@@ -90,12 +96,15 @@ def find_images(sources: Images) -> Found:
     names = [os.fspath(source) for source in ([sources] if isinstance(sources, str | os.PathLike) else sources)]
     if not names:
         raise InputError("No photos are named. Name a folder, files, or @list.txt.")
-    gathered = [_gather(name) for name in names]
+    left = LeftOut(exclude)
+    gathered = [_gather(name, left) for name in names]
     root = _common_folder(base for base, _, _ in gathered)
     photos, skipped, seen, repeated = [], [], set(), 0
     real_folder = lru_cache(os.path.realpath)
-    for _, files, failures in gathered:
+    for base, files, failures in gathered:
         for file in files:
+            if left.excludes(file, base):
+                continue
             folder, name = os.path.split(file)
             real = os.path.realpath(file) if os.path.islink(file) else os.path.join(real_folder(folder), name)
             real = os.path.normcase(real)  # Windows has no upper and lower case
@@ -110,10 +119,11 @@ def find_images(sources: Images) -> Found:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         real = [skip for skip in skipped if skip.reason != NO_IMAGES]
         why = f" Skipped {len(real)}, the first is {real[0].path}: {real[0].reason}." if real else ""
+        why += "".join(f" {line[0].upper()}{line[1:]}." for line in left.lines())
         raise InputError(
             f"No images found in {shown} (searched for {' '.join(SUFFIXES)}).{why} Name another folder or file."
         )
-    return Found(root, photos, skipped, repeated)
+    return Found(root, photos, skipped, repeated, left_out=left.lines())
 
 
 def _check(file: str, root: str) -> Photo | Skip:
@@ -132,12 +142,12 @@ def _relative(path: str, root: str) -> str:
     return path if inside == path else inside.replace(os.sep, "/")
 
 
-def _gather(source: str) -> tuple[str, list[str], list[tuple[str, str]]]:
+def _gather(source: str, left: LeftOut) -> tuple[str, list[str], list[tuple[str, str]]]:
     """What one source names: the deepest folder that contains all of it, files (not checked yet), and what failed with reasons."""
     refuse_nul(source)
     path = os.path.abspath(source) if source else ""
     if os.path.isdir(path):
-        files, failures = _walk(path)
+        files, failures = _walk(path, left)
         return path, files, failures if files or failures else [(path, NO_IMAGES)]
     if os.path.isfile(path):
         if source.lower().endswith(VIDEO_SUFFIXES):
@@ -145,35 +155,35 @@ def _gather(source: str) -> tuple[str, list[str], list[tuple[str, str]]]:
                 f"{source} is a video. Write its key frames as photos and name their folder: "
                 f"mkdir frames && ffmpeg -skip_frame nokey -i {shlex.quote(source)} -fps_mode vfr -q:v 2 frames/%06d.jpg"
             )
-        return os.path.dirname(path), *_inside(path)
+        return os.path.dirname(path), *_inside(path, left)
     if os.path.lexists(path):
         raise InputError(f"{source} is {_what_is(path)}. {_REMEDY}")
     if source.startswith("@"):  # paths in it that do not exist are skipped later, with a reason
         folder, entries = read_paths(source[1:])
         there = [entry for entry in entries if os.path.exists(entry)]
         bases = [entry if os.path.isdir(entry) else os.path.dirname(entry) for entry in there]
-        return _common_folder(bases or [folder]), *_contents(entries)
+        return _common_folder(bases or [folder]), *_contents(entries, left)
     matches = [os.path.abspath(match) for match in sorted(glob.glob(source, recursive=True)) if glob.has_magic(source)]
     if not matches:
         raise InputError(f"{source or 'an empty name'} not found. {_REMEDY}")
     folders = [match for match in matches if os.path.isdir(match)]
     used = [match for match in matches if (_has_suffix(match) or is_shard(match)) and match not in folders]
-    files, failures = _contents([*used, *folders])  # files with an image suffix, then the contents of folders
+    files, failures = _contents([*used, *folders], left)  # files with an image suffix, then the contents of folders
     bases = [*folders, *map(os.path.dirname, used)]
     return _common_folder(bases or map(os.path.dirname, matches)), list(dict.fromkeys(files)), failures
 
 
-def _contents(paths: Iterable[str]) -> Contents:
+def _contents(paths: Iterable[str], left: LeftOut) -> Contents:
     """The photos that folders, shards and files hold, one after the other."""
     files, failures = [], []
     for path in paths:
-        inside, more = _walk(path) if os.path.isdir(path) else _inside(path)
+        inside, more = _walk(path, left) if os.path.isdir(path) else _inside(path, left)
         files += inside
         failures += more
     return files, failures
 
 
-def _walk(top: str) -> Contents:
+def _walk(top: str, left: LeftOut) -> Contents:
     """All files with an image suffix under `top`, sorted, and (folder, reason) of folders that cannot be listed.
 
     Real folders are searched before links to folders, so that a photo gets its real path if it has one below `top`.
@@ -191,23 +201,36 @@ def _walk(top: str) -> Contents:
         if identity in seen or any(entry.name == STORE_MARK for entry in names):
             continue
         seen.add(identity)
+        photos, others = [], []
         for entry in names:
-            if entry.name.startswith(".") or entry.name in IGNORED:
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            if is_folder and left.has_folder(here, entry.name):
                 continue
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            if entry.name.startswith(".") or entry.name in IGNORED or left.excludes(entry.path, top):
+                continue
+            if is_folder:
                 (links if entry.is_symlink() else folders).append(entry.path)
             elif _has_suffix(entry.name):
-                files.append(entry.path)
+                photos.append(entry.path)
             elif is_shard(entry.name):
                 shards.append(entry.path)
+            elif entry.is_file():
+                others.append(entry.path)
+        files += photos
+        left.add_files(others, {os.path.splitext(os.path.basename(photo))[0].lower() for photo in photos})
+    if files and shards:
+        left.add("shard", min(shards), len(shards))
     if files or not shards:
         return sorted(files), failures
-    files, more = _contents(sorted(shards))
+    files, more = _contents(sorted(shards), left)
     return files, failures + more
 
 
-def _inside(file: str) -> Contents:
-    """The photos in a shard in its order, and (path, reason) of what cannot be read; any other file stands for itself."""
+def _inside(file: str, left: LeftOut) -> Contents:
+    """The photos in a shard in its order, and (path, reason) of what cannot be read; any other file stands for itself.
+
+    `a.seg.png` beside `a.jpg` is a picture that belongs to the photo `a.jpg`, as webdataset has it.
+    """
     if not is_shard(file) or not os.path.isfile(file):
         return [file], []
     try:
@@ -218,7 +241,18 @@ def _inside(file: str) -> Contents:
     def inside(name: str) -> str:
         return os.path.join(file, *name.strip("/").split("/"))
 
-    photos = [inside(name) for name in index.members if _is_photo_name(name)]
+    names = [name for name in index.members if _is_photo_name(name)]
+    samples = {os.path.splitext(name)[0] for name in names}
+    photos = []
+    for name in names:
+        folder, base = os.path.split(name)
+        sample = os.path.join(folder, base.partition(".")[0])
+        if sample in samples and sample != os.path.splitext(name)[0]:
+            left.add("mask", inside(name))
+        else:
+            photos.append(inside(name))
+    for name in filter(_is_photo_name, index.repeated):
+        left.add("same name", inside(name))
     failures = [(inside(name), reason) for name, reason in index.refused.items() if _is_photo_name(name)]
     if index.problem or not photos:
         failures.append((file, index.problem or "no images in this archive"))
@@ -231,7 +265,7 @@ def _is_photo_name(name: str) -> bool:
 
 
 def _has_suffix(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(SUFFIXES) or (name.lower().endswith(JXL) and reads_jxl())
 
 
 def _what_is(path: str) -> str:

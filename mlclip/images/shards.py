@@ -26,6 +26,7 @@ class Index(NamedTuple):
     members: dict[str, tuple[int, int]]  # name -> (start, size) of its bytes in the shard
     refused: dict[str, str]  # name -> why it is not read
     problem: str | None
+    repeated: tuple[str, ...] = ()  # names of members before one with the same name, which alone is read
 
 
 class Place(NamedTuple):
@@ -94,6 +95,7 @@ def index_of(shard: str) -> Index:
 def _index(shard: str, size: int, mtime_ns: int) -> Index:
     members: dict[str, tuple[int, int]] = {}
     refused: dict[str, str] = {}
+    repeated: list[str] = []
     whole = False
     with open(shard, "rb") as file:
         head = file.read(6)
@@ -104,7 +106,8 @@ def _index(shard: str, size: int, mtime_ns: int) -> Index:
             with tarfile.TarFile(fileobj=file) as archive:
                 while (info := archive.next()) is not None and 0 <= info.size <= size - info.offset_data:
                     name = posixpath.normpath(info.name)
-                    members.pop(name, None)  # of several members with one name the last one counts
+                    if members.pop(name, None):  # of several members with one name the last one counts
+                        repeated.append(name)
                     refused.pop(name, None)
                     if name.startswith(("/", "../")) or name == "..":
                         refused[name] = "its name leads out of the archive"
@@ -118,6 +121,6 @@ def _index(shard: str, size: int, mtime_ns: int) -> Index:
         except _TAR_ERRORS:
             pass  # `whole` says so
     if whole:
-        return Index(members, refused, None)
+        return Index(members, refused, None, tuple(repeated))
     cut = f"damaged or cut short; the {len(members)} files before that place are used"
-    return Index(members, refused, cut if members else "not a readable .tar file")
+    return Index(members, refused, cut if members else "not a readable .tar file", tuple(repeated))

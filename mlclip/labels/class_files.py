@@ -5,6 +5,7 @@ A file of thresholds has lines `class,threshold`, or an object {class: threshold
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -30,8 +31,14 @@ from .sheet import (
 
 _COMMENT = re.compile(r"(?<!\s)\s+#\s.*$")
 _NUMBERED = re.compile(r"\(?(\d{1,6})(?:[.):,;]\s*|\s+)(\S.{0,999})")  # `1. cat`, `(1) cat`, `0: cat`, `0 cat`, `0,cat`
-# A bullet, quotes, an id of WordNet or Open Images.
-_MARKED = re.compile(r"""[-*•]\s.*|(["']).*\1,?|n\d{8}\s.*|/m/\w+,.*""")
+_ASSIGNED = re.compile(r"\A\s*\w+\s*=\s*(?=[\[({])")  # `CLASSES = (...)`
+# Around a name: brackets or quotes, a bullet, an id, a separator, a path, the suffix of a file; or a line of a nested structure.
+_FRAME = re.compile(
+    r"""["'(\[{<].*["')\]}>][,;]?$|[-*•+]\s|[a-z]{0,3}\d{2,}(?:[^\w\s]|_)|n\d{8}\s|.*?([,;|:\t/]|\\(?![=>])|->|\s[-–—]\s|\s\s)"""
+    r"|.*(\.[a-z]\w{1,3}|[\[{(])$|[\]})]"
+)
+_NUMBER = re.compile(r"(\d+)\s|.*[\s_](-?\d+(?:\.\d+)?%?)$")  # at one end
+NEARLY_ALL = 0.9  # of the lines
 _GROUP = re.compile(r"exclusive\s*:(.*)", re.IGNORECASE)
 
 
@@ -54,12 +61,19 @@ def read_class_text(text: str, source: str) -> ClassList:
     {'3 wheeler': '3 wheeler', '4 wheeler': '4 wheeler'}
     """
     suffix, name = source.lower().rpartition(".")[2], os.path.basename(source)
-    if suffix == "json" or text.lstrip()[:1] in ("[", "{"):
+    bare = _ASSIGNED.sub("", text, count=1).strip()
+    if suffix == "json" or bare[:1] in ("[", "{", "("):
         try:
             return named_classes(_from_content(parse_json(text), source), source, (), [f"{name}: read as JSON"])
         except ValueError as error:
             if suffix == "json":
                 raise InputError(f"{source} is not JSON ({str(error)[:80]}). Write a list of names.") from error
+        try:
+            content = ast.literal_eval(bare)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            content = None  # lines that begin with a bracket
+        if isinstance(content, list | tuple | dict):
+            return named_classes(_from_content(content, source), source, (), [f"{name}: read as Python"])
     if suffix in ("yaml", "yml"):
         try:
             import yaml
@@ -70,15 +84,15 @@ def read_class_text(text: str, source: str) -> ClassList:
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise InputError(f"{source} is not YAML ({' '.join(str(error).split())[:80]}). Correct it.") from error
         return named_classes(_from_content(content, source), source, (), [f"{name}: read as YAML"])
-    lines, groups, notes = _from_lines(text, source)
-    return named_classes(lines, source, groups, [f"{name}: {note}" for note in notes])
+    lines, groups, notes, numbers = _from_lines(text, source)
+    return named_classes(lines, source, groups, [f"{name}: {note}" for note in notes], numbers)
 
 
 def _from_content(content: Any, source: str) -> list[str]:
     """The entries of a list of names, {"names": ...}, {number: name}, {name: number} or {label: prompt name}."""
     if isinstance(content, dict):
         content = next((content[key] for key in ("names", "categories", "classes") if key in content), content)
-    if isinstance(content, list):
+    if isinstance(content, list | tuple):
         return _texts((item.get("name") if isinstance(item, dict) else item for item in content), source)
     if not isinstance(content, dict):
         raise InputError(f'{source} contains no class names. Write a list such as ["cat", "dog"].')
@@ -100,10 +114,10 @@ def _texts(names: Iterable[Any], source: str) -> list[str]:
     return [re.sub(r"([\\=>])", r"\\\1", name) for name in names]
 
 
-def _from_lines(text: str, source: str) -> tuple[list[str], list[list[str]], list[str]]:
-    """The entries, the names in each line `exclusive: a, b`, and sentences about how the lines were read."""
-    lines, groups, notes = [], [], []
-    for line in text.splitlines():
+def _from_lines(text: str, source: str) -> tuple[list[str], list[list[str]], list[str], list[int]]:
+    """The entries, the names in each line `exclusive: a, b`, how the lines were read in sentences, and the line numbers."""
+    lines, groups, notes, places = [], [], [], []
+    for place, line in enumerate(text.splitlines(), start=1):
         line = clean_name(line)
         short = _COMMENT.sub("", line)
         if short != line:
@@ -113,23 +127,37 @@ def _from_lines(text: str, source: str) -> tuple[list[str], list[list[str]], lis
             groups.append([clean_name(name) for name in group[1].split(",")])
         elif short and not short.startswith("#"):
             lines.append(short)
-    if lines and all(_MARKED.fullmatch(line) for line in lines):
-        raise InputError(f"{source} has a mark or an id in every line ({lines[0][:40]!r}). Write the names; {RECIPES}.")
-    numbered = [_NUMBERED.fullmatch(line) for line in lines]
-    if len(lines) > 1 and all(numbered):
+            places.append(place)
+    while len(lines) > 1 and all(numbered := [_NUMBERED.fullmatch(line) for line in lines]):
         numbers = [int(found[1]) for found in numbered]
-        if numbers in (list(range(len(lines))), list(range(1, len(lines) + 1))):
-            lines = [clean_name(found[2]) for found in numbered]
-            notes.append("the lines are numbered: the numbers are left out")
-        else:
-            notes.append("the numbers before the names do not run from 0 or 1: they are part of the names")
+        if numbers not in (list(range(len(lines))), list(range(1, len(lines) + 1))):
+            break
+        lines = [clean_name(found[2]) for found in numbered]
+        notes.append("the lines are numbered: the numbers are left out")
     if len(lines) == 1 and "," in lines[0] and "=" not in lines[0]:
-        lines = lines[0].split(",")
+        lines, places = [clean_name(name) for name in lines[0].split(",")], []
         notes.append("its only line is read as names with commas between them")
+    _refuse_frame(lines, source)
     tabbed = next((line for line in lines if "\t" in line), None)
     if tabbed is not None:
         raise InputError(f"{source} has a tab inside {tabbed!r:.60}. Write a space, or `label = prompt name`.")
-    return lines, groups, notes
+    return lines, groups, notes, places
+
+
+def _refuse_frame(lines: list[str], source: str) -> None:
+    """InputError if something around the names is in nearly all lines, or different numbers are: no rule says what they are.
+
+    A line with `=` says itself what its name is. Two lines are too few to tell numbers from names such as `3 wheeler`.
+    """
+    plain = [line for line in lines if not re.search(r"(?<!\\)=", line)]
+    framed = sum(bool(_FRAME.match(line)) for line in plain)
+    found = [match[1] or match[2] for match in map(_NUMBER.match, plain) if match]
+    numbers = len(found) if len(found) > 2 and len({*found}) == len(found) else 0
+    if len(plain) > 1 and max(framed, numbers) >= NEARLY_ALL * len(lines):
+        raise InputError(
+            f"{source}: nearly all lines have something around the name, and the first classes would be {plain[0][:60]!r} and "
+            f"{plain[1][:60]!r}. Write one name in each line, or `label = prompt name` to keep them so; {RECIPES}."
+        )
 
 
 # Thresholds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..config import InputError
@@ -12,6 +13,7 @@ from .class_tree import ClassList, checked_classes, name_key, named_classes
 
 FEW_NAMES = 15  # with fewer names, photos that show none of them are often taken for one; see docs/results.md
 DEFAULT_PRESET = "coco"  # used when no class names are given and no classes.txt is found
+DEFAULT_NAMES = "these are COCO's 80 names (person, bicycle, car, ...)"
 CLASS_FILE = "classes.txt"
 CLASS_SUFFIXES = (".txt", ".csv", ".tsv", ".names", ".list", ".json", ".yaml", ".yml")
 
@@ -150,7 +152,7 @@ def find_classes(classes: Classes | None, root: str, log: Log) -> ClassList:
         if os.path.isfile(file):
             log(f"class names from {os.path.relpath(file)}")
             return _told(parse_classes(file), log)
-    log(f"no `classes` given and no {CLASS_FILE} found: using the {DEFAULT_PRESET} preset with 80 names")
+    log(f"no class names given: {DEFAULT_NAMES}. Name your own with `classes`, or in {os.path.join(root, CLASS_FILE)}")
     return parse_classes(DEFAULT_PRESET)
 
 
@@ -169,6 +171,23 @@ def _told(classes: ClassList, log: Log) -> ClassList:
     for note in classes.notes:
         log(note)
     return classes
+
+
+def show_prompts(templates: Sequence[str], classes: Mapping[str, str], english: bool, log: Log) -> None:
+    """Tell `log` three of the prompts, and of names without Latin letters, which an `english` text encoder does not know."""
+    names = list(classes.values())
+    shown, count = [repr(fill_template(templates[0], name)) for name in names[:3]], len(names) * len(templates)
+    log(
+        f"CLIP reads {count} prompts{' as English' if english else ''}: {', '.join(shown)}{', ...' if count > 3 else ''}"
+    )
+    foreign = [name for name in names if any(map(str.isalpha, name)) and not any(map(_is_latin, name))]
+    if foreign and english:
+        line = f"warning: this CLIP does not know the letters of {shorten(foreign)}. Give English words"
+        log(f"{line}, such as `{foreign[0]} = cat`")
+
+
+def _is_latin(letter: str) -> bool:
+    return letter.isalpha() and "LATIN" in unicodedata.name(letter, "")
 
 
 def templates_for(templates: str | Sequence[str], method: str) -> list[str]:

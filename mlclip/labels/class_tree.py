@@ -14,10 +14,12 @@ from itertools import pairwise
 from typing import Any
 
 from ..config import InputError
-from ..spelling import did_you_mean
+from ..spelling import did_you_mean, shorten
 
 MOST_LEVELS = 100  # above a class
 _DROPPED = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width: space, word joiner, byte-order mark
+_CAMEL = re.compile(r"(?<=[a-z]{2})[A-Z](?=[a-z])")
+_ID = re.compile(r"n\d{8}|/[mg]/\w+")  # of WordNet, of Open Images
 _ENDS = "\u200c\u200d\u200e\u200f"  # joiners and direction marks; inside a name they have a meaning
 
 
@@ -76,11 +78,18 @@ def ancestors(name: str, parents: Mapping[str, str]) -> list[str]:
 
 
 def named_classes(
-    entries: Iterable[str], source: str, groups: Iterable[Sequence[str]] = (), notes: Iterable[str] = ()
+    entries: Iterable[str],
+    source: str,
+    groups: Iterable[Sequence[str]] = (),
+    notes: Iterable[str] = (),
+    lines: Iterable[int] = (),
 ) -> ClassList:
-    """Entries `label` or `label = prompt name` -> the classes, checked. A parent without an entry is put before its child."""
+    """Entries `label` or `label = prompt name` -> the classes, checked. A parent without an entry is put before its child.
+
+    A label without a prompt name is read as `spoken` says, and a note tells it. `lines` are the entries' lines in the file.
+    """
     labels: dict[str, str] = {}
-    own, parents = set(), {}
+    own, parents, lines, entries = [], {}, list(lines), list(entries)
     for entry in entries:
         text, *prompts = re.split(r"(?<!\\)=", entry, maxsplit=1)
         names = [*re.split(r"(?<!\\)>", text), *prompts]
@@ -90,29 +99,45 @@ def named_classes(
         path = names[: len(names) - len(prompts)]
         _add_path(parents, path, source)
         for above in path[:-1]:
-            labels.setdefault(above, above)
-        if path[-1] in own:
-            raise InputError(f"{source} names the class {path[-1]!r:.200} twice. Remove one.")
-        own.add(path[-1])
-        labels[path[-1]] = names[-1]
-    checked_classes(labels, source)
+            labels.setdefault(above, spoken(above))
+        own.append(path[-1])
+        labels[path[-1]] = names[-1] if prompts else spoken(names[-1])
+    where = [f"line {line}" for line in lines] or [f"entry {number}" for number in range(1, len(own) + 1)]
+    given = {*own}
+    places = [*((name, "") for name in labels if name not in given), *zip(own, where, strict=True)]
+    checked_classes(labels, source, places)
+    ids = [label for label, prompt in labels.items() if prompt == label and _ID.fullmatch(label)]
+    if ids:
+        raise InputError(
+            f"{source} has {len(ids)} ids without words, such as {ids[0]!r}, and CLIP reads words. Write `{ids[0]} = dog` with the "
+            "words of each id; ImageNet's are in LOC_synset_mapping.txt."
+        )
+    changed = [f"{label} as '{prompt}'" for label, prompt in labels.items() if prompt == spoken(label) != label]
+    if changed:
+        notes = [*notes, f"CLIP reads {shorten(changed, 3)}; `name = prompt` decides otherwise"]
     return ClassList(labels, ClassTree(parents, _checked_groups(groups, labels, parents, source)), notes)
 
 
-def checked_classes(classes: Mapping[str, str], source: str) -> Mapping[str, str]:
-    """The same {label: prompt name}. InputError if there is none, one is blank, or two are the same."""
+def checked_classes(
+    classes: Mapping[str, str], source: str, places: Iterable[tuple[str, str]] | None = None
+) -> Mapping[str, str]:
+    """The same {label: prompt name}. InputError if there is none, one is blank, or some are the same; all of these are named.
+
+    `places` are all labels with where they stand, a label twice among them.
+    """
     if not classes:
         raise InputError(f"{source} contains no class name. Give at least one.")
     for label, prompt in classes.items():
         if not label.strip() or not prompt.strip():
             raise InputError(f"{source} has a blank class name ({label!r:.200}: {prompt!r:.200}). Name every class.")
-    for kind, names in (("classes", classes), ("prompt names", classes.values())):
-        seen: dict[str, str] = {}
-        for name in names:
-            key = name_key(name)
-            if key in seen:
-                raise InputError(f"{source}: the {kind} {seen[key]!r:.200} and {name!r:.200} are the same. Remove one.")
-            seen[key] = name
+    places = [(label, "") for label in classes] if places is None else list(places)
+    for key in (name_key, lambda label: name_key(classes[label])):
+        same: dict[str, list[str]] = {}
+        for label, where in places:
+            same.setdefault(key(label), []).append(f"{label!r:.99}{where and f' ({where})'}")
+        twice = [" and ".join(labels) for labels in same.values() if len(labels) > 1]
+        if twice:
+            raise InputError(f"{source} names the same class twice: {shorten(twice, 50)}. Keep one of each.")
     return classes
 
 
@@ -125,6 +150,16 @@ def clean_name(text: str) -> str:
     text = unicodedata.normalize("NFC", text).translate(_DROPPED)
     text = "".join(" " if unicodedata.category(c) == "Zs" else c for c in text)
     return text.strip().strip(_ENDS).strip()
+
+
+def spoken(name: str) -> str:
+    """A name as a prompt has it: `_` and camelCase become blanks.
+
+    >>> spoken("traffic_light"), spoken("pottedPlant"), spoken("hot-dog"), spoken("iPhone")
+    ('traffic light', 'potted plant', 'hot-dog', 'iPhone')
+    """
+    words = " ".join(name.replace("_", " ").split()) if "_" in name else name
+    return words if " " in words else _CAMEL.sub(lambda letter: " " + letter[0].lower(), words) or name
 
 
 def name_key(name: str) -> str:

@@ -18,20 +18,25 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..clip.weights import read_safetensors
 from ..config import CLIP_HEAD, InputError
 from ..files import FORMAT_VERSION, atomic, beside, check_output, existing_file, load_plain, parse_json, save_plain
+from ..labels.class_tree import ClassTree
+from ..methods.hierarchy import consistent_scores, consistent_thresholds
 from ..plain import check_fields
 from .clip_head import ClipHead, clip_head_of
-from .model import Classifier, classifier_of
+from .in_memory import InMemory
+from .model import Classifier, classifier_of, fold_batch_norm
 
 FORMAT, VERSION = "mlclip.model", FORMAT_VERSION
 MADE_BY = "mlclip train --labels labels.pt"
@@ -43,7 +48,7 @@ PRIVATE = ("root", "skipped")  # of `meta`: names of folders and photos
 
 
 @dataclass
-class Checkpoint:
+class Checkpoint(InMemory):
     """A student with its `thresholds` (C,) in [0, 1], and `meta`: how it was made.
 
     If `consistent`, predictions agree with the hierarchy and groups in `meta["hierarchy"]`; else they are the network's own.
@@ -53,6 +58,45 @@ class Checkpoint:
     thresholds: Tensor
     meta: dict[str, Any] = field(default_factory=dict)
     consistent: bool = True
+
+    def _input(self) -> tuple[int, Sequence[int], str]:
+        model = self.model
+        if not isinstance(model, ClipHead):
+            return model.size, (1,), "bicubic"
+        return model.size, model.grids, model.encoder_on(model.scale.device).pixels.interpolation
+
+    def _classes_and_limits(self) -> tuple[Sequence[str], Sequence[float]]:
+        return self.model.classes, thresholds_of(self).tolist()
+
+    @cached_property
+    def _network(self) -> nn.Module:
+        """The model as it predicts photos in memory; a change of `model` after the first prediction is not seen."""
+        device = next(self.model.parameters()).device
+        network = self.model if isinstance(self.model, ClipHead) else fold_batch_norm(self.model)
+        return network.to(device, memory_format=torch.channels_last).eval()
+
+    @torch.inference_mode()
+    def _scores(self, views: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(views).to(next(self._network.parameters()).device)
+        pixels = pixels if isinstance(self.model, ClipHead) else pixels[:, 0].to(memory_format=torch.channels_last)
+        scores = self._network(pixels).float().sigmoid().cpu()
+        if "hierarchy" in self.meta and self.consistent:
+            scores = make_consistent(scores, self.model.classes, self.meta)
+        return scores.numpy()
+
+
+def make_consistent(scores: Tensor, classes: Sequence[str], meta: Mapping[str, Any]) -> Tensor:
+    """Scores (N, C) that agree with the tree in `meta`; without one, the same scores."""
+    tree = ClassTree.of(meta)
+    return consistent_scores(scores, tree.parent_columns(classes), tree.group_columns(classes)) if tree else scores
+
+
+def thresholds_of(checkpoint: Checkpoint) -> Tensor:
+    """The model's thresholds (C,), so that no child is chosen without its parent, and at most one class of a group."""
+    tree, classes = ClassTree.of(checkpoint.meta), checkpoint.model.classes
+    if not tree or not checkpoint.consistent:
+        return checkpoint.thresholds
+    return consistent_thresholds(checkpoint.thresholds, tree.parent_columns(classes), tree.group_columns(classes))
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:

@@ -6,6 +6,7 @@ Letters: N photos, C classes.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..files import parse_json
 from ..images.find import Found
 from ..images.views import read_batches, separate_unreadable
 from ..progress import SILENT, Progress
+from .in_memory import InMemory
 
 FORMAT, VERSION = "mlclip.onnx", 1
 SLICE = 16  # photos per run on a CPU; larger ones leave its cache
@@ -25,13 +27,22 @@ INSTALL = "pip install onnxruntime"
 
 
 @dataclass(frozen=True)
-class OnnxModel:
+class OnnxModel(InMemory):
     """A student in onnxruntime. `thresholds` has one number in [0, 1] per class. `size` is the side of the input in pixels."""
 
     classes: list[str]
     thresholds: list[float]
     size: int
     session: Any  # onnxruntime.InferenceSession
+
+    def _input(self) -> tuple[int, Sequence[int], str]:
+        return self.size, (1,), "bicubic"
+
+    def _classes_and_limits(self) -> tuple[Sequence[str], Sequence[float]]:
+        return self.classes, self.thresholds
+
+    def _scores(self, views: np.ndarray) -> np.ndarray:
+        return self.scores(views[:, 0])
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 pixels (n, 3, size, size) -> scores float32 (n, C) in [0, 1]. InputError if the network cannot compute them."""
@@ -131,6 +142,8 @@ def predict_onnx(
     `num_workers` threads decode the photos. Photos that cannot be read have no row; `meta["skipped"]` lists them.
     Raises InputError if no photo can be read.
     """
+    for line in found.left_out:
+        progress.log(line)
     scores = np.full((len(found.photos), len(model.classes)), np.nan, np.float32)
     unreadable: list[tuple[int, str]] = []
     batches = read_batches(found.photos, model.size, batch_size=batch_size, num_threads=num_workers, log=progress.log)

@@ -5,12 +5,11 @@ Letters: N photos, C classes.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise, repeat
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,14 @@ from ..distributed import choose_device, describe_device
 from ..images import Images, Photo, PhotoViews, find_images, photo_batches
 from ..images.loader import Batch
 from ..images.views import notes, separate_unreadable
-from ..labels.class_tree import ClassTree
 from ..labels.table import Labels
 from ..machine import default_workers
-from ..methods.hierarchy import consistent_scores, consistent_thresholds
 from ..methods.thresholds import match_expected_positives
 from ..progress import SILENT, LineProgress, Progress
-from .checkpoint import Checkpoint, load_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, make_consistent, thresholds_of
 from .clip_head import ClipHead
-from .model import Classifier
-from .onnx_model import is_onnx, load_onnx, predict_onnx
+from .model import Classifier, fold_batch_norm
+from .onnx_model import OnnxModel, is_onnx, load_onnx, predict_onnx
 
 CPU_SLICE = 16  # photos per forward pass on a CPU; the feature maps of more leave its cache
 
@@ -53,22 +50,6 @@ def class_maps(model: Classifier, pixels: Tensor, device: torch.device) -> Tenso
     """Class activation maps (n, C, h, w), float32 on the CPU, of uint8 pixels (n, 3, H, W). The model must be in eval mode."""
     with autocast(device):
         return model.maps(pixels.to(device, memory_format=torch.channels_last)).float().cpu()
-
-
-def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy of a model in eval mode that has no batch norms after its convolutions: their weights are in the convolutions.
-
-    The outputs are equal up to rounding, and a CPU reads and writes every feature map once less.
-    """
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    model = copy.deepcopy(model)
-    for parent in model.modules():
-        for (name, conv), (next_name, norm) in pairwise(list(parent.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, next_name, nn.Identity())
-    return model
 
 
 @torch.inference_mode()
@@ -163,12 +144,16 @@ def _scores(network: nn.Module, pixels: Tensor, device: torch.device) -> Tensor:
 
 def load_model(
     path: str | Path = MODEL_FILE, *, device: str = "auto", clip: str | None = None, offline: bool = False
-) -> Checkpoint:
-    """The student in a `model.pt` or `model.safetensors`, ready to predict. Raises InputError where the file is missing or damaged.
+) -> Checkpoint | OnnxModel:
+    """The student in a `model.pt`, `.safetensors` or `.onnx`: `model.predict(photo)` predicts photos in memory.
+
+    Raises InputError where the file is missing or damaged.
 
     For a model of `arch="clip-head"` its CLIP is loaded too: from the file `clip`, else by the name or path in the model. It is
     downloaded if it is missing, unless `offline`.
     """
+    if is_onnx(path):
+        return load_onnx(path, device)
     checkpoint = load_checkpoint(path, choose_device(device))
     if checkpoint.model.arch == CLIP_HEAD:
         checkpoint.model.load_encoder(clip, offline=offline)
@@ -179,7 +164,7 @@ def load_model(
 
 def predict(
     images: Images,
-    model: Checkpoint | str | Path = MODEL_FILE,
+    model: Checkpoint | OnnxModel | str | Path = MODEL_FILE,
     *,
     batch_size: int = 64,
     device: torch.device | str = "auto",
@@ -196,13 +181,16 @@ def predict(
     """
     progress = progress or LineProgress()
     running = {"batch_size": batch_size, "num_workers": default_workers() if num_workers is None else num_workers}
-    if is_onnx(model):
-        table = predict_onnx(find_images(images), load_onnx(model, str(device)), progress=progress, **running)
+    if is_onnx(model) or isinstance(model, OnnxModel):
+        student = model if isinstance(model, OnnxModel) else load_onnx(model, str(device))
+        table = predict_onnx(find_images(images), student, progress=progress, **running)
         return Labels(table.paths, table.classes, table.scores, table.root, table.meta)
     checkpoint = model if isinstance(model, Checkpoint) else load_checkpoint(model)
     network, found, device = checkpoint.model, find_images(images), choose_device(device or "auto")
     if isinstance(network, ClipHead):
         network.load_encoder(offline=offline, progress=progress)
+    for line in found.left_out:
+        progress.log(line)
     progress.detail(f"{len(found.photos)} photos in {found.root}; {network.arch}; {describe_device(device)}")
     scores, unreadable = score_photos(network, found.photos, device=device, progress=progress, **running)
     readable, skipped = separate_unreadable(found, unreadable)
@@ -216,20 +204,6 @@ def predict(
     return Labels(paths, network.classes, scores[readable], root=found.root, meta=meta)
 
 
-def make_consistent(scores: Tensor, classes: Sequence[str], meta: Mapping[str, Any]) -> Tensor:
-    """Scores (N, C) that agree with the tree in `meta`; without one, the same scores."""
-    tree = ClassTree.of(meta)
-    return consistent_scores(scores, tree.parent_columns(classes), tree.group_columns(classes)) if tree else scores
-
-
 def fitted_thresholds(scores: Tensor, labels: Tensor, classes: Sequence[str], meta: Mapping[str, Any]) -> Tensor:
     """The thresholds (C,) with which the consistent scores (N, C) give each class as many photos as the labels expect."""
     return match_expected_positives(make_consistent(scores, classes, meta), labels)
-
-
-def thresholds_of(checkpoint: Checkpoint) -> Tensor:
-    """The model's thresholds (C,), so that no child is chosen without its parent, and at most one class of a group."""
-    tree, classes = ClassTree.of(checkpoint.meta), checkpoint.model.classes
-    if not tree or not checkpoint.consistent:
-        return checkpoint.thresholds
-    return consistent_thresholds(checkpoint.thresholds, tree.parent_columns(classes), tree.group_columns(classes))

@@ -80,12 +80,20 @@ def filled_stores(
         skipped = distributed.on_main(lambda: _none_readable(lacking, photos, runtime)) if lacking else []
         if lacking and not skipped:
             with ExitStack() as writing:
+                left = []
                 with distributed.together():
                     for store, rows in lacking if distributed.is_main else ():
                         writing.enter_context(store.writing(len(rows)))
+                        if taken := store.take_from_others([photos[row] for row in rows]):
+                            runtime.progress.log(
+                                f"{taken} photos were encoded in another folder: their {store.key.kind} are used"
+                            )
+                        left.append([row for row in rows if photos[row] not in store])
+                left = distributed.broadcast(left)
+                lacking = [(store, rows) for (store, _), rows in zip(lacking, left, strict=True) if rows]
                 for store, _ in lacking:
                     _check_common_folder(store.folder, distributed)
-                skipped = _encode_missing(lacking, photos, encode, batch_pixels, runtime)
+                skipped = _encode_missing(lacking, photos, encode, batch_pixels, runtime) if lacking else []
         with distributed.together():
             for store in stores if distributed.is_main else ():
                 in_use.enter_context(store.reading())
@@ -154,6 +162,7 @@ def _encode_share(
     rows = distributed.shard(sorted({row for _, part in lacking for row in part}))
     skipped: dict[int, Skip] = {}
     contents: dict[int, bytes] = {}
+    first: dict[bytes, int] = {}  # content -> the first row that has it; its copies are not encoded
     view_sets: dict[tuple, list[ShardWriter]] = {}  # (size, grids) of views -> where their vectors go
     for store, part in lacking:
         writer = ShardWriter(store, set(part), photos, contents, distributed.rank)
@@ -181,8 +190,10 @@ def _encode_share(
                     skipped[row] = Skip(photos[row].path, GONE)
                 else:
                     contents[row] = content
+                    first.setdefault(content, row)
+            new = [first.get(contents.get(row)) == row for row in read]
             for writers, pixels in zip(view_sets.values(), parts, strict=bool(parts)):  # pixels (n, V, 3, S, S)
-                places = [place for place, row in enumerate(read) if any(writer.needs(row) for writer in writers)]
+                places = [place for place, row in enumerate(read) if new[place] and any(w.needs(row) for w in writers)]
                 if places:
                     vectors = encode(pixels[places], [writer.store.key for writer in writers])  # each (n, M, D)
                     for writer, part in zip(writers, vectors, strict=True):

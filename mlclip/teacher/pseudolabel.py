@@ -25,6 +25,7 @@ from ..labels.class_names import (
     find_classes,
     find_contrast,
     shorten,
+    show_prompts,
     templates_for,
 )
 from ..labels.class_tree import ancestors
@@ -44,6 +45,7 @@ def pseudolabel(
     images: Images,
     classes: Classes | None = None,
     *,
+    exclude: Sequence[str] = (),
     output: str | Path | None = None,
     clip: str | None = None,
     clip_activation: str | None = None,
@@ -63,13 +65,13 @@ def pseudolabel(
 ) -> Labels:
     """Label photos with CLIP, as `mlclip pseudolabel` does. The labels are returned, and written where `output` says.
 
-    `images`: a folder, a file, a pattern, "@list.txt", several of these, or the result of `find_images`. `classes`: a list of names,
-    a dict label -> prompt name, a preset ("voc", "coco", "nuswide"), a class file, or "cat,dog=a small dog". None looks for
-    classes.txt beside the photos, else takes the preset "coco". `precision` of CLIP's image encoder: "auto", "fp32", "bf16" or
-    "fp16"; auto takes the fastest that is safe. `contrast`: names that compete with the classes and are then dropped, in the same
-    forms. `clip`: the teacher, a name from `available_models()`, a weight file, a folder, or a name of open_clip, see `load_clip`;
-    None takes the default of the device. `clip_activation` and `clip_pixels` say how a weight file was trained, where nothing else
-    does. `settings` are fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
+    `images`: a folder, a file, a pattern, "@list.txt", several of these, or the result of `find_images`, to which `exclude` goes.
+    `classes`: a list of names, a dict label -> prompt name, a preset ("voc", "coco", "nuswide"), a class file, or "cat,dog=a small
+    dog". None looks for classes.txt beside the photos, else takes the preset "coco". `precision` of CLIP's image encoder: "auto",
+    "fp32", "bf16" or "fp16"; auto takes the fastest that is safe. `contrast`: names that compete with the classes and are then
+    dropped, in the same forms. `clip`: the teacher, a name from `available_models()`, a weight file, a folder, or a name of
+    open_clip, see `load_clip`; None takes the default of the device. `clip_activation` and `clip_pixels` say how a weight file was
+    trained, where nothing else does. `settings` are fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
     """
     config = config_of(PseudolabelConfig, settings)
     progress, distributed = progress or LineProgress(), distributed or start_distributed(device)
@@ -78,7 +80,9 @@ def pseudolabel(
         with distributed.together():
             if output is not None and distributed.is_main:
                 check_output(output, overwrite=overwrite)
-            found = find_images(images)
+            found = find_images(images, exclude)
+            for line in found.left_out:
+                progress.log(line)
             progress.detail(f"{len(found.photos)} photos in {found.root}; {describe_device(distributed.device)}")
             names = find_classes(classes, found.root, progress.log)
             others = find_contrast(contrast, names, progress.log)
@@ -93,6 +97,7 @@ def pseudolabel(
             if settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")
         prompts, running = templates_for(templates, config.method), {"store": store, "batch_size": batch_size}
+        show_prompts(prompts, names | others, getattr(model, "english", True), progress.log)
         labels = label_photos(
             found, names, teacher, config=config, templates=prompts, contrast=others, runtime=runtime, **running
         )

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..clip.encoders import ModifiedResNet
+from ..clip.encoders import ModifiedResNet, fold_quick_gelu
 from ..clip.model import CLIP
 from ..clip.pixels import OPENAI, pixels_of
 from ..config import InputError, OptionError
@@ -40,14 +40,15 @@ class Teacher:
 
     `logit_scale` is 1/τ, already exponentiated: 100 for OpenAI's models. `pixels` says how its input is normalised and resized.
     `logit_bias` is None, or the bias of a teacher that was trained with a sigmoid loss. It is the same for all classes, so
-    it changes no softmax over the classes and is only recorded. For bf16 and fp16 the weights of `clip.visual` are converted
-    in place. `clip` may be any module with the attributes and methods of `CLIP`.
+    it changes no softmax over the classes and is only recorded. `clip.visual` is changed: its weights are converted for bf16 and
+    fp16, and QuickGELU is folded into them. `clip` may be any module with the attributes and methods of `CLIP`.
     """
 
     def __init__(self, clip: CLIP, device: torch.device | str = "cpu", precision: str = "fp32"):
         self.device = torch.device(device)
         self.precision = choose_precision(precision, self.device, clip.visual)
         self.clip = clip.to(self.device)
+        fold_quick_gelu(clip.visual)
         clip.visual.to(DTYPES[self.precision], memory_format=torch.channels_last)
         self.logit_scale = float(clip.logit_scale.detach().float().exp())
         self.input_size = clip.input_resolution

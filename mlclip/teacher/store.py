@@ -105,8 +105,9 @@ def contents_of(photos: Sequence[Photo], threads: int = 4) -> list[bytes | None]
     """The hash of each file's bytes; None for a file that cannot be read."""
 
     def read(photo: Photo) -> bytes | None:
-        with suppress(OSError, ValueError):
-            return content_hash(photo.file)
+        for _ in range(2):  # a network disk may fail once
+            with suppress(OSError, ValueError):
+                return content_hash(photo.file)
         return None
 
     with ThreadPoolExecutor(max(1, threads)) as executor:
@@ -166,6 +167,22 @@ class Store:
         for photo, content in zip(unknown, contents_of(unknown, threads), strict=True):
             if content is not None:
                 self.contents[identity(photo)] = content
+
+    def take_from_others(self, photos: Sequence[Photo]) -> int:
+        """Copy what this store lacks from stores of other folders in the cache: photos have moved or were copied. Returns how many."""
+        for folder in sorted(filter(is_store, (cache_folder() / self.key.kind).glob("*"))):
+            missing = [photo for photo in photos if photo not in self]
+            if not missing or folder.resolve() == self.folder.resolve():
+                continue
+            with suppress(InputError):  # it has another key, or it is damaged or just deleted
+                other = Store(folder, self.key)
+                other.recognise(missing)
+                known = [photo for photo in missing if photo in other]
+                for shard, pairs in other.rows_by_shard(known).items():
+                    found, vectors = [known[index] for index, _ in pairs], other.read_shard(shard)
+                    contents = [other.contents[identity(photo)] for photo in found]
+                    self.write_shard(self.next_shard(), found, contents, vectors[[row for _, row in pairs]])
+        return sum(photo in self for photo in photos)
 
     def next_shard(self, rank: int = 0) -> Path:
         """A file for the next shard of a rank."""

@@ -1,9 +1,9 @@
 """Linear probes: only the head is fitted to the labels, and nothing below it changes. A training method, and a start for others.
 
 The features are those of the frozen trunk, which sees each photo and its mirror image once. With `arch="clip-head"` they are
-CLIP's own: for a ResNet the patch features of the whole photo at twice CLIP's input size, from one pass, and else the embeddings of the
-views that the labels were made from, as a transformer's patch features may mean nothing. No photo is encoded again if the labels'
-store has them. The head is fitted by L-BFGS, with a penalty that is chosen by cross-validation against the labels
+CLIP's own: for a ResNet the patch features of the whole photo at twice CLIP's input size, from one pass, as dense labels have them; else
+the embeddings of views, as centred labels have them: a transformer's patch features may mean nothing. No photo is encoded again if
+the labels' store has them. The head is fitted by L-BFGS, with a penalty that is chosen by cross-validation against the labels
 (`methods/linear_head.py`). So is the pool of a CLIP head.
 
 Letters: N photos, C classes, K trunk channels, V views or patch features per photo, D the joint embedding.
@@ -11,6 +11,7 @@ Letters: N photos, C classes, K trunk channels, V views or patch features per ph
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import CLIP_HEAD, InputError, PseudolabelConfig, TrainConfig
+from ..config import CLIP_HEAD, InputError, TrainConfig
 from ..distributed import Runtime
 from ..files import beside
 from ..images import Photo
@@ -32,12 +33,12 @@ from ..student.model import Classifier
 from ..student.predict import fitted_thresholds
 from ..teacher.encode import StoredViews, encoded_views
 from ..teacher.scoring import Teacher, check_same_teacher
-from ..teacher.store import Key, Store, is_store
+from ..teacher.store import Key, Store
 from .epoch_log import report_line, true_facts, write_rows
 from .start import new_model, training_photos
 from .state import TrainingState, corrected_photos, identity_of, label_weights, model_meta
 
-GRIDS = (1, 2, 3)  # the views of a CLIP head for labels that do not come from CLIP
+GRIDS = (1, 2, 3)  # the views of a CLIP head: those of centred labels
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,14 @@ def train_probe(
     weights = label_weights(corrected_photos(labels, photos), config)
     if config.arch == CLIP_HEAD:
         views |= {"store": _store_of(labels, teacher), "root": labels.root, "runtime": runtime}
-        with encoded_views(photos, teacher, **views) as (stores, unread):
+        with encoded_views(photos, teacher, **views) as ([opened], unread):
             unreadable = {skip.path: skip.reason for skip in unread}
 
             def fit(device: torch.device) -> FittedHead:
-                return fit_stored(stores[-1], photos, scores, weights, config.seed, device)
+                return fit_stored(opened, photos, scores, weights, config.seed, device)
 
-            fitted, key = _fitted("head", fit, len(photos), len(unreadable), runtime), stores[-1].key
-        model = clip_head_for(key, labels.classes, fitted, teacher)
+            fitted = _fitted("head", fit, len(photos), len(unreadable), runtime)
+        model = clip_head_for(opened.key, labels.classes, fitted, teacher)
         runtime.progress.log(f"prediction with this model will run {model.cost()}; pool: {model.pool}")
     else:
         model = new_model(labels, scores, config, runtime, offline)
@@ -112,9 +113,9 @@ def train_probe(
 
 
 def _store_of(labels: Labels, teacher: Teacher) -> str | None:
-    """The store that the labels were made with, where it was not in the cache and is still there."""
+    """The folder of the stores that the labels were made with, where it was not in the cache and is still there."""
     store, made = labels.meta.get("store"), labels.meta.get("clip") or {}
-    return store if store and made.get("sha256") == teacher.sha256 and is_store(Path(store)) else None
+    return store if store and made.get("sha256") == teacher.sha256 and os.path.isdir(store) else None
 
 
 def start_from_probe(state: TrainingState, root: str) -> None:
@@ -239,25 +240,8 @@ def _fit(
 
 
 def encoded_for(labels: Labels, teacher: Teacher) -> dict[str, Any]:
-    """What `encoded_views` encodes for a CLIP head, last what the head takes.
-
-    For a ResNet these are the patch features of the enlarged photo. Else they are the views that the labels were made from, or GRIDS
-    at CLIP's input size if the labels do not say.
-    """
-    meta = labels.meta
-    made, settings, method = meta.get("clip") or {}, meta.get("settings") or {}, meta.get("method")
-    if teacher.is_resnet:
-        return {"grids": GRIDS, "kinds": [str(ENLARGED)], "attention": settings.get("attention", "key")}
-    size = made.get("view_size") if made.get("sha256") == teacher.sha256 else None
-    try:
-        if method in ("centred", "dense"):
-            grids = PseudolabelConfig(grids=tuple(settings["grids"])).grids
-        elif method == "cdul":
-            grids = (1, PseudolabelConfig("cdul", snippets=settings["snippets"]).snippets)
-        else:
-            grids = (1,) if method == "ccd" else GRIDS
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"the labels do not say which views they were made from ({error}). Make them again."
-        ) from error
-    return {"grids": grids, "size": size}
+    """What `encoded_views` encodes for a CLIP head: for a ResNet the patch features of the enlarged photo, else views, as `GRIDS`."""
+    if not teacher.is_resnet:
+        return {"grids": GRIDS}
+    settings = labels.meta.get("settings") or {}
+    return {"view_sets": [str(ENLARGED)], "attention": settings.get("attention", "key")}
