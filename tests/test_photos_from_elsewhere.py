@@ -272,7 +272,7 @@ def test_folders_of_other_programs_and_files_that_look_like_photos_are_named_and
     assert "2 RAW photos" in said and "exiftool -b -PreviewImage" in said  # 1.NEF has its JPEG beside it
     assert "1 JPEG XL photos; run `pip install pillow-jxl-plugin`" in said
     assert "1 photos without a suffix" in said and "2 copies with another ending" in said
-    assert "left out by --exclude: 3, such as" in said and "--exclude nothing fits no file" in said
+    assert "left out by --exclude: 3 (such as" in said and "--exclude nothing fits no file" in said
     assert _status(["pseudolabel", "all", "--exclude", "*", *command[2:], "-o", "none.csv"]) == 1
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/1.CR2").write_bytes(data)
@@ -295,11 +295,11 @@ def test_what_is_not_read_in_shards_is_said(photos, clip_file, tmp_path, monkeyp
     rows = [line.split(",")[0] for line in (tmp_path / "one.csv").read_text().splitlines()[1:]]
     assert sorted(rows) == [f"s.tar/{name}" for name in ("2020.01.01.jpg", "a.jpg", "b.jpg", "sub/b.jpg")]
     said = capsys.readouterr().err
-    assert "files with the name of a later file of the same shard, which alone is read: 1, such as" in said
-    assert "such as masks, and are not read: 1, such as" in said and "b.seg.png" in said
+    assert "files with the name of a later file of the same shard, which alone is read: 1 (such as" in said
+    assert "such as masks, and are not read: 1 (such as" in said and "b.seg.png" in said
     (folder / "sub").mkdir()
     (folder / "sub/own.jpg").write_bytes(files[0].read_bytes())
     assert _status(["pseudolabel", "in", *labelled, "-o", "two.csv"]) == 0
     assert (tmp_path / "two.csv").read_text().count("own.jpg") == 1
     said = capsys.readouterr().err
-    assert "shards that are not read, because the same folder or one below it has photos of its own: 1, such as" in said
+    assert "shards that are not read unless you name them, because the same folder or one below it has photos" in said

@@ -158,6 +158,11 @@ class TableOptions:
         choices=("absent", "unknown"),
         if_none="absent, unless 0 is more frequent",
     )
+    empty: str = rare(
+        "unknown",
+        "What an empty cell of a table means for the class, and for all classes a photo that nobody annotated.",
+        choices=("unknown", "absent"),
+    )
     partial: bool = rare(
         False,
         "Accept a table of which fewer than half of the photos or classes match the other (of the smaller table).",

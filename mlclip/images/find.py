@@ -9,28 +9,17 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 
 from ..config import InputError
 from ..files import refuse_nul
-from .left_out import JXL, LeftOut, reads_jxl
+from ..progress import Progress
+from .left_out import LeftOut
 from .list_file import read_paths
 from .shards import index_of, is_shard, locate, split_member
 
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-    ".avif",
-)
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+SUFFIXES += (".heic", ".heif", ".avif", *([".jxl"] if find_spec("pillow_jxl") else []))
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 STORE_MARK = "mlclip-store.json"  # a folder with this file belongs to mlclip and is not searched
 IGNORED = ("__MACOSX",)  # as are all names that begin with a dot
@@ -74,6 +63,10 @@ class Found:
     repeated: int
     known: int = 0  # photos left out because a table has them
     left_out: Sequence[str] = ()
+
+    def say_left_out(self, progress: Progress) -> None:
+        for line in self.left_out:
+            progress.log(line)
 
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found  # what `find_images` takes
@@ -265,7 +258,7 @@ def _is_photo_name(name: str) -> bool:
 
 
 def _has_suffix(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) or (name.lower().endswith(JXL) and reads_jxl())
+    return name.lower().endswith(SUFFIXES)
 
 
 def _what_is(path: str) -> str:

@@ -7,31 +7,25 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
 
 FOLDERS = ("@eadir", "#recycle", "@recycle", "$recycle.bin", ".thumbnails", "lost+found")  # in lower case
 LIBRARY, ORIGINALS = ".photoslibrary", ("originals", "masters")  # of an Apple library, only these folders are searched
 RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2")
-JXL = ".jxl"  # read if its plug-in is installed
 _COPY = re.compile(r".+\.(jpe?g|png|tiff?|webp|heic)(~|\.\d+)")
 _HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8")
 
 _NOT_READ = {  # kind of file -> what is said
-    "raw": "RAW photos without a JPEG of the same name; `exiftool -b -PreviewImage -w .jpg -r FOLDER` writes the JPEGs inside them",
-    "jxl": "JPEG XL photos; run `pip install pillow-jxl-plugin`",
-    "bare": "photos without a suffix; add .jpg or the like to their names",
-    "copy": "copies with another ending; rename those that are photos of their own",
+    "raw": "{} RAW photos without a JPEG of the same name; `exiftool -b -PreviewImage -w .jpg -r FOLDER` writes the JPEGs inside them",
+    "jxl": "{} JPEG XL photos; run `pip install pillow-jxl-plugin`",
+    "bare": "{} photos without a suffix; add .jpg or the like to their names",
+    "copy": "{} copies with another ending; rename those that are photos of their own",
 }
 _SAID = {
     "excluded": "left out by `exclude`: {}",
     "same name": "in shards, files with the name of a later file of the same shard, which alone is read: {}",
     "mask": "in shards, pictures that belong to a photo, such as masks, and are not read: {}",
-    "shard": "shards that are not read, because the same folder or one below it has photos of its own: {}; name them, too",
+    "shard": "shards that are not read unless you name them, because the same folder or one below it has photos of its own: {}",
 }
-
-
-def reads_jxl() -> bool:
-    return find_spec("pillow_jxl") is not None
 
 
 class LeftOut:
@@ -76,7 +70,7 @@ class LeftOut:
             stem, suffix = os.path.splitext(name)
             if suffix in RAW and stem not in photos:
                 self.add("raw", path)
-            elif suffix == JXL:
+            elif suffix == ".jxl":  # its plug-in is not installed
                 self.add("jxl", path)
             elif _COPY.fullmatch(name):
                 self.add("copy", path)
@@ -85,19 +79,14 @@ class LeftOut:
 
     def lines(self) -> list[str]:
         """What is said about all of it."""
-
-        def counted(kind: str) -> str:
-            return f"{self.files[kind]}, such as {self.first[kind]}"
-
+        examples = {kind: f" (such as {path})" for kind, path in self.first.items()}
         folders = ", ".join(f"{name} ({count})" for name, count in sorted(self.folders.items()))
         found = [f"folders of other programs that are not searched: {folders}"] if folders else []
         unread = [
-            f"{self.files[kind]} {text} (the first: {self.first[kind]})"
-            for kind, text in _NOT_READ.items()
-            if self.files[kind]
+            text.format(self.files[kind]) + examples[kind] for kind, text in _NOT_READ.items() if kind in examples
         ]
         found += [f"not read: {'; '.join(unread)}"] if unread else []
-        found += [text.format(counted(kind)) for kind, text in _SAID.items() if self.files[kind]]
+        found += [text.format(self.files[kind]) + examples[kind] for kind, text in _SAID.items() if kind in examples]
         return found + [f"`exclude` {pattern} fits no file" for pattern in self.patterns if pattern not in self.used]
 
 

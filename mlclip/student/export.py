@@ -44,15 +44,12 @@ REPEAT_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Difference:
-    """How far the scores of the ONNX file are from PyTorch's, on `photos` photos; 0 photos: on two random images.
-
-    `time` is that of int8 on this machine, as a multiple of float32's; None for float32.
-    """
+    """How far the scores of the ONNX file are from PyTorch's, on `photos` photos; 0 photos: on two random images."""
 
     largest: float
     mean: float
     photos: int
-    time: float | None = None
+    time: float | None = None  # of int8 on this machine, as a multiple of float32's
 
     def __str__(self) -> str:
         where = f"{self.photos} photos" if self.photos else "random images"
@@ -61,7 +58,7 @@ class Difference:
         )
         if self.time is None:
             return text
-        slow = ": here only its size is smaller, and --variant fp32 is better" if self.time > 1 else ""
+        slow = "; slower, so use it only for its size, or `variant=fp32`" if self.time > 1 else ""
         return f"{text}; on this machine it takes {self.time:.2f} times as long as fp32{slow}"
 
 

@@ -142,8 +142,7 @@ def predict_onnx(
     `num_workers` threads decode the photos. Photos that cannot be read have no row; `meta["skipped"]` lists them.
     Raises InputError if no photo can be read.
     """
-    for line in found.left_out:
-        progress.log(line)
+    found.say_left_out(progress)
     scores = np.full((len(found.photos), len(model.classes)), np.nan, np.float32)
     unreadable: list[tuple[int, str]] = []
     batches = read_batches(found.photos, model.size, batch_size=batch_size, num_threads=num_workers, log=progress.log)

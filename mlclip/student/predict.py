@@ -189,8 +189,7 @@ def predict(
     network, found, device = checkpoint.model, find_images(images), choose_device(device or "auto")
     if isinstance(network, ClipHead):
         network.load_encoder(offline=offline, progress=progress)
-    for line in found.left_out:
-        progress.log(line)
+    found.say_left_out(progress)
     progress.detail(f"{len(found.photos)} photos in {found.root}; {network.arch}; {describe_device(device)}")
     scores, unreadable = score_photos(network, found.photos, device=device, progress=progress, **running)
     readable, skipped = separate_unreadable(found, unreadable)

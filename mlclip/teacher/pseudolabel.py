@@ -65,13 +65,12 @@ def pseudolabel(
 ) -> Labels:
     """Label photos with CLIP, as `mlclip pseudolabel` does. The labels are returned, and written where `output` says.
 
-    `images`: a folder, a file, a pattern, "@list.txt", several of these, or the result of `find_images`, to which `exclude` goes.
-    `classes`: a list of names, a dict label -> prompt name, a preset ("voc", "coco", "nuswide"), a class file, or "cat,dog=a small
-    dog". None looks for classes.txt beside the photos, else takes the preset "coco". `precision` of CLIP's image encoder: "auto",
-    "fp32", "bf16" or "fp16"; auto takes the fastest that is safe. `contrast`: names that compete with the classes and are then
-    dropped, in the same forms. `clip`: the teacher, a name from `available_models()`, a weight file, a folder, or a name of
-    open_clip, see `load_clip`; None takes the default of the device. `clip_activation` and `clip_pixels` say how a weight file was
-    trained, where nothing else does. `settings` are fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
+    `images` and `exclude`: see `find_images`, whose result can also be passed. `classes`: a list of names, a dict label -> prompt
+    name, a preset ("voc", "coco", "nuswide"), a class file, or "cat,dog=a small dog". None looks for classes.txt beside the photos,
+    else takes the preset "coco". `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: the
+    teacher, see `load_clip`; None takes the default of the device. `clip_activation` and `clip_pixels` say how a weight file was
+    trained, where nothing else does. `precision` of CLIP's image encoder: "auto" (the fastest that is safe), "fp32", "bf16" or "fp16".
+    `settings` are fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
     """
     config = config_of(PseudolabelConfig, settings)
     progress, distributed = progress or LineProgress(), distributed or start_distributed(device)
@@ -81,13 +80,12 @@ def pseudolabel(
             if output is not None and distributed.is_main:
                 check_output(output, overwrite=overwrite)
             found = find_images(images, exclude)
-            for line in found.left_out:
-                progress.log(line)
+            found.say_left_out(progress)
             progress.detail(f"{len(found.photos)} photos in {found.root}; {describe_device(distributed.device)}")
+            progress.detail(f"cache: {cache_folder()}")
             names = find_classes(classes, found.root, progress.log)
             others = find_contrast(contrast, names, progress.log)
             check_class_count(names, others)
-            progress.detail(f"cache: {cache_folder()}")
             if clip is None:
                 clip, kind = default_clip(distributed.device), distributed.device.type
                 progress.log(f"teacher: CLIP {clip}, the default on {kind}; choose another with `clip`")
@@ -96,11 +94,10 @@ def pseudolabel(
             teacher = Teacher(model, distributed.device, precision)
             if settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")
-        prompts, running = templates_for(templates, config.method), {"store": store, "batch_size": batch_size}
+        prompts = templates_for(templates, config.method)
+        running = {"store": store, "batch_size": batch_size, "runtime": runtime}
         show_prompts(prompts, names | others, getattr(model, "english", True), progress.log)
-        labels = label_photos(
-            found, names, teacher, config=config, templates=prompts, contrast=others, runtime=runtime, **running
-        )
+        labels = label_photos(found, names, teacher, config=config, templates=prompts, contrast=others, **running)
         with distributed.together():
             if output is not None and distributed.is_main:
                 write_labels(labels, output, overwrite=overwrite)
