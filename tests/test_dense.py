@@ -115,6 +115,10 @@ def test_a_store_of_centred_labels_is_extended_and_not_computed_again(photos, te
     assert not encoded["plain"] and {shape[-1] for shape in encoded["cells"]} == {128}
     assert torch.equal(stored(photos, teacher), shard)
     assert labels.meta["levels"] == centred.meta["levels"] and labels.meta["mixture"] == centred.meta["mixture"]
+    scorers = [crop_scorer_for(made, teacher) for made in (centred, labels)]  # crops have the levels of the views
+    crops = F.normalize(torch.randn(4, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
+    combined = [scorer.combine(torch.full((3,), scorer.initial), scorer.score(crops)[0]) for scorer in scorers]
+    assert torch.equal(scorers[0].local_label(combined[0]), scorers[1].local_label(combined[1]))
 
 
 def test_other_names_need_no_second_pass_and_the_cache_lists_the_cells(photos, teacher, encoded):
@@ -260,13 +264,6 @@ def test_labels_do_not_depend_on_the_batches_of_the_cells():
         for kind in (MemoryViews, Portions)
     )
     assert torch.allclose(one, several, atol=1e-4)
-
-
-def test_crops_are_scored_with_the_levels_of_the_views(photos, teacher):
-    scorers = [crop_scorer_for(label(photos, teacher, config), teacher) for config in (CENTRED, DENSE)]
-    crops = F.normalize(torch.randn(4, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
-    combined = [scorer.combine(torch.full((3,), scorer.initial), scorer.score(crops)[0]) for scorer in scorers]
-    assert torch.equal(scorers[0].local_label(combined[0]), scorers[1].local_label(combined[1]))
 
 
 def test_the_method_follows_the_image_encoder(photos, clip_file, tmp_path):
