@@ -136,7 +136,7 @@ def test_names_of_programs_are_read_as_words_and_said_once(tmp_path):
     assert classes.notes == [
         "CLIP reads traffic_light as 'traffic light', pottedPlant as 'potted plant'; `name = prompt` decides otherwise"
     ]
-    refused(tmp_path, "hot_dog\ncat\nhot dog\n", "'hot_dog' (line 1) and 'hot dog' (line 3)")
+    refused(tmp_path, "hot_dog\ncat\nhot dog\n", "'hot_dog = hot dog' (line 1) and 'hot dog' (line 3)")
     refused(tmp_path, "n02084071\nn02121808\n", "2 ids without words", "`n02084071 = dog`")
     assert read(tmp_path, "n02084071 = dog\ncat\n") == {"n02084071": "dog", "cat": "cat"}
 
@@ -218,7 +218,7 @@ def test_without_names_the_first_and_a_closing_line_say_that_they_are_cocos_80(t
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "cache"))
     (tmp_path / "imgs").mkdir()
     for number in range(2):
-        Image.new("RGB", (64, 64), (90 * number, 50, 9)).save(f"imgs/{number}.png")
+        Image.linear_gradient("L").rotate(90 * number).convert("RGB").save(f"imgs/{number}.png")
     assert _status(["pseudolabel", "imgs", "--clip", "tiny"]) == 0
     lines = capfd.readouterr().err.splitlines()
     assert "COCO's 80 names" in lines[0] and "--classes" in lines[0] and "imgs/classes.txt" in lines[0]

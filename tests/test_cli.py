@@ -270,7 +270,7 @@ def test_few_class_names_lead_to_advice_about_contrast_and_contrast_drops_class_
 def test_a_truth_without_positives_is_refused(mlclip, scenes, tmp_path):
     (tmp_path / "none.csv").write_text("path,star\n" + "".join(f"{n:05d}.jpg,0\n" for n in range(3)))
     done = mlclip("evaluate", "--labels", scenes / "labels.pt", "--truth", "none.csv", cwd=tmp_path)
-    assert done.returncode == 1 and "no class has a positive photo" in done.stderr and done.stdout == ""
+    assert done.returncode == 1 and "there is no mAP" in done.stderr and done.stdout == ""
 
 
 def test_cache_lists_stores_and_weights_and_clears_them(mlclip, scenes, own_cache, tmp_path):

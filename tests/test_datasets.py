@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlclip.config import InputError
+from mlclip.config import InputError, TableOptions
 from mlclip.labels.class_names import CLASS_PRESETS
 from mlclip.labels.datasets import read_nuswide, read_voc
 from mlclip.labels.exchange import read_coco
@@ -92,7 +92,9 @@ def test_a_voc_split_is_read_from_main_or_layout_in_its_order_and_a_photo_withou
     labels = read_truth(f"voc:{voc}:val.txt")
     assert labels.paths == ["2007_000032.jpg", "2007_000027.jpg", "2012_000003.jpg"]
     assert row(labels, "2012_000003.jpg") == {} and len(row(labels, "2007_000032.jpg")) == 20
-    assert "photos without an XML file, unknown and not negative: 1 (first: 2012_000003.jpg)" in notes(labels)
+    assert "nobody annotated 1 of 3 photos (first: 2012_000003.jpg): their classes are unknown" in notes(labels)
+    absent = read_truth(f"voc:{voc}:val.txt", TableOptions(empty="absent"))
+    assert absent.scores[2].eq(0).all() and "are absent" in notes(absent)
     refused(lambda: read_voc(voc, "test"), "test.txt not found", "val")
 
 
@@ -165,7 +167,7 @@ def test_coco_has_80_classes_in_order_and_counts_crowds_and_empty_images(coco):
     labels = read_coco(coco)
     assert labels.classes == COCO and labels.paths == ["b.jpg", "a.jpg", "none.jpg"] and labels.root == "."
     assert present(labels, "a.jpg") == {"cat", "person"} and present(labels, "b.jpg") == {"toothbrush"}
-    assert labels.scores[2].eq(0).all()
+    assert labels.scores[2].isnan().all()  # nobody annotated it
     (coco.parents[1] / "val2014").mkdir()
     assert read_coco(coco).root == str(coco.parents[1] / "val2014")
 
@@ -214,7 +216,7 @@ def test_coco_with_gaps_in_its_ids_crowds_and_folders_in_its_names(tmp_path):
     assert positives(labels) == {"val2014/a.jpg": {"cat", "dog"}, "data/b.jpg": set()}
     said = notes(labels)
     assert "crowds, which count as their class: 1" in said
-    assert "images without annotations, which have no class: 1" in said
+    assert "nobody annotated 1 of 2 photos (first: data/b.jpg): their classes are unknown" in said
     for place in (tmp_path / "annotations" / "instances_val.json", tmp_path):
         assert f"read as coco:{place}" in notes(read_truth(str(place)))  # without the prefix
 

@@ -144,8 +144,8 @@ def test_corrections_in_label_studio_replace_the_predictions(labels, tmp_path):
     tasks[3]["annotations"] = [answer("a new class")]
     file.write_text(json.dumps(tasks))
     truth = read_truth(f"label-studio:{file}")
-    assert truth.paths == [PATHS[0], PATHS[3]]  # what nobody looked at is not a true label
-    assert torch.equal(truth.aligned(truth.paths, [*CLASSES, "a new class"]).scores.nan_to_num(9),
+    assert truth.paths == PATHS and truth.scores[1:3].isnan().all()  # nobody annotated these
+    assert torch.equal(truth.aligned([PATHS[0], PATHS[3]], [*CLASSES, "a new class"]).scores.nan_to_num(9),
                        torch.tensor([[1.0, 9, 0, 0], [0, 0, 0, 1]]))  # fmt: skip
     scores = read_labels(f"label-studio:{file}")
     assert scores.paths == PATHS and torch.allclose(scores.scores[1, :3], labels.scores[1], atol=1e-6, equal_nan=True)
@@ -159,6 +159,25 @@ def test_a_foreign_export_of_label_studio_is_read_by_the_urls_of_its_photos(tmp_
     urls = ["/data/upload/1/0a1b2c3d-1.jpg", "s3://bucket/dogs/2.jpg", "/data/local-files/?d=a%2Fb%20c.jpg"]
     (tmp_path / "tasks.json").write_text(json.dumps([task(url, "dog") for url in urls]))
     assert read_truth(f"label-studio:{tmp_path}/tasks.json").paths == ["1.jpg", "dogs/2.jpg", "a/b c.jpg"]
+
+
+def test_boxes_count_controls_are_not_mixed_and_ground_truth_wins(tmp_path):
+    def said(control, *names, kind="choices", **more):
+        return {"result": [{"type": kind, "from_name": control, "value": {kind: [name]}} for name in names], **more}
+
+    def read(*annotations, spec=""):
+        task = {"data": {"image": "a.jpg"}, "annotations": list(annotations)}
+        other = {"data": {"image": "b.jpg"}, "annotations": [{"result": []}]}
+        (tmp_path / "t.json").write_text(json.dumps([task, other]))
+        found = read_truth(f"label-studio:{tmp_path}/t.json{spec}")
+        return {name: found.scores[:, c].tolist() for c, name in enumerate(found.classes)}
+
+    assert read(said("l", "cat", "dog", "cat", kind="rectanglelabels")) == {"cat": [1, 0], "dog": [1, 0]}
+    assert read(said("l", "cat"), said("l", "dog", ground_truth=True)) == {"dog": [1, 0]}
+    weather = {"result": said("animal", "cat")["result"] + said("weather", "sun")["result"]}
+    assert read(weather, spec=":weather") == {"sun": [1, 0]}
+    with pytest.raises(InputError, match=r"controls animal, weather. Choose one: label-studio:.*t.json:animal"):
+        read(weather)
 
 
 # Hostile files

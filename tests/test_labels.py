@@ -436,6 +436,9 @@ def test_map_matches_rows_by_path_and_classes_by_name():
 def test_a_class_without_positives_is_listed_but_not_counted():
     labels = Labels(["a", "b"], ["x", "y"], torch.rand(2, 2))
     mean, each = mean_average_precision(labels, Labels(["a", "b"], ["x", "y"], torch.tensor([[1, 0], [1, NAN]])))
+    assert math.isnan(mean) and math.isnan(each["x"])  # no negative photo
+    labels.scores[:, 0] = torch.tensor([0.9, 0.1])
+    mean, each = mean_average_precision(labels, Labels(["a", "b"], ["x", "y"], torch.tensor([[1, 0], [0, NAN]])))
     assert mean == each["x"] == 1.0 and math.isnan(each["y"])
     mean, _ = mean_average_precision(labels, Labels(["a", "b"], ["y"], torch.zeros(2, 1)))
     assert math.isnan(mean)
@@ -486,9 +489,9 @@ def test_a_class_file_is_read_with_any_encoding_and_line_end_of_an_editor(tmp_pa
     [
         (b"", "no class name"),
         (b"\n# only\n", "no class name"),
-        (b"cat\ndog\ncat \n", "'cat' twice"),
-        (b"cat\nCAT\n", "'cat' and 'CAT'"),
-        (b"a=x\nb=x\n", "prompt names 'x' and 'x'"),
+        (b"cat\ndog\ncat \n", r"'cat' \(line 1\) and 'cat' \(line 3\)"),
+        (b"cat\nCAT\n", r"'cat' \(line 1\) and 'CAT' \(line 2\)"),
+        (b"a=x\nb=x\n", r"'a = x' \(line 1\) and 'b = x' \(line 2\)"),
         (b"cat =\n", "blank"),
         (b"= cat\n", "blank"),
         (b"caf\xe9\ntea\n", "UTF-8"),
@@ -527,14 +530,14 @@ def test_classes_are_accepted_as_a_dict_a_list_or_a_text(tmp_path):
         (["cat", "dog ="], "blank"),
         ({"cat": ""}, "blank"),
         ({" ": "cat"}, "blank"),
-        (["cat", "cat"], "'cat' twice"),
-        (["cat", "CAT"], "'cat' and 'CAT'"),
-        ({"a": "x", "b": "X"}, "prompt names 'x' and 'X'"),
+        (["cat", "cat"], r"'cat' \(entry 1\) and 'cat'"),
+        (["cat", "CAT"], r"'cat' \(entry 1\) and 'CAT'"),
+        ({"a": "x", "b": "X"}, "'a = x' and 'b = X'"),
         (["cat", 3], "3, which is not text"),
         ({"cat": None}, "None, which is not text"),
         ("cat,,dog", "blank"),
         ("", "blank"),
-        ("cat,dog,Dog", "'dog' and 'Dog'"),
+        ("cat,dog,Dog", r"'dog' \(entry 2\) and 'Dog'"),
         ("missing.txt", "no class file"),
         ("no/such/file", "no class file"),
     ],

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mlclip.cli import _status
+from mlclip.cli.export import TOOLS
 from mlclip.config import InputError, TableOptions
 from mlclip.labels.class_files import read_thresholds, write_thresholds
 from mlclip.labels.matching import match_classes, match_paths, match_tables, refuse_small_match
@@ -293,11 +294,53 @@ def test_evaluate_names_the_options_of_the_command_line(scores, capsys):
 
 
 def test_evaluate_fails_where_most_of_the_truth_is_not_in_the_scores_unless_partial(scores, capsys):
-    text = "path,cat\na.jpg,1\nx.jpg,0\ny.jpg,0\n"
+    write_labels(Labels([f"{n}.jpg" for n in "abcde"], ["cat"], torch.ones(5, 1)), "p.csv", overwrite=True)
+    text = "path,cat\na.jpg,1\nb.jpg,0\nx.jpg,0\ny.jpg,0\nz.jpg,0\n"
     status, _, err = evaluated(capsys, text)
-    assert status == 1 and "1 of 3 photos" in err and "--set", "partial=true" in err and "x.jpg" in err
+    assert status == 1 and "2 of 5 photos" in err and "--set", "partial=true" in err and "x.jpg" in err
     status, found, err = evaluated(capsys, text, "--set", "partial=true")
-    assert status == 0 and found["photos_matched"] == 1 and "truth.csv: 1 of 3 photos" in err
+    assert status == 0 and found["photos_matched"] == 2 and "truth.csv: 2 of 5 photos" in err
+
+
+NAMES = ["no", "NA", "null", "1e3", "=1+1"]
+
+
+@pytest.mark.parametrize("form", ["l.pt", "l.csv", "l.json", "l.jsonl", *TOOLS])
+def test_what_mlclip_writes_it_reads_whatever_the_classes_are_called(tmp_path, monkeypatch, capsys, form):
+    monkeypatch.chdir(tmp_path)
+    labels = Labels([f"{n}.jpg" for n in range(6)], NAMES, torch.cat([torch.eye(5), torch.zeros(1, 5)]))
+    write_labels(labels, "labels.pt")
+    if form in TOOLS:
+        assert _status(["export", "--to", form, "-q"]) == 0
+        spec = TOOLS[form][0] if form in ("csv", "exiftool") else f"{form}:{TOOLS[form][0]}"
+    else:
+        write_labels(labels, form, overwrite=True)
+        spec = form
+    assert _status(["evaluate", "--labels", "labels.pt", "--truth", spec, "--format", "json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert found["AP"] == dict.fromkeys(NAMES, 1.0) and found["photos_matched"] == 6
+    assert ("'NA' in 'Subject' is the class of this name (1 rows)" in err) == (form == "exiftool")
+
+
+def test_a_table_without_a_negative_has_no_map_unless_empty_means_absent(scores, capsys):
+    text = "path,cat,potted plant\na.jpg,1,\nb.jpg,,1\nc.jpg,,\n"
+    status, found, err = evaluated(capsys, text)
+    assert (status, found) == (1, {}) and "there is no mAP" in err and "--set empty=absent" in err
+    status, found, err = evaluated(capsys, text, "--set", "empty=absent")
+    assert (status, found["mAP"]) == (0, 1.0)
+    _, found, _ = evaluated(capsys, "path,cat,potted plant\na.jpg,1,1\nb.jpg,0,1\nc.jpg,0,\n")
+    assert found["AP"] == {"cat": 1.0} and found["without_negatives"] == ["potted plant"]
+
+
+def test_cells_that_were_wrong_or_refused_without_need(tmp_path):
+    found, said = read(tmp_path, "path,labels\na,cat\nb,NA\nc,null\n")
+    assert math.isnan(found["b"]["cat"]) and any("'NA' in 'labels' is unknown" in line for line in said)
+    assert read(tmp_path, "path,labels\na,cat;NA\nb,NA\n")[0]["b"] == {"cat": 0, "NA": 1}
+    long = json.dumps({"choices": ["cat"], "text": "x" * 200_000}).replace('"', '""')
+    assert read(tmp_path, f'path,labels\na,"{long}"\nb,dog\n')[0]["a"] == {"cat": 1, "dog": 0}
+    for number in ("1", "1.0"):
+        assert match_paths(["00001.jpg", "00010.jpg"], [number, "10"])[0] == [(0, 0), (1, 1)]
 
 
 # -- our files in other programs

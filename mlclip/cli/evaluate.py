@@ -37,7 +37,7 @@ def evaluate(images, labels, model, truth, only, form, tables, **running):
 
     Rows are matched by path and classes by name: equal names first, then names that differ in letter case, slashes, an absolute
     folder or a missing file suffix, where only one pair fits. What matched and what did not is listed on stderr. Unknown labels
-    (difficult objects, empty cells) are ignored. Classes without a positive photo do not count in the mAP.
+    (difficult objects, empty cells) are ignored. Classes without a positive or without a negative photo do not count in the mAP.
     """
     from ..labels.class_tree import ClassTree
     from ..labels.metrics import compare_consistency
@@ -57,8 +57,9 @@ def evaluate(images, labels, model, truth, only, form, tables, **running):
     else:
         rows = [[name, f"{100 * value:.1f}"] for name, value in found.average_precision.items()]
         click.echo(table(["class", "AP (%)"], [*rows, ["mAP", f"{100 * found.mean_average_precision:.1f}"]], right=[1]))
-        if found.without_positives:
-            click.echo(printable(f"no positive photo, not in the mAP: {', '.join(found.without_positives)}"), err=True)
+        for kind, names in (("positive", found.without_positives), ("negative", found.without_negatives)):
+            if names:
+                click.echo(printable(f"no {kind} photo, not in the mAP: {', '.join(names)}"), err=True)
         click.echo(f"expected calibration error (ECE): {100 * found.calibration_error:.1f} %", err=True)
     if own is not None:
         for line in compare_consistency(own, found.truth, ClassTree.of(scores.meta)):
@@ -93,6 +94,7 @@ def _as_json(found) -> dict:
         "ECE": None if found.calibration_error != found.calibration_error else found.calibration_error,  # NaN
         "AP": found.average_precision,
         "without_positives": found.without_positives,
+        "without_negatives": found.without_negatives,
         "photos_matched": len(match.rows),
         "photos": len(match.rows) + len(match.paths_only_first),
         "classes_matched": len(match.classes),

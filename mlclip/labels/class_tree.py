@@ -134,7 +134,8 @@ def checked_classes(
     for key in (name_key, lambda label: name_key(classes[label])):
         same: dict[str, list[str]] = {}
         for label, where in places:
-            same.setdefault(key(label), []).append(f"{label!r:.99}{where and f' ({where})'}")
+            text = label if classes[label] == label else f"{label} = {classes[label]}"
+            same.setdefault(key(label), []).append(f"{text!r:.99}{where and f' ({where})'}")
         twice = [" and ".join(labels) for labels in same.values() if len(labels) > 1]
         if twice:
             raise InputError(f"{source} names the same class twice: {shorten(twice, 50)}. Keep one of each.")

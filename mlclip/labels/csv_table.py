@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -32,7 +33,7 @@ _ONE_WORDS = "label tag class category categoryname classname labelname target c
 _SPLIT_WORDS = "split splits subset partition fold folds phase set usage isvalid istrain istest istraining isval"
 _OTHER_WORDS = """index idx row rowid rownumber id no nr number width height size area xmin ymin xmax ymax x y w h x1 y1 x2 y2 left top
 right bottom bbox iscrowd isoccluded istruncated isgroupof isdepiction isinside labelid classid categoryid annotationid objectid
-leadtime createdat updatedat timestamp"""
+leadtime createdat updatedat timestamp hierarchicalsubject"""
 _ONE_NAME = frozenset(_ONE_WORDS.split())
 _NAME_COLUMNS = frozenset(_SEVERAL_WORDS.split()) | _ONE_NAME
 _SPLITS = frozenset(_SPLIT_WORDS.split())
@@ -52,12 +53,14 @@ def read_csv(
     options, sheet = options or TableOptions(), read_sheet(file, say)
     if sheet.header == HEADER:
         return _from_corrections(file)
-    table = _as_written(sheet) if options == TableOptions() else None
+    table = _as_written(sheet) if replace(options, partial=False) == TableOptions() else None
     if table is None:
         table = _interpreted(sheet, options, say, known)
     cells = list(chain.from_iterable(table[2]))
     if 1 in cells and any(x != x for x in cells) and not any(x < 1 for x in cells):
-        say(f"{file}: no cell says that a class is absent, and empty cells are unknown. Write 0 for absent; {RECIPES}")
+        say(
+            f'{file}: no cell says that a class is absent, and empty cells are unknown. If empty means absent: `empty="absent"`; {RECIPES}'
+        )
     return table
 
 
@@ -94,13 +97,13 @@ def _interpreted(sheet: Sheet, options: TableOptions, say: Say, known: Collectio
     if len(names) > 1:
         columns = shorten([repr(sheet.header[n]) for n in names])
         raise InputError(f"{sheet.file}, line 1: several columns have class names: {columns}. Keep one; {RECIPES}.")
-    classes = [n for n in others if n not in names and _is_class(sheet, n, bool(names))]
+    classes = [n for n in others if n not in names and _is_class(sheet, n, bool(names), known)]
     ignored = [repr(sheet.header[n] or "without a name") for n in others if n not in {*names, *classes}]
     if ignored:
         say(f"{sheet.file}: no classes, ignored: {shorten(ignored)}")
     if names:
         return _from_names(sheet, path, names[0], classes, rows, known, say)
-    return _from_columns(sheet, path, classes, rows, options.minus_one, say)
+    return _from_columns(sheet, path, classes, rows, options, say)
 
 
 def _from_corrections(file: Path) -> Table:
@@ -127,7 +130,7 @@ def _rows_of(sheet: Sheet, split: str) -> list[int]:
     return [row for row, cell in enumerate(cells[found[0]]) if cell == value.strip().lower()]
 
 
-def _is_class(sheet: Sheet, column: int, beside_names: bool) -> bool:
+def _is_class(sheet: Sheet, column: int, beside_names: bool, known: Collection[str]) -> bool:
     """Whether a column holds scores. Beside a column of names, only if all of its cells are scores.
 
     InputError for a column without a name, or with cells of which only some are scores.
@@ -135,7 +138,9 @@ def _is_class(sheet: Sheet, column: int, beside_names: bool) -> bool:
     name, cells = sheet.header[column], set(sheet.column(column))
     if not name and column:
         raise InputError(f"{sheet.file}, line 1: a class has no name (column {column + 1}). Name or remove it.")
-    if _NAMELESS.fullmatch(name) or short_key(name) in _NOT_CLASSES:  # row numbers, and the like
+    if name not in known and (
+        _NAMELESS.fullmatch(name) or short_key(name) in _NOT_CLASSES
+    ):  # row numbers, and the like
         return False
     wrong = {cell for cell in cells if _score(cell) is None}
     if not wrong or beside_names:
@@ -163,7 +168,7 @@ def _score(cell: str) -> float | None:
 
 
 def _from_columns(
-    sheet: Sheet, path: int, columns: list[int], rows: Sequence[int], minus_one: str | None, say: Say
+    sheet: Sheet, path: int, columns: list[int], rows: Sequence[int], options: TableOptions, say: Say
 ) -> Table:
     """A table with a column for each class. All rows say how -1 is read; the result has the chosen ones."""
     if not columns:
@@ -176,9 +181,9 @@ def _from_columns(
     check_names(classes, [1] * len(classes), sheet.file, "class")
     check_names([paths[n] for n in rows], [sheet.lines[n] for n in rows], sheet.file, "path")
     counts = Counter(row[n] for row in sheet.rows for n in columns)
-    meaning = {cell: _score(cell) for cell in counts}
+    meaning = {cell: _score(cell) if cell.strip() or options.empty == "unknown" else 0.0 for cell in counts}
     if -1 in meaning.values():
-        reading = minus_one or _reading_of_minus_one(meaning, counts, sheet)
+        reading = options.minus_one or _reading_of_minus_one(meaning, counts, sheet)
         zero, minus = (NAN, 0.0) if reading == "absent" else (0.0, NAN)
         say(
             f"{sheet.file}: -1 is read as {reading} (`minus_one`), so 0 is {'unknown' if reading == 'absent' else 'absent'}"
@@ -214,7 +219,13 @@ def _from_names(
         raise InputError(f"{sheet.file}, line 1: the classes can be those in {title!r}, or {numbers}; {RECIPES}.")
     check_names(list(dict.fromkeys(paths)), [1] * len(set(paths)), sheet.file, "path")
     between = _between(sheet, column, known)
-    named = [_names_in(cell.strip(), between) for cell in sheet.column(column)]
+    cells = [cell.strip() for cell in sheet.column(column)]
+    named = [_names_in(cell, between) for cell in cells]
+    for word in sorted({cell for cell in cells if cell and cell.lower() in UNKNOWN}):
+        is_class = word in known or any(word in (names or ()) for names in named)
+        named = [[word] if is_class and cell == word else names for cell, names in zip(cells, named, strict=True)]
+        meaning = "the class of this name" if is_class else "unknown; if it is a class, write it as a list"
+        say(f"{sheet.file}: {word!r} in {title!r} is {meaning} ({cells.count(word)} rows)")
     found: dict[str, set[str] | None] = {}
     for row in rows:
         before = found.setdefault(paths[row], None)

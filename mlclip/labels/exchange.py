@@ -27,6 +27,7 @@ from .sheet import json_in, load_text, save_csv, save_text
 
 KEYWORD_SEPARATOR = "; "  # between the keywords of a photo, for `exiftool -sep`
 CONFIG = ".config.xml"  # ending of the configuration's name
+EMPTY_IMAGES = "images_without_annotations"  # in the `info` of our COCO files: what these images say
 CONTROL, OBJECT = "labels", "image"  # names of the choices and of the photo in the configuration
 LOCAL_FILES = re.compile(r"/data/local-files/\?(?:.*&)?d=([^&]*)")
 UPLOADED = re.compile(r"^data/upload/(?:\d+/)?(?:[0-9a-f]{8}-)?(?=[^/]+$)")  # Label Studio's own folder and prefix
@@ -41,8 +42,8 @@ def read_coco(file: str | Path, split: str | None = None, *, scores: bool = Fals
     """True labels of COCO from an `instances_*.json` file: categories by id (80 in COCO), images in the order of the file.
 
     `file` may be a folder that holds one such file, itself or in `annotations/`, or one with `split` in its name. An image has
-    a class if it has any annotation of it; crowds count too, as usual. An image without annotations has no class, except in
-    LVIS: there, images list their negative categories, and the others are NaN. With `scores`, a class gets the highest
+    a class if it has any annotation of it; crowds count too, as usual. An image without annotations is unknown, unless the file is
+    mlclip's own. In LVIS, images list their negative categories, and the others are NaN. With `scores`, a class gets the highest
     `score` of its annotations, as `mlclip export --to coco` writes it. `root` is the folder of the photos, if it is found
     beside the file. Raises InputError.
     """
@@ -71,13 +72,13 @@ def read_coco(file: str | Path, split: str | None = None, *, scores: bool = Fals
         raise InputError(
             f"{file} is no json of COCO ({reason}). Give a file such as instances_val2014.json."
         ) from error
-    lvis, empty = any("neg_category_ids" in item for item in content["images"]), [p for p in rows if not rows[p]]
+    lvis = any("neg_category_ids" in item for item in content["images"])
+    own = (content.get("info") or {}).get(EMPTY_IMAGES) == "absent"
     unusual = {
         "crowds, which count as their class": [
             images[a["image_id"]] for a in content["annotations"] if a.get("iscrowd")
         ],
         "images of LVIS: classes that an image does not list are unknown": list(rows) if lvis else [],
-        "images without annotations, which have no class": [] if lvis else empty,
     }
     # The photos are in the folder that holds the first of them; else in the one that is named like the file.
     above, first = file.parent.parent, next(iter(rows), "")
@@ -85,6 +86,8 @@ def read_coco(file: str | Path, split: str | None = None, *, scores: bool = Fals
     places = (named, above / "images" / named.name, above / "images", above, file.parent, file.parent / "images")
     here = next((place for place in places if os.path.exists(place / first)), None)
     root, absent = here or (named if os.path.isdir(named) else "."), UNKNOWN if lvis else 0.0
+    if not (lvis or own or scores):
+        rows = {path: marks or None for path, marks in rows.items()}
     return table_of(rows, dict.fromkeys(names.values()), file, root=root, notes=notes_of(unusual), absent=absent)
 
 
@@ -107,7 +110,7 @@ def write_coco(labels: Labels, file: Path) -> None:
             number = len(annotations) + 1
             annotations.append({"id": number, "image_id": image, "category_id": ids[name], "score": score})
     categories = [{"id": id, "name": name, "supercategory": parents.get(name, "")} for name, id in ids.items()]
-    content = {"info": {"description": "mlclip"}, "images": images, "categories": categories}
+    content = {"info": {"description": "mlclip", EMPTY_IMAGES: "absent"}, "images": images, "categories": categories}
     save_text(json.dumps(content | {"annotations": annotations}, indent=1), file)
 
 
@@ -152,36 +155,54 @@ def _task(labels: Labels, found: tuple[str, dict[str, float]], scores: list[floa
     }
 
 
+Answer = dict[str, list[str]]  # the classes by control, see `_answer`
+
+
 class Task(NamedTuple):
-    """What a task says about its photo: the choices of each annotation and of the last prediction, and our scores."""
+    """What a task says about its photo: the annotations, the last prediction, and our scores."""
 
     path: str
-    votes: list[list[str]]
-    predicted: list[str]
+    votes: list[Answer]
+    predicted: Answer
     scores: dict[str, float]  # NaN = unknown
 
 
-def read_label_studio(file: str | Path, *, truth: bool = False) -> Labels:
-    """The labels in a JSON export of Label Studio.
+def read_label_studio(place: str | Path, *, truth: bool = False) -> Labels:
+    """The labels in a JSON export of Label Studio: FILE, or FILE:CONTROL where a project has several controls.
 
-    A photo with annotations gets 1 for the classes that are chosen and 0 for the others; where several annotators differ, NaN.
-    A photo without annotations gets its predicted scores. With `truth`, it is left out if another photo has annotations;
-    if no photo has, the predicted choices are 1. Raises InputError for another file.
+    A photo with annotations gets 1 for the classes that are chosen or have a box and 0 for the others; where several annotators
+    differ, NaN. Annotations that are marked as ground truth count alone. A photo without annotations gets its predicted scores.
+    With `truth`, it is unknown if another photo has annotations; if no photo has, the predicted choices are 1. Raises
+    InputError for another file, and for several controls of which none is ours.
     """
-    file = Path(file)
+    folder, _, control = str(place).rpartition(":")
+    file, control = (Path(folder), control) if folder and not os.path.exists(place) else (Path(place), "")
     tasks = json_in(load_text(file), file)
     if not isinstance(tasks, list):
         raise InputError(f"{file} is not a list of Label Studio's tasks. Export the project as JSON.")
     found = [_read_task(task, file, number) for number, task in enumerate(tasks, start=1)]
-    if truth and any(task.votes for task in found):
-        found = [task for task in found if task.votes]
+    controls = list(
+        dict.fromkeys(name for task in found for answer in (*task.votes, task.predicted) for name in answer)
+    )
+    chosen_one = control or (CONTROL if CONTROL in controls or not controls else controls[0])
+    if (len(controls) > 1 and chosen_one not in (control, CONTROL)) or (control and control not in controls):
+        raise InputError(f"{file} has the controls {shorten(controls)}. Choose one: label-studio:{file}:{controls[0]}")
+    found = [
+        task._replace(
+            votes=[vote.get(chosen_one, []) for vote in task.votes], predicted=task.predicted.get(chosen_one, [])
+        )
+        for task in found
+    ]
     named = (group for task in found for group in (task.scores, task.predicted, *task.votes))
     classes = list(dict.fromkeys(chain.from_iterable(named)))
-    rows: dict[str, Mapping[str, float]] = {}
+    annotated = truth and any(task.votes for task in found)
+    rows: dict[str, Mapping[str, float] | None] = {}
     for task in found:
         if task.votes:
             shares = {name: sum(name in vote for vote in task.votes) / len(task.votes) for name in classes}
             rows[task.path] = {name: share if share in (0, 1) else UNKNOWN for name, share in shares.items()}
+        elif annotated:
+            rows[task.path] = None
         elif truth or not task.scores:
             rows[task.path] = dict.fromkeys(task.predicted, 1.0)
         else:
@@ -199,19 +220,24 @@ def _read_task(task: Any, file: Path, number: int) -> Task:
         scores = {name: UNKNOWN if score is None else float(score) for name, score in own.get("scores", {}).items()}
         if not path or any(score < 0 or score > 1 for score in scores.values()):
             raise ValueError("no photo, or scores that are not from 0 to 1")
-        votes = [sorted(_choices(each)) for each in task.get("annotations") or [] if not each.get("was_cancelled")]
+        given = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
+        given = [each for each in given if each.get("ground_truth")] or given
         predictions = task.get("predictions") or []
-        return Task(path, votes, _choices(predictions[-1]) if predictions else [], scores)
+        return Task(path, list(map(_answer, given)), _answer(predictions[-1]) if predictions else {}, scores)
     except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
         reason = f"{type(error).__name__}: {str(error)[:60]}"
         raise InputError(f"{file}: task {number} is not one of Label Studio ({reason}). Export it again.") from error
 
 
-def _choices(answer: Mapping[str, Any]) -> list[str]:
-    """The classes that an annotation or a prediction chooses, without repeats."""
-    results = [each for each in answer["result"] if each.get("type") == "choices"]
-    ours = [each for each in results if each.get("from_name") == CONTROL]
-    return list(dict.fromkeys(name for each in ours or results for name in each["value"]["choices"]))
+def _answer(given: Mapping[str, Any]) -> Answer:
+    """The classes that an annotation or a prediction names, by control. Boxes and other regions are the control `boxes`."""
+    found: dict[str, dict[str, None]] = {}
+    for each in given["result"]:
+        kind = each.get("type") or ""
+        if kind == "choices" or kind.endswith("labels"):
+            control = (each.get("from_name") or kind) if kind == "choices" else "boxes"
+            found.setdefault(control, {}).update(dict.fromkeys(each["value"][kind]))
+    return {control: list(names) for control, names in found.items()}
 
 
 def path_of_url(url: str) -> str:

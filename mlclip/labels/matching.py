@@ -204,6 +204,11 @@ def _stem(path: str) -> str:
     return _SUFFIX.sub("", _path_key(path))
 
 
+def _number(path: str) -> str:
+    found = re.fullmatch(r"0*(\d+)(\.0+)?", _stem(path))
+    return f"number {found[1]}" if found else _path_key(path)
+
+
 def _one_absolute(one: str, two: str) -> bool:
     return bool(_ABSOLUTE.match(_path_key(one))) != bool(_ABSOLUTE.match(_path_key(two)))
 
@@ -220,6 +225,7 @@ _PATH_RULES = (
     Rule("with other slashes, accents or letter case", _path_key),
     Rule("by the end of an absolute path", _path_key, ends=True, accept=_one_absolute),
     Rule("without a file suffix", _stem, accept=_one_without_suffix),
+    Rule("as numbers", _number, accept=_one_without_suffix),  # 1 or 1.0, and 00001.jpg
     # Among paths of which some match, 3.jpg and q/3.jpg are different photos.
     Rule("by the end of the path", _path_key, ends=True, only_alone=True),
     Rule("by the end of the path, without a file suffix", _stem, True, _one_without_suffix, only_alone=True),

@@ -68,12 +68,16 @@ def truth_for(labels: Labels, truth: Labels, match: Match) -> Labels:
 def mean_average_precision(labels: Labels, truth: Labels, match: Match | None = None) -> tuple[float, dict[str, float]]:
     """mAP and {class: AP}, both in [0, 1], over the photos and classes that both tables have (see `match_tables`).
 
-    A class without positive photos has AP NaN and is not counted. The mAP is NaN if no class has positive photos.
+    A class without positive or without negative photos has AP NaN and is not counted. The mAP is NaN if no class is counted.
     Raises InputError if the tables share no photo or no class, or if `truth` contains numbers other than 1, 0 and NaN.
     """
     match = match or match_tables(labels, truth)
     scores, known = matched_cells(labels, truth, match)  # (matched photos, shared classes) each
-    result = {name: average_precision(scores[:, c], known[:, c]) for c, name in enumerate(match.classes)}
+    negative = known.lt(1).any(0)
+    result = {
+        name: average_precision(scores[:, c], known[:, c]) if negative[c] else math.nan
+        for c, name in enumerate(match.classes)
+    }
     counted = [ap for ap in result.values() if not math.isnan(ap)]
     return (sum(counted) / len(counted) if counted else math.nan), result
 
@@ -82,9 +86,10 @@ def mean_average_precision(labels: Labels, truth: Labels, match: Match | None = 
 class Evaluation:
     """How good scores are by true labels; all numbers in [0, 1]."""
 
-    mean_average_precision: float  # over the classes that have a positive photo
-    average_precision: dict[str, float]  # of each class with a positive photo
+    mean_average_precision: float  # over the classes that have a positive and a negative photo
+    average_precision: dict[str, float]  # of each of these classes
     without_positives: list[str]
+    without_negatives: list[str]  # but with positives
     calibration_error: float  # expected calibration error over all known cells
     match: Match  # which photos and classes both tables have
     truth: Labels  # the true labels
@@ -104,7 +109,7 @@ def evaluate(
     `truth`: a table or its file, or a form of `read_truth` such as "voc:DIR" or "coco:FILE". `only` limits the classes. `tables`
     says how a .csv of another program is read; its `split` is for the truth. Raises InputError where no photo
     or no class is in both tables, where fewer than half of those of the smaller table are (unless `partial`), or where no class
-    has a positive photo.
+    has a positive and a negative photo.
     """
     tables, progress = tables or TableOptions(), progress or LineProgress()
     scores = labels if isinstance(labels, Labels) else read_labels(labels, tables.for_scores, progress=progress)
@@ -122,10 +127,14 @@ def evaluate(
     mean, per_class = mean_average_precision(scores, known, match)
     judged = {name: value for name, value in per_class.items() if value == value}  # without NaN
     if not judged:
-        raise InputError("no class has a positive photo among those that both tables have; nothing can be evaluated")
-    error = expected_calibration_error(*matched_cells(scores, known, match))
-    empty = [name for name in per_class if name not in judged]
-    return Evaluation(mean, judged, empty, error, match, known)
+        raise InputError(
+            "no class has a photo that shows it and one that does not, among those that both tables have, so there is no mAP. "
+            'Write 0 where a class is absent, or say that empty cells are: `empty="absent"`.'
+        )
+    compared, marks = matched_cells(scores, known, match)  # (matched photos, shared classes) each
+    positive = dict(zip(match.classes, marks.eq(1).any(0).tolist(), strict=True))
+    empty = [[name for name in per_class if name not in judged and positive[name] == which] for which in (False, True)]
+    return Evaluation(mean, judged, *empty, expected_calibration_error(compared, marks), match, known)
 
 
 def read_known(truth: Labels | str | Path, classes: Sequence[str], tables: TableOptions, progress: Progress) -> Labels:

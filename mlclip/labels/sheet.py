@@ -199,6 +199,9 @@ def number_in(cell: str) -> float | None:
 
 def _parse(text: str, separator: str, file: Path, most: int | None = None) -> list[tuple[int, list[str]]]:
     """(line number, cells) of the lines that are not blank, at most `most`. InputError where quotes are not balanced."""
+    csv.field_size_limit(
+        2**31 - 1
+    )  # a cell of Label Studio has more than the 131,072 characters that csv reads otherwise
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     found = []
     try:

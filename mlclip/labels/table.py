@@ -164,6 +164,27 @@ def read_truth(
     of these; `meta["notes"]` says which. Other files are tables for `read_labels`, which gets `options` and `known_classes`.
     `progress` gets a line about everything unusual. Raises InputError for another name, or if the files are missing or damaged.
     """
+    options = options or TableOptions()
+    found, notes = _read_source(spec, options, progress, known_classes)
+    unseen = found.scores.isnan().all(1)  # (N,)
+    if unseen.any():
+        if options.empty == "absent":
+            found.scores[unseen] = 0
+        first = found.paths[int(unseen.nonzero()[0])]
+        notes.append(
+            f"{spec}: nobody annotated {int(unseen.sum())} of {len(found)} photos (first: {first:.100}): their classes are "
+            f"{options.empty} (`empty`)"
+        )
+    found.meta["notes"] = notes
+    for note in notes:
+        progress.log(note)
+    return found
+
+
+def _read_source(
+    spec: str, options: TableOptions, progress: Progress, known_classes: Collection[str]
+) -> tuple[Labels, list[str]]:
+    """The labels, and notes about how they were read."""
     kind, colon, place = str(spec).partition(":")
     kind = kind.lower()
     notes = []
@@ -173,7 +194,7 @@ def read_truth(
             if Path(spec).suffix.lower() not in READ_SUFFIXES and not is_special(spec):
                 raise InputError(f"{spec!r:.200} is no source of true labels. Give {FORMS} or a .csv file; {RECIPES}.")
             existing_file(spec, "A table of true labels has a path column, and 1, 0 or an empty cell for each class.")
-            return read_labels(spec, options, progress=progress, known_classes=known_classes)
+            return read_labels(spec, options, progress=progress, known_classes=known_classes), []
         notes = [f"{place} looks like {kind} and is read as {kind}:{place}"]
     folder, colon, split = place.rpartition(":")
     try:
@@ -186,10 +207,7 @@ def read_truth(
     except (OSError, ValueError) as error:  # a folder without permission, a broken disk; a NUL character in the path
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{spec} cannot be read ({reason}). Check the path and its permissions.") from error
-    found.meta["notes"] = notes + found.meta["notes"]
-    for note in found.meta["notes"]:
-        progress.log(note)
-    return found
+    return found, notes + found.meta["notes"]
 
 
 def _looks_like(place: str) -> str | None:

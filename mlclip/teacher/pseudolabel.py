@@ -247,6 +247,8 @@ def _report_view_sets(summary: dict, progress: Progress) -> None:
     least, reference = summary["least_agreement"], "centred labels" if "mixture" in summary else "mean of all"
     listed = ", ".join(f"{name} {' and '.join(f'{a:.2f}' for a in agreements)}" for name, agreements in found.items())
     progress.log(f"agreement of each view set with the {reference}, by levels and by Gaussians: {listed}")
+    if "mixture" not in summary:
+        progress.log("without views, sets that err alike agree, too: trust such labels of a CLIP with a ResNet only")
     useless = [name for name, agreements in found.items() if agreements[0] < least]
     for name in useless:
         progress.log(

@@ -82,7 +82,10 @@ def epoch_line(row: dict[str, float]) -> str:
 
 def report_line(facts: dict[str, float], start: str = "") -> str:
     """The numbers that use true labels as text; "" without any."""
-    shown = [f"{name.removesuffix(f'_{REPORT_ONLY}').replace('_', ' ')} {100 * v:.1f}" for name, v in facts.items()]
+    known = {
+        name.removesuffix(f"_{REPORT_ONLY}").replace("_", " "): v for name, v in facts.items() if not math.isnan(v)
+    }
+    shown = [f"{name} {100 * value:.1f}" for name, value in known.items()]
     return f"{start}report only: {', '.join(shown)}" if shown else ""
 
 
