@@ -3,6 +3,7 @@
     python benchmarks/labels.py centred --seeds 0,1,2
     python benchmarks/labels.py dense --seeds 3,4,5
     python benchmarks/labels.py view-sets --seeds 3,4,5
+    python benchmarks/labels.py guard --seeds 3,4,5
     python benchmarks/labels.py vit --clip vit.pt
     python benchmarks/labels.py compound --seeds 0,3,4
     python benchmarks/labels.py few-names --photos real
@@ -13,8 +14,8 @@ No student is trained. True labels are used only to report; those of the demo sc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -363,6 +364,68 @@ def view_sets(seeds: list[int], count: int | None, out: Path) -> None:
         bench.row(",".join(sets), f"{cost:.4g}", each, f"{np.mean(maps):.1f}", f"{f1:.1f}", f"{shown:.2f}")
 
 
+AGREEING = ("mean", "macro-F1 at ½", "agreements of the first world", "least agreement")
+
+
+def agreeing_row(name: str, tables: Sequence[tuple[mlclip.Labels, mlclip.Labels]]) -> None:
+    """Print how good the labels of several worlds are, and what the view sets of the first world agree."""
+    worlds = [(labels.scores, truth.aligned(labels.paths, labels.classes).scores) for labels, truth in tables]
+    maps = [class_map(*world) for world in worlds]
+    f1 = np.mean([bench.macro_f1(labels >= 0.5, truth) for labels, truth in worlds])
+    facts = tables[0][0].meta
+    agrees = [
+        f"{name} {' '.join(f'{a:.2f}' for a in part['agreements'])}"
+        for name, part in facts.get("view_sets", {}).items()
+    ]
+    least = f"{facts['least_agreement']:.2f}" if agrees else ""
+    bench.row(name, " ".join(f"{x:.1f}" for x in maps), f"{np.mean(maps):.1f}", f"{f1:.1f}", "; ".join(agrees), least)
+
+
+def every_set_counts():
+    """Inside it, no view set of dense labels is left out."""
+    return mock.patch.object(dense_labels, "least_agreement", lambda *_: 0.0)
+
+
+class Changed:
+    """Stored patch features that are changed when they are read."""
+
+    def __init__(self, stored, change: Callable[[Tensor], Tensor]):
+        self.grids, self.sizes, self.stored, self.change = stored.grids, stored.sizes, stored, change
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((rows, self.change(vectors)) for rows, vectors in self.stored)
+
+
+@main.command("guard")
+@bench.seeds
+@bench.count
+@bench.out("dense")
+def guard(seeds: list[int], count: int | None, out: Path) -> None:
+    """Dense labels of the test scenes when patch features mean nothing, with and without the guard. The views stay as they are."""
+    order = torch.randperm(128, generator=torch.Generator().manual_seed(0))
+    changes = {
+        "as they are": lambda vectors: vectors,
+        "channels in another order": lambda vectors: vectors[..., order],
+        "those of another photo": lambda vectors: vectors.roll(1, 0),
+    }
+    bench.table("labels", f"mAP, worlds {' '.join(map(str, seeds))}", *AGREEING)
+    agreeing_row("centred", [scene_table(out, seed, count, method="centred") for seed in seeds])
+    label = pseudolabel.label_by_view_sets
+    for views in (("views", "cells", "2"), ("1.5", "2")):
+        for what, change in changes.items():
+
+            def changed(sets, *more, change=change):
+                return label({k: v if k == "views" else Changed(v, change) for k, v in sets.items()}, *more)
+
+            for rule, inside in (("every set counts", every_set_counts), ("guard", nullcontext)):
+                with inside(), mock.patch.object(pseudolabel, "label_by_view_sets", changed):
+                    tables = [scene_table(out, seed, count, method="dense", views=views) for seed in seeds]
+                agreeing_row(f"{','.join(views)}; patch features: {what}; {rule}", tables)
+
+
 @main.command("vit")
 @bench.option("--seeds", default="3,4", callback=bench.numbers, help="Seeds of scenes.")
 @bench.count
@@ -372,38 +435,26 @@ def view_sets(seeds: list[int], count: int | None, out: Path) -> None:
 )
 @bench.option("--pool", type=click.Choice(["class", "mean"]), default="class", help="As it was trained.")
 def vit(seeds: list[int], count: int | None, out: Path, clip: Path, pool: str) -> None:
-    """Dense labels of a vision transformer, with each attention of its patches, with and without the least agreement.
+    """Dense labels of a vision transformer, with each attention of its patches, with and without the guard.
 
     "block": the patches after the whole last block, which the mean pool averages.
     """
-    bench.table("labels", f"mAP, worlds {' '.join(map(str, seeds))}", "mean", "macro-F1 at ½", "agreements", "least")
-    loaded, no_least = mlclip.load_clip, mock.patch.object(dense_labels, "least_agreement", lambda *_: 0.0)
-    whole = mock.patch.object(encoders, "_attention_only", lambda block, patches, _: block(patches, None))
-    rows = [("centred", {"method": "centred"}, ())]
+    bench.table("labels", f"mAP, worlds {' '.join(map(str, seeds))}", *AGREEING)
+    loaded, whole = mlclip.load_clip, lambda block, patches, _: block(patches, None)
+    rows = [("centred", {"method": "centred"}, nullcontext)]
     for attention in (*encoders.ATTENTIONS, "block"):
-        inside, more = ((whole,), {}) if attention == "block" else ((), {"attention": attention})
-        rows.append((f"cells alone, {attention}", {"views": ("cells",), **more}, (*inside, no_least)))
-        rows.append((f"views,cells,2, {attention}, every set counts", more, (*inside, no_least)))
-        rows.append((f"views,cells,2, {attention}", more, inside))
-    for name, settings, patches in rows:
-        asked = {"method": "dense", "clip": str(clip)} | settings
-        with ExitStack() as stack:
-            pooled = mock.patch.object(pseudolabel, "load_clip", lambda *a, **k: with_pool(loaded(*a, **k), pool))
-            for patch in (pooled, *patches):
-                stack.enter_context(patch)
-            stores = [out / f"{'block' if whole in patches else 'test'}-{clip.stem}-{seed}" for seed in seeds]
+        more = {} if attention == "block" else {"attention": attention}
+        rows.append((f"cells alone, {attention}; every set counts", {"views": ("cells",), **more}, every_set_counts))
+        rows.append((f"views,cells,2, {attention}; every set counts", more, every_set_counts))
+        rows.append((f"views,cells,2, {attention}; guard", more, nullcontext))
+    for name, settings, inside in rows:
+        block, asked = "block" in name, {"method": "dense", "clip": str(clip)} | settings
+        stores = [out / f"{'block' if block else 'test'}-{clip.stem}-{seed}" for seed in seeds]
+        patched = mock.patch.object(encoders, "_attention_only", whole) if block else nullcontext()
+        pooled = mock.patch.object(pseudolabel, "load_clip", lambda *a, **k: with_pool(loaded(*a, **k), pool))
+        with inside(), patched, pooled:
             worlds = zip(seeds, stores, strict=True)
-            tables = [scene_table(out, seed, count, store=store, **asked) for seed, store in worlds]
-        worlds = [(labels.scores, truth.aligned(labels.paths, labels.classes).scores) for labels, truth in tables]
-        maps = [class_map(*world) for world in worlds]
-        f1 = np.mean([bench.macro_f1(labels >= 0.5, truth) for labels, truth in worlds])
-        facts = tables[0][0].meta
-        agrees = "; ".join(
-            f"{name} {' '.join(f'{a:.2f}' for a in part['agreements'])}"
-            for name, part in facts.get("view_sets", {}).items()
-        )
-        each = " ".join(f"{x:.1f}" for x in maps)
-        bench.row(name, each, f"{np.mean(maps):.1f}", f"{f1:.1f}", agrees, f"{facts.get('least_agreement', 0):.2f}")
+            agreeing_row(name, [scene_table(out, seed, count, store=store, **asked) for seed, store in worlds])
 
 
 @main.command("compound")

@@ -8,7 +8,7 @@ from .fields import check_values, rare, refuse_unused, require, setting
 
 NAMED_SETS = ("views", "cells")  # view sets of dense labels; any other one is a multiple of CLIP's input size ...
 LARGEST_MULTIPLE = 8  # ... up to this
-VIEW_SETS = {"fast": ("1.5", "2"), "default": ("views", "cells", "2"), "best": ("views", "cells", "1.5", "2")}
+VIEW_SETS = {"fast": ("1.5", "2"), "default": ("views", "cells", "2"), "best": ("views", "cells", "1.5", "2", "2.5")}
 
 _CDUL, _CCD, _CENTRED, _DENSE = ("cdul",), ("ccd",), ("centred", "dense"), ("dense",)  # methods of labelling
 
@@ -100,8 +100,8 @@ class PseudolabelConfig:
     views: tuple[str, ...] = setting(
         VIEW_SETS["default"],
         "What dense labels are the mean of: fast, default, best, or a list. fast (1.5,2; for a CLIP with a ResNet) encodes a third as "
-        "much as default, best (views,cells,1.5,2) somewhat more. In a list, views are the centred labels, cells those of the same "
-        "views' feature maps, and a number is the whole photo at that multiple of CLIP's input size.",
+        "much as default, best (views,cells,1.5,2,2.5) half as much again. In a list, views are the centred labels, cells those of the "
+        "same views' feature maps, and a number is the whole photo at that multiple of CLIP's input size.",
         methods=_DENSE,
     )
     attention: str = rare(
