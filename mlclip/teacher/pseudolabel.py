@@ -36,7 +36,7 @@ from ..methods.hierarchy import raise_parents, related
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, LineProgress, Progress
 from .encode import MEMORY_LIMIT, StoredViews, encoded_views
-from .label import label_by_ccd, label_by_cdul, label_by_centring, label_by_view_sets
+from .label import centred_labels, label_by_ccd, label_by_cdul, label_by_view_sets
 from .scoring import FLAT_MARGIN, Teacher, class_embeddings, default_clip, teacher_facts
 from .store import as_tensor, identity
 
@@ -182,7 +182,8 @@ def _scores(
     if config.method == "dense":
         sets = dict(zip(encoded_sets(config.views), views, strict=True))
         return label_by_view_sets(sets, text, len(parents), logit_scale, config, kin)
-    return label_by_centring(views[0], text, len(parents), logit_scale, config, kin)
+    _, labels, summary = centred_labels(views[0], text, len(parents), logit_scale, config, kin)
+    return labels[:, : len(parents)].contiguous(), summary
 
 
 def _meta(
