@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .config import TableOptions as TableOptions
     from .config import TrainConfig as TrainConfig
     from .images import find_images as find_images
+    from .labels.diagnosis import diagnose as diagnose
     from .labels.diagnosis import questions as questions
     from .labels.metrics import Evaluation as Evaluation
     from .labels.metrics import average_precision as average_precision
@@ -54,7 +55,7 @@ _NAMES = {
     "student.calibrate": "calibrate",
     "student.export": "export_onnx",
     "report.work_page": "write_page",
-    "labels.diagnosis": "questions",
+    "labels.diagnosis": "diagnose questions",
     "teacher.pseudolabel": "pseudolabel",
     "training.train": "train",
     "clip": "available_models load_clip",
