@@ -12,9 +12,7 @@ from .console import Console, table
 
 
 @click.command()
-@click.option(
-    "--clear", is_flag=True, help="Delete all embeddings, cells and features in the cache, after a confirmation."
-)
+@click.option("--clear", is_flag=True, help="Delete the embeddings, cells and features in the cache, if you confirm.")
 @click.option("--weights", "clear_weights", is_flag=True, help="With --clear: delete the downloaded weights, too.")
 @click.option("--yes", is_flag=True, help="With --clear: do not ask for confirmation.")
 def cache(clear, clear_weights, yes):

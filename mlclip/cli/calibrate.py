@@ -16,9 +16,7 @@ from .settings import settings
 @options.images
 @options.model("The model that `mlclip train` wrote, .pt or .safetensors.")
 @options.place(
-    "--truth",
-    required=True,
-    help="True labels of some of the IMAGES: a table such as FILE.csv, or another form of `mlclip evaluate`.",
+    "--truth", required=True, help="True labels of some of the IMAGES: a table, or another form of `mlclip evaluate`."
 )
 @options.output("calibrated.pt", "Where the calibrated model is written.")
 @options.overwrite

@@ -24,13 +24,10 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
     "-o",
     "--output",
     show_default="model.onnx, or named after --to",
-    help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds; with --to "
-    "the table.",
+    help="The file: .onnx or .safetensors for the model, .csv or .json for its thresholds; with --to the table.",
 )
 @options.choice(
-    "--variant",
-    choices=["fp32", "int8"],
-    help="Numbers inside the ONNX file: int8 is a quarter of the size, and faster on most CPUs.",
+    "--variant", choices=["fp32", "int8"], help="Of ONNX: int8 is a quarter of the size, and faster on most CPUs."
 )
 @options.place(
     "--photos",
@@ -39,10 +36,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
     help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",
 )
 @click.option(
-    "--to",
-    "tool",
-    type=click.Choice(list(TOOLS)),
-    help="Write a table of labels for this tool or in this format, instead of a model.",
+    "--to", "tool", type=click.Choice(list(TOOLS)), help="Instead of a model, write a table of labels for this tool."
 )
 @options.labels("For --to: the table, .pt, .csv, .json or .jsonl, or another form of `mlclip evaluate --labels`.")
 @options.root
@@ -129,7 +123,6 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
         os._exit(130)
     progress.log(f"{output}: {difference}")
     if "hierarchy" in checkpoint.meta:
-        progress.log(
-            f"warning: {output} does not know the hierarchy and groups of the classes; its scores and thresholds can contradict them"
-        )
+        without = "does not know the hierarchy and groups of the classes"
+        progress.log(f"warning: {output} {without}; its scores and thresholds can contradict them")
     return 0

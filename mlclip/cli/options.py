@@ -89,9 +89,7 @@ batch_size = click.option(
     show_default=True,
     help="Images per forward pass; use fewer if memory runs out.",
 )
-root = place(
-    "--root", metavar="DIR", help="The folder of the photos, if the photos have moved or the labels are a .csv."
-)
+root = place("--root", metavar="DIR", help="The folder of the photos, if they have moved or the labels are a .csv.")
 threshold = click.option(
     "--threshold",
     metavar="NUMBER|FILE",

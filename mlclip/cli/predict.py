@@ -30,24 +30,15 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @options.place(
     "-o",
     "--output",
-    help="Write all scores and the thresholds to this table (.pt, .csv, .json or .jsonl) instead of printing them. Every command "
-    "reads it.",
+    help="Instead of printing, write all scores and thresholds to this table, .pt, .csv, .json or .jsonl. Every command reads it.",
 )
-@click.option(
-    "--append", is_flag=True, help="With -o: keep the rows of the table, and predict the photos that it lacks."
-)
+@click.option("--append", is_flag=True, help="With -o: keep the rows of the table, and predict what it lacks.")
 @options.threshold
-@click.option(
-    "--topk", type=click.IntRange(1), metavar="K", help="Print the K classes with the highest scores instead."
-)
+@click.option("--topk", type=click.IntRange(1), metavar="K", help="Print the K classes with the highest scores.")
 @options.place(
-    "--heatmaps",
-    metavar="DIR",
-    help="Also write one picture per photo to DIR: heat maps of where the student sees each printed class.",
+    "--heatmaps", metavar="DIR", help="Also write a picture of each photo to DIR: where the student sees its classes."
 )
-@click.option(
-    "--overwrite", is_flag=True, help="Replace the table of -o, and write to --heatmaps DIR even if it is not empty."
-)
+@click.option("--overwrite", is_flag=True, help="Replace the table of -o, and write to a --heatmaps DIR with files.")
 @options.batch_size
 @options.running
 @options.verbose
@@ -74,9 +65,7 @@ def predict(ctx, images, exclude, model, form, output, append, threshold, topk, 
     if append and (not output or overwrite):
         raise click.UsageError("--append continues the table of -o. Add -o FILE, without --overwrite.")
     if threshold is not None and form == "csv" and not heatmaps:
-        raise click.UsageError(
-            "--threshold has no effect with --format csv, which holds every score. Remove it, or use --format json."
-        )
+        raise click.UsageError("--threshold has no effect on --format csv: it has every score. Use --format json.")
     if heatmaps and is_onnx(model):
         raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
     if heatmaps:
@@ -107,17 +96,12 @@ def _without_known(found, output: str, classes: list[str], thresholds: list[floa
     from ..labels.table import read_labels
 
     known = read_labels(output)
-    same = known.classes == classes and all(
-        abs(a - b) < 1e-4 for a, b in zip(known.thresholds.tolist(), thresholds, strict=True)
-    )
-    if not same:
-        raise InputError(
-            f"{output} has other classes or thresholds than the model. Use the model that made it, or replace it with --overwrite."
-        )
+    pairs = zip(known.thresholds.tolist(), thresholds, strict=False)
+    if known.classes != classes or any(abs(one - other) > 1e-4 for one, other in pairs):
+        remedy = "Use the model that made it, or replace it with --overwrite."
+        raise InputError(f"{output} has other classes or thresholds than the model. {remedy}")
     if os.path.splitext(output)[1].lower() in (".pt", ".json") and known.root != found.root:
-        raise InputError(
-            f"the photos in {output} are in {known.root}. Name IMAGES in the same way, or choose another -o."
-        )
+        raise InputError(f"the photos in {output} are in {known.root}. Name IMAGES in this way, or choose another -o.")
     new = [photo for photo in found.photos if photo.path not in {*known.paths}]
     progress.log(f"{output} has {len(found.photos) - len(new)} of {len(found.photos)} photos: {len(new)} are new")
     return replace(found, photos=new, known=len(found.photos) - len(new))
@@ -185,9 +169,8 @@ def _chosen(scores: list[float], classes: list[str], thresholds: list[float], to
 
 def _nearest(scores: list[float], classes: list[str], thresholds: list[float]) -> tuple[str, float]:
     """(class, score) of the class that is closest to its threshold."""
-    _, score, name = max(
-        (score - limit, score, name) for name, score, limit in zip(classes, scores, thresholds, strict=True)
-    )
+    photo = zip(classes, scores, thresholds, strict=True)
+    _, score, name = max((score - limit, score, name) for name, score, limit in photo)
     return name, score
 
 

@@ -19,9 +19,7 @@ from ..files import existing_file
 from ..spelling import did_you_mean
 
 SECTIONS = ("pseudolabel", "train", "predict")
-SET_IN_FILE = (
-    "mlclip.set_in_file"  # key in the `meta` of click's context: NAME=VALUE for each rare setting in --config's file
-)
+SET_IN_FILE = "mlclip.set_in_file"  # key in the `meta` of click's context: NAME=VALUE of rare settings in a file
 _NOT_SETTINGS = ("config", "print_config", "changed", "verbose", "progress", "help")  # parameters that no file can set
 
 
@@ -210,6 +208,4 @@ config_file = click.option(
     type=click.Path(),
     help="Read options from a TOML file, `name = value` or in a section of the command. The command line comes first.",
 )
-print_config = click.option(
-    "--print-config", is_flag=True, help="Print the options of this run as TOML, for --config, and do nothing else."
-)
+print_config = click.option("--print-config", is_flag=True, help="Only print the options of this run, for --config.")

@@ -113,9 +113,8 @@ def find_images(sources: Images, exclude: Sequence[str] = ()) -> Found:
         real = [skip for skip in skipped if skip.reason != NO_IMAGES]
         why = f" Skipped {len(real)}, the first is {real[0].path}: {real[0].reason}." if real else ""
         why += "".join(f" {line[0].upper()}{line[1:]}." for line in left.lines())
-        raise InputError(
-            f"No images found in {shown} (searched for {' '.join(SUFFIXES)}).{why} Name another folder or file."
-        )
+        kinds = " ".join(SUFFIXES)
+        raise InputError(f"No images found in {shown} (searched for {kinds}).{why} Name another folder or file.")
     return Found(root, photos, skipped, repeated, left_out=left.lines())
 
 

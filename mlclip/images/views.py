@@ -165,7 +165,6 @@ def separate_unreadable(found: Found, unreadable: Sequence[tuple[int, str]]) -> 
     skipped = sorted([*found.skipped, *reasons], key=lambda skip: skip.path)
     rows = [row for row in range(len(found.photos)) if row not in bad]
     if not rows and not found.known:
-        raise InputError(
-            f"none of the {len(skipped)} photos in {found.root} can be read (first: {skipped[0].path}: {skipped[0].reason})"
-        )
+        first = f"{skipped[0].path}: {skipped[0].reason}"
+        raise InputError(f"none of the {len(skipped)} photos in {found.root} can be read (first: {first})")
     return rows, skipped

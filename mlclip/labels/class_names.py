@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ..config import InputError
 from ..spelling import nearest, shorten
 from .class_files import read_class_file
-from .class_tree import ClassList, checked_classes, name_key, named_classes
+from .class_tree import ClassList, check_classes, name_key, named_classes
 
 FEW_NAMES = 15  # with fewer names, photos that show none of them are often taken for one; see docs/results.md
 DEFAULT_PRESET = "coco"  # used when no class names are given and no classes.txt is found
@@ -104,7 +104,8 @@ def as_prompts(classes: Mapping[str, str] | Sequence[str] | str | os.PathLike) -
     if not mapping:
         return named_classes(names, source)
     given = classes if isinstance(classes, ClassList) else ClassList(classes)
-    return ClassList(checked_classes(given, source), given.tree, given.notes)
+    check_classes(given, source)
+    return given
 
 
 def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) -> None:
@@ -119,15 +120,6 @@ def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) 
             f"the single class {name!r:.200} would score 1.0 on every photo, because CLIP compares names with each other.{hint} "
             "Add names of other things in the photos with `contrast`, for example landscape,building,food."
         )
-
-
-def without_classes(contrast: Mapping[str, str], classes: Mapping[str, str]) -> dict[str, str]:
-    """The contrast names, label -> prompt name, that are not also classes. Labels and prompt names are compared, in any case.
-
-    A class that competes with itself would lose half of its score.
-    """
-    taken = {name_key(name) for name in [*classes, *classes.values()]}
-    return {label: prompt for label, prompt in contrast.items() if not {name_key(label), name_key(prompt)} & taken}
 
 
 def fill_template(template: str, name: str) -> str:
@@ -157,9 +149,14 @@ def find_classes(classes: Classes | None, root: str, log: Log) -> ClassList:
 
 
 def find_contrast(contrast: Classes | None, classes: Mapping[str, str], log: Log) -> dict[str, str]:
-    """The contrast names, label -> prompt name, without those that are classes. With few classes and no contrast, `log` gets advice."""
+    """The contrast names, label -> prompt name. With few classes and no contrast, `log` gets advice.
+
+    Names that are also classes, as label or prompt name and in any case, are left out: a class that competes with itself
+    would lose half of its score.
+    """
     asked = _told(as_prompts(contrast), log) if contrast else {}
-    kept = without_classes(asked, classes)
+    taken = {name_key(name) for name in [*classes, *classes.values()]}
+    kept = {label: prompt for label, prompt in asked.items() if not {name_key(label), name_key(prompt)} & taken}
     if len(kept) < len(asked):
         log(f"`contrast`: {shorten([name for name in asked if name not in kept])} ignored, as classes have these names")
     if 1 < len(classes) < FEW_NAMES and not kept:
@@ -177,9 +174,8 @@ def show_prompts(templates: Sequence[str], classes: Mapping[str, str], english: 
     """Tell `log` three of the prompts, and of names without Latin letters, which an `english` text encoder does not know."""
     names = list(classes.values())
     shown, count = [repr(fill_template(templates[0], name)) for name in names[:3]], len(names) * len(templates)
-    log(
-        f"CLIP reads {count} prompts{' as English' if english else ''}: {', '.join(shown)}{', ...' if count > 3 else ''}"
-    )
+    shown += ["..."] if count > 3 else []
+    log(f"CLIP reads {count} prompts{' as English' if english else ''}: {', '.join(shown)}")
     foreign = [name for name in names if any(map(str.isalpha, name)) and not any(map(_is_latin, name))]
     if foreign and english:
         line = f"warning: this CLIP does not know the letters of {shorten(foreign)}. Give English words"

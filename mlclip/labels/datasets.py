@@ -103,15 +103,11 @@ def read_voc(folder: str | Path, split: str | None = None) -> Labels:
         path = present.get(id) or (named if _stem(named) == id else f"{id}.jpg")
         rows[path] = None if tree is None else _voc_marks(tree, file)
     if not any(marks is not None for marks in rows.values()):
-        raise InputError(
-            f"{annotations} has no .xml file of these photos ({next(iter(rows)):.100}). Unpack them there."
-        )
+        raise InputError(f"{annotations} has no .xml file of the photos ({next(iter(rows)):.100}). Unpack them there.")
     names = {name for marks in rows.values() for name in marks or ()}
     other = sorted(names - set(CLASS_PRESETS["voc"]))
     if other and re.fullmatch(r"VOC20\d\d", home.name):
-        raise InputError(
-            f"{home}: {other[0]!r} is not one of VOC's 20 classes. Rename the folder to read other classes."
-        )
+        raise InputError(f"{home}: {other[0]!r} is none of VOC's 20 classes. Rename the folder to read other classes.")
     unusual = {f"classes that are not VOC's 20, so the classes are the {len(names)} names in the files": other}
     classes = sorted(names) if other else CLASS_PRESETS["voc"]
     return table_of(rows, classes, home, root=photos, notes=notes_of(unusual))

@@ -54,9 +54,7 @@ class Diagnosis:
         """What looks wrong, one line each, with something to try."""
         lines = []
         if self.dead:
-            lines.append(
-                f"No photo shows {shorten(self.dead)}. Remove such a class, or use other words (label = other words)."
-            )
+            lines.append(f"No photo shows {shorten(self.dead)}. Remove it, or use other words (label = other words).")
         if self.frequent:
             lines.append(
                 f"More than half of the photos show {shorten(self.frequent)}. If that is wrong, try a narrower name. Photos that "

@@ -69,9 +69,7 @@ def read_coco(file: str | Path, split: str | None = None, *, scores: bool = Fals
             marks[name] = max(marks.get(name, 0.0), float(item.get("score", 1)) if scores else 1.0)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__}: {str(error)[:80]}"
-        raise InputError(
-            f"{file} is no json of COCO ({reason}). Give a file such as instances_val2014.json."
-        ) from error
+        raise InputError(f"{file} is no json of COCO ({reason}). Give one such as instances_val2014.json.") from error
     lvis = any("neg_category_ids" in item for item in content["images"])
     own = (content.get("info") or {}).get(EMPTY_IMAGES) == "absent"
     unusual = {
@@ -181,32 +179,29 @@ def read_label_studio(place: str | Path, *, truth: bool = False) -> Labels:
     if not isinstance(tasks, list):
         raise InputError(f"{file} is not a list of Label Studio's tasks. Export the project as JSON.")
     found = [_read_task(task, file, number) for number, task in enumerate(tasks, start=1)]
-    controls = list(
-        dict.fromkeys(name for task in found for answer in (*task.votes, task.predicted) for name in answer)
-    )
+    answers = (answer for task in found for answer in (*task.votes, task.predicted))
+    controls = list(dict.fromkeys(chain.from_iterable(answers)))
     chosen_one = control or (CONTROL if CONTROL in controls or not controls else controls[0])
     if (len(controls) > 1 and chosen_one not in (control, CONTROL)) or (control and control not in controls):
         raise InputError(f"{file} has the controls {shorten(controls)}. Choose one: label-studio:{file}:{controls[0]}")
-    found = [
-        task._replace(
-            votes=[vote.get(chosen_one, []) for vote in task.votes], predicted=task.predicted.get(chosen_one, [])
-        )
+    photos = [
+        (task.path, [vote.get(chosen_one, []) for vote in task.votes], task.predicted.get(chosen_one, []), task.scores)
         for task in found
     ]
-    named = (group for task in found for group in (task.scores, task.predicted, *task.votes))
+    named = (group for _, votes, predicted, scores in photos for group in (scores, predicted, *votes))
     classes = list(dict.fromkeys(chain.from_iterable(named)))
     annotated = truth and any(task.votes for task in found)
     rows: dict[str, Mapping[str, float] | None] = {}
-    for task in found:
-        if task.votes:
-            shares = {name: sum(name in vote for vote in task.votes) / len(task.votes) for name in classes}
-            rows[task.path] = {name: share if share in (0, 1) else UNKNOWN for name, share in shares.items()}
+    for path, votes, predicted, scores in photos:
+        if votes:
+            shares = {name: sum(name in vote for vote in votes) / len(votes) for name in classes}
+            rows[path] = {name: share if share in (0, 1) else UNKNOWN for name, share in shares.items()}
         elif annotated:
-            rows[task.path] = None
-        elif truth or not task.scores:
-            rows[task.path] = dict.fromkeys(task.predicted, 1.0)
+            rows[path] = None
+        elif truth or not scores:
+            rows[path] = dict.fromkeys(predicted, 1.0)
         else:
-            rows[task.path] = dict.fromkeys(classes, UNKNOWN) | task.scores
+            rows[path] = dict.fromkeys(classes, UNKNOWN) | scores
     if len(rows) < len(found):
         raise InputError(f"{file} has two tasks of one photo. Remove one.")
     return table_of(rows, classes, file)

@@ -90,25 +90,21 @@ class Labels:
         numbers = self.meta.get("thresholds", DEFAULT_THRESHOLD)
         if isinstance(numbers, dict):
             numbers = [numbers.get(name, DEFAULT_THRESHOLD) for name in self.classes]
-        wrong = InputError(
-            f"the thresholds of the labels are not numbers from 0 to 1 for {len(self.classes)} classes. Make the labels again."
-        )
+        wrong = f"the thresholds of the labels are not {len(self.classes)} numbers from 0 to 1. Make the labels again."
         try:
             thresholds = torch.as_tensor(numbers, dtype=torch.float32).expand(len(self.classes))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise wrong from error
+            raise InputError(wrong) from error
         if not ((thresholds >= 0) & (thresholds <= 1)).all():
-            raise wrong
+            raise InputError(wrong)
         return thresholds
 
     def above_threshold(self) -> list[list[str]]:
         """The names of the classes that reach their threshold, for each photo, best score first."""
         reached = (self.scores >= self.thresholds).tolist()
         order = self.scores.nan_to_num(-1).argsort(dim=1, descending=True, stable=True).tolist()
-        return [
-            [self.classes[column] for column in columns if reaches[column]]
-            for columns, reaches in zip(order, reached, strict=True)
-        ]
+        rows = zip(order, reached, strict=True)
+        return [[self.classes[column] for column in columns if reaches[column]] for columns, reaches in rows]
 
     def to_pandas(self) -> pandas.DataFrame:
         """A DataFrame of the scores: index "path", one column per class, NaN = unknown. Raises InputError without pandas."""

@@ -73,11 +73,8 @@ def mean_average_precision(labels: Labels, truth: Labels, match: Match | None = 
     """
     match = match or match_tables(labels, truth)
     scores, known = matched_cells(labels, truth, match)  # (matched photos, shared classes) each
-    negative = known.lt(1).any(0)
-    result = {
-        name: average_precision(scores[:, c], known[:, c]) if negative[c] else math.nan
-        for c, name in enumerate(match.classes)
-    }
+    known[:, ~known.lt(1).any(0)] = math.nan  # without a negative photo, every order has an AP of 1
+    result = {name: average_precision(scores[:, c], known[:, c]) for c, name in enumerate(match.classes)}
     counted = [ap for ap in result.values() if not math.isnan(ap)]
     return (sum(counted) / len(counted) if counted else math.nan), result
 

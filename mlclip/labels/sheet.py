@@ -144,10 +144,8 @@ def check_names(names: Sequence[str], lines: Sequence[int], file: Path, kind: st
     for name, line in zip(names, lines, strict=True):
         if not name:
             raise InputError(f"{file}, line {line}: a {kind} has no name. Give it one or remove it.")
-        if name in first:
-            raise InputError(
-                f"{file}, line {line}: the {kind} {name!r:.200} is already in line {first[name]}. Remove one."
-            )
+        if before := first.get(name):
+            raise InputError(f"{file}, line {line}: the {kind} {name!r:.200} is already in line {before}. Remove one.")
         first[name] = line
 
 
@@ -199,9 +197,7 @@ def number_in(cell: str) -> float | None:
 
 def _parse(text: str, separator: str, file: Path, most: int | None = None) -> list[tuple[int, list[str]]]:
     """(line number, cells) of the lines that are not blank, at most `most`. InputError where quotes are not balanced."""
-    csv.field_size_limit(
-        2**31 - 1
-    )  # a cell of Label Studio has more than the 131,072 characters that csv reads otherwise
+    csv.field_size_limit(2**31 - 1)  # cells of Label Studio exceed the 131,072 characters that csv reads otherwise
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     found = []
     try:

@@ -23,15 +23,7 @@ from ..progress import SILENT, Progress
 from .class_files import read_thresholds, write_thresholds
 from .csv_table import read_csv
 from .datasets import folders_in, is_image_folder, read_image_folder, read_nuswide, read_voc, voc_homes
-from .exchange import (
-    CONFIG,
-    coco_files,
-    read_coco,
-    read_label_studio,
-    write_coco,
-    write_keywords,
-    write_label_studio,
-)
+from .exchange import CONFIG, coco_files, read_coco, read_label_studio, write_coco, write_keywords, write_label_studio
 from .labels import Labels as Labels
 from .sheet import RECIPES, check_names, json_in, load_text, save_csv, save_text
 
@@ -82,13 +74,13 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
 
 
 def export_labels(
-    labels: Labels, output: str | Path, tool: str, *, url_prefix: str, overwrite: bool = False
+    labels: Labels, path: str | Path, tool: str, *, url_prefix: str, overwrite: bool = False
 ) -> list[str]:
     """Write the table for another tool. `labels.thresholds` say which classes a photo has; `url_prefix` is for Label Studio.
 
     Returns the files. They are replaced only with `overwrite`. InputError if something cannot be written.
     """
-    path = Path(output)
+    path = Path(path)
     if not len(labels):
         raise InputError("the labels have no photos, so there is nothing to write.")
     for file in [path, *([beside(path, CONFIG)] if tool == "label-studio" else [])]:
@@ -279,9 +271,7 @@ def _from_objects(objects: Iterable[tuple[int, Any]], path: Path) -> Labels:
     for line, photo in objects:
         fits = isinstance(photo, dict) and isinstance(photo.get("path"), str) and isinstance(photo.get("scores"), dict)
         if not fits:
-            raise InputError(
-                f'{path}, line {line}: the line does not look like {{"path": "a.jpg", "scores": {{"cat": 0.9}}}}.'
-            )
+            raise InputError(f'{path}, line {line}: it is not like {{"path": "a.jpg", "scores": {{"cat": 0.9}}}}.')
         paths.append(photo["path"])
         lines.append(line)
         found.append({name: _score(cell, f"{path}, line {line}") for name, cell in photo["scores"].items()})
