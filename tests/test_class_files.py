@@ -108,7 +108,6 @@ def test_the_rule_that_was_applied_is_logged(tmp_path):
         ("3", "no class names", "c.json"),
         ("names: 3\n", "no class names", "data.yaml"),
         ("names: [cat, dog\n", "not YAML", "data.yaml"),
-        ("\n".join(f"a{n} > a{n + 1}" for n in range(5000)), "levels", "c.txt"),
     ],
 )
 def test_a_file_with_two_readings_or_none_is_refused(tmp_path, text, word, name):

@@ -63,7 +63,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     expose_value=False,
     is_eager=True,
     callback=_print_version,
-    help="Show the versions of mlclip, torch and Python, and exit.",
+    help="Show versions and exit.",
 )
 def cli():
     """Turn a folder of photos and a list of class names into a small multi-label classifier. No labels are needed.

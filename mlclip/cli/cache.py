@@ -7,7 +7,6 @@ from contextlib import suppress
 
 import click
 
-from ..config import InputError
 from .console import Console, table
 
 
@@ -52,10 +51,7 @@ def cache(clear, clear_weights, yes):
     elif yes or click.confirm(f"Delete {what} ({size})?", err=True):
         freed = left + clear_stores(stores)
         for file in weights:
-            try:
-                file.path.unlink(missing_ok=True)
-            except OSError as error:
-                raise InputError(f"cannot delete {file.path}: {error.strerror}. Delete it yourself.") from error
+            file.path.unlink(missing_ok=True)
             freed += file.size
         progress.log(f"{cache_folder()}: {what} deleted, {_size(freed)} freed")
     return 0

@@ -51,12 +51,15 @@ def demo(folder, seed, overwrite, device, progress):
 
     Each step is an ordinary command and is printed before it runs. stdout gets the table. The demo needs no network.
     """
+    from ..clip.registry import TINY_FILE
+    from ..demo import write_scenes
     from ..labels.table import read_labels
     from ..student.predict import predict
 
     started, folder = time.monotonic(), Path(folder)
     _empty(folder, overwrite)
-    _draw(folder, seed, progress)
+    write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, progress=progress)
+    shutil.copyfile(TINY_FILE, folder / "clip.pt")
     common = ["--device", device, *(["--quiet"] if progress.quiet else [])]
     main = click.get_current_context().find_root().command
 
@@ -100,18 +103,6 @@ def _empty(folder: Path, overwrite: bool) -> None:
             raise InputError(f"{folder} holds {name}, which is not a file of the demo. Choose another --dir.")
     if found:
         shutil.rmtree(folder)
-
-
-def _draw(folder: Path, seed: int, progress) -> None:
-    """Write `train/`, `test/`, `classes.txt`, the true labels of both, and the tiny CLIP as `clip.pt`."""
-    from ..clip.registry import TINY_FILE
-    from ..demo import write_scenes
-
-    try:
-        write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, progress=progress)
-        shutil.copyfile(TINY_FILE, folder / "clip.pt")
-    except OSError as error:
-        raise InputError(f"cannot write in {folder}: {error.strerror}. Choose another --dir.") from error
 
 
 def _mean_ap(scores, truth: str) -> str:

@@ -59,9 +59,8 @@ def export(ctx, model, output, variant, photos, tool, labels, root, threshold, u
     compared with PyTorch's, on --photos or on random images. This needs more packages: pip install onnx onnxscript onnxruntime.
 
     With -o model.safetensors, the weights and what is recorded about the model are written, and model.md, a card for people.
-    All commands take the file as --model. This needs pip install safetensors.
-
-    With -o FILE.csv or FILE.json, only the thresholds are written. Edit them and pass the file to `mlclip predict --threshold`.
+    All commands take the file as --model. This needs pip install safetensors. With -o FILE.csv or FILE.json, only the thresholds
+    are written. Edit them and pass the file to `mlclip predict --threshold`.
 
     With --to, a table of labels is written for an annotation tool or a photo manager; docs/formats.md has recipes for others:
 

@@ -50,10 +50,8 @@ def predict(ctx, images, exclude, model, form, output, append, threshold, topk, 
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
     @table.csv:COLUMN (also .tsv and .parquet), or .tar shards, whose photos are read in place.
 
-    Only the student runs; CLIP is not needed, except for a model of `mlclip train --arch clip-head`. The result goes to stdout,
-    messages go to stderr.
-
-    An .onnx model runs in onnxruntime, on the CPU or with --device cuda. torch is not needed.
+    Only the student runs; CLIP is not needed, except for a model of `mlclip train --arch clip-head`. An .onnx model runs in
+    onnxruntime, on the CPU or with --device cuda, without torch. The result goes to stdout, messages go to stderr.
     """
     from ..images import find_images
     from ..student.onnx_model import is_onnx
@@ -65,32 +63,32 @@ def predict(ctx, images, exclude, model, form, output, append, threshold, topk, 
     if append and (not output or overwrite):
         raise click.UsageError("--append continues the table of -o. Add -o FILE, without --overwrite.")
     if threshold is not None and form == "csv" and not heatmaps:
-        raise click.UsageError("--threshold has no effect on --format csv: it has every score. Use --format json.")
+        raise click.UsageError("--threshold has no effect with --format csv: it has every score. Use --format json.")
     if heatmaps and is_onnx(model):
         raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
     if heatmaps:
         _check_folder(heatmaps, overwrite)
     if output:
         check_output(output, overwrite=overwrite or append)
-    loaded, classes, thresholds, run = (_onnx_student if is_onnx(model) else _torch_student)(model, running["device"])
+    student, classes, thresholds = options.load_student(model, running["device"])
     thresholds = options.thresholds_of(threshold, classes, thresholds)
-    found = find_images(images, exclude)
+    found, known = find_images(images, exclude), None
     if append and os.path.exists(output):
-        found = _without_known(found, output, classes, thresholds, running["progress"])
-    labels = run(found, **running)
+        found, known = _without_known(found, output, classes, thresholds, running["progress"])
+    labels = _predicted(found, student, **running)
     labels.meta["thresholds"] = thresholds
     chosen = [_chosen(scores, classes, thresholds, topk) for scores in labels.scores.tolist()]
     if output:
-        _write(labels, output, append, running["progress"])
+        _write(labels, output, known, running["progress"])
     else:
         _print(labels, chosen, thresholds, topk, form)
     if heatmaps:
-        _draw_heatmaps(labels, chosen, thresholds, loaded, heatmaps, **running)
+        _draw_heatmaps(labels, chosen, thresholds, student, heatmaps, **running)
     return options.report_skipped(labels.meta["skipped"])
 
 
 def _without_known(found, output: str, classes: list[str], thresholds: list[float], progress):
-    """The photos that the table `output` does not have. InputError if another model made the table."""
+    """The photos that the table `output` does not have, and the table. InputError if another model made it."""
     from dataclasses import replace
 
     from ..labels.table import read_labels
@@ -104,18 +102,17 @@ def _without_known(found, output: str, classes: list[str], thresholds: list[floa
         raise InputError(f"the photos in {output} are in {known.root}. Name IMAGES in this way, or choose another -o.")
     new = [photo for photo in found.photos if photo.path not in {*known.paths}]
     progress.log(f"{output} has {len(found.photos) - len(new)} of {len(found.photos)} photos: {len(new)} are new")
-    return replace(found, photos=new, known=len(found.photos) - len(new))
+    return replace(found, photos=new, known=len(found.photos) - len(new)), known
 
 
-def _write(labels, output: str, append: bool, progress) -> None:
-    """Write the table, after the rows that it has."""
+def _write(labels, output: str, known, progress) -> None:
+    """Write the table, after the rows of the `known` one."""
     import torch
 
-    from ..labels.table import Labels, read_labels, write_labels
+    from ..labels.table import Labels, write_labels
 
     table = Labels(labels.paths, labels.classes, labels.scores, labels.root, labels.meta)
-    if append and os.path.exists(output):
-        known = read_labels(output)
+    if known:
         scores = torch.cat([known.scores, table.scores])
         table = Labels([*known.paths, *table.paths], table.classes, scores, table.root, table.meta)
     write_labels(table, output, overwrite=True)
@@ -132,30 +129,15 @@ def _check_folder(folder: str, overwrite: bool) -> None:
     check_output(os.path.join(folder, "picture"), overwrite=True)
 
 
-def _torch_student(file, device):
-    """The model of a `model.pt`, its classes and thresholds, and the function that predicts photos."""
-    from ..student.checkpoint import load_checkpoint
+def _predicted(found, student, *, device, **running):
+    """The scores of the photos. For a .onnx without torch, which `student.predict` would import."""
+    from ..student.onnx_model import OnnxModel, predict_onnx
+
+    if isinstance(student, OnnxModel):
+        return predict_onnx(found, student, **running)
     from ..student.predict import predict as predict_photos
-    from ..student.predict import thresholds_of
 
-    checkpoint = load_checkpoint(file)
-
-    def run(found, **running):
-        return predict_photos(found, checkpoint, **running)
-
-    return checkpoint, checkpoint.model.classes, thresholds_of(checkpoint).tolist(), run
-
-
-def _onnx_student(file, device):
-    """The same for a `model.onnx`, without torch: `student.predict` would import it."""
-    from ..student.onnx_model import load_onnx, predict_onnx
-
-    model = load_onnx(file, device)
-
-    def run(found, device, **running):
-        return predict_onnx(found, model, **running)
-
-    return model, model.classes, model.thresholds, run
+    return predict_photos(found, student, device=device, **running)
 
 
 Named = list[tuple[str, float]]  # (class, score)

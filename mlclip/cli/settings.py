@@ -184,10 +184,7 @@ def _section(file: str, command: str) -> dict[str, Any]:
 
 
 def print_settings(config: Any, **more: Any) -> None:
-    """Print the options of the running command as TOML: those of `config` that its method uses, `more`, and what was given.
-
-    What is None is left out.
-    """
+    """Print the options of the running command as TOML: those of `config` that its method uses, `more`, and what was given."""
     ctx = click.get_current_context()
     of_config = dict.fromkeys(field.name for field in fields(config)) | used_settings(config)
     values = ctx.params | ctx.params["changed"] | of_config | more

@@ -143,10 +143,9 @@ def _gather(source: str, left: LeftOut) -> tuple[str, list[str], list[tuple[str,
         return path, files, failures if files or failures else [(path, NO_IMAGES)]
     if os.path.isfile(path):
         if source.lower().endswith(VIDEO_SUFFIXES):
-            raise InputError(
-                f"{source} is a video. Write its key frames as photos and name their folder: "
-                f"mkdir frames && ffmpeg -skip_frame nokey -i {shlex.quote(source)} -fps_mode vfr -q:v 2 frames/%06d.jpg"
-            )
+            ffmpeg = f"ffmpeg -skip_frame nokey -i {shlex.quote(source)} -fps_mode vfr -q:v 2 frames/%06d.jpg"
+            remedy = "Write its key frames as photos and name their folder"
+            raise InputError(f"{source} is a video. {remedy}: mkdir frames && {ffmpeg}")
         return os.path.dirname(path), *_inside(path, left)
     if os.path.lexists(path):
         raise InputError(f"{source} is {_what_is(path)}. {_REMEDY}")

@@ -10,6 +10,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -67,6 +68,7 @@ class PhotoViews(PhotoParts):
         return index, parts if isinstance(parts, str) else parts[0]
 
 
+@dataclass(eq=False)
 class PhotoCrops(Dataset):
     """Item i is (i, crops of photo i as a list of uint8 (3, h, w)), or (i, reason) if the photo cannot be read.
 
@@ -74,16 +76,11 @@ class PhotoCrops(Dataset):
     resized with its aspect ratio: its longer side to `longest` pixels, its shorter side to a multiple of `stride` pixels.
     """
 
-    def __init__(
-        self,
-        photos: Sequence[Photo],
-        boxes: Sequence[Sequence[Box]],
-        longest: int,
-        stride: int,
-        interpolation: str = "bicubic",
-    ):
-        self.photos, self.boxes, self.longest, self.stride = photos, boxes, longest, stride
-        self.interpolation = interpolation
+    photos: Sequence[Photo]
+    boxes: Sequence[Sequence[Box]]
+    longest: int
+    stride: int
+    interpolation: str = "bicubic"
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -105,11 +102,7 @@ class PhotoCrops(Dataset):
 
 
 def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
-    """Items of PhotoViews -> one batch, in the same order.
-
-    Returns the indices of the readable photos (n,) int64, their views uint8 (n, V, 3, S, S) or None if n = 0, and
-    (index, reason) of the unreadable photos.
-    """
+    """Items of PhotoViews -> one batch, in the same order: as `collate_parts`, with uint8 (n, V, 3, S, S), or None if n = 0."""
     parts = [(index, views if isinstance(views, str) else [views]) for index, views in items]
     indices, stacked, unreadable = collate_parts(parts)
     return indices, stacked[0] if stacked else None, unreadable
@@ -118,7 +111,10 @@ def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
 def collate_parts(
     items: Sequence[tuple[int, list[Tensor] | str]],
 ) -> tuple[Tensor, list[Tensor], list[tuple[int, str]]]:
-    """Items of PhotoParts -> one batch: as `collate`, with uint8 (n, V, 3, S, S) for each part. The list is empty if n = 0."""
+    """Items of PhotoParts -> the indices of the readable photos (n,) int64, their parts, and (index, reason) of the others.
+
+    The parts are uint8 (n, V, 3, S, S) each; the list is empty if n = 0.
+    """
     readable = [(index, parts) for index, parts in items if not isinstance(parts, str)]
     unreadable = [(index, reason) for index, reason in items if isinstance(reason, str)]
     indices = torch.tensor([index for index, _ in readable], dtype=torch.int64)
@@ -138,9 +134,8 @@ def photo_batches(
 
     `collate_fn` makes a batch from items. `device` is where the network runs that uses the batches. For a CPU, `num_workers`
     threads of this process load batches in advance: they start at once and disturb the network least. The result is then for one
-    epoch. For another device, or None, it is a DataLoader with `num_workers` workers, as Python runs one thread at a time. There
-    are never more workers than batches, and none for a single batch: starting one takes seconds. With 0 the main process loads
-    the batches. They are the same in all cases.
+    epoch. For another device, or None, it is a DataLoader with `num_workers` workers, as Python runs one thread at a time. With 0
+    the main process loads the batches. They are the same in all cases.
     Workers are not forked from this process, which has threads and may use a GPU: each imports the main script, which therefore
     needs `if __name__ == "__main__":` around its work. Torch's global random state does not change.
     """

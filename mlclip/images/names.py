@@ -31,10 +31,8 @@ def photo_file(root: str | os.PathLike, path: str, *, system: ModuleType = os.pa
     file = system.normpath(system.join(folder, path))
     inside = system.normcase(folder).rstrip(system.sep) + system.sep
     if not system.normcase(file).startswith(inside):
-        raise InputError(
-            f"the photo {path!r} of the labels is not in {root}, the folder of the photos. Write paths relative to that folder, "
-            "or pass a folder that holds all photos as `root`."
-        )
+        remedy = "Write paths relative to that folder, or pass a folder that holds all photos as `root`."
+        raise InputError(f"the photo {path!r} of the labels is not in {root}, the folder of the photos. {remedy}")
     return file
 
 

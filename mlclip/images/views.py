@@ -1,7 +1,6 @@
 """Cuts photos into views: snippets of equal size, resized to squares; and reads them in batches. numpy and Pillow only, no torch.
 
-Threads of this process read the batches, so that no worker has to start. Pillow decodes and resizes without Python's global lock:
-several threads use several cores.
+Threads of this process read the batches, so that no worker has to start: Pillow works without Python's global lock.
 
 Letters: n readable photos in a batch, V views of a photo, S side of a view in pixels.
 """
@@ -101,10 +100,7 @@ class PhotoBatch(NamedTuple):
 def read_batches(
     photos: Sequence[Photo], size: int, *, batch_size: int, num_threads: int = 0, log: Callable = lambda line: None
 ) -> Iterator[PhotoBatch]:
-    """Batches of photos resized to `size`×`size`, in order. The aspect ratio is not kept. At the end `log` gets the `notes`.
-
-    `num_threads` threads decode in advance. With 0, or for a single photo, the calling thread decodes.
-    """
+    """Batches of photos resized to `size`×`size`; see `in_threads`. The aspect ratio is not kept. At the end `log` gets the `notes`."""
 
     def read(photo: Photo) -> tuple[np.ndarray, int] | tuple[str, int]:
         """The pixels (1, 3, S, S) and the bits of NOTES; or the reason why the photo cannot be read, and 0."""

@@ -64,10 +64,8 @@ def parse_classes(spec: str | os.PathLike) -> ClassList:
     name" where the two differ, and "animal > dog" for a class below another one; `\=` and `\>` are the characters themselves. A
     file with the name of a preset can be given as "./voc".
 
-    A class file has one class per line, or is what other tools write (see `class_files`). Blank lines and lines that
-    begin with "#" are ignored. A line "exclusive: day, night" names classes of which a photo has at most one.
-    Raises InputError for no class, a blank name, a duplicate (upper and lower case are the same, and so are composed and
-    decomposed letters), or a binary file.
+    `class_files` says how a class file is read. Raises InputError for no class, a blank name, or a duplicate: upper and lower
+    case are the same, and so are composed and decomposed letters.
 
     >>> parse_classes("cat, dog = a small dog")
     {'cat': 'cat', 'dog': 'a small dog'}
@@ -134,8 +132,7 @@ def find_classes(classes: Classes | None, root: str, log: Log) -> ClassList:
     """The classes to label, label -> prompt name.
 
     None looks for classes.txt in the photos' folder `root`, in its parent folder, and in the current folder, then takes
-    the preset DEFAULT_PRESET; `log` is told which, and how a class file was read. Raises InputError for names that cannot be
-    used.
+    the preset DEFAULT_PRESET; `log` is told which, and how a class file was read.
     """
     if classes is not None:
         return _told(as_prompts(classes), log)
@@ -176,14 +173,11 @@ def show_prompts(templates: Sequence[str], classes: Mapping[str, str], english: 
     shown, count = [repr(fill_template(templates[0], name)) for name in names[:3]], len(names) * len(templates)
     shown += ["..."] if count > 3 else []
     log(f"CLIP reads {count} prompts{' as English' if english else ''}: {', '.join(shown)}")
-    foreign = [name for name in names if any(map(str.isalpha, name)) and not any(map(_is_latin, name))]
+    letters = {name: [unicodedata.name(letter, "") for letter in name if letter.isalpha()] for name in names}
+    foreign = [name for name, of_name in letters.items() if of_name and not any("LATIN" in each for each in of_name)]
     if foreign and english:
         line = f"warning: this CLIP does not know the letters of {shorten(foreign)}. Give English words"
         log(f"{line}, such as `{foreign[0]} = cat`")
-
-
-def _is_latin(letter: str) -> bool:
-    return letter.isalpha() and "LATIN" in unicodedata.name(letter, "")
 
 
 def templates_for(templates: str | Sequence[str], method: str) -> list[str]:

@@ -107,9 +107,9 @@ def named_classes(
     check_classes(labels, source, places)
     ids = [label for label, prompt in labels.items() if prompt == label and _ID.fullmatch(label)]
     if ids:
+        remedy = f"Write `{ids[0]} = dog` with the words of each id; ImageNet's are in LOC_synset_mapping.txt."
         raise InputError(
-            f"{source} has {len(ids)} ids without words, such as {ids[0]!r}, and CLIP reads words. Write `{ids[0]} = dog` with the "
-            "words of each id; ImageNet's are in LOC_synset_mapping.txt."
+            f"{source} has {len(ids)} ids without words, such as {ids[0]!r}, and CLIP reads words. {remedy}"
         )
     changed = [f"{label} as '{prompt}'" for label, prompt in labels.items() if prompt == spoken(label) != label]
     if changed:

@@ -68,10 +68,9 @@ def read_corrections(path: str | Path) -> Corrections:
 
 
 def correct(labels: Labels, corrections: Corrections) -> CorrectedLabels:
-    """The labels with the corrected cells set to 1 or 0, and all corrections in `meta["corrections"]`.
+    """The labels with the corrected cells set to 1 or 0, and all corrections, new and earlier ones, in `meta["corrections"]`.
 
-    Corrections that the labels already have stay, unless there is a new value. Those of photos and classes that the labels do
-    not have are left out and named in the result. Raises InputError if all are.
+    Those of photos and classes that the labels do not have are left out and named in the result. InputError if all are.
     """
     new, unknown = sorted_out(corrections, labels)
     if unknown and not new:
@@ -101,7 +100,6 @@ def sorted_out(corrections: Corrections, labels: Labels) -> tuple[Lines, Lines]:
 
 
 def said_unknown(unknown: Lines) -> str:
-    """How many corrections are of classes or photos that the labels do not have, and the first of them."""
     path, name, _ = unknown[0]
     count = f"{len(unknown)} of the corrections are of classes or photos that the labels do not have"
     return f"{count}, such as {name!r:.200} in {one_line(path, 200)}"

@@ -43,10 +43,9 @@ Table = tuple[list[str], list[str], list[list[float]]]
 
 
 def read_csv(file: Path, options: TableOptions | None, say: Say, known: Collection[str]) -> Table:
-    """A table of `write_labels`, a spreadsheet, pandas, or the like.
+    """A table of `write_labels`, a spreadsheet, pandas, or the like. InputError names the file, the line, and what to do.
 
-    `known` are the class names of a table that this one is compared with: they tell whether `potted plant` is one class or
-    two. InputError names the file, the line, and what to do.
+    `known` are the class names of a table that this one is compared with: they tell whether `potted plant` is one class or two.
     """
     options, sheet = options or TableOptions(), read_sheet(file, say)
     if sheet.header == HEADER:
@@ -140,10 +139,10 @@ def _is_class(sheet: Sheet, column: int, beside_names: bool, known: Collection[s
         return not wrong and any(cell.strip().lower() not in UNKNOWN for cell in cells)
     if len(wrong) < len(cells - {""}) or any(number_in(cell.strip().rstrip("%")) is not None for cell in wrong):
         line, cell = next((line, c) for line, c in zip(sheet.lines, sheet.column(column), strict=True) if c in wrong)
-        raise InputError(
-            f"{sheet.file}, line {line}: {cell.strip()[:40]!r} is not a score of {name[:40]!r}. Write a number from 0 to 1 "
-            f"(divide percentages by 100), or nothing if it is unknown. If the column is no class, remove it; {RECIPES}."
+        remedy = (
+            f"Write a number from 0 to 1 (divide percentages by 100), or nothing; remove what is no class; {RECIPES}."
         )
+        raise InputError(f"{sheet.file}, line {line}: {cell.strip()[:40]!r} is not a score of {name[:40]!r}. {remedy}")
     return False
 
 
@@ -189,10 +188,8 @@ def _reading_of_minus_one(meaning: dict[str, float], counts: Counter[str], sheet
     if total[1] and total[0] <= total[-1]:
         return "absent"
     line = next(line for line, row in zip(sheet.lines, sheet.rows, strict=True) if "-1" in map(str.strip, row))
-    raise InputError(
-        f"{sheet.file}, line {line}: '-1' can mean that the class is absent (0 is then unknown), or that it is not known (0 is "
-        'then absent). Say which with `minus_one="absent"` or `minus_one="unknown"`.'
-    )
+    both = "'-1' can mean that the class is absent (0 is then unknown), or that it is not known (0 is then absent)"
+    raise InputError(f'{sheet.file}, line {line}: {both}. Write `minus_one="absent"` or `minus_one="unknown"`.')
 
 
 # -- one column of class names

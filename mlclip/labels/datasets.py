@@ -216,9 +216,8 @@ def read_image_folder(folder: str | Path, split: str | None = None) -> Labels:
     """True labels of a tree such as DIR/cat/1.jpg, as torchvision's ImageFolder reads it: each photo has the class of its folder.
 
     The folders may lie in train, val and test; `split` takes one of these. A folder `train` that holds photos itself is a
-    class of this name. Photos in deeper folders belong to the folder of the class. Classes are sorted by name; a folder
-    without photos is a class without photos. Paths are relative to `root`, the folder of the class folders, or DIR itself if
-    all splits are read. Raises InputError.
+    class of this name. Photos in deeper folders belong to the folder of the class. Classes are sorted by name. Paths are
+    relative to `root`, the folder of the class folders, or DIR itself if all splits are read.
     """
     home, outside = Path(folder), []
     if not os.path.isdir(home):

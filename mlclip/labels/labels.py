@@ -83,10 +83,7 @@ class Labels:
 
     @property
     def thresholds(self) -> Tensor:
-        """The threshold of each class (C,): a photo has the class if its score is at least this.
-
-        They come from `meta["thresholds"]`, or are ½ if that is missing. Raises InputError if they are damaged.
-        """
+        """`meta["thresholds"]`, or ½, of each class (C,): a photo has the class if its score is at least this."""
         numbers = self.meta.get("thresholds", DEFAULT_THRESHOLD)
         if isinstance(numbers, dict):
             numbers = [numbers.get(name, DEFAULT_THRESHOLD) for name in self.classes]

@@ -49,10 +49,7 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
 
 
 def matched_cells(labels: Labels, truth: Labels, match: Match | None = None) -> tuple[Tensor, Tensor]:
-    """Scores and truth of the photos and classes that both tables have: two tensors of the same shape.
-
-    `match` is the result of `match_tables`, where the caller has it.
-    """
+    """Scores and truth of the photos and classes that both tables have, by `match_tables`: two tensors of the same shape."""
     match = match or match_tables(labels, truth)
     first, second = torch.tensor(match.rows).T
     columns = torch.tensor(match.columns).T
@@ -124,10 +121,8 @@ def evaluate(
     mean, per_class = mean_average_precision(scores, known, match)
     judged = {name: value for name, value in per_class.items() if value == value}  # without NaN
     if not judged:
-        raise InputError(
-            "no class has a photo that shows it and one that does not, among those that both tables have, so there is no mAP. "
-            'Write 0 where a class is absent, or say that empty cells are: `empty="absent"`.'
-        )
+        remedy = 'Write 0 where a class is absent, or say that empty cells are: `empty="absent"`.'
+        raise InputError(f"no class has a photo that shows it and one that does not, so there is no mAP. {remedy}")
     compared, marks = matched_cells(scores, known, match)  # (matched photos, shared classes) each
     positive = dict(zip(match.classes, marks.eq(1).any(0).tolist(), strict=True))
     empty = [[name for name in per_class if name not in judged and positive[name] == which] for which in (False, True)]

@@ -76,10 +76,7 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
 def export_labels(
     labels: Labels, path: str | Path, tool: str, *, url_prefix: str, overwrite: bool = False
 ) -> list[str]:
-    """Write the table for another tool. `labels.thresholds` say which classes a photo has; `url_prefix` is for Label Studio.
-
-    Returns the files. They are replaced only with `overwrite`. InputError if something cannot be written.
-    """
+    """Write the table for another tool, and return the files. `labels.thresholds` say which classes a photo has."""
     path = Path(path)
     if not len(labels):
         raise InputError("the labels have no photos, so there is nothing to write.")
@@ -162,11 +159,8 @@ def read_truth(
     if unseen.any():
         if options.empty == "absent":
             found.scores[unseen] = 0
-        first = found.paths[int(unseen.nonzero()[0])]
-        notes.append(
-            f"{spec}: nobody annotated {int(unseen.sum())} of {len(found)} photos (first: {first:.100}): their classes are "
-            f"{options.empty} (`empty`)"
-        )
+        some = f"{int(unseen.sum())} of {len(found)} photos (first: {found.paths[int(unseen.nonzero()[0])]:.100})"
+        notes.append(f"{spec}: nobody annotated {some}: their classes are {options.empty} (`empty`)")
     found.meta["notes"] = notes
     for note in notes:
         progress.log(note)
