@@ -64,6 +64,8 @@ class Console(LineProgress):
     With --verbose, which the running command's context knows, details are printed too, with the seconds since the start.
     """
 
+    notebook = False  # a command writes to stderr
+
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
         self._started = time.monotonic()

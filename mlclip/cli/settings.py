@@ -183,11 +183,11 @@ def _section(file: str, command: str) -> dict[str, Any]:
     return common | (own if isinstance(own, dict) else {})
 
 
-def print_settings(config: Any, **more: Any) -> None:
-    """Print the options of the running command as TOML: those of `config` that its method uses, `more`, and what was given."""
+def print_settings(config: Any) -> None:
+    """Print the options of the running command as TOML: those of `config` that its method uses, and what was given."""
     ctx = click.get_current_context()
     of_config = dict.fromkeys(field.name for field in fields(config)) | used_settings(config)
-    values = ctx.params | ctx.params["changed"] | of_config | more
+    values = ctx.params | ctx.params["changed"] | of_config
     options, rare = _names(ctx.command)
     names = {max(option.opts, key=len)[2:]: option.name for option in options.values()} | {name: name for name in rare}
     click.echo(f"[{ctx.command.name}]")

@@ -93,22 +93,6 @@ def label_by_ccd(
 # ---------------------------------------------------------------------------------------------------------------- centred
 
 
-def label_by_centring(
-    views: StoredViews,
-    text: Tensor,
-    classes: int,
-    logit_scale: float,
-    config: PseudolabelConfig,
-    related: centred.Pairs = (),
-) -> tuple[Tensor, dict]:
-    """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles.
-
-    `related` are pairs of names that never compete: a class and one above it.
-    """
-    _, labels, summary = centred_labels(views, text, classes, logit_scale, config, related)
-    return labels[:, :classes].contiguous(), summary
-
-
 class Centred(NamedTuple):
     """What centring makes of one view set. Contrast names are treated like classes."""
 
@@ -130,7 +114,8 @@ def centred_labels(
 ) -> tuple[Centred, Tensor, dict]:
     """What `centre` makes of the views, the centred labels (N, K) of all names after the re-ranking, and the summary.
 
-    In the summary, `same_names` has the pairs of names that do not compete fully: [name, name, how much they compete].
+    `related` are pairs of names that never compete: a class and one above it. In the summary, `same_names` has the pairs of names that do
+    not compete fully: [name, name, how much they compete].
     """
     scale, weights = logit_scale * config.rank_scale, name_competition(views, text, related)
     by_levels = centre(views, text, scale, config.prior_photos, weights)

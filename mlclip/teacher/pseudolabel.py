@@ -36,7 +36,7 @@ from ..methods.hierarchy import raise_parents, related
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, LineProgress, Progress
 from .encode import MEMORY_LIMIT, StoredViews, encoded_views
-from .label import label_by_ccd, label_by_cdul, label_by_centring, label_by_view_sets
+from .label import centred_labels, label_by_ccd, label_by_cdul, label_by_view_sets
 from .scoring import FLAT_MARGIN, Teacher, class_embeddings, default_clip, teacher_facts
 from .store import as_tensor, identity
 
@@ -77,8 +77,6 @@ def pseudolabel(
     runtime = Runtime(distributed, default_workers() if num_workers is None else num_workers, progress)
     with distributed.session():
         with distributed.together():
-            if output is not None and distributed.is_main:
-                check_output(output, overwrite=overwrite)
             found = find_images(images, exclude)
             found.say_left_out(progress)
             progress.detail(f"{len(found.photos)} photos in {found.root}; {describe_device(distributed.device)}")
@@ -86,6 +84,8 @@ def pseudolabel(
             names = find_classes(classes, found.root, progress.log)
             others = find_contrast(contrast, names, progress.log)
             check_class_count(names, others)
+            if output is not None and distributed.is_main:  # what is wrong with the inputs comes first
+                check_output(output, overwrite=overwrite)
             if clip is None:
                 clip, kind = default_clip(distributed.device), distributed.device.type
                 progress.log(f"teacher: CLIP {clip}, the default on {kind}; choose another with `clip`")
@@ -182,7 +182,8 @@ def _scores(
     if config.method == "dense":
         sets = dict(zip(encoded_sets(config.views), views, strict=True))
         return label_by_view_sets(sets, text, len(parents), logit_scale, config, kin)
-    return label_by_centring(views[0], text, len(parents), logit_scale, config, kin)
+    _, labels, summary = centred_labels(views[0], text, len(parents), logit_scale, config, kin)
+    return labels[:, : len(parents)].contiguous(), summary
 
 
 def _meta(
@@ -246,7 +247,7 @@ def _report_view_sets(summary: dict, progress: Progress) -> None:
     found = {name: part["agreements"] for name, part in summary["view_sets"].items()}
     least, reference = summary["least_agreement"], "centred labels" if "mixture" in summary else "mean of all"
     listed = ", ".join(f"{name} {' and '.join(f'{a:.2f}' for a in agreements)}" for name, agreements in found.items())
-    progress.log(f"agreement of each view set with the {reference}, by levels and by Gaussians: {listed}")
+    progress.detail(f"agreement of each view set with the {reference}, by levels and by Gaussians: {listed}")
     if "mixture" not in summary:
         progress.log("without views, sets that err alike agree, too: trust such labels of a CLIP with a ResNet only")
     useless = [name for name, agreements in found.items() if agreements[0] < least]
