@@ -31,10 +31,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
     "--variant", choices=["fp32", "int8"], help="Of ONNX: int8 is a quarter of the size, and faster on most CPUs."
 )
 @options.place(
-    "--photos",
-    multiple=True,
-    metavar="IMAGES",
-    help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",
+    "--photos", multiple=True, metavar="IMAGES", help="int8 needs photos like those that it will see; 128 are used."
 )
 @click.option(
     "--to", "tool", type=click.Choice(list(TOOLS)), help="Instead of a model, write a table of labels for this tool."

@@ -86,7 +86,7 @@ batch_size = click.option(
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Photos at once; lower it to save memory.",
+    help="Photos at once; fewer need less memory.",
 )
 root = place("--root", metavar="DIR", help="The folder of the photos, if they have moved or the labels are a .csv.")
 threshold = click.option(

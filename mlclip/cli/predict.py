@@ -22,10 +22,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @options.exclude
 @options.model("The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.")
 @options.choice(
-    "--format",
-    "form",
-    choices=["table", "json", "jsonl", "csv"],
-    help="How the result is printed. csv holds every score and no thresholds.",
+    "--format", "form", choices=["table", "json", "jsonl", "csv"], help="csv has every score and no thresholds."
 )
 @options.place(
     "-o",
@@ -100,7 +97,8 @@ def _without_known(found, output: str, classes: list[str], thresholds: list[floa
         raise InputError(f"{output} has other classes or thresholds than the model. {remedy}")
     if os.path.splitext(output)[1].lower() in (".pt", ".json") and known.root != found.root:
         raise InputError(f"the photos in {output} are in {known.root}. Name IMAGES in this way, or choose another -o.")
-    new = [photo for photo in found.photos if photo.path not in {*known.paths}]
+    there = {*known.paths}
+    new = [photo for photo in found.photos if photo.path not in there]
     progress.log(f"{output} has {len(found.photos) - len(new)} of {len(found.photos)} photos: {len(new)} are new")
     return replace(found, photos=new, known=len(found.photos) - len(new)), known
 

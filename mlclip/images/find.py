@@ -77,12 +77,10 @@ def find_images(sources: Images, exclude: Sequence[str] = ()) -> Found:
 
     A source is one of: a folder, which is searched with all its subfolders for SUFFIXES in upper or lower case, without
     hidden names, mlclip's stores, thumbnails and recycle bins, and for .tar shards where it has no photos of its own; a file with
-    any suffix; a .tar shard, whose members with SUFFIXES are photos; a pattern such as "trip/*.jpg"; "@list.txt", a text file
-    with one path per line, relative to the list file, where "#" begins a comment line; "@table.csv:column" or
-    "@table.parquet:column", a column of such paths. Links to folders are followed;
-    each folder is searched once per source. The root is the deepest folder that contains all sources. `exclude` are patterns such
-    as "*_mask.png" for names of files and folders, or "a/b*" for paths from a source or the current folder.
-    Raises InputError if a source does not exist or is neither a file nor a folder, and if no photo is found.
+    any suffix; a .tar shard, whose members with SUFFIXES are photos; a pattern such as "trip/*.jpg"; "@list.txt", and a column of
+    a table, as `read_paths` takes them. Links to folders are followed; each folder is searched once per source. The root is the
+    deepest folder that contains all sources. `exclude` are patterns such as "*_mask.png" for names of files and folders, or "a/b*"
+    for paths from a source or the current folder. InputError if a source does not exist, or if no photo is found.
     """
     if isinstance(sources, Found):
         return sources

@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from .decode import Unreadable, open_image
 from .find import Photo
-from .views import REDUCING_GAP, RESAMPLING, Box, crop_size, in_threads, read_parts, view_array
+from .views import REDUCING_GAP, RESAMPLING, Box, Parts, crop_size, in_threads, read_parts, view_array
 
-Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # the return value of `collate`
+Unreadables = list[tuple[int, str]]  # index and reason of the photos that cannot be read
+Batch = tuple[Tensor, Tensor | None, Unreadables]  # the return value of `collate`
 
 
 def view_pixels(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> Tensor:
@@ -38,9 +39,7 @@ class PhotoParts(Dataset):
     `noted` (N,) is in shared memory. It has the bits of NOTES of the photos read so far, by any worker.
     """
 
-    def __init__(
-        self, photos: Sequence[Photo], parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
-    ):
+    def __init__(self, photos: Sequence[Photo], parts: Parts, interpolation: str = "bicubic"):
         self.photos, self.parts, self.interpolation = photos, list(parts), interpolation
         with torch.inference_mode(False):  # threads and workers set it, also if it is made inside inference mode
             self.noted = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
@@ -108,9 +107,7 @@ def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
     return indices, stacked[0] if stacked else None, unreadable
 
 
-def collate_parts(
-    items: Sequence[tuple[int, list[Tensor] | str]],
-) -> tuple[Tensor, list[Tensor], list[tuple[int, str]]]:
+def collate_parts(items: Sequence[tuple[int, list[Tensor] | str]]) -> tuple[Tensor, list[Tensor], Unreadables]:
     """Items of PhotoParts -> the indices of the readable photos (n,) int64, their parts, and (index, reason) of the others.
 
     The parts are uint8 (n, V, 3, S, S) each; the list is empty if n = 0.

@@ -40,8 +40,7 @@ def output_names(paths: Sequence[str], ending: str, *, windows: bool | None = No
     """For each photo path the relative name of a file about it: the path, with `ending`. Folders are separated by "/".
 
     No name leads out of the folder, and no name is longer than a file system allows. The names differ also where upper and
-    lower case, or the two ways to write an accent, are the same. For Windows (None: if this is Windows), forbidden characters
-    become "_", and so do dots and spaces at the end; names of devices such as CON begin with "_".
+    lower case, or the two ways to write an accent, are the same. `windows` (None: if this is Windows) makes them fit for it.
 
     >>> output_names(["a/1.jpg", "A/1.jpg", "../x.jpg"], ".txt")
     ['a/1.jpg.txt', 'A/1.jpg~2.txt', 'x.jpg.txt']

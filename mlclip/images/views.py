@@ -26,6 +26,7 @@ REDUCING_GAP = 3.0  # a large snippet is first reduced by an integer factor, to 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+Parts = Sequence[tuple[int, Sequence[int]]]  # sets of views: size and grids of each
 
 
 def tile_boxes(width: int, height: int, n: int) -> list[tuple[int, int, int, int]]:
@@ -61,9 +62,7 @@ def view_array(
     return pixels
 
 
-def read_parts(
-    file: str, parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
-) -> tuple[list[np.ndarray], int]:
+def read_parts(file: str, parts: Parts, interpolation: str = "bicubic") -> tuple[list[np.ndarray], int]:
     """Several sets of views of the photo in `file`, decoded once: (size, grids) of each -> uint8 (V, 3, S, S) of each.
 
     Also the bits of NOTES that are true of it. Raises Unreadable, also for a picture of one colour.

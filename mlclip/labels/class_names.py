@@ -62,10 +62,8 @@ def parse_classes(spec: str | os.PathLike) -> ClassList:
 
     `spec` is a preset ("voc", "coco", "nuswide"), a class file, or a list such as "cat,dog=a small dog". Write "label = prompt
     name" where the two differ, and "animal > dog" for a class below another one; `\=` and `\>` are the characters themselves. A
-    file with the name of a preset can be given as "./voc".
-
-    `class_files` says how a class file is read. Raises InputError for no class, a blank name, or a duplicate: upper and lower
-    case are the same, and so are composed and decomposed letters.
+    file with the name of a preset can be given as "./voc". `class_files` says how a class file is read. InputError for no class, a
+    blank name, or a duplicate: upper and lower case are the same, and so are composed and decomposed letters.
 
     >>> parse_classes("cat, dog = a small dog")
     {'cat': 'cat', 'dog': 'a small dog'}

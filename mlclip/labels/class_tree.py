@@ -108,9 +108,7 @@ def named_classes(
     ids = [label for label, prompt in labels.items() if prompt == label and _ID.fullmatch(label)]
     if ids:
         remedy = f"Write `{ids[0]} = dog` with the words of each id; ImageNet's are in LOC_synset_mapping.txt."
-        raise InputError(
-            f"{source} has {len(ids)} ids without words, such as {ids[0]!r}, and CLIP reads words. {remedy}"
-        )
+        raise InputError(f"{source} has {len(ids)} ids without words, such as {ids[0]!r}; CLIP reads words. {remedy}")
     changed = [f"{label} as '{prompt}'" for label, prompt in labels.items() if prompt == spoken(label) != label]
     if changed:
         notes = [*notes, f"CLIP reads {shorten(changed, 3)}; `name = prompt` decides otherwise"]
@@ -168,9 +166,7 @@ def _add_path(parents: dict[str, str], path: Sequence[str], source: str) -> None
     """Add `animal > pet > dog` to child -> parent. InputError for a second parent, or a circle."""
     for above, name in pairwise(path):
         if parents.get(name, above) != above:
-            raise InputError(
-                f"{source} puts {name!r:.99} below {parents[name]!r:.99} and {above!r:.99}. Keep one line."
-            )
+            raise InputError(f"{source} puts {name!r:.99} below {parents[name]!r:.99} and {above!r:.99}. Keep one.")
         if name == above or name in ancestors(above, parents):
             raise InputError(f"{source} puts {name!r:.200} below itself ({' > '.join(path):.200}). Remove a line.")
         parents[name] = above

@@ -42,10 +42,7 @@ class CorrectedLabels:
 
 
 def read_corrections(path: str | Path) -> Corrections:
-    """Read a file of lines `path,class,value`. InputError says which line is wrong.
-
-    The same correction twice is allowed, so files can be appended; two different values for one label are not.
-    """
+    """Read a file of corrections. One may be there twice, so files can be appended, but not with two values: InputError."""
     path = existing_file(path, "The page of `mlclip report` writes corrections, or write path,class,value.")
     sheet = read_sheet(path)
     if sheet.header != HEADER:

@@ -139,9 +139,7 @@ def _is_class(sheet: Sheet, column: int, beside_names: bool, known: Collection[s
         return not wrong and any(cell.strip().lower() not in UNKNOWN for cell in cells)
     if len(wrong) < len(cells - {""}) or any(number_in(cell.strip().rstrip("%")) is not None for cell in wrong):
         line, cell = next((line, c) for line, c in zip(sheet.lines, sheet.column(column), strict=True) if c in wrong)
-        remedy = (
-            f"Write a number from 0 to 1 (divide percentages by 100), or nothing; remove what is no class; {RECIPES}."
-        )
+        remedy = f"Write a number from 0 to 1 (divide percentages by 100) or nothing, or remove the column; {RECIPES}."
         raise InputError(f"{sheet.file}, line {line}: {cell.strip()[:40]!r} is not a score of {name[:40]!r}. {remedy}")
     return False
 

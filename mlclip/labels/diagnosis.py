@@ -56,9 +56,7 @@ class Diagnosis:
         if self.dead:
             lines.append(f"No photo shows {shorten(self.dead)}. Remove it, or use other words (label = other words).")
         if self.frequent:
-            remedy = (
-                "If that is wrong, try a narrower name, or name with `contrast` what photos without any class show."
-            )
+            remedy = "If that is wrong, try a narrower name, or name with `contrast` what photos of no class show."
             lines.append(f"More than half of the photos show {shorten(self.frequent)}. {remedy}")
         if self.doubtful:
             remedy = 'Use other words (label = other words), or more prompts with `templates="ensemble"`.'

@@ -116,8 +116,8 @@ def write_coco(labels: Labels, file: Path) -> None:
 def write_label_studio(labels: Labels, file: Path, url_prefix: str) -> list[Path]:
     """Write the tasks to `file` and the labelling configuration to its name with .config.xml. Returns both.
 
-    The URL of a photo is `url_prefix` and its path. A prediction chooses the classes that reach their thresholds. Its score is
-    the mean of theirs; without a class it is 1 - the highest score.
+    The URL of a photo is `url_prefix` and its path. The score of a prediction is the mean score of its classes; without a class it
+    is 1 - the highest score.
     """
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", {"name": OBJECT, "value": f"${OBJECT}"})
@@ -147,9 +147,7 @@ def write_label_studio(labels: Labels, file: Path, url_prefix: str) -> list[Path
 
 
 Answer = dict[str, list[str]]  # the classes by control, see `_answer`
-Task = tuple[
-    str, list[Answer], Answer, dict[str, float]
-]  # path, annotations, last prediction, our scores (NaN = unknown)
+Task = tuple[str, list[Answer], Answer, dict[str, float]]  # path, annotations, last prediction, our scores
 
 
 def read_label_studio(place: str | Path, *, truth: bool = False) -> Labels:

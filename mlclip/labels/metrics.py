@@ -116,9 +116,8 @@ def evaluate(
     """Average precision of each class, their mean, and the calibration error, as `mlclip evaluate` computes them.
 
     `truth`: a table or its file, or a form of `read_truth` such as "voc:DIR" or "coco:FILE". `only` limits the classes. `tables`
-    says how a .csv of another program is read; its `split` is for the truth. Raises InputError where no photo
-    or no class is in both tables, where fewer than half of those of the smaller table are (unless `partial`), or where no class
-    has a positive and a negative photo.
+    says how a .csv of another program is read; its `split` is for the truth. Raises InputError where too little is in both
+    tables (see `refuse_small_match`), or where no class has a positive and a negative photo.
     """
     tables, progress = tables or TableOptions(), progress or LineProgress()
     scores = labels if isinstance(labels, Labels) else read_labels(labels, tables.for_scores, progress=progress)

@@ -41,6 +41,7 @@ THRESHOLDS = ".thresholds.csv"  # the file with the thresholds beside a table th
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 READ_SUFFIXES = (*SUFFIXES, ".tsv", ".txt")
 DATASETS = {"voc": read_voc, "coco": read_coco, "nuswide": read_nuswide, "imagefolder": read_image_folder}
+Names = Collection[str]
 FORMS = "voc:DIR[:split], coco:FILE, nuswide:DIR[:split], imagefolder:DIR[:split], label-studio:FILE"
 
 
@@ -110,11 +111,7 @@ def export_labels(
 
 
 def read_labels(
-    path: str | Path,
-    options: TableOptions | None = None,
-    *,
-    progress: Progress = SILENT,
-    known_classes: Collection[str] = (),
+    path: str | Path, options: TableOptions | None = None, *, progress: Progress = SILENT, known_classes: Names = ()
 ) -> Labels:
     """Read the table in a .pt, .csv, .json or .jsonl file. InputError says what is wrong with the file, and in which line.
 
@@ -151,11 +148,7 @@ def read_labels(
 
 
 def read_truth(
-    spec: str,
-    options: TableOptions | None = None,
-    *,
-    progress: Progress = SILENT,
-    known_classes: Collection[str] = (),
+    spec: str, options: TableOptions | None = None, *, progress: Progress = SILENT, known_classes: Names = ()
 ) -> Labels:
     """True labels by a short name, or from a table.
 
@@ -178,9 +171,7 @@ def read_truth(
     return found
 
 
-def _read_source(
-    spec: str, options: TableOptions, progress: Progress, known_classes: Collection[str]
-) -> tuple[Labels, list[str]]:
+def _read_source(spec: str, options: TableOptions, progress: Progress, known: Names) -> tuple[Labels, list[str]]:
     """The labels, and notes about how they were read."""
     kind, colon, place = str(spec).partition(":")
     kind = kind.lower()
@@ -191,7 +182,7 @@ def _read_source(
             if Path(spec).suffix.lower() not in READ_SUFFIXES and not is_special(spec):
                 raise InputError(f"{spec!r:.200} is no source of true labels. Give {FORMS} or a .csv file; {RECIPES}.")
             existing_file(spec, "A table of true labels has a path column, and 1, 0 or an empty cell for each class.")
-            return read_labels(spec, options, progress=progress, known_classes=known_classes), []
+            return read_labels(spec, options, progress=progress, known_classes=known), []
         notes = [f"{place} looks like {kind} and is read as {kind}:{place}"]
     folder, colon, split = place.rpartition(":")
     try:
