@@ -30,7 +30,18 @@ BINS = 20
 RELIABILITY_BINS = 10  # in the diagram; the calibration error uses the usual 15
 EMPTY_NAMED = 1000  # photos without a label that are listed
 # Entries of `meta` that the page shows elsewhere, or not at all.
-ELSEWHERE = {"histograms", "skipped", "thresholds", "bias", "bias_photos", "update", "where", "corrections", "content"}
+ELSEWHERE = {
+    "histograms",
+    "skipped",
+    "thresholds",
+    "bias",
+    "bias_photos",
+    "update",
+    "where",
+    "corrections",
+    "content",
+    "fitted",
+}
 
 Quality = tuple[float, dict[str, float]]  # mAP and {class: AP}
 
