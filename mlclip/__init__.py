@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from .config import TableOptions as TableOptions
     from .config import TrainConfig as TrainConfig
     from .images import find_images as find_images
+    from .labels.diagnosis import questions as questions
     from .labels.metrics import Evaluation as Evaluation
     from .labels.metrics import average_precision as average_precision
     from .labels.metrics import evaluate as evaluate
     from .labels.metrics import mean_average_precision as mean_average_precision
     from .labels.table import Labels as Labels
+    from .labels.table import export_labels as export_labels
     from .labels.table import read_labels as read_labels
     from .labels.table import read_truth as read_truth
     from .labels.table import write_labels as write_labels
@@ -37,7 +39,10 @@ if TYPE_CHECKING:
     from .progress import SILENT as SILENT
     from .progress import Progress as Progress
     from .report.build import render_report as render_report
+    from .report.work_page import write_page as write_page
+    from .student.calibrate import calibrate as calibrate
     from .student.checkpoint import Checkpoint as Checkpoint
+    from .student.export import export_onnx as export_onnx
     from .student.model import Classifier as Classifier
     from .student.predict import load_model as load_model
     from .student.predict import predict as predict
@@ -46,12 +51,16 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "student.predict": "load_model predict",
+    "student.calibrate": "calibrate",
+    "student.export": "export_onnx",
+    "report.work_page": "write_page",
+    "labels.diagnosis": "questions",
     "teacher.pseudolabel": "pseudolabel",
     "training.train": "train",
     "clip": "available_models load_clip",
     "config": "InputError PseudolabelConfig TableOptions TrainConfig",
     "images": "find_images",
-    "labels.table": "read_truth Labels read_labels write_labels",
+    "labels.table": "read_truth Labels read_labels write_labels export_labels",
     "labels.metrics": "Evaluation evaluate average_precision mean_average_precision",
     "machine": "keep_freed_memory",
     "progress": "SILENT Progress",

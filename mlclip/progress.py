@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 REPORT_SECONDS = 30.0  # between two lines of one running step
+MOVING_SECONDS = 0.5  # the same where the line is replaced
 
 
 class Bar:
@@ -39,20 +40,29 @@ SILENT = Progress()
 
 
 class LineProgress(Progress):
-    """Messages as lines; a running step prints a line every REPORT_SECONDS and one at its end."""
+    """Messages as lines; a running step prints a line every REPORT_SECONDS and one at its end.
 
-    def log(self, line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+    In a notebook, which shows stderr in red, all goes to stdout, and the line of a running step is replaced by its next one.
+    """
+
+    def __init__(self):
+        self.notebook = "ipykernel" in sys.modules
+
+    def log(self, line: str, end: str = "\n") -> None:
+        stream = sys.stdout if self.notebook else sys.stderr
+        stream.write(line + end)
+        stream.flush()
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Bar]:
-        bar = CountingBar(total, unit, done)
-        bar.show = lambda: self.log(f"{label}: {bar.text()}")
+        bar = CountingBar(total, unit, done, MOVING_SECONDS if self.notebook else REPORT_SECONDS)
+        bar.show = lambda: self.log(f"{label}: {bar.text()}", "   \r" if self.notebook else "\n")
         try:
             yield bar
         finally:
             bar.show()
+            if self.notebook:
+                self.log("")
 
 
 class CountingBar(Bar):

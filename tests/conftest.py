@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -36,6 +37,14 @@ def voc12() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real photos do not exist ({folder})")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_of_the_module(tmp_path_factory) -> Iterator[None]:
+    """The cache of fixtures that a whole file shares: not the user's, whose embeddings of the same photos would be used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import subprocess
 import sys
@@ -105,13 +107,29 @@ def test_every_public_name_exists_and_type_checkers_see_those_of_the_package(pac
         package.nothing  # noqa: B018
 
 
-def test_the_quickstart_runs(tmp_path):
-    environment = {**os.environ, "MLCLIP_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, str(ROOT / "examples" / "quickstart.py"), str(tmp_path / "world")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "mAP" in done.stdout and "encoding photos" in done.stderr
-    assert (tmp_path / "world" / "model.pt").is_file()
+def test_the_notebook_runs_and_its_results_are_short(tmp_path, own_cache, monkeypatch, capfd):
+    """As a notebook does it: the value of a cell's last line is shown, by its `_repr_html_` where it has one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ipykernel", None)  # progress goes where a notebook wants it
+    names, shown = {}, []
+    for cell in json.loads((ROOT / "examples" / "quickstart.ipynb").read_text())["cells"]:
+        tree = ast.parse("".join(cell["source"])) if cell["cell_type"] == "code" else ast.Module([], [])
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, "cell", "exec"), names)
+        if last:
+            shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    out, err = capfd.readouterr()
+    assert err == "" and "encoding photos" in out and "\r" in out
+    labels, first, *_, model, one, _, evaluation = shown[1:]
+    assert repr(labels).startswith("<Labels: 60 photos × 18 classes, ") and repr(model).startswith(
+        "<Checkpoint: clip-resnet"
+    )
+    assert first._repr_html_().count("<img") == 3 and len(labels._repr_html_()) < 60_000
+    assert "mAP" in repr(evaluation) and "<td>star</td>" in evaluation._repr_html_()
+    assert all(len(repr(value)) < 2000 for value in shown) and set(one.labels) <= set(labels.classes)
+    with pytest.raises(InputError, match="already exists") as caught:
+        names["mlclip"].train(labels, "world/model.pt")
+    assert caught.value._render_traceback_() == [f"InputError: {caught.value}"]
 
 
 def test_on_a_cpu_a_script_needs_no_main_guard(scenes, tmp_path):

@@ -14,12 +14,16 @@ from mlclip.images import Photo
 from mlclip.teacher import store as store_module
 from mlclip.teacher.cache import StoreInfo, clear_stores, list_stores
 from mlclip.teacher.encode import StoredViews
-from mlclip.teacher.label import label_by_ccd, label_by_cdul, label_by_centring
+from mlclip.teacher.label import centred_labels, label_by_ccd, label_by_cdul
 from mlclip.teacher.store import LOCK, MANIFEST, Key, Store, default_store
 
 PHOTOS = [Photo(f"{n:02d}.jpg", f"/photos/{n:02d}.jpg", size=n, mtime_ns=1) for n in range(40)]
 DIMENSIONS, SHARD = 16, 15  # shards of 15, 15 and 10 photos
-METHODS = {"cdul": ((1, 3), label_by_cdul), "ccd": ((1,), label_by_ccd), "centred": ((1, 2, 3), label_by_centring)}
+METHODS = {
+    "cdul": ((1, 3), label_by_cdul),
+    "ccd": ((1,), label_by_ccd),
+    "centred": ((1, 2, 3), lambda *facts: centred_labels(*facts)[1:]),
+}
 TEXT = F.normalize(torch.randn(7, DIMENSIONS, generator=torch.Generator().manual_seed(1)), dim=-1)
 
 

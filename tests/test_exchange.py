@@ -265,3 +265,18 @@ def test_the_command_takes_thresholds_and_evaluates_what_it_wrote(labels, tmp_pa
 def test_options_that_would_be_ignored_are_refused(options, message, capfd):
     assert _status(["export", *options]) == 2
     assert message in capfd.readouterr().err
+
+
+def test_a_folder_for_each_class_links_to_its_photos(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (photos / "sub").mkdir()
+    (photos / "00.jpg").rename(photos / "sub" / "00.jpg")
+    scores = torch.tensor([[0.9, 0.8], [0.2, 0.7], [0.1, 0.1], [0.9, 0.1]])
+    labels = Labels(["sub/00.jpg", "01.jpg", "02.jpg", "gone.jpg"], ["cat", "a/b"], scores, root=str(photos))
+    write_labels(labels, "labels.pt")
+    assert _status(["export", "--to", "folders"]) == 0
+    found = {str(file.relative_to("by-class")): file for file in Path("by-class").rglob("*.jpg")}
+    assert sorted(found) == ["a_b/01.jpg", "a_b/sub/00.jpg", "cat/sub/00.jpg"]
+    assert all(file.is_symlink() and file.resolve().parent.is_relative_to(photos) for file in found.values())
+    assert _status(["export", "--to", "folders"]) == 1 and _status(["export", "--to", "folders", "--overwrite"]) == 0
+    assert _status(["export", "--to", "folders", "--root", str(tmp_path / "none"), "-o", "other"]) == 1

@@ -14,6 +14,7 @@ TOOLS = {  # for --to: the default output, and what a person does with it
     "coco": ("coco.json", "it can also be read here: mlclip evaluate --truth coco:{0}"),
     "csv": ("export.csv", "open it in a spreadsheet or with pandas"),
     "exiftool": ("keywords.csv", 'exiftool -csv={0} -sep "; " PHOTOS writes the keywords into the photos'),
+    "folders": ("by-class", "look into {0}: a folder for each class, with links to its photos"),
 }
 OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "threshold", "url_prefix")
 

@@ -12,6 +12,10 @@ from ..spelling import nearest
 class InputError(Exception):
     """An input cannot be used. The message is one line: which file or value, what is wrong, what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the line alone, which says what to do."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class OptionError(InputError):
     """A setting has a value that can never work, whatever the files contain: wrong usage."""

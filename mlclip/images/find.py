@@ -210,7 +210,8 @@ def _walk(top: str, left: LeftOut) -> Contents:
             elif entry.is_file():
                 others.append(entry.path)
         files += photos
-        left.add_files(others, {os.path.splitext(os.path.basename(photo))[0].lower() for photo in photos})
+        if others:
+            left.add_files(others, {os.path.splitext(os.path.basename(photo))[0].lower() for photo in photos})
     if files and shards:
         left.add("shard", min(shards), len(shards))
     if files or not shards:

@@ -1,4 +1,4 @@
-"""COCO's json and Label Studio's tasks, written and read back; and keywords for photo managers. Photos are never written.
+"""COCO's json and Label Studio's tasks, written and read back; keywords, and a folder for each class. Photos are never changed.
 
 What is written of a photo are the classes that reach their thresholds. A task of Label Studio holds all scores of its photo in
 `meta.mlclip`, which Label Studio keeps and exports again.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -19,6 +20,7 @@ from xml.etree import ElementTree
 from .. import __version__
 from ..config import InputError
 from ..files import beside
+from ..images.names import output_names, photo_file
 from ..spelling import shorten
 from .class_tree import ClassTree, ancestors
 from .datasets import UNKNOWN, notes_of, photo_path, table_of
@@ -271,3 +273,20 @@ def write_keywords(labels: Labels, file: Path) -> None:
         photo = os.path.abspath(os.path.join(labels.root, path))
         rows.append([photo, KEYWORD_SEPARATOR.join(names), KEYWORD_SEPARATOR.join(nested)])
     save_csv([["SourceFile", "Subject", "HierarchicalSubject"], *rows], file)
+
+
+def write_folders(labels: Labels, folder: Path) -> None:
+    """A folder for each class with links to its photos, or copies where links are not possible. InputError if no photo is there."""
+    pairs = [(name, path) for path, names in chosen(labels) for name in names]
+    places = output_names([f"{name.replace('/', '_')}/{path}" for name, path in pairs], "")
+    there = [os.path.isfile(photo_file(labels.root, path)) for _, path in pairs]
+    if not any(there):
+        raise InputError(f"no photo that has a class is a file in {labels.root}. Say with `root` where the photos are.")
+    for (_, path), place in compress(zip(pairs, places, strict=True), there):
+        photo, link = photo_file(labels.root, path), folder / place
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        try:
+            os.symlink(photo, link)
+        except OSError:  # Windows without the right, or a file system without links
+            shutil.copyfile(photo, link)

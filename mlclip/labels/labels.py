@@ -5,24 +5,34 @@ Letters: N photos (rows), C classes (columns).
 
 from __future__ import annotations
 
+import base64
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..config import InputError
+from ..images import Unreadable, open_image
+from ..images.names import photo_file
 from ..spelling import shorten
 
 if TYPE_CHECKING:
     import pandas
 
 DEFAULT_THRESHOLD = 0.5
+IN_A_CELL, CARDS, THUMBNAIL = (
+    20,
+    6,
+    140,
+)  # of a notebook: classes and photos shown; the longer side of a photo in pixels
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Labels:
     """Scores in [0, 1] of N photos for C classes; NaN = unknown. True labels are 1, 0 or NaN.
 
@@ -62,6 +72,39 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __repr__(self) -> str:
+        per_photo = int((self.scores >= self.thresholds).sum()) / max(len(self), 1)
+        return f"<Labels: {len(self)} photos × {len(self.classes)} classes, {per_photo:.2f} labels per photo>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the line of `repr`, the number of photos of each class, and the first photos with their classes."""
+        counts = (self.scores >= self.thresholds).sum(0).tolist()
+        rows = sorted(zip(self.classes, counts, strict=True), key=lambda row: -row[1])[:IN_A_CELL]
+        cells = "".join(f"<tr><td>{escape(name)}</td><td>{count}</td></tr>" for name, count in rows)
+        cards = "".join(map(self._card, self.paths[:CARDS], self.above_threshold()[:CARDS]))
+        table = f"<table><tr><th>class</th><th>photos</th></tr>{cells}</table>"
+        return f"<p>{escape(repr(self))}</p><div style='display:flex;gap:12px;flex-wrap:wrap'>{table}{cards}</div>"
+
+    def _card(self, path: str, names: list[str]) -> str:
+        """One photo as HTML, with its classes; without the picture where it cannot be opened."""
+        words = f"{escape(path)}<br><b>{escape(', '.join(names))}</b>"
+        try:
+            image, file = open_image(photo_file(self.root, path), smallest=(THUMBNAIL, THUMBNAIL)), io.BytesIO()
+        except (Unreadable, ValueError):
+            return f"<div>{words}</div>"
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        image.save(file, "JPEG", quality=70)
+        source = base64.b64encode(file.getvalue()).decode()
+        return f"<div><img alt='' src='data:image/jpeg;base64,{source}'><br>{words}</div>"
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The scores (N,) of one class. Raises InputError for a name that the table does not have."""
+        return self.aligned(self.paths, [name]).scores[:, 0]
+
+    def head(self, count: int = CARDS) -> Labels:
+        """The table of the first `count` photos."""
+        return self.aligned(self.paths[:count], self.classes)
 
     def aligned(self, paths: Sequence[str], classes: Sequence[str]) -> Labels:
         """The table with only these rows and columns, in this order. Raises InputError for names that it does not have."""

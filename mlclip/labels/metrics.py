@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def mean_average_precision(labels: Labels, truth: Labels, match: Match | None = 
     return (sum(counted) / len(counted) if counted else math.nan), result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """How good scores are by true labels; all numbers in [0, 1]."""
 
@@ -93,6 +94,20 @@ class Evaluation:
     calibration_error: float  # expected calibration error over all known cells
     match: Match  # which photos and classes both tables have
     truth: Labels  # the true labels
+
+    def __repr__(self) -> str:
+        count = len(self.average_precision)
+        return (
+            f"<Evaluation: mAP {100 * self.mean_average_precision:.1f} % over {count} classes and {len(self.match.rows)} photos, "
+            f"ECE {100 * self.calibration_error:.1f} %>"
+        )
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the line of `repr`, and the average precision of each class in %."""
+        rows = [
+            f"<tr><td>{escape(name)}</td><td>{100 * ap:.1f}</td></tr>" for name, ap in self.average_precision.items()
+        ]
+        return f"<p>{escape(repr(self))}</p><table><tr><th>class</th><th>AP (%)</th></tr>{''.join(rows)}</table>"
 
 
 def evaluate(

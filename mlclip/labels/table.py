@@ -29,6 +29,7 @@ from .exchange import (
     read_coco,
     read_label_studio,
     write_coco,
+    write_folders,
     write_keywords,
     write_label_studio,
 )
@@ -91,7 +92,9 @@ def export_labels(
     path = Path(output)
     if not len(labels):
         raise InputError("the labels have no photos, so there is nothing to write.")
-    for file in [path, *([beside(path, CONFIG)] if tool == "label-studio" else [])]:
+    if tool == "folders" and path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise InputError(f"{path} is not empty. Pass `overwrite=True` to write there, or choose another output.")
+    for file in {"label-studio": [path, beside(path, CONFIG)], "folders": [path / "link"]}.get(tool, [path]):
         check_output(file, overwrite=overwrite)
     if tool == "csv":
         write_labels(labels, path, overwrite=overwrite)
@@ -102,7 +105,7 @@ def export_labels(
             raise InputError(f"the path {name[:80]!r} of the labels leads out of their folder. Remove the row.")
     if tool == "label-studio":
         return list(map(str, write_label_studio(labels, path, url_prefix)))
-    (write_coco if tool == "coco" else write_keywords)(labels, path)
+    {"coco": write_coco, "folders": write_folders, "exiftool": write_keywords}[tool](labels, path)
     return [str(path)]
 
 

@@ -30,18 +30,7 @@ BINS = 20
 RELIABILITY_BINS = 10  # in the diagram; the calibration error uses the usual 15
 EMPTY_NAMED = 1000  # photos without a label that are listed
 # Entries of `meta` that the page shows elsewhere, or not at all.
-ELSEWHERE = {
-    "histograms",
-    "skipped",
-    "thresholds",
-    "bias",
-    "bias_photos",
-    "update",
-    "where",
-    "corrections",
-    "content",
-    "fitted",
-}
+ELSEWHERE = {"histograms", "skipped", "thresholds", "bias", "bias_photos", "update", "where", "corrections", "content"}
 
 Quality = tuple[float, dict[str, float]]  # mAP and {class: AP}
 
@@ -234,7 +223,7 @@ def _bars(labels: Labels, row: int) -> Iterator[str]:
 
 def _about(labels: Labels) -> str:
     """The content of `meta` and the skipped photos, each in a folded table."""
-    settings = {name: value for name, value in labels.meta.items() if name not in ELSEWHERE}
+    settings = {name: value for name, value in labels.meta.items() if name not in {*ELSEWHERE, "fitted"}}
     parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
     folded = []
     for name, pairs in parts.items():

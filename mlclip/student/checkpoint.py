@@ -47,7 +47,7 @@ NOT_RECORDED = "not recorded"
 PRIVATE = ("root", "skipped")  # of `meta`: names of folders and photos
 
 
-@dataclass
+@dataclass(repr=False)
 class Checkpoint(InMemory):
     """A student with its `thresholds` (C,) in [0, 1], and `meta`: how it was made.
 
@@ -58,6 +58,10 @@ class Checkpoint(InMemory):
     thresholds: Tensor
     meta: dict[str, Any] = field(default_factory=dict)
     consistent: bool = True
+
+    def __repr__(self) -> str:
+        model = self.model
+        return f"<Checkpoint: {model.arch}, {len(model.classes)} classes, {model.size} px>"
 
     def _input(self) -> tuple[int, Sequence[int], str]:
         model = self.model

@@ -18,19 +18,9 @@ from torch import Tensor
 
 from ..config import PseudolabelConfig
 from ..methods import ccd, cdul, centred, dense, profiles
+from . import passes
 from .encode import StoredViews
-from .passes import (
-    HISTOGRAM_BINS,
-    Centred,
-    class_levels,
-    fit_examples,
-    histograms_of,
-    levels_of_grids,
-    name_competition,
-    scores_by_examples,
-    scores_by_levels,
-    summary_of,
-)
+from .passes import Centred
 from .scoring import class_scores
 
 LEVEL_ROUNDS = 2  # first the levels of all photos, then of the photos without the class
@@ -53,16 +43,16 @@ def label_by_cdul(
     global and the snippets' top-1 confidences. Nothing is fitted.
     """
     scores = torch.empty(len(views), classes)
-    counts = {"global": torch.zeros(HISTOGRAM_BINS), "snippets": torch.zeros(HISTOGRAM_BINS)}
+    counts = {"global": torch.zeros(passes.HISTOGRAM_BINS), "snippets": torch.zeros(passes.HISTOGRAM_BINS)}
     top1 = 0.0
     for rows, embeddings in views:  # (n,), (n, V, D)
         similarity = class_scores(embeddings, text, logit_scale)  # (n, V, K)
         best = similarity.amax(-1).cpu()  # (n, V)
         top1 += float(best[:, 0].double().sum())
-        counts["global"] += torch.histc(best[:, 0], HISTOGRAM_BINS, 0, 1)
-        counts["snippets"] += torch.histc(best[:, 1:], HISTOGRAM_BINS, 0, 1)
+        counts["global"] += torch.histc(best[:, 0], passes.HISTOGRAM_BINS, 0, 1)
+        counts["snippets"] += torch.histc(best[:, 1:], passes.HISTOGRAM_BINS, 0, 1)
         scores[rows] = cdul_labels(similarity[..., :classes], config).cpu()
-    return scores, {"mean_top1": top1 / len(views), "histograms": histograms_of(counts), "fitted": {}}
+    return scores, {"mean_top1": top1 / len(views), "histograms": passes.histograms_of(counts), "fitted": {}}
 
 
 def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:
@@ -97,10 +87,10 @@ def label_by_ccd(
         similarity[rows] = class_scores(embeddings[:, 0], text, logit_scale).cpu()
     fitted = fitted or fit_bias(similarity, classes, config)
     top1 = similarity.amax(-1)  # (N,)
-    counts = torch.histc(top1, HISTOGRAM_BINS, 0, 1)
+    counts = torch.histc(top1, passes.HISTOGRAM_BINS, 0, 1)
     return ccd.debias(similarity[:, :classes], fitted["bias"], config.floor), {
         "mean_top1": float(top1.double().mean()),
-        "histograms": histograms_of({"global": counts}),
+        "histograms": passes.histograms_of({"global": counts}),
         "bias": fitted["bias"].tolist(),
         "bias_photos": fitted["bias_photos"].tolist(),
         "fitted": fitted,
@@ -118,23 +108,6 @@ def fit_bias(similarity: Tensor, classes: int, config: PseudolabelConfig) -> dic
 # ---------------------------------------------------------------------------------------------------------------- centred
 
 
-def label_by_centring(
-    views: StoredViews,
-    text: Tensor,
-    classes: int,
-    logit_scale: float,
-    config: PseudolabelConfig,
-    related: centred.Pairs = (),
-    fitted: Mapping | None = None,
-) -> tuple[Tensor, dict]:
-    """Centred labels (N, C) and their summary, in several passes: levels and labels twice, then the profiles.
-
-    `related` are pairs of names that never compete: a class and one above it.
-    """
-    _, labels, summary = centred_labels(views, text, classes, logit_scale, config, related, fitted)
-    return labels[:, :classes].contiguous(), summary
-
-
 def centred_labels(
     views: StoredViews,
     text: Tensor,
@@ -146,22 +119,23 @@ def centred_labels(
 ) -> tuple[Centred, Tensor, dict]:
     """What `centre` makes of the views, the centred labels (N, K) of all names after the re-ranking, and the summary.
 
-    In the summary, `same_names` has the pairs of names that do not compete fully: [name, name, how much they compete].
+    `related` are pairs of names that never compete: a class and one above it. In the summary, `same_names` has the pairs of names that do
+    not compete fully: [name, name, how much they compete].
     """
     scale = logit_scale * config.rank_scale
     own = centre(views, text, scale, config.prior_photos, related, fitted)
-    labels, summary = own.labels, summary_of(views, text, logit_scale, own.weights)
+    labels, summary = own.labels, passes.summary_of(views, text, logit_scale, own.weights)
     summary["mixture"] = [own.slope[:classes].tolist(), own.offset[:classes].tolist()]
     summary["fitted"] = found = own.fitted()
     if config.profiles:
-        found["examples"] = fitted["examples"] if fitted else fit_examples(views, text, own, labels, scale)
-        scores, shown = scores_by_examples(views, text, own, found["examples"], config.rank_scale)
+        found["examples"] = fitted["examples"] if fitted else passes.fit_examples(views, text, own, labels, scale)
+        scores, shown = passes.scores_by_examples(views, text, own, found["examples"], config.rank_scale)
         found["ranking"] = (
             fitted["ranking"] if fitted else profiles.fit_ranking(labels, scores, shown, config.prior_photos)._asdict()
         )
         labels = profiles.rerank(labels, scores, shown, profiles.Ranking(**found["ranking"]))
         summary["profile_views"] = shown[:classes].tolist()
-    summary["levels"] = levels_of_grids(views, own.levels)
+    summary["levels"] = passes.levels_of_grids(views, own.levels)
     return own, labels, summary
 
 
@@ -180,13 +154,13 @@ def centre(
             places, same = weights["places"], weights["same"]
             weights = torch.sparse_coo_tensor(places, same, (len(text), len(text)), check_invariants=True).coalesce()
         weights = None if weights is None else weights.to(text.device)
-        scores = scores_by_levels(views, text, levels, scale, weights)
+        scores = passes.scores_by_levels(views, text, levels, scale, weights)
         return Centred(levels, slope, offset, scores, centred.mixture_labels(scores, slope, offset), weights)
-    weights = name_competition(views, text, related)
+    weights = passes.name_competition(views, text, related)
     labels = torch.zeros(len(views), len(text))  # (N, K)
     for _ in range(LEVEL_ROUNDS):
-        levels = class_levels(views, text, 1 - labels)  # (V, K)
-        scores = scores_by_levels(views, text, levels, scale, weights)
+        levels = passes.class_levels(views, text, 1 - labels)  # (V, K)
+        scores = passes.scores_by_levels(views, text, levels, scale, weights)
         slope, offset = centred.fit_mixture(scores, prior_photos)
         labels = centred.mixture_labels(scores, slope, offset)
     return Centred(levels, slope, offset, scores, labels, weights)
@@ -223,7 +197,7 @@ def label_by_view_sets(
         by_levels[dense.VIEWS], fits[dense.VIEWS] = of_views._replace(labels=reference), summary["fitted"]
     else:
         first, reference = config.views[0], torch.stack([own.labels for own in by_levels.values()]).mean(0)
-        summary = summary_of(sets[first], text, logit_scale, by_levels[first].weights)
+        summary = passes.summary_of(sets[first], text, logit_scale, by_levels[first].weights)
     known = reference[:, :classes]
     least = fitted["least_agreement"] if fitted else dense.least_agreement(known)
 
@@ -242,7 +216,7 @@ def label_by_view_sets(
             if not fitted:
                 agrees["gaussians"] = dense.agreement(scores[:, :classes], known)
         fits[name], agreements[name] = fit, agrees
-        facts[name] = {"agreements": list(agrees.values()), "levels": levels_of_grids(sets[name], own.levels)}
+        facts[name] = {"agreements": list(agrees.values()), "levels": passes.levels_of_grids(sets[name], own.levels)}
         counted += zip(opinions, agrees.values(), strict=True) if counts else []
     labels = dense.average_labels(*zip(*counted, strict=True)) if counted else known.contiguous()
     fitted = {"sets": fits, "agreements": agreements, "least_agreement": least}
@@ -263,8 +237,10 @@ def labels_by_gaussians(
     A class without a confident photo has no Gaussian, and keeps what its levels gave. In the mixtures, its constant log-odds would
     move the labels of all other classes. The third part is what was fitted.
     """
-    found = dict(fitted or {"examples": fit_examples(cells, text, own, taught_by, scale, of_embeddings=True)})
-    scores, shown = scores_by_examples(cells, text, own, found["examples"], config.rank_scale, of_embeddings=True)
+    found = dict(fitted or {"examples": passes.fit_examples(cells, text, own, taught_by, scale, of_embeddings=True)})
+    scores, shown = passes.scores_by_examples(
+        cells, text, own, found["examples"], config.rank_scale, of_embeddings=True
+    )
     learned, labels = shown > 0, own.labels.clone()
     if learned.any():
         if not fitted:

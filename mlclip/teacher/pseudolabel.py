@@ -38,7 +38,7 @@ from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, LineProgress, Progress
 from .encode import MEMORY_LIMIT, StoredViews, encoded_views
 from .fitted import Like, other_kind, read_like, seen_in
-from .label import label_by_ccd, label_by_cdul, label_by_centring, label_by_view_sets
+from .label import centred_labels, label_by_ccd, label_by_cdul, label_by_view_sets
 from .scoring import FLAT_MARGIN, Teacher, check_same_teacher, class_embeddings, default_clip, teacher_facts
 from .store import as_tensor, identity
 
@@ -223,7 +223,8 @@ def _scores(
             sets = dict(zip(encoded_sets(config.views), views, strict=True))
             scores, summary = label_by_view_sets(sets, *running, related(parents), fitted)
         else:
-            scores, summary = label_by_centring(views[0], *running, related(parents), fitted)
+            _, labels, summary = centred_labels(views[0], *running, related(parents), fitted)
+            scores = labels[:, : len(parents)].contiguous()
     except (KeyError, TypeError, RuntimeError) as error:
         if fitted is None:
             raise
