@@ -23,6 +23,7 @@ from .centred import MAX_PHOTOS, fit_mixture, log_odds, mixture_labels
 
 SURE = 0.9  # a label is confident if it is at least this high
 RIDGE = 0.1  # share of the covariance that is replaced by a multiple of the identity
+ROUNDING = 1e-6  # a photo this near to one of the fit gets its label: it may be the same, rounded in another way
 PROFILE_WEIGHT = 0.5  # weight of the profile's label if a profile is learned from very many views ...
 HALF_WEIGHT_VIEWS = 10.0  # ... and with this many views half of that weight
 
@@ -165,7 +166,9 @@ def rerank(first: Tensor, logits: Tensor, shown: Tensor, ranking: Ranking) -> Te
         place = torch.searchsorted(ranking.order, order, right=True)
         below, above = (place - 1).clamp(min=0), place.clamp(max=ranking.order.shape[1] - 1)
         left, right = ranking.order.gather(1, below), ranking.order.gather(1, above)
-        part = ((order - left) / (right - left).clamp(min=torch.finfo(order.dtype).tiny)).clamp(0, 1)
+        gap = right - left
+        margin = (gap / 4).clamp(max=ROUNDING)
+        part = ((order - left - margin) / (gap - 2 * margin).clamp(min=torch.finfo(order.dtype).tiny)).clamp(0, 1)
         labels[:, learned] = ranking.labels.gather(1, below).lerp(ranking.labels.gather(1, above), part).T
     return labels
 

@@ -29,12 +29,12 @@ FEWEST_PHOTOS = 30  # of both folders together, without a class, from which its 
 
 
 def seen_in(views: StoredViews, text: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """What the photos without each class look like: number, mean cosine and variance, (C,) each, in the first grid of views.
+    """What the photos without each class look like: their number, mean cosine and variance, (C,) each.
 
-    `text` (C, D) has the classes, `labels` (N, C) how probable they are.
+    `text` (C, D) has the classes, `labels` (N, C) how probable they are. A photo's cosine is the mean of its finest grid.
     """
     count, mean, variance = level_sums(views, text, 1 - labels)
-    return {"photos": count[0].float(), "mean": mean[0].float(), "variance": variance[0].float()}
+    return {"photos": count[-1].float(), "mean": mean[-1].float(), "variance": variance[-1].float()}
 
 
 def other_kind(now: Mapping[str, Tensor], then: Mapping[str, Tensor], classes: list[str]) -> str | None:
