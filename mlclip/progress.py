@@ -45,24 +45,31 @@ class LineProgress(Progress):
     In a notebook, which shows stderr in red, all goes to stdout, and the line of a running step is replaced by its next one.
     """
 
-    def __init__(self):
-        self.notebook = "ipykernel" in sys.modules
+    @property
+    def notebook(self) -> bool:
+        return "ipykernel" in sys.modules
 
-    def log(self, line: str, end: str = "\n") -> None:
+    def log(self, line: str) -> None:
+        self._write(line + "\n")
+
+    def _write(self, text: str) -> None:
         stream = sys.stdout if self.notebook else sys.stderr
-        stream.write(line + end)
+        stream.write(text)
         stream.flush()
 
     @contextmanager
     def bar(self, label: str, total: int, unit: str = "", done: int = 0) -> Iterator[Bar]:
         bar = CountingBar(total, unit, done, MOVING_SECONDS if self.notebook else REPORT_SECONDS)
-        bar.show = lambda: self.log(f"{label}: {bar.text()}", "   \r" if self.notebook else "\n")
+        if self.notebook:
+            bar.show = lambda: self._write(f"\r{label}: {bar.text()}   ")
+        else:
+            bar.show = lambda: self.log(f"{label}: {bar.text()}")
         try:
             yield bar
         finally:
             bar.show()
             if self.notebook:
-                self.log("")
+                self._write("\n")
 
 
 class CountingBar(Bar):

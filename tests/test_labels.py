@@ -323,7 +323,7 @@ def test_a_damaged_csv_is_refused_with_its_name_and_line(tmp_path, text, word):
     [
         ('{"path": "a", "scores": {"x": 1}}\n{"path": "b"', "line 2: not JSON"),
         ('{"path": "a", "scores": {"x": 2}}', "line 1: '2'"),
-        ('\n{"path": "a", "scores": [1]}', "line 2: the line does not look like"),
+        ('\n{"path": "a", "scores": [1]}', "line 2: it is not like"),
         ('{"path": 3, "scores": {"x": 1}}', "line 1"),
         ('{"path": "a", "scores": {"x": 1}}\n{"path": "a", "scores": {"x": 1}}', "line 2: the path 'a'"),
         ("[" * 100_000, "line 1"),
@@ -459,7 +459,7 @@ def test_the_summary_of_a_match_counts_photos_and_classes_and_names_the_first_wi
     truth = Labels(["01.jpg", "07.jpg", "x.jpg"], ["cow", "cat"], torch.ones(3, 2))
     assert match_tables(labels, truth).summary() == [
         "labels: 2 of 12 photos and 1 of 2 classes matched "
-        "(photos not matched: 00.jpg, 02.jpg, 03.jpg, ...; classes not matched: dog)",
+        "(photos not matched: 00.jpg, 02.jpg, 03.jpg, ... (10 in total); classes not matched: dog)",
         "truth: 2 of 3 photos and 1 of 2 classes matched (photos not matched: x.jpg; classes not matched: cow)",
     ]
     complete = match_tables(labels, labels).summary("model.pt", "truth.csv")

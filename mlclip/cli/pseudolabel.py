@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from ..config import LABELS_FILE, PseudolabelConfig, TeacherConfig
+from ..config import LABELS_FILE, PseudolabelConfig, TeacherConfig, train_config
 from . import options
 from .console import Console
-from .settings import config_file, part_for, print_config, print_settings, settings
+from .settings import config_file, settings
 
 
 @click.command()
-@click.argument("images", nargs=-1, metavar="IMAGES...", type=click.Path())
+@options.images
 @options.exclude
 @click.option(
     "--classes",
@@ -52,8 +54,7 @@ from .settings import config_file, part_for, print_config, print_settings, setti
 @options.verbose
 @options.offline
 @config_file
-@print_config
-def pseudolabel(images, output, device, progress, print_config, **more):
+def pseudolabel(images, output, device, progress, **more):
     """Label photos with CLIP.
 
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
@@ -65,17 +66,12 @@ def pseudolabel(images, output, device, progress, print_config, **more):
     The embeddings are kept, see `mlclip cache`: the next run with other class names, prompts or settings takes seconds,
     and an interrupted run continues where it stopped.
     """
-    if not images and not print_config:
-        raise click.UsageError("Missing argument 'IMAGES...'.")
+    import torch
+
     from ..distributed import choose_device, start_distributed
     from ..labels.class_names import CLASS_PRESETS, DEFAULT_NAMES, DEFAULT_PRESET
     from ..teacher.pseudolabel import pseudolabel as label
-    from ..teacher.scoring import default_clip
 
-    if print_config:  # a method that nobody chose stays open: it depends on the CLIP
-        config = PseudolabelConfig(**part_for(PseudolabelConfig, more))
-        clip = more["clip"] or default_clip(choose_device(device))
-        return print_settings(config, clip=clip, method=more["method"])
     distributed = start_distributed(device)
     progress.quiet |= not distributed.is_main
     if more["like"] and click.get_current_context().get_parameter_source("views").name == "DEFAULT":
@@ -92,6 +88,11 @@ def pseudolabel(images, output, device, progress, print_config, **more):
             f"no class names were given: {DEFAULT_NAMES}. Name your own with --classes FILE or --classes cat,dog"
         )
     progress.log(f"next: mlclip train --labels {output}")
+    arch = train_config({}, choose_device(device).type).arch
+    if not any(Path(torch.hub.get_dir(), "checkpoints").glob(f"{arch}-*.pth")):
+        progress.log(
+            f"it will download torchvision's ImageNet weights of {arch}; without the network, give --init a file of weights, or none"
+        )
     return options.report_skipped(labels.meta["skipped"], output)
 
 

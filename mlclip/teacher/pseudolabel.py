@@ -87,8 +87,6 @@ def pseudolabel(
     runtime = Runtime(distributed, default_workers() if num_workers is None else num_workers, progress)
     with distributed.session():
         with distributed.together():
-            if output is not None and distributed.is_main:
-                check_output(output, overwrite=overwrite)
             found = find_images(images, exclude)
             found.say_left_out(progress)
             progress.detail(f"{len(found.photos)} photos in {found.root}; {describe_device(distributed.device)}")
@@ -96,6 +94,8 @@ def pseudolabel(
             names = find_classes(classes, found.root, progress.log)
             others = find_contrast(contrast, names, progress.log)
             check_class_count(names, others)
+            if output is not None and distributed.is_main:  # what is wrong with the inputs comes first
+                check_output(output, overwrite=overwrite)
             facts = {"activation": clip_activation, "pixels": clip_pixels, "offline": offline}
             teacher = _load_teacher(clip, precision, facts, as_before, distributed, progress)
             if not as_before and settings.get("method") is None and teacher.is_resnet:
@@ -297,7 +297,7 @@ def _report_view_sets(summary: dict, progress: Progress) -> None:
     found = {name: part["agreements"] for name, part in summary["view_sets"].items()}
     least, reference = summary["least_agreement"], "centred labels" if "mixture" in summary else "mean of all"
     listed = ", ".join(f"{name} {' and '.join(f'{a:.2f}' for a in agreements)}" for name, agreements in found.items())
-    progress.log(f"agreement of each view set with the {reference}, by levels and by Gaussians: {listed}")
+    progress.detail(f"agreement of each view set with the {reference}, by levels and by Gaussians: {listed}")
     if "mixture" not in summary:
         progress.log("without views, sets that err alike agree, too: trust such labels of a CLIP with a ResNet only")
     useless = [name for name, agreements in found.items() if agreements[0] < least]
