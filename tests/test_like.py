@@ -98,7 +98,7 @@ def test_fitted_values_are_kept_in_json_and_in_no_other_file(scenes):
         (["--classes", "cat,dog"], 2, "Remove --classes, or label without --like"),
         (["--method", "ccd"], 2, "Remove --method"),
         (["--views", "fast"], 2, "Remove --views"),
-        (["--set", "rank_scale=0.3", "--contrast", "sky"], 2, "Remove --contrast, rank_scale"),
+        (["--set", "rank_scale=0.3", "--contrast", "sky"], 2, "Remove rank_scale, --contrast"),
         (["--template", "a {}"], 2, "Remove --template"),
         (["--clip", "other.pt", "--offline"], 1, "did not make these labels: its sha256 is"),
     ],

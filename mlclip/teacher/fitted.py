@@ -9,10 +9,10 @@ Letters: N photos, n photos of one batch, V views per photo, C classes, K names,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,25 +48,24 @@ def other_kind(now: Mapping[str, Tensor], then: Mapping[str, Tensor], classes: l
     error = ((m * now["variance"] + n * then["variance"]) / (m + n) * (1 / m + 1 / n)).sqrt()  # (C,)
     compared = (m + n >= FEWEST_PHOTOS) & (error > 0)
     apart = torch.where(compared, (now["mean"] - then["mean"]).abs() / error, 0.0)
-    differ = int((apart > NormalDist().inv_cdf(1 - FALSE_WARNINGS / 2 / len(classes))).sum())
+    differ = int((apart > NormalDist().inv_cdf(1 - FALSE_WARNINGS / 2 / len(apart))).sum())
     if not differ:
         return None
     most = int(apart.argmax())
     return (
-        f"warning: these photos are of another kind than those that the labels were fitted to: {differ} of {len(classes)} classes "
+        f"warning: these photos are of another kind than those that the labels were fitted to: {differ} of {len(apart)} classes "
         f"have another mean cosine than chance allows (most: {classes[most]}, {now['mean'][most]:.3f} instead of "
         f"{then['mean'][most]:.3f}, {apart[most]:.1f} standard errors). If the labels look wrong, label without `like`."
     )
 
 
-@dataclass(frozen=True)
-class Like:
+class Like(NamedTuple):
     """Labels whose fitted values are used again, and how they were made. In their `meta`, the fitted values are tensors."""
 
     labels: Labels
     config: PseudolabelConfig
     classes: ClassList
-    contrast: dict[str, str]
+    contrast: dict[str, str] | None
     templates: list[str]
     thresholds: list[float]
 
@@ -85,7 +84,7 @@ def read_like(like: str | Path | Labels, given: Mapping[str, Any]) -> Like:
     try:
         config, fitted = config_of(PseudolabelConfig, meta["settings"]), _as_tensors(meta["fitted"])
         classes = ClassList(zip(labels.classes, meta["prompts"], strict=True), ClassTree.of(meta))
-        contrast, thresholds = {prompt: prompt for prompt in meta["contrast"]}, labels.thresholds.tolist()
+        contrast, thresholds = {prompt: prompt for prompt in meta["contrast"]} or None, labels.thresholds.tolist()
         if not (len(fitted["seen"]["mean"]) == len(classes) and meta["templates"] and meta["clip"]["name"]):
             raise ValueError("other classes")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

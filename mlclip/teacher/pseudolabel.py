@@ -79,10 +79,9 @@ def pseudolabel(
     if like is None:
         as_before, config = None, config_of(PseudolabelConfig, settings)
     else:
-        given = {"clip_activation": clip_activation, "clip_pixels": clip_pixels, **settings}
-        as_before = read_like(like, {"classes": classes, "contrast": contrast, "templates": templates, **given})
-        config, templates = as_before.config, as_before.templates
-        classes, contrast = as_before.classes, as_before.contrast or None
+        given = {"classes": classes, "contrast": contrast, "templates": templates, "clip_activation": clip_activation}
+        as_before = read_like(like, settings | given | {"clip_pixels": clip_pixels})
+        config, classes, contrast, templates = as_before[1:5]
     progress, distributed = progress or LineProgress(), distributed or start_distributed(device)
     runtime = Runtime(distributed, default_workers() if num_workers is None else num_workers, progress)
     with distributed.session():
@@ -177,18 +176,15 @@ def label_photos(
                 StoredViews(opened, photos, teacher.device, MEMORY_LIMIT // len(stores), len(text)) for opened in stores
             ]
             parents = classes.tree.parent_columns(list(classes))
-            on_device, fitted = text.to(teacher.device), like.labels.meta["fitted"] if like else None
-            scores, summary = _scores(view_sets, on_device, parents, logit_scale, config, fitted)
+            fitted = like.labels.meta["fitted"] if like else None
+            scores, summary = _scores(view_sets, text.to(teacher.device), parents, logit_scale, config, fitted)
             if not scores.isfinite().all():
                 raise InputError(
                     f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
                 )
             scores = raise_parents(scores, parents)
-            seen, names = summary.pop("seen"), [*classes, *contrast]
-            if like and (warning := other_kind(seen, fitted["seen"], list(classes))):
-                runtime.progress.log(warning)
-            news = {"mean_top1": summary["mean_top1"]} if like else summary  # the rest is about the first photos
-            _report(news, names, classes.tree.parents, config, runtime.progress)
+            _report(summary, [*classes, *contrast], classes.tree.parents, config, runtime.progress, fitted)
+            summary.pop("seen")
             meta = _meta(config, templates, classes, contrast) | summary
             meta["thresholds"] = like.thresholds if like else thresholds_of_labels(scores, config.method)
             meta["clip"] = teacher_facts(teacher, logit_scale, size)
@@ -259,12 +255,21 @@ def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
 
 
 def _report(
-    summary: dict, names: list[str], parents: Mapping[str, str], config: PseudolabelConfig, progress: Progress
+    summary: dict,
+    names: list[str],
+    parents: Mapping[str, str],
+    config: PseudolabelConfig,
+    progress: Progress,
+    fitted: Mapping | None,
 ) -> None:
     """Say what a user should know about the labels. InputError if the temperature makes them useless.
 
     `names` (K,) are the classes, then the contrast names. `parents` are {child: parent}; such pairs are not named.
     """
+    if fitted:
+        if warning := other_kind(summary["seen"], fitted["seen"], names):
+            progress.log(warning)
+        summary = {"mean_top1": summary["mean_top1"]}  # the rest is about the photos of the fit
     pairs = [(names[a], names[b]) for a, b, _ in summary.get("same_names", [])]
     same = [f"{a} and {b}" for a, b in pairs if a not in ancestors(b, parents) and b not in ancestors(a, parents)]
     if same:
