@@ -58,8 +58,11 @@ def demo(folder, seed, overwrite, device, progress):
 
     started, folder = time.monotonic(), Path(folder)
     _empty(folder, overwrite)
-    write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, progress=progress)
-    shutil.copyfile(TINY_FILE, folder / "clip.pt")
+    try:
+        write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, progress=progress)
+        shutil.copyfile(TINY_FILE, folder / "clip.pt")
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}. Choose another --dir.") from error
     common = ["--device", device, *(["--quiet"] if progress.quiet else [])]
     main = click.get_current_context().find_root().command
 
