@@ -213,7 +213,7 @@ def opinions_of(out: Path, part: str, text: Tensor, scale: float) -> dict[tuple[
         cells = views_of(out, part, kind)
         own = centre(cells, text, flat, config.prior_photos)
         found[kind, "own"] = (own.labels, dense.agreement(own.scores, reference))
-        labels, scores = labels_by_gaussians(cells, text, own, reference, flat, config)
+        labels, scores, _ = labels_by_gaussians(cells, text, own, reference, flat, config)
         found[kind, "gaussians"] = (labels, dense.agreement(scores, reference))
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -101,6 +102,22 @@ def read_file(path: str | Path) -> bytes:
     if is_special(path):
         raise OSError(errno.EINVAL, "it is a named pipe or a device, not a file")
     return Path(path).read_bytes()
+
+
+def load_text(path: str | Path) -> str:
+    """The text of a file: UTF-8, or UTF-16 where its first bytes show it. Bytes that are not UTF-8 become surrogate escapes."""
+    try:
+        data = read_file(path)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        start = data[:4000]
+        even, odd = start[::2].count(0), start[1::2].count(0)  # in UTF-16 of Latin text, every second byte is zero
+        if max(even, odd) > len(start) // 4 and not min(even, odd):
+            return data.decode("utf-16-le" if odd else "utf-16-be")
+        return data.decode("utf-8-sig", "surrogateescape")
+    except (OSError, ValueError) as error:  # ValueError: not text, or a NUL character in the name of the file
+        reason = getattr(error, "strerror", None) or "it is neither UTF-8 nor UTF-16 text"
+        raise InputError(f"{path} cannot be read ({reason}). Give a text file in UTF-8 that you can read.") from error
 
 
 @contextmanager

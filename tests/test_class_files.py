@@ -108,7 +108,6 @@ def test_the_rule_that_was_applied_is_logged(tmp_path):
         ("3", "no class names", "c.json"),
         ("names: 3\n", "no class names", "data.yaml"),
         ("names: [cat, dog\n", "not YAML", "data.yaml"),
-        ("\n".join(f"a{n} > a{n + 1}" for n in range(5000)), "levels", "c.txt"),
     ],
 )
 def test_a_file_with_two_readings_or_none_is_refused(tmp_path, text, word, name):
@@ -222,7 +221,9 @@ def test_without_names_the_first_and_a_closing_line_say_that_they_are_cocos_80(t
     assert _status(["pseudolabel", "imgs", "--clip", "tiny"]) == 0
     lines = capfd.readouterr().err.splitlines()
     assert "COCO's 80 names" in lines[0] and "--classes" in lines[0] and "imgs/classes.txt" in lines[0]
-    assert sum("COCO's 80 names" in line for line in lines) == 2 and "COCO's 80 names" in lines[-2]
+    assert sum("COCO's 80 names" in line for line in lines) == 2 and any(
+        "COCO's 80 names" in line for line in lines[-3:]
+    )
     assert any(
         "80 prompts as English: 'a photo of a person', 'a photo of a bicycle', 'a photo of a car'" in line
         for line in lines

@@ -224,7 +224,7 @@ def test_a_class_without_a_confident_photo_does_not_change_the_others():
     text, cells, truth = toy(photos=60)
     views = F.normalize(cells.unflatten(1, (8, 2)).mean(2), dim=-1)
     own, all_taught = centre(MemoryViews(cells), text, 12.0, 30.0), dense_labels(text, views)[0]
-    (full, _), (labels, scores) = (
+    (full, *_), (labels, scores, _) = (
         labels_by_gaussians(MemoryViews(cells), text, own, taught_by, 12.0, PseudolabelConfig("dense"))
         for taught_by in (all_taught, all_taught.index_fill(1, torch.tensor([3]), 0.5))
     )

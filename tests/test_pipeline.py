@@ -16,7 +16,7 @@ from mlclip.distributed import Runtime
 from mlclip.files import locked
 from mlclip.images import find_images, open_image, view_pixels
 from mlclip.images.shards import content_hash
-from mlclip.labels.class_names import without_classes
+from mlclip.labels.class_names import find_contrast
 from mlclip.teacher import store as store_module
 from mlclip.teacher.cache import clear_stores, list_stores
 from mlclip.teacher.encode import StoredViews, encoded_views
@@ -215,7 +215,7 @@ def test_contrast_names_compete_and_are_then_dropped(photos, teacher):
 
 def test_contrast_names_that_are_classes_are_removed():
     contrast = {"Cat": "Cat", "hound": "DOG", "sky": "sky"}
-    assert without_classes(contrast, {"cat": "cat", "dog": "a  dog", "d": "dog"}) == {"sky": "sky"}
+    assert find_contrast(contrast, {"cat": "cat", "dog": "a  dog", "d": "dog"}, print) == {"sky": "sky"}
 
 
 def test_the_mean_top1_probability_is_that_of_the_largest_views(photos, teacher):

@@ -284,11 +284,13 @@ def test_a_user_without_a_home_folder_is_told_which_variable_helps(command, tmp_
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_workers_give_what_no_workers_give(workers, count, tmp_path):
     for number in range(max(count, 1)):
-        Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        pixels = np.full((8, 8, 3), 40 * number + 10, np.uint8)
+        pixels[0] = 0  # a picture of one colour is no photo
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     photos = find_images(tmp_path).photos[:count]
     assert list(in_threads(str, range(count), batch_size=1, num_threads=workers)) == [["0"], ["1"]][:count]
     batches = list(read_batches(photos, 8, batch_size=1, num_threads=workers))
-    assert [int(batch.pixels.max()) for batch in batches] == [0, 40][:count]
+    assert [int(batch.pixels.max()) for batch in batches] == [10, 50][:count]
     for device in (torch.device("cpu"), None):
         loaded = photo_batches(PhotoViews(photos, 8), batch_size=1, num_workers=workers, device=device)
-        assert [int(views.max()) for _, views, _ in loaded] == [0, 40][:count]
+        assert [int(views.max()) for _, views, _ in loaded] == [10, 50][:count]

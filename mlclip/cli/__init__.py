@@ -58,12 +58,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
-    "--version",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_print_version,
-    help="Show the versions of mlclip, torch and Python, and exit.",
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the versions."
 )
 def cli():
     """Turn a folder of photos and a list of class names into a small multi-label classifier. No labels are needed.

@@ -7,14 +7,11 @@ from contextlib import suppress
 
 import click
 
-from ..config import InputError
 from .console import Console, table
 
 
 @click.command()
-@click.option(
-    "--clear", is_flag=True, help="Delete all embeddings, cells and features in the cache, after a confirmation."
-)
+@click.option("--clear", is_flag=True, help="Delete the embeddings, cells and features in the cache, if you confirm.")
 @click.option("--weights", "clear_weights", is_flag=True, help="With --clear: delete the downloaded weights, too.")
 @click.option("--yes", is_flag=True, help="With --clear: do not ask for confirmation.")
 def cache(clear, clear_weights, yes):
@@ -54,10 +51,7 @@ def cache(clear, clear_weights, yes):
     elif yes or click.confirm(f"Delete {what} ({size})?", err=True):
         freed = left + clear_stores(stores)
         for file in weights:
-            try:
-                file.path.unlink(missing_ok=True)
-            except OSError as error:
-                raise InputError(f"cannot delete {file.path}: {error.strerror}. Delete it yourself.") from error
+            file.path.unlink(missing_ok=True)
             freed += file.size
         progress.log(f"{cache_folder()}: {what} deleted, {_size(freed)} freed")
     return 0

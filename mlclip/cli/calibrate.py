@@ -16,9 +16,7 @@ from .settings import settings
 @options.images
 @options.model("The model that `mlclip train` wrote, .pt or .safetensors.")
 @options.place(
-    "--truth",
-    required=True,
-    help="True labels of some of the IMAGES: a table such as FILE.csv, or another form of `mlclip evaluate`.",
+    "--truth", required=True, help="True labels of some of the IMAGES: a table, or another form of `mlclip evaluate`."
 )
 @options.output("calibrated.pt", "Where the calibrated model is written.")
 @options.overwrite
@@ -72,18 +70,15 @@ def _show_result(found, before: list[float], progress: Console) -> None:
         rows = [[name, str(found.positives.get(name, "–")), f"{b:.2f}", f"{a:.2f}"] for name, b, a in lines]
         progress.table(["class", "positives", "old threshold", "new threshold"], rows, right=[1, 2, 3])
     if found.kept:
-        progress.log(
-            f"fewer than {FEWEST} positive photos of {shorten(found.kept)}: these thresholds move only with the scores, and "
-            "select the same photos as before"
-        )
+        few = f"fewer than {FEWEST} positive photos of {shorten(found.kept)}"
+        progress.log(f"{few}: these thresholds move only with the scores, and select the same photos as before")
     if found.untouched:
         progress.log(f"no true labels of {shorten(found.untouched)}: not changed")
     before, after = found.before, found.after
     error = f"{_percent(before.calibration_error)} -> {_percent(after.calibration_error)}"
-    progress.log(
-        f"on the {found.photos} photos used for the fit (other photos will be worse): expected calibration error {error}, "
-        f"macro-F1 {_percent(before.macro_f1)} -> {_percent(after.macro_f1)}"
-    )
+    f1 = f"{_percent(before.macro_f1)} -> {_percent(after.macro_f1)}"
+    used = f"on the {found.photos} photos used for the fit (other photos will be worse)"
+    progress.log(f"{used}: expected calibration error {error}, macro-F1 {f1}")
 
 
 def _percent(share: float) -> str:

@@ -1,8 +1,4 @@
-"""What a person sees: messages and progress on stderr, and text tables.
-
-The library names parameters in backticks, such as `overwrite=True` or `batch_size`. On the command line these are
---overwrite and --batch-size. Only parameters of the running command are translated; other text in backticks stays.
-"""
+"""What a person sees: messages and progress on stderr, with the names of options for those of parameters; and text tables."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff
 
 
 def in_options(message: str, command: click.Command | None) -> str:
-    """The message with every backticked parameter of `command` written as its option.
+    """The message with every backticked parameter of `command` written as its option. Other text in backticks stays.
 
     `overwrite=True` -> --overwrite, `size=224` -> --size 224, `lr` -> --lr, `stopping=False` -> --set stopping=False,
     `stopping` -> stopping.

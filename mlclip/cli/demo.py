@@ -29,26 +29,15 @@ STUDENTS = [  # name, labels, model
 ]
 DRAWN = ("train", "test", "classes.txt", "truth_train.csv", "truth_test.csv", "clip.pt")
 PAGE = "report.html"
-FILES = (
-    *DRAWN,
-    PAGE,
-    "report_files",
-    "embeddings",
-    "embeddings_centred",
-    *(file for _, file, _ in LABELS),
-    *(file for *_, file in STUDENTS),
-)
+FILES = (*DRAWN, PAGE, "report_files", "embeddings", "embeddings_centred")
+FILES += (*(file for _, file, _ in LABELS), *(file for *_, file in STUDENTS))
 STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-size", "32", "--lr", "1e-3"]
 
 
 @click.command()
 @options.place("--dir", "folder", default="mlclip-demo", metavar="DIR", help="Folder for all files of the demo.")
 @click.option(
-    "--seed",
-    type=click.IntRange(0, LARGEST_SEED),
-    default=0,
-    show_default=True,
-    help="Seed of the drawn scenes and of the training.",
+    "--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Seed of scenes and training."
 )
 @options.overwrite
 @options.device
@@ -56,21 +45,24 @@ STUDENT = ["--arch", "clip-resnet", "--size", "96", "--epochs", "8", "--batch-si
 def demo(folder, seed, overwrite, device, progress):
     """Run all steps in three minutes, on drawn scenes.
 
-    The demo draws scenes, labels them with a tiny CLIP, trains students, evaluates them, and makes the page of the labels. It needs
-    no network.
-
     Each scene shows one large object and several small ones. The tiny CLIP has only been trained on single objects. It
     labels the scenes, and a student learns these labels. The true labels are used only for the table at the end, and for
-    the last student, which learns them for comparison.
+    the last student, which learns them for comparison. The page of the labels is made, too.
 
-    Each step is an ordinary command and is printed before it runs. stdout gets the table.
+    Each step is an ordinary command and is printed before it runs. stdout gets the table. The demo needs no network.
     """
+    from ..clip.registry import TINY_FILE
+    from ..demo import write_scenes
     from ..labels.table import read_labels
     from ..student.predict import predict
 
     started, folder = time.monotonic(), Path(folder)
     _empty(folder, overwrite)
-    _draw(folder, seed, progress)
+    try:
+        write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, progress=progress)
+        shutil.copyfile(TINY_FILE, folder / "clip.pt")
+    except OSError as error:
+        raise InputError(f"cannot write in {folder}: {error.strerror}. Choose another --dir.") from error
     common = ["--device", device, *(["--quiet"] if progress.quiet else [])]
     main = click.get_current_context().find_root().command
 
@@ -114,18 +106,6 @@ def _empty(folder: Path, overwrite: bool) -> None:
             raise InputError(f"{folder} holds {name}, which is not a file of the demo. Choose another --dir.")
     if found:
         shutil.rmtree(folder)
-
-
-def _draw(folder: Path, seed: int, progress) -> None:
-    """Write `train/`, `test/`, `classes.txt`, the true labels of both, and the tiny CLIP as `clip.pt`."""
-    from ..clip.registry import TINY_FILE
-    from ..demo import write_scenes
-
-    try:
-        write_scenes(folder, train=TRAIN_SCENES, test=TEST_SCENES, seed=seed, progress=progress)
-        shutil.copyfile(TINY_FILE, folder / "clip.pt")
-    except OSError as error:
-        raise InputError(f"cannot write in {folder}: {error.strerror}. Choose another --dir.") from error
 
 
 def _mean_ap(scores, truth: str) -> str:

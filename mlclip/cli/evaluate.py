@@ -7,6 +7,7 @@ import json
 import click
 
 from ..config import TableOptions
+from ..labels.class_tree import ClassTree
 from . import options
 from .console import printable, table
 from .settings import settings
@@ -15,9 +16,7 @@ from .settings import settings
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGES...]", type=click.Path())
 @options.place("--labels", help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE or coco:FILE.")
-@options.place(
-    "--model", help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts the scores of IMAGES."
-)
+@options.place("--model", help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts IMAGES.")
 @options.place(
     "--truth",
     required=True,
@@ -39,7 +38,6 @@ def evaluate(images, labels, model, truth, only, form, tables, **running):
     folder or a missing file suffix, where only one pair fits. What matched and what did not is listed on stderr. Unknown labels
     (difficult objects, empty cells) are ignored. Classes without a positive or without a negative photo do not count in the mAP.
     """
-    from ..labels.class_tree import ClassTree
     from ..labels.metrics import compare_consistency
     from ..labels.metrics import evaluate as compare
 
@@ -71,18 +69,15 @@ def _predicted(images, model, running):
     """A model's scores; and the network's own, if its classes have a hierarchy or groups that the scores agree with."""
     from dataclasses import replace
 
-    from ..labels.class_tree import ClassTree
     from ..labels.metrics import consistent_labels
     from ..student.checkpoint import load_checkpoint
     from ..student.onnx_model import is_onnx
     from ..student.predict import predict
 
-    if is_onnx(model):
-        return predict(images, model, **running), None
-    checkpoint = load_checkpoint(model)
-    tree = ClassTree.of(checkpoint.meta)
+    checkpoint = None if is_onnx(model) else load_checkpoint(model)
+    tree = ClassTree.of(checkpoint.meta if checkpoint else {})
     if not tree:
-        return predict(images, checkpoint, **running), None
+        return predict(images, checkpoint or model, **running), None
     own = predict(images, replace(checkpoint, consistent=False), **running)
     return consistent_labels(own, tree), own
 

@@ -25,25 +25,16 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
     "-o",
     "--output",
     show_default="model.onnx, or named after --to",
-    help="Where the result is written: .onnx or .safetensors for the model, .csv or .json for its thresholds; with --to "
-    "the table.",
+    help="The file: .onnx or .safetensors for the model, .csv or .json for its thresholds; with --to the table.",
 )
 @options.choice(
-    "--variant",
-    choices=["fp32", "int8"],
-    help="Numbers inside the ONNX file: int8 is a quarter of the size, and faster on most CPUs.",
+    "--variant", choices=["fp32", "int8"], help="Of ONNX: int8 is a quarter of the size, and faster on most CPUs."
 )
 @options.place(
-    "--photos",
-    multiple=True,
-    metavar="IMAGES",
-    help="Photos like those that will be predicted, without labels. int8 needs them; 128 are used.",
+    "--photos", multiple=True, metavar="IMAGES", help="int8 needs photos like those that it will see; 128 are used."
 )
 @click.option(
-    "--to",
-    "tool",
-    type=click.Choice(list(TOOLS)),
-    help="Write a table of labels for this tool or in this format, instead of a model.",
+    "--to", "tool", type=click.Choice(list(TOOLS)), help="Instead of a model, write a table of labels for this tool."
 )
 @options.labels("For --to: the table, .pt, .csv, .json or .jsonl, or another form of `mlclip evaluate --labels`.")
 @options.root
@@ -66,9 +57,8 @@ def export(ctx, model, output, variant, photos, tool, labels, root, threshold, u
     compared with PyTorch's, on --photos or on random images. This needs more packages: pip install onnx onnxscript onnxruntime.
 
     With -o model.safetensors, the weights and what is recorded about the model are written, and model.md, a card for people.
-    All commands take the file as --model. This needs pip install safetensors.
-
-    With -o FILE.csv or FILE.json, only the thresholds are written. Edit them and pass the file to `mlclip predict --threshold`.
+    All commands take the file as --model. This needs pip install safetensors. With -o FILE.csv or FILE.json, only the thresholds
+    are written. Edit them and pass the file to `mlclip predict --threshold`.
 
     With --to, a table of labels is written for an annotation tool or a photo manager; docs/formats.md has recipes for others:
 
@@ -130,7 +120,6 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
         os._exit(130)
     progress.log(f"{output}: {difference}")
     if "hierarchy" in checkpoint.meta:
-        progress.log(
-            f"warning: {output} does not know the hierarchy and groups of the classes; its scores and thresholds can contradict them"
-        )
+        without = "does not know the hierarchy and groups of the classes"
+        progress.log(f"warning: {output} {without}; its scores and thresholds can contradict them")
     return 0

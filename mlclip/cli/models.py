@@ -12,10 +12,7 @@ from .settings import settings
 
 @click.command()
 @click.option(
-    "--check",
-    "clip",
-    metavar="NAME|FILE|DIR",
-    help="Load one teacher, as --clip does, without the network, and let it name drawn pictures.",
+    "--check", "clip", metavar="NAME|FILE|DIR", help="Load one teacher, as --clip does, and let it name drawings."
 )
 @settings(TeacherConfig)
 @options.device
@@ -102,7 +99,6 @@ def _check(clip, device, precision="auto", clip_activation=None, clip_pixels=Non
     }
     click.echo("\n".join(f"{name:<15} {printable(str(value))}" for name, value in facts.items()))
     if found.flat:
-        progress.log(
-            "warning: the scores are almost equal for all names. Check the weights, and --set clip_activation and clip_pixels"
-        )
+        advice = "Check the weights, and --set clip_activation and clip_pixels"
+        progress.log(f"warning: the scores are almost equal for all names. {advice}")
     return 0

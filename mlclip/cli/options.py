@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -87,11 +86,9 @@ batch_size = click.option(
     type=click.IntRange(1),
     default=64,
     show_default=True,
-    help="Images per forward pass; use fewer if memory runs out.",
+    help="Photos at once; fewer need less memory.",
 )
-root = place(
-    "--root", metavar="DIR", help="The folder of the photos, if the photos have moved or the labels are a .csv."
-)
+root = place("--root", metavar="DIR", help="The folder of the photos, if they have moved or the labels are a .csv.")
 threshold = click.option(
     "--threshold",
     metavar="NUMBER|FILE",
@@ -100,23 +97,27 @@ threshold = click.option(
 )
 
 
+def load_student(file: str, device: str = "auto") -> tuple[Any, list[str], list[float]]:
+    """The model in a file, its classes and its thresholds. For a .onnx, torch is not imported."""
+    from ..student.onnx_model import is_onnx, load_onnx
+
+    if is_onnx(file):
+        model = load_onnx(file, device)
+        return model, model.classes, model.thresholds
+    from ..student.checkpoint import load_checkpoint, thresholds_of
+
+    checkpoint = load_checkpoint(file)
+    return checkpoint, checkpoint.model.classes, thresholds_of(checkpoint).tolist()
+
+
 def thresholds_of(given: str | None, classes: Sequence[str], defaults: Sequence[float]) -> list[float]:
     """One threshold per class: the number or the file of --threshold, else `defaults`."""
     from ..labels.class_files import read_thresholds
 
     if given is None:
         return list(defaults)
-    if (suffix := Path(given).suffix.lower()) in (".pt", ".safetensors", ".onnx"):
-        from ..student.checkpoint import load_checkpoint
-        from ..student.onnx_model import load_onnx
-        from ..student.predict import thresholds_of as of_model
-
-        if suffix == ".onnx":
-            model = load_onnx(given)
-            found = dict(zip(model.classes, model.thresholds, strict=True))
-        else:
-            checkpoint = load_checkpoint(given)
-            found = dict(zip(checkpoint.model.classes, of_model(checkpoint).tolist(), strict=True))
+    if Path(given).suffix.lower() in (".pt", ".safetensors", ".onnx"):
+        found = dict(zip(*load_student(given)[1:], strict=True))
         return [found.get(name, value) for name, value in zip(classes, defaults, strict=True)]
     try:
         number = float(given)
@@ -137,7 +138,8 @@ def set_thresholds(labels, given: str | None, file: str, progress: Console) -> N
 
 def report_skipped(skipped: Sequence[Sequence[str]], output: str | Path | None = None) -> int:
     """List skipped photos on stderr and in `<output>.skipped.csv`; return the exit status, 0 or SKIPPED."""
-    from ..files import atomic, beside
+    from ..files import beside
+    from ..labels.sheet import save_csv
 
     report = beside(output, ".skipped.csv") if output else None
     if not skipped:
@@ -148,10 +150,7 @@ def report_skipped(skipped: Sequence[Sequence[str]], output: str | Path | None =
     if len(skipped) > SKIPPED_SHOWN:
         lines.append(f"  and {len(skipped) - SKIPPED_SHOWN} more")
     if report:
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([["path", "reason"], *skipped])
-        with atomic(report) as temporary:
-            temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
+        save_csv([["path", "reason"], *skipped], report)
         lines.append(f"  listed in {report}")
     click.echo("\n".join(map(printable, lines)), err=True)
     return SKIPPED

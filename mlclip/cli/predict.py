@@ -22,32 +22,20 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @options.exclude
 @options.model("The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.")
 @options.choice(
-    "--format",
-    "form",
-    choices=["table", "json", "jsonl", "csv"],
-    help="How the result is printed. csv holds every score and no thresholds.",
+    "--format", "form", choices=["table", "json", "jsonl", "csv"], help="csv has every score and no thresholds."
 )
 @options.place(
     "-o",
     "--output",
-    help="Write all scores and the thresholds to this table (.pt, .csv, .json or .jsonl) instead of printing them. Every command "
-    "reads it.",
+    help="Instead of printing, write all scores and thresholds to this table, .pt, .csv, .json or .jsonl. Every command reads it.",
 )
-@click.option(
-    "--append", is_flag=True, help="With -o: keep the rows of the table, and predict the photos that it lacks."
-)
+@click.option("--append", is_flag=True, help="With -o: keep the rows of the table, and predict what it lacks.")
 @options.threshold
-@click.option(
-    "--topk", type=click.IntRange(1), metavar="K", help="Print the K classes with the highest scores instead."
-)
+@click.option("--topk", type=click.IntRange(1), metavar="K", help="Print the K classes with the highest scores.")
 @options.place(
-    "--heatmaps",
-    metavar="DIR",
-    help="Also write one picture per photo to DIR: heat maps of where the student sees each printed class.",
+    "--heatmaps", metavar="DIR", help="Also write a picture of each photo to DIR: where the student sees its classes."
 )
-@click.option(
-    "--overwrite", is_flag=True, help="Replace the table of -o, and write to --heatmaps DIR even if it is not empty."
-)
+@click.option("--overwrite", is_flag=True, help="Replace the table of -o, and write to a --heatmaps DIR with files.")
 @options.batch_size
 @options.running
 @options.verbose
@@ -59,10 +47,8 @@ def predict(ctx, images, exclude, model, form, output, append, threshold, topk, 
     IMAGES are folders (with all subfolders), files, patterns such as "imgs/*.jpg", @list.txt (one path per line),
     @table.csv:COLUMN (also .tsv and .parquet), or .tar shards, whose photos are read in place.
 
-    Only the student runs; CLIP is not needed, except for a model of `mlclip train --arch clip-head`. The result goes to stdout,
-    messages go to stderr.
-
-    An .onnx model runs in onnxruntime, on the CPU or with --device cuda. torch is not needed.
+    Only the student runs; CLIP is not needed, except for a model of `mlclip train --arch clip-head`. An .onnx model runs in
+    onnxruntime, on the CPU or with --device cuda, without torch. The result goes to stdout, messages go to stderr.
     """
     from ..images import find_images
     from ..student.onnx_model import is_onnx
@@ -74,64 +60,57 @@ def predict(ctx, images, exclude, model, form, output, append, threshold, topk, 
     if append and (not output or overwrite):
         raise click.UsageError("--append continues the table of -o. Add -o FILE, without --overwrite.")
     if threshold is not None and form == "csv" and not heatmaps:
-        raise click.UsageError(
-            "--threshold has no effect with --format csv, which holds every score. Remove it, or use --format json."
-        )
+        raise click.UsageError("--threshold has no effect with --format csv: it has every score. Use --format json.")
     if heatmaps and is_onnx(model):
         raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
     if heatmaps:
         _check_folder(heatmaps, overwrite)
     if output:
         check_output(output, overwrite=overwrite or append)
-    loaded, classes, thresholds, run = (_onnx_student if is_onnx(model) else _torch_student)(model, running["device"])
+    student, classes, thresholds = options.load_student(model, running["device"])
     thresholds = options.thresholds_of(threshold, classes, thresholds)
-    found = find_images(images, exclude)
+    found, known = find_images(images, exclude), None
     if append and os.path.exists(output):
-        found = _without_known(found, output, classes, thresholds, running["progress"])
-    labels = run(found, **running)
+        found, known = _without_known(found, output, classes, thresholds, running["progress"])
+    labels = _predicted(found, student, **running)
     labels.meta["thresholds"] = thresholds
     chosen = [_chosen(scores, classes, thresholds, topk) for scores in labels.scores.tolist()]
     if output:
-        _write(labels, output, append, running["progress"])
+        _write(labels, output, known, running["progress"])
     else:
         _print(labels, chosen, thresholds, topk, form)
     if heatmaps:
-        _draw_heatmaps(labels, chosen, thresholds, loaded, heatmaps, **running)
+        _draw_heatmaps(labels, chosen, thresholds, student, heatmaps, **running)
     return options.report_skipped(labels.meta["skipped"])
 
 
 def _without_known(found, output: str, classes: list[str], thresholds: list[float], progress):
-    """The photos that the table `output` does not have. InputError if another model made the table."""
+    """The photos that the table `output` does not have, and the table. InputError if another model made it."""
     from dataclasses import replace
 
     from ..labels.table import read_labels
 
     known = read_labels(output)
-    same = known.classes == classes and all(
-        abs(a - b) < 1e-4 for a, b in zip(known.thresholds.tolist(), thresholds, strict=True)
-    )
-    if not same:
-        raise InputError(
-            f"{output} has other classes or thresholds than the model. Use the model that made it, or replace it with --overwrite."
-        )
+    pairs = zip(known.thresholds.tolist(), thresholds, strict=False)
+    if known.classes != classes or any(abs(one - other) > 1e-4 for one, other in pairs):
+        remedy = "Use the model that made it, or replace it with --overwrite."
+        raise InputError(f"{output} has other classes or thresholds than the model. {remedy}")
     if os.path.splitext(output)[1].lower() in (".pt", ".json") and known.root != found.root:
-        raise InputError(
-            f"the photos in {output} are in {known.root}. Name IMAGES in the same way, or choose another -o."
-        )
-    new = [photo for photo in found.photos if photo.path not in {*known.paths}]
+        raise InputError(f"the photos in {output} are in {known.root}. Name IMAGES in this way, or choose another -o.")
+    there = {*known.paths}
+    new = [photo for photo in found.photos if photo.path not in there]
     progress.log(f"{output} has {len(found.photos) - len(new)} of {len(found.photos)} photos: {len(new)} are new")
-    return replace(found, photos=new, known=len(found.photos) - len(new))
+    return replace(found, photos=new, known=len(found.photos) - len(new)), known
 
 
-def _write(labels, output: str, append: bool, progress) -> None:
-    """Write the table, after the rows that it has."""
+def _write(labels, output: str, known, progress) -> None:
+    """Write the table, after the rows of the `known` one."""
     import torch
 
-    from ..labels.table import Labels, read_labels, write_labels
+    from ..labels.table import Labels, write_labels
 
     table = Labels(labels.paths, labels.classes, labels.scores, labels.root, labels.meta)
-    if append and os.path.exists(output):
-        known = read_labels(output)
+    if known:
         scores = torch.cat([known.scores, table.scores])
         table = Labels([*known.paths, *table.paths], table.classes, scores, table.root, table.meta)
     write_labels(table, output, overwrite=True)
@@ -148,30 +127,15 @@ def _check_folder(folder: str, overwrite: bool) -> None:
     check_output(os.path.join(folder, "picture"), overwrite=True)
 
 
-def _torch_student(file, device):
-    """The model of a `model.pt`, its classes and thresholds, and the function that predicts photos."""
-    from ..student.checkpoint import load_checkpoint
+def _predicted(found, student, *, device, **running):
+    """The scores of the photos. For a .onnx without torch, which `student.predict` would import."""
+    from ..student.onnx_model import OnnxModel, predict_onnx
+
+    if isinstance(student, OnnxModel):
+        return predict_onnx(found, student, **running)
     from ..student.predict import predict as predict_photos
-    from ..student.predict import thresholds_of
 
-    checkpoint = load_checkpoint(file)
-
-    def run(found, **running):
-        return predict_photos(found, checkpoint, **running)
-
-    return checkpoint, checkpoint.model.classes, thresholds_of(checkpoint).tolist(), run
-
-
-def _onnx_student(file, device):
-    """The same for a `model.onnx`, without torch: `student.predict` would import it."""
-    from ..student.onnx_model import load_onnx, predict_onnx
-
-    model = load_onnx(file, device)
-
-    def run(found, device, **running):
-        return predict_onnx(found, model, **running)
-
-    return model, model.classes, model.thresholds, run
+    return predict_photos(found, student, device=device, **running)
 
 
 Named = list[tuple[str, float]]  # (class, score)
@@ -185,9 +149,8 @@ def _chosen(scores: list[float], classes: list[str], thresholds: list[float], to
 
 def _nearest(scores: list[float], classes: list[str], thresholds: list[float]) -> tuple[str, float]:
     """(class, score) of the class that is closest to its threshold."""
-    _, score, name = max(
-        (score - limit, score, name) for name, score, limit in zip(classes, scores, thresholds, strict=True)
-    )
+    photo = zip(classes, scores, thresholds, strict=True)
+    _, score, name = max((score - limit, score, name) for name, score, limit in photo)
     return name, score
 
 

@@ -31,6 +31,13 @@ from .settings import config_file, settings
     help="The teacher: a name from `mlclip models`, a weight FILE, a folder DIR of open_clip or Hugging Face, or "
     "open_clip:NAME/TAG.  [default: ViT-B/32 on a CPU, RN50x64 on a GPU]",
 )
+@click.option(
+    "--like",
+    metavar="LABELS",
+    type=click.Path(),
+    help="Label new photos as those of this file were: its classes, prompts, teacher, method, and all that was fitted. A label then does "
+    "not depend on the other photos of the folder.",
+)
 @options.output(LABELS_FILE, "Where the labels are written: .pt, .csv, .json or .jsonl.")
 @settings(PseudolabelConfig, TeacherConfig)
 @click.option(
@@ -67,6 +74,8 @@ def pseudolabel(images, output, device, progress, **more):
 
     distributed = start_distributed(device)
     progress.quiet |= not distributed.is_main
+    if more["like"] and click.get_current_context().get_parameter_source("views").name == "DEFAULT":
+        del more["views"]  # a default that nobody chose changes nothing
     labels = label(images, output=output, distributed=distributed, progress=progress, **more)
     if not distributed.is_main:
         return 0
@@ -74,7 +83,7 @@ def pseudolabel(images, output, device, progress, **more):
     size = f"{len(labels)} photos × {len(labels.classes)} classes"
     progress.log(f"{output}: {size}, {per_photo:.2f} labels per photo (score {_limit(labels)})")
     _show_diagnosis(labels, progress)
-    if not more["classes"] and labels.classes == list(CLASS_PRESETS[DEFAULT_PRESET]):
+    if not (more["classes"] or more["like"]) and labels.classes == list(CLASS_PRESETS[DEFAULT_PRESET]):
         progress.log(
             f"no class names were given: {DEFAULT_NAMES}. Name your own with --classes FILE or --classes cat,dog"
         )

@@ -17,8 +17,7 @@ from .settings import settings
 @options.root
 @options.threshold
 @options.place(
-    "--predictions",
-    help="A model's scores of the same photos, as a table: the page shows where it contradicts the labels.",
+    "--predictions", help="A model's scores of the photos, as a table: the page shows where it contradicts the labels."
 )
 @options.output("report.html", "Where the page is written.")
 @options.place("--corrections", help="Lines `path,class,value` of an earlier page: they are marked at first.")

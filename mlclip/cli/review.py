@@ -10,17 +10,12 @@ from .console import table
 
 @click.command()
 @options.labels("The table to look at: .pt, .csv, .json or .jsonl.")
-@options.place(
-    "--predictions", help="A model's scores of the same photos, as a table: labels that it contradicts come first."
-)
+@options.place("--predictions", help="A model's scores of the photos, as a table: what it contradicts comes first.")
 @options.place("--model", help="Instead of --predictions: a model, .pt or .onnx; it predicts the labelled photos.")
 @options.place("--corrections", help="Lines `path,class,value`: these labels need no second look.")
 @click.option("-n", "count", type=click.IntRange(1), default=20, show_default=True, help="Number of labels.")
 @options.choice(
-    "--format",
-    "form",
-    choices=["table", "csv"],
-    help="How they are printed; csv can be edited into a file of corrections.",
+    "--format", "form", choices=["table", "csv"], help="How they are printed; csv can become a file of corrections."
 )
 @options.quiet
 def review(labels, predictions, model, corrections, count, form, progress):

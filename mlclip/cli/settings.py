@@ -19,9 +19,7 @@ from ..files import existing_file
 from ..spelling import did_you_mean
 
 SECTIONS = ("pseudolabel", "train", "predict")
-SET_IN_FILE = (
-    "mlclip.set_in_file"  # key in the `meta` of click's context: NAME=VALUE for each rare setting in --config's file
-)
+SET_IN_FILE = "mlclip.set_in_file"  # key in the `meta` of click's context: NAME=VALUE of rare settings in a file
 _NOT_SETTINGS = ("config", "print_config", "changed", "verbose", "progress", "help")  # parameters that no file can set
 
 
@@ -186,10 +184,7 @@ def _section(file: str, command: str) -> dict[str, Any]:
 
 
 def print_settings(config: Any) -> None:
-    """Print the options of the running command as TOML: those of `config` that its method uses, and what was given.
-
-    What is None is left out.
-    """
+    """Print the options of the running command as TOML: those of `config` that its method uses, and what was given."""
     ctx = click.get_current_context()
     of_config = dict.fromkeys(field.name for field in fields(config)) | used_settings(config)
     values = ctx.params | ctx.params["changed"] | of_config
@@ -210,6 +205,4 @@ config_file = click.option(
     type=click.Path(),
     help="Read options from a TOML file, `name = value` or in a section of the command. The command line comes first.",
 )
-print_config = click.option(
-    "--print-config", is_flag=True, help="Print the options of this run as TOML, for --config, and do nothing else."
-)
+print_config = click.option("--print-config", is_flag=True, help="Only print the options of this run, for --config.")

@@ -22,8 +22,7 @@ from .settings import config_file, part_for, print_config, print_settings, setti
 @click.option("--resume", is_flag=True, help="Continue after the last finished epoch of an interrupted training.")
 @options.overwrite
 @options.place(
-    "--truth",
-    help="True labels, as for `mlclip evaluate`: report the mAP of every epoch. They do not influence the training.",
+    "--truth", help="True labels, as for `mlclip evaluate`, to report the mAP of every epoch. Training ignores them."
 )
 @options.running
 @options.verbose
@@ -31,8 +30,7 @@ from .settings import config_file, part_for, print_config, print_settings, setti
 @config_file
 @print_config
 @options.place(
-    "--save-labels",
-    help="With cdul and ccd: where the updated labels are written, .pt, .csv, .json or .jsonl.",
+    "--save-labels", help="With cdul and ccd: where the updated labels are written, .pt, .csv, .json or .jsonl."
 )
 @click.option(
     "--clip",
@@ -55,9 +53,8 @@ def train(labels, output, save_labels, device, progress, print_config, **more):
         return print_settings(train_config(part_for(TrainConfig, more), choose_device(device).type))
     distributed = start_distributed(device)
     progress.quiet |= not distributed.is_main
-    checkpoint = train_and_write(
-        labels, output, save_labels=save_labels, distributed=distributed, progress=progress, **more
-    )
+    files = {"output": output, "save_labels": save_labels}
+    checkpoint = train_and_write(labels, **files, distributed=distributed, progress=progress, **more)
     if not distributed.is_main:
         return 0
     model = checkpoint.model

@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from . import tiff
-from .colour import in_srgb
-from .jpeg_end import jpeg_endings
+from . import formats
+from .formats import in_srgb, jpeg_endings
 from .shards import locate
 
 MAX_PIXELS = 178_000_000  # no more are decoded of a photo
@@ -43,15 +42,10 @@ NOTES = (  # of photos that are used, with the place of their number and an exam
     "files with several frames or pages: {}. Only the first frame of each is used.",
     "colour profiles that cannot be used (damaged, over 4 MB, or for other colours): {}. These photos are read as sRGB.",
 )
-TURNS = {  # EXIF orientation -> the transpose that turns the photo upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_TURN = Image.Transpose
+# EXIF orientation -> the transpose that turns the photo upright
+TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE, 6: _TURN.ROTATE_270,
+         7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}  # fmt: skip
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 AVIF_BRANDS = (b"avif", b"avis")
@@ -170,7 +164,7 @@ _STRICT_AND_QUIET = _StrictAndQuiet()
 
 def _decode(data: bytes, smallest: tuple[int, int] | None) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=_formats_for(data))
-    if image.format == "TIFF" and (problem := tiff.prepare(image)):
+    if image.format == "TIFF" and (problem := formats.prepare_tiff(image)):
         raise Unreadable(problem)
     part = 1
     while image.width * image.height > MAX_PIXELS * part**2:
@@ -240,20 +234,20 @@ def _brand(data: bytes) -> bytes:
 
 def _why_not(data: bytes) -> str:
     """The reason why no decoder recognised `data`, and what to do where that is known."""
-    brand, formats = _brand(data), _formats_for(data)
+    brand, readable = _brand(data), _formats_for(data)
     if data.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the photo itself; run `git lfs pull`"
-    if brand in HEIF_BRANDS and "HEIF" not in formats:
+    if brand in HEIF_BRANDS and "HEIF" not in readable:
         return "HEIC needs a plug-in; run `pip install pillow-heif`"
-    if brand in AVIF_BRANDS and "AVIF" not in formats:
+    if brand in AVIF_BRANDS and "AVIF" not in readable:
         return "AVIF needs a newer Pillow or a plug-in; run `pip install -U pillow` or `pip install pillow-avif-plugin`"
-    if data.startswith(JXL_HEADS) and "JXL" not in formats:
+    if data.startswith(JXL_HEADS) and "JXL" not in readable:
         return "JPEG XL needs a plug-in; run `pip install pillow-jxl-plugin`"
     head = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     picture = "HEIC or AVIF" if brand in HEIF_BRANDS + AVIF_BRANDS else None
     picture = picture or next((name for start, name in _PICTURES.items() if head.startswith(start)), None)
     with suppress(*PILLOW_ERRORS):
-        return tiff.refused(data)
+        return formats.refused_tiff(data)
     if picture:
         return f"damaged or cut short (it begins like {picture})"
     kind = "a video" if brand else next((name for start, name in _OTHERS.items() if head.startswith(start)), None)
@@ -270,13 +264,10 @@ def _formats(plug_ins: bool) -> tuple[str, ...]:
             import_module(f"PIL.{module}ImagePlugin")
     if plug_ins:
         with suppress(ImportError):
-            import pillow_heif
-
-            pillow_heif.register_heif_opener()
-        with suppress(ImportError):
-            import pillow_avif  # noqa: F401  (the import registers it)
-        with suppress(ImportError):
-            import pillow_jxl  # noqa: F401  (the same)
+            import_module("pillow_heif").register_heif_opener()
+        for name in ("pillow_avif", "pillow_jxl"):  # the import registers it
+            with suppress(ImportError):
+                import_module(name)
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
@@ -287,9 +278,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         if low < 0 or high > 65535:
             raise Unreadable(f"integer pixels from {low} to {high}; only 0 to 65535 is supported")
         tags = image.tag_v2 if image.format == "TIFF" else {}
-        most = 4095 if tiff.tag(tags, tiff.BITS, 16) == 12 else 65535
+        most = 4095 if formats.tag(tags, formats.BITS, 16) == 12 else 65535
         grey = (grey.astype(np.uint32) * 255 + most // 2) // most
-        if tiff.tag(tags, tiff.COLOURS) == tiff.WHITE_IS_ZERO:
+        if formats.tag(tags, formats.COLOURS) == formats.WHITE_IS_ZERO:
             grey = 255 - grey
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode == "F":

@@ -77,12 +77,10 @@ def find_images(sources: Images, exclude: Sequence[str] = ()) -> Found:
 
     A source is one of: a folder, which is searched with all its subfolders for SUFFIXES in upper or lower case, without
     hidden names, mlclip's stores, thumbnails and recycle bins, and for .tar shards where it has no photos of its own; a file with
-    any suffix; a .tar shard, whose members with SUFFIXES are photos; a pattern such as "trip/*.jpg"; "@list.txt", a text file
-    with one path per line, relative to the list file, where "#" begins a comment line; "@table.csv:column" or
-    "@table.parquet:column", a column of such paths. Links to folders are followed;
-    each folder is searched once per source. The root is the deepest folder that contains all sources. `exclude` are patterns such
-    as "*_mask.png" for names of files and folders, or "a/b*" for paths from a source or the current folder.
-    Raises InputError if a source does not exist or is neither a file nor a folder, and if no photo is found.
+    any suffix; a .tar shard, whose members with SUFFIXES are photos; a pattern such as "trip/*.jpg"; "@list.txt", and a column of
+    a table, as `read_paths` takes them. Links to folders are followed; each folder is searched once per source. The root is the
+    deepest folder that contains all sources. `exclude` are patterns such as "*_mask.png" for names of files and folders, or "a/b*"
+    for paths from a source or the current folder. InputError if a source does not exist, or if no photo is found.
     """
     if isinstance(sources, Found):
         return sources
@@ -113,9 +111,8 @@ def find_images(sources: Images, exclude: Sequence[str] = ()) -> Found:
         real = [skip for skip in skipped if skip.reason != NO_IMAGES]
         why = f" Skipped {len(real)}, the first is {real[0].path}: {real[0].reason}." if real else ""
         why += "".join(f" {line[0].upper()}{line[1:]}." for line in left.lines())
-        raise InputError(
-            f"No images found in {shown} (searched for {' '.join(SUFFIXES)}).{why} Name another folder or file."
-        )
+        kinds = " ".join(SUFFIXES)
+        raise InputError(f"No images found in {shown} (searched for {kinds}).{why} Name another folder or file.")
     return Found(root, photos, skipped, repeated, left_out=left.lines())
 
 
@@ -144,10 +141,9 @@ def _gather(source: str, left: LeftOut) -> tuple[str, list[str], list[tuple[str,
         return path, files, failures if files or failures else [(path, NO_IMAGES)]
     if os.path.isfile(path):
         if source.lower().endswith(VIDEO_SUFFIXES):
-            raise InputError(
-                f"{source} is a video. Write its key frames as photos and name their folder: "
-                f"mkdir frames && ffmpeg -skip_frame nokey -i {shlex.quote(source)} -fps_mode vfr -q:v 2 frames/%06d.jpg"
-            )
+            ffmpeg = f"ffmpeg -skip_frame nokey -i {shlex.quote(source)} -fps_mode vfr -q:v 2 frames/%06d.jpg"
+            remedy = "Write its key frames as photos and name their folder"
+            raise InputError(f"{source} is a video. {remedy}: mkdir frames && {ffmpeg}")
         return os.path.dirname(path), *_inside(path, left)
     if os.path.lexists(path):
         raise InputError(f"{source} is {_what_is(path)}. {_REMEDY}")

@@ -82,10 +82,8 @@ class LeftOut:
         examples = {kind: f" (such as {path})" for kind, path in self.first.items()}
         folders = ", ".join(f"{name} ({count})" for name, count in sorted(self.folders.items()))
         found = [f"folders of other programs that are not searched: {folders}"] if folders else []
-        unread = [
-            text.format(self.files[kind]) + examples[kind] for kind, text in _NOT_READ.items() if kind in examples
-        ]
-        found += [f"not read: {'; '.join(unread)}"] if unread else []
+        rest = [text.format(self.files[kind]) + examples[kind] for kind, text in _NOT_READ.items() if kind in examples]
+        found += [f"not read: {'; '.join(rest)}"] if rest else []
         found += [text.format(self.files[kind]) + examples[kind] for kind, text in _SAID.items() if kind in examples]
         return found + [f"`exclude` {pattern} fits no file" for pattern in self.patterns if pattern not in self.used]
 

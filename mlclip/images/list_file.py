@@ -8,13 +8,12 @@ import os
 import re
 
 from ..config import InputError
-from ..files import read_file
+from ..files import load_text
 from ..spelling import did_you_mean
 
 TABLES = (".csv", ".tsv", ".parquet")
 DEFAULT = "path"  # the column where none is named
 _ADDRESS = re.compile(r"(https?|s3|gs|hdfs)://")
-_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_paths(spec: str) -> tuple[str, list[str]]:
@@ -40,17 +39,8 @@ def read_paths(spec: str) -> tuple[str, list[str]]:
 
 
 def _names(file: str, column: str | None) -> list[str]:
-    """The lines of a list; or the cells of a column, if the text is a table with a header.
-
-    The text is UTF-8, with surrogate escapes for other bytes, or UTF-16 with a byte order mark.
-    """
-    try:
-        data = read_file(file)
-        is_utf_16 = data.startswith(_UTF_16_MARKS)
-        text = data.decode("utf-16") if is_utf_16 else data.decode("utf-8-sig", "surrogateescape")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, or damaged UTF-16
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"@{file} cannot be read ({reason}). Check the list file.") from error
+    """The lines of a list; or the cells of a column, if the text is a table with a header."""
+    text = load_text(file)
     first = text.lstrip("\n").partition("\n")[0]
     separator = max(",\t;", key=first.count)
     is_table = column or (file.lower().endswith(TABLES) and (separator in first or first.strip() == DEFAULT))

@@ -10,6 +10,7 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -20,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from .decode import Unreadable, open_image
 from .find import Photo
-from .views import REDUCING_GAP, RESAMPLING, Box, crop_size, in_threads, read_parts, view_array
+from .views import REDUCING_GAP, RESAMPLING, Box, Parts, crop_size, in_threads, read_parts, view_array
 
-Batch = tuple[Tensor, Tensor | None, list[tuple[int, str]]]  # the return value of `collate`
+Unreadables = list[tuple[int, str]]  # index and reason of the photos that cannot be read
+Batch = tuple[Tensor, Tensor | None, Unreadables]  # the return value of `collate`
 
 
 def view_pixels(image: Image.Image, size: int, grids: Sequence[int] = (1,)) -> Tensor:
@@ -37,9 +39,7 @@ class PhotoParts(Dataset):
     `noted` (N,) is in shared memory. It has the bits of NOTES of the photos read so far, by any worker.
     """
 
-    def __init__(
-        self, photos: Sequence[Photo], parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
-    ):
+    def __init__(self, photos: Sequence[Photo], parts: Parts, interpolation: str = "bicubic"):
         self.photos, self.parts, self.interpolation = photos, list(parts), interpolation
         with torch.inference_mode(False):  # threads and workers set it, also if it is made inside inference mode
             self.noted = torch.zeros(len(photos), dtype=torch.uint8).share_memory_()
@@ -67,6 +67,7 @@ class PhotoViews(PhotoParts):
         return index, parts if isinstance(parts, str) else parts[0]
 
 
+@dataclass(eq=False)
 class PhotoCrops(Dataset):
     """Item i is (i, crops of photo i as a list of uint8 (3, h, w)), or (i, reason) if the photo cannot be read.
 
@@ -74,16 +75,11 @@ class PhotoCrops(Dataset):
     resized with its aspect ratio: its longer side to `longest` pixels, its shorter side to a multiple of `stride` pixels.
     """
 
-    def __init__(
-        self,
-        photos: Sequence[Photo],
-        boxes: Sequence[Sequence[Box]],
-        longest: int,
-        stride: int,
-        interpolation: str = "bicubic",
-    ):
-        self.photos, self.boxes, self.longest, self.stride = photos, boxes, longest, stride
-        self.interpolation = interpolation
+    photos: Sequence[Photo]
+    boxes: Sequence[Sequence[Box]]
+    longest: int
+    stride: int
+    interpolation: str = "bicubic"
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -105,20 +101,17 @@ class PhotoCrops(Dataset):
 
 
 def collate(items: Sequence[tuple[int, Tensor | str]]) -> Batch:
-    """Items of PhotoViews -> one batch, in the same order.
-
-    Returns the indices of the readable photos (n,) int64, their views uint8 (n, V, 3, S, S) or None if n = 0, and
-    (index, reason) of the unreadable photos.
-    """
+    """Items of PhotoViews -> one batch, in the same order: as `collate_parts`, with uint8 (n, V, 3, S, S), or None if n = 0."""
     parts = [(index, views if isinstance(views, str) else [views]) for index, views in items]
     indices, stacked, unreadable = collate_parts(parts)
     return indices, stacked[0] if stacked else None, unreadable
 
 
-def collate_parts(
-    items: Sequence[tuple[int, list[Tensor] | str]],
-) -> tuple[Tensor, list[Tensor], list[tuple[int, str]]]:
-    """Items of PhotoParts -> one batch: as `collate`, with uint8 (n, V, 3, S, S) for each part. The list is empty if n = 0."""
+def collate_parts(items: Sequence[tuple[int, list[Tensor] | str]]) -> tuple[Tensor, list[Tensor], Unreadables]:
+    """Items of PhotoParts -> the indices of the readable photos (n,) int64, their parts, and (index, reason) of the others.
+
+    The parts are uint8 (n, V, 3, S, S) each; the list is empty if n = 0.
+    """
     readable = [(index, parts) for index, parts in items if not isinstance(parts, str)]
     unreadable = [(index, reason) for index, reason in items if isinstance(reason, str)]
     indices = torch.tensor([index for index, _ in readable], dtype=torch.int64)
@@ -138,9 +131,8 @@ def photo_batches(
 
     `collate_fn` makes a batch from items. `device` is where the network runs that uses the batches. For a CPU, `num_workers`
     threads of this process load batches in advance: they start at once and disturb the network least. The result is then for one
-    epoch. For another device, or None, it is a DataLoader with `num_workers` workers, as Python runs one thread at a time. There
-    are never more workers than batches, and none for a single batch: starting one takes seconds. With 0 the main process loads
-    the batches. They are the same in all cases.
+    epoch. For another device, or None, it is a DataLoader with `num_workers` workers, as Python runs one thread at a time. With 0
+    the main process loads the batches. They are the same in all cases.
     Workers are not forked from this process, which has threads and may use a GPU: each imports the main script, which therefore
     needs `if __name__ == "__main__":` around its work. Torch's global random state does not change.
     """

@@ -31,10 +31,8 @@ def photo_file(root: str | os.PathLike, path: str, *, system: ModuleType = os.pa
     file = system.normpath(system.join(folder, path))
     inside = system.normcase(folder).rstrip(system.sep) + system.sep
     if not system.normcase(file).startswith(inside):
-        raise InputError(
-            f"the photo {path!r} of the labels is not in {root}, the folder of the photos. Write paths relative to that folder, "
-            "or pass a folder that holds all photos as `root`."
-        )
+        remedy = "Write paths relative to that folder, or pass a folder that holds all photos as `root`."
+        raise InputError(f"the photo {path!r} of the labels is not in {root}, the folder of the photos. {remedy}")
     return file
 
 
@@ -42,8 +40,7 @@ def output_names(paths: Sequence[str], ending: str, *, windows: bool | None = No
     """For each photo path the relative name of a file about it: the path, with `ending`. Folders are separated by "/".
 
     No name leads out of the folder, and no name is longer than a file system allows. The names differ also where upper and
-    lower case, or the two ways to write an accent, are the same. For Windows (None: if this is Windows), forbidden characters
-    become "_", and so do dots and spaces at the end; names of devices such as CON begin with "_".
+    lower case, or the two ways to write an accent, are the same. `windows` (None: if this is Windows) makes them fit for it.
 
     >>> output_names(["a/1.jpg", "A/1.jpg", "../x.jpg"], ".txt")
     ['a/1.jpg.txt', 'A/1.jpg~2.txt', 'x.jpg.txt']

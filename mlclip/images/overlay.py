@@ -44,11 +44,7 @@ def as_bytes(cams: Tensor) -> Tensor:
 
 
 def draw_boxes(photo: Image.Image, boxes: Sequence[Sequence[float]], width: int = 3, first: int = 0) -> Image.Image:
-    """Outline boxes on a copy of an RGB photo.
-
-    `boxes` are (x0, y0, x1, y1) as fractions of the width and height. `width` is in pixels. The colours are
-    BOX_COLOURS, starting at index `first`.
-    """
+    """Outline boxes (x0, y0, x1, y1), in fractions of width and height, on a copy of an RGB photo, from colour `first` on."""
     copy = photo.copy()
     draw = ImageDraw.Draw(copy)
     right, bottom = photo.width - 1, photo.height - 1

@@ -1,7 +1,6 @@
 """Cuts photos into views: snippets of equal size, resized to squares; and reads them in batches. numpy and Pillow only, no torch.
 
-Threads of this process read the batches, so that no worker has to start. Pillow decodes and resizes without Python's global lock:
-several threads use several cores.
+Threads of this process read the batches, so that no worker has to start: Pillow works without Python's global lock.
 
 Letters: n readable photos in a batch, V views of a photo, S side of a view in pixels.
 """
@@ -27,6 +26,7 @@ REDUCING_GAP = 3.0  # a large snippet is first reduced by an integer factor, to 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+Parts = Sequence[tuple[int, Sequence[int]]]  # sets of views: size and grids of each
 
 
 def tile_boxes(width: int, height: int, n: int) -> list[tuple[int, int, int, int]]:
@@ -62,9 +62,7 @@ def view_array(
     return pixels
 
 
-def read_parts(
-    file: str, parts: Sequence[tuple[int, Sequence[int]]], interpolation: str = "bicubic"
-) -> tuple[list[np.ndarray], int]:
+def read_parts(file: str, parts: Parts, interpolation: str = "bicubic") -> tuple[list[np.ndarray], int]:
     """Several sets of views of the photo in `file`, decoded once: (size, grids) of each -> uint8 (V, 3, S, S) of each.
 
     Also the bits of NOTES that are true of it. Raises Unreadable, also for a picture of one colour.
@@ -101,10 +99,7 @@ class PhotoBatch(NamedTuple):
 def read_batches(
     photos: Sequence[Photo], size: int, *, batch_size: int, num_threads: int = 0, log: Callable = lambda line: None
 ) -> Iterator[PhotoBatch]:
-    """Batches of photos resized to `size`×`size`, in order. The aspect ratio is not kept. At the end `log` gets the `notes`.
-
-    `num_threads` threads decode in advance. With 0, or for a single photo, the calling thread decodes.
-    """
+    """Batches of photos resized to `size`×`size`; see `in_threads`. The aspect ratio is not kept. At the end `log` gets the `notes`."""
 
     def read(photo: Photo) -> tuple[np.ndarray, int] | tuple[str, int]:
         """The pixels (1, 3, S, S) and the bits of NOTES; or the reason why the photo cannot be read, and 0."""
@@ -165,7 +160,6 @@ def separate_unreadable(found: Found, unreadable: Sequence[tuple[int, str]]) -> 
     skipped = sorted([*found.skipped, *reasons], key=lambda skip: skip.path)
     rows = [row for row in range(len(found.photos)) if row not in bad]
     if not rows and not found.known:
-        raise InputError(
-            f"none of the {len(skipped)} photos in {found.root} can be read (first: {skipped[0].path}: {skipped[0].reason})"
-        )
+        first = f"{skipped[0].path}: {skipped[0].reason}"
+        raise InputError(f"none of the {len(skipped)} photos in {found.root} can be read (first: {first})")
     return rows, skipped

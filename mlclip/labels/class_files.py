@@ -17,17 +17,7 @@ from ..config import InputError
 from ..files import existing_file, parse_json
 from ..spelling import did_you_mean, shorten
 from .class_tree import ClassList, clean_name, named_classes
-from .sheet import (
-    RECIPES,
-    check_names,
-    is_valid_text,
-    json_in,
-    load_text,
-    number_in,
-    read_sheet,
-    save_csv,
-    save_text,
-)
+from .sheet import RECIPES, check_names, is_valid_text, json_in, load_text, number_in, read_sheet, save_csv, save_text
 
 _COMMENT = re.compile(r"(?<!\s)\s+#\s.*$")
 _NUMBERED = re.compile(r"\(?(\d{1,6})(?:[.):,;]\s*|\s+)(\S.{0,999})")  # `1. cat`, `(1) cat`, `0: cat`, `0 cat`, `0,cat`
@@ -187,9 +177,7 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
         sheet = read_sheet(path)
         keys = [name.lower() for name in sheet.header]
         if sorted(keys) not in (["class", "threshold"], ["", "class", "threshold"]):  # "": the index of pandas
-            raise InputError(
-                f"{path}, line 1: the line is not `class,threshold`. Write it, and one class in each line."
-            )
+            raise InputError(f"{path}, line 1: the line is not `class,threshold`. Write it, and one class per line.")
         names = [cell.strip() for cell in sheet.column(keys.index("class"))]
         check_names(names, sheet.lines, path, "class")
         where = [f"{path}, line {line}" for line in sheet.lines]
@@ -205,7 +193,5 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
 def _threshold(cell: Any, where: str, name: str) -> float:
     value = number_in(cell) if isinstance(cell, str) else cell  # 0,5 of a spreadsheet
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(
-            f"{where}: {str(cell)[:40]!r} is not a threshold of {name[:40]!r}. Write a number from 0 to 1."
-        )
+        raise InputError(f"{where}: {str(cell)[:40]!r} is not a threshold of {name!r:.40}. Write a number from 0 to 1.")
     return float(value)

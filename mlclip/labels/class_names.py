@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from ..config import InputError
 from ..spelling import nearest, shorten
 from .class_files import read_class_file
-from .class_tree import ClassList, checked_classes, name_key, named_classes
+from .class_tree import ClassList, check_classes, name_key, named_classes
 
 FEW_NAMES = 15  # with fewer names, photos that show none of them are often taken for one; see docs/results.md
 DEFAULT_PRESET = "coco"  # used when no class names are given and no classes.txt is found
@@ -62,12 +62,8 @@ def parse_classes(spec: str | os.PathLike) -> ClassList:
 
     `spec` is a preset ("voc", "coco", "nuswide"), a class file, or a list such as "cat,dog=a small dog". Write "label = prompt
     name" where the two differ, and "animal > dog" for a class below another one; `\=` and `\>` are the characters themselves. A
-    file with the name of a preset can be given as "./voc".
-
-    A class file has one class per line, or is what other tools write (see `class_files`). Blank lines and lines that
-    begin with "#" are ignored. A line "exclusive: day, night" names classes of which a photo has at most one.
-    Raises InputError for no class, a blank name, a duplicate (upper and lower case are the same, and so are composed and
-    decomposed letters), or a binary file.
+    file with the name of a preset can be given as "./voc". `class_files` says how a class file is read. InputError for no class, a
+    blank name, or a duplicate: upper and lower case are the same, and so are composed and decomposed letters.
 
     >>> parse_classes("cat, dog = a small dog")
     {'cat': 'cat', 'dog': 'a small dog'}
@@ -104,7 +100,8 @@ def as_prompts(classes: Mapping[str, str] | Sequence[str] | str | os.PathLike) -
     if not mapping:
         return named_classes(names, source)
     given = classes if isinstance(classes, ClassList) else ClassList(classes)
-    return ClassList(checked_classes(given, source), given.tree, given.notes)
+    check_classes(given, source)
+    return given
 
 
 def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) -> None:
@@ -121,15 +118,6 @@ def check_class_count(classes: Collection[str], contrast: Collection[str] = ()) 
         )
 
 
-def without_classes(contrast: Mapping[str, str], classes: Mapping[str, str]) -> dict[str, str]:
-    """The contrast names, label -> prompt name, that are not also classes. Labels and prompt names are compared, in any case.
-
-    A class that competes with itself would lose half of its score.
-    """
-    taken = {name_key(name) for name in [*classes, *classes.values()]}
-    return {label: prompt for label, prompt in contrast.items() if not {name_key(label), name_key(prompt)} & taken}
-
-
 def fill_template(template: str, name: str) -> str:
     """The prompt: `template` with `name` in place of its one `{}`. Braces in the name stay. InputError without exactly one `{}`."""
     count = template.count("{}")
@@ -142,8 +130,7 @@ def find_classes(classes: Classes | None, root: str, log: Log) -> ClassList:
     """The classes to label, label -> prompt name.
 
     None looks for classes.txt in the photos' folder `root`, in its parent folder, and in the current folder, then takes
-    the preset DEFAULT_PRESET; `log` is told which, and how a class file was read. Raises InputError for names that cannot be
-    used.
+    the preset DEFAULT_PRESET; `log` is told which, and how a class file was read.
     """
     if classes is not None:
         return _told(as_prompts(classes), log)
@@ -157,9 +144,14 @@ def find_classes(classes: Classes | None, root: str, log: Log) -> ClassList:
 
 
 def find_contrast(contrast: Classes | None, classes: Mapping[str, str], log: Log) -> dict[str, str]:
-    """The contrast names, label -> prompt name, without those that are classes. With few classes and no contrast, `log` gets advice."""
+    """The contrast names, label -> prompt name. With few classes and no contrast, `log` gets advice.
+
+    Names that are also classes, as label or prompt name and in any case, are left out: a class that competes with itself
+    would lose half of its score.
+    """
     asked = _told(as_prompts(contrast), log) if contrast else {}
-    kept = without_classes(asked, classes)
+    taken = {name_key(name) for name in [*classes, *classes.values()]}
+    kept = {label: prompt for label, prompt in asked.items() if not {name_key(label), name_key(prompt)} & taken}
     if len(kept) < len(asked):
         log(f"`contrast`: {shorten([name for name in asked if name not in kept])} ignored, as classes have these names")
     if 1 < len(classes) < FEW_NAMES and not kept:
@@ -177,17 +169,13 @@ def show_prompts(templates: Sequence[str], classes: Mapping[str, str], english: 
     """Tell `log` three of the prompts, and of names without Latin letters, which an `english` text encoder does not know."""
     names = list(classes.values())
     shown, count = [repr(fill_template(templates[0], name)) for name in names[:3]], len(names) * len(templates)
-    log(
-        f"CLIP reads {count} prompts{' as English' if english else ''}: {', '.join(shown)}{', ...' if count > 3 else ''}"
-    )
-    foreign = [name for name in names if any(map(str.isalpha, name)) and not any(map(_is_latin, name))]
+    shown += ["..."] if count > 3 else []
+    log(f"CLIP reads {count} prompts{' as English' if english else ''}: {', '.join(shown)}")
+    letters = {name: [unicodedata.name(letter, "") for letter in name if letter.isalpha()] for name in names}
+    foreign = [name for name, of_name in letters.items() if of_name and not any("LATIN" in each for each in of_name)]
     if foreign and english:
         line = f"warning: this CLIP does not know the letters of {shorten(foreign)}. Give English words"
         log(f"{line}, such as `{foreign[0]} = cat`")
-
-
-def _is_latin(letter: str) -> bool:
-    return letter.isalpha() and "LATIN" in unicodedata.name(letter, "")
 
 
 def templates_for(templates: str | Sequence[str], method: str) -> list[str]:

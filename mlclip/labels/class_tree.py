@@ -16,7 +16,6 @@ from typing import Any
 from ..config import InputError
 from ..spelling import did_you_mean, shorten
 
-MOST_LEVELS = 100  # above a class
 _DROPPED = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # zero-width: space, word joiner, byte-order mark
 _CAMEL = re.compile(r"(?<=[a-z]{2})[A-Z](?=[a-z])")
 _ID = re.compile(r"n\d{8}|/[mg]/\w+")  # of WordNet, of Open Images
@@ -105,23 +104,19 @@ def named_classes(
     where = [f"line {line}" for line in lines] or [f"entry {number}" for number in range(1, len(own) + 1)]
     given = {*own}
     places = [*((name, "") for name in labels if name not in given), *zip(own, where, strict=True)]
-    checked_classes(labels, source, places)
+    check_classes(labels, source, places)
     ids = [label for label, prompt in labels.items() if prompt == label and _ID.fullmatch(label)]
     if ids:
-        raise InputError(
-            f"{source} has {len(ids)} ids without words, such as {ids[0]!r}, and CLIP reads words. Write `{ids[0]} = dog` with the "
-            "words of each id; ImageNet's are in LOC_synset_mapping.txt."
-        )
+        remedy = f"Write `{ids[0]} = dog` with the words of each id; ImageNet's are in LOC_synset_mapping.txt."
+        raise InputError(f"{source} has {len(ids)} ids without words, such as {ids[0]!r}; CLIP reads words. {remedy}")
     changed = [f"{label} as '{prompt}'" for label, prompt in labels.items() if prompt == spoken(label) != label]
     if changed:
         notes = [*notes, f"CLIP reads {shorten(changed, 3)}; `name = prompt` decides otherwise"]
     return ClassList(labels, ClassTree(parents, _checked_groups(groups, labels, parents, source)), notes)
 
 
-def checked_classes(
-    classes: Mapping[str, str], source: str, places: Iterable[tuple[str, str]] | None = None
-) -> Mapping[str, str]:
-    """The same {label: prompt name}. InputError if there is none, one is blank, or some are the same; all of these are named.
+def check_classes(classes: Mapping[str, str], source: str, places: Iterable[tuple[str, str]] | None = None) -> None:
+    """InputError for {label: prompt name} if there is none, one is blank, or some are the same; all of these are named.
 
     `places` are all labels with where they stand, a label twice among them.
     """
@@ -139,7 +134,6 @@ def checked_classes(
         twice = [" and ".join(labels) for labels in same.values() if len(labels) > 1]
         if twice:
             raise InputError(f"{source} names the same class twice: {shorten(twice, 50)}. Keep one of each.")
-    return classes
 
 
 def clean_name(text: str) -> str:
@@ -169,16 +163,11 @@ def name_key(name: str) -> str:
 
 
 def _add_path(parents: dict[str, str], path: Sequence[str], source: str) -> None:
-    """Add `animal > pet > dog` to child -> parent. InputError for a second parent, a circle, or too many levels."""
+    """Add `animal > pet > dog` to child -> parent. InputError for a second parent, or a circle."""
     for above, name in pairwise(path):
         if parents.get(name, above) != above:
-            raise InputError(
-                f"{source} puts {name!r:.99} below {parents[name]!r:.99} and {above!r:.99}. Remove a line."
-            )
-        higher = ancestors(above, parents)
-        if len(higher) > MOST_LEVELS:
-            raise InputError(f"{source} puts {name!r:.200} below {len(higher)} others. Use {MOST_LEVELS} levels.")
-        if name == above or name in higher:
+            raise InputError(f"{source} puts {name!r:.99} below {parents[name]!r:.99} and {above!r:.99}. Keep one.")
+        if name == above or name in ancestors(above, parents):
             raise InputError(f"{source} puts {name!r:.200} below itself ({' > '.join(path):.200}). Remove a line.")
         parents[name] = above
 

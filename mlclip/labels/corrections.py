@@ -42,10 +42,7 @@ class CorrectedLabels:
 
 
 def read_corrections(path: str | Path) -> Corrections:
-    """Read a file of lines `path,class,value`. InputError says which line is wrong.
-
-    The same correction twice is allowed, so files can be appended; two different values for one label are not.
-    """
+    """Read a file of corrections. One may be there twice, so files can be appended, but not with two values: InputError."""
     path = existing_file(path, "The page of `mlclip report` writes corrections, or write path,class,value.")
     sheet = read_sheet(path)
     if sheet.header != HEADER:
@@ -68,10 +65,9 @@ def read_corrections(path: str | Path) -> Corrections:
 
 
 def correct(labels: Labels, corrections: Corrections) -> CorrectedLabels:
-    """The labels with the corrected cells set to 1 or 0, and all corrections in `meta["corrections"]`.
+    """The labels with the corrected cells set to 1 or 0, and all corrections, new and earlier ones, in `meta["corrections"]`.
 
-    Corrections that the labels already have stay, unless there is a new value. Those of photos and classes that the labels do
-    not have are left out and named in the result. Raises InputError if all are.
+    Those of photos and classes that the labels do not have are left out and named in the result. InputError if all are.
     """
     new, unknown = sorted_out(corrections, labels)
     if unknown and not new:
@@ -101,7 +97,6 @@ def sorted_out(corrections: Corrections, labels: Labels) -> tuple[Lines, Lines]:
 
 
 def said_unknown(unknown: Lines) -> str:
-    """How many corrections are of classes or photos that the labels do not have, and the first of them."""
     path, name, _ = unknown[0]
     count = f"{len(unknown)} of the corrections are of classes or photos that the labels do not have"
     return f"{count}, such as {name!r:.200} in {one_line(path, 200)}"

@@ -42,25 +42,22 @@ _NOT_CLASSES = _SPLITS | frozenset(_OTHER_WORDS.split())
 Table = tuple[list[str], list[str], list[list[float]]]
 
 
-def read_csv(
-    file: Path, options: TableOptions | None = None, say: Say = lambda line: None, known: Collection[str] = ()
-) -> Table:
-    """A table of `write_labels`, a spreadsheet, pandas, or the like.
+def read_csv(file: Path, options: TableOptions | None, say: Say, known: Collection[str]) -> Table:
+    """A table of `write_labels`, a spreadsheet, pandas, or the like. InputError names the file, the line, and what to do.
 
-    `known` are the class names of a table that this one is compared with: they tell whether `potted plant` is one class or
-    two. InputError names the file, the line, and what to do.
+    `known` are the class names of a table that this one is compared with: they tell whether `potted plant` is one class or two.
     """
     options, sheet = options or TableOptions(), read_sheet(file, say)
     if sheet.header == HEADER:
-        return _from_corrections(file)
+        found = read_corrections(file)  # what it does not say is not known
+        classes = list(dict.fromkeys(name for cells in found.values() for name in cells))
+        return list(found), classes, [[cells.get(name, NAN) for name in classes] for cells in found.values()]
     table = _as_written(sheet) if replace(options, partial=False) == TableOptions() else None
     if table is None:
         table = _interpreted(sheet, options, say, known)
     cells = list(chain.from_iterable(table[2]))
     if 1 in cells and any(x != x for x in cells) and not any(x < 1 for x in cells):
-        say(
-            f'{file}: no cell says that a class is absent, and empty cells are unknown. If empty means absent: `empty="absent"`; {RECIPES}'
-        )
+        say(f'{file}: no cell is 0, and empty cells are unknown. If empty means absent: `empty="absent"`; {RECIPES}')
     return table
 
 
@@ -70,7 +67,7 @@ def _as_written(sheet: Sheet) -> Table | None:
     None for every other table. Here, a class may have the name of a column that is otherwise no class, such as `width`.
     """
     classes = [name for name in sheet.header if name != "path"]
-    if "" in classes or len({*classes, "path"}) < len(sheet.header) or len(classes) == len(sheet.header):
+    if "" in classes or len({*classes, "path"}) != len(sheet.header) or "path" not in sheet.header:
         return None
     if not classes or (len(classes) == 1 and short_key(classes[0]) in _NAME_COLUMNS):
         return None
@@ -101,16 +98,12 @@ def _interpreted(sheet: Sheet, options: TableOptions, say: Say, known: Collectio
     ignored = [repr(sheet.header[n] or "without a name") for n in others if n not in {*names, *classes}]
     if ignored:
         say(f"{sheet.file}: no classes, ignored: {shorten(ignored)}")
+    if names and classes:
+        what = f"{sheet.header[names[0]]!r}, or {shorten([repr(sheet.header[n]) for n in classes], 3)}"
+        raise InputError(f"{sheet.file}, line 1: the classes can be those in {what}; {RECIPES}.")
     if names:
-        return _from_names(sheet, path, names[0], classes, rows, known, say)
+        return _from_names(sheet, path, names[0], rows, known, say)
     return _from_columns(sheet, path, classes, rows, options, say)
-
-
-def _from_corrections(file: Path) -> Table:
-    """A file of corrections as a table; what it does not say is not known."""
-    found = read_corrections(file)
-    classes = list(dict.fromkeys(name for cells in found.values() for name in cells))
-    return list(found), classes, [[cells.get(name, NAN) for name in classes] for cells in found.values()]
 
 
 # -- columns
@@ -138,19 +131,16 @@ def _is_class(sheet: Sheet, column: int, beside_names: bool, known: Collection[s
     name, cells = sheet.header[column], set(sheet.column(column))
     if not name and column:
         raise InputError(f"{sheet.file}, line 1: a class has no name (column {column + 1}). Name or remove it.")
-    if name not in known and (
-        _NAMELESS.fullmatch(name) or short_key(name) in _NOT_CLASSES
-    ):  # row numbers, and the like
+    is_other = _NAMELESS.fullmatch(name) or short_key(name) in _NOT_CLASSES  # row numbers, and the like
+    if is_other and name not in known:
         return False
     wrong = {cell for cell in cells if _score(cell) is None}
     if not wrong or beside_names:
         return not wrong and any(cell.strip().lower() not in UNKNOWN for cell in cells)
     if len(wrong) < len(cells - {""}) or any(number_in(cell.strip().rstrip("%")) is not None for cell in wrong):
         line, cell = next((line, c) for line, c in zip(sheet.lines, sheet.column(column), strict=True) if c in wrong)
-        raise InputError(
-            f"{sheet.file}, line {line}: {cell.strip()[:40]!r} is not a score of {name[:40]!r}. Write a number from 0 to 1 "
-            f"(divide percentages by 100), or nothing if it is unknown. If the column is no class, remove it; {RECIPES}."
-        )
+        remedy = f"Write a number from 0 to 1 (divide percentages by 100) or nothing, or remove the column; {RECIPES}."
+        raise InputError(f"{sheet.file}, line {line}: {cell.strip()[:40]!r} is not a score of {name[:40]!r}. {remedy}")
     return False
 
 
@@ -172,9 +162,7 @@ def _from_columns(
 ) -> Table:
     """A table with a column for each class. All rows say how -1 is read; the result has the chosen ones."""
     if not columns:
-        raise InputError(
-            f"{sheet.file} contains no classes: no column has scores, and none has class names; {RECIPES}."
-        )
+        raise InputError(f"{sheet.file} contains no classes: no column has scores or class names; {RECIPES}.")
     classes, paths = [sheet.header[n] for n in columns], sheet.column(path)
     if len(classes) == 1 and short_key(classes[0]) in _NAME_COLUMNS:
         raise InputError(f"{sheet.file}, line 1: {classes[0]!r} has numbers. Write the names of classes; {RECIPES}.")
@@ -184,10 +172,8 @@ def _from_columns(
     meaning = {cell: _score(cell) if cell.strip() or options.empty == "unknown" else 0.0 for cell in counts}
     if -1 in meaning.values():
         reading = options.minus_one or _reading_of_minus_one(meaning, counts, sheet)
-        zero, minus = (NAN, 0.0) if reading == "absent" else (0.0, NAN)
-        say(
-            f"{sheet.file}: -1 is read as {reading} (`minus_one`), so 0 is {'unknown' if reading == 'absent' else 'absent'}"
-        )
+        minus, zero, other = (0.0, NAN, "unknown") if reading == "absent" else (NAN, 0.0, "absent")
+        say(f"{sheet.file}: -1 is read as {reading} (`minus_one`), so 0 is {other}")
         meaning = {cell: minus if x == -1 else zero if x == 0 else x for cell, x in meaning.items()}
     return [paths[n] for n in rows], classes, [[meaning[sheet.rows[r][n]] for n in columns] for r in rows]
 
@@ -200,23 +186,16 @@ def _reading_of_minus_one(meaning: dict[str, float], counts: Counter[str], sheet
     if total[1] and total[0] <= total[-1]:
         return "absent"
     line = next(line for line, row in zip(sheet.lines, sheet.rows, strict=True) if "-1" in map(str.strip, row))
-    raise InputError(
-        f"{sheet.file}, line {line}: '-1' can mean that the class is absent (0 is then unknown), or that it is not known (0 is "
-        'then absent). Say which with `minus_one="absent"` or `minus_one="unknown"`.'
-    )
+    both = "'-1' can mean that the class is absent (0 is then unknown), or that it is not known (0 is then absent)"
+    raise InputError(f'{sheet.file}, line {line}: {both}. Write `minus_one="absent"` or `minus_one="unknown"`.')
 
 
 # -- one column of class names
 
 
-def _from_names(
-    sheet: Sheet, path: int, column: int, classes: list[int], rows: Sequence[int], known: Collection[str], say: Say
-) -> Table:
+def _from_names(sheet: Sheet, path: int, column: int, rows: Sequence[int], known: Collection[str], say: Say) -> Table:
     """A column of class names, one row for each photo or for each pair: every name is 1 and the others 0."""
     title, paths = sheet.header[column], sheet.column(path)
-    if classes:
-        numbers = shorten([repr(sheet.header[n]) for n in classes], 3)
-        raise InputError(f"{sheet.file}, line 1: the classes can be those in {title!r}, or {numbers}; {RECIPES}.")
     check_names(list(dict.fromkeys(paths)), [1] * len(set(paths)), sheet.file, "path")
     between = _between(sheet, column, known)
     cells = [cell.strip() for cell in sheet.column(column)]
@@ -279,10 +258,9 @@ def _names_in(cell: str, between: str) -> list[str] | None:
             content = parse_json(cell)
         except ValueError:
             content = [part.strip().strip("'\"") for part in cell[1:-1].split(",")]
-        lists = (
-            [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else [content]
-        )
-        parts = lists[0] if lists else []
+        if isinstance(content, dict):
+            content = next((value for value in content.values() if isinstance(value, list)), [])
+        parts = content
     return [name for part in parts if (name := str(part).strip())]
 
 

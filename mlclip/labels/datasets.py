@@ -103,15 +103,11 @@ def read_voc(folder: str | Path, split: str | None = None) -> Labels:
         path = present.get(id) or (named if _stem(named) == id else f"{id}.jpg")
         rows[path] = None if tree is None else _voc_marks(tree, file)
     if not any(marks is not None for marks in rows.values()):
-        raise InputError(
-            f"{annotations} has no .xml file of these photos ({next(iter(rows)):.100}). Unpack them there."
-        )
+        raise InputError(f"{annotations} has no .xml file of the photos ({next(iter(rows)):.100}). Unpack them there.")
     names = {name for marks in rows.values() for name in marks or ()}
     other = sorted(names - set(CLASS_PRESETS["voc"]))
     if other and re.fullmatch(r"VOC20\d\d", home.name):
-        raise InputError(
-            f"{home}: {other[0]!r} is not one of VOC's 20 classes. Rename the folder to read other classes."
-        )
+        raise InputError(f"{home}: {other[0]!r} is none of VOC's 20 classes. Rename the folder to read other classes.")
     unusual = {f"classes that are not VOC's 20, so the classes are the {len(names)} names in the files": other}
     classes = sorted(names) if other else CLASS_PRESETS["voc"]
     return table_of(rows, classes, home, root=photos, notes=notes_of(unusual))
@@ -220,9 +216,8 @@ def read_image_folder(folder: str | Path, split: str | None = None) -> Labels:
     """True labels of a tree such as DIR/cat/1.jpg, as torchvision's ImageFolder reads it: each photo has the class of its folder.
 
     The folders may lie in train, val and test; `split` takes one of these. A folder `train` that holds photos itself is a
-    class of this name. Photos in deeper folders belong to the folder of the class. Classes are sorted by name; a folder
-    without photos is a class without photos. Paths are relative to `root`, the folder of the class folders, or DIR itself if
-    all splits are read. Raises InputError.
+    class of this name. Photos in deeper folders belong to the folder of the class. Classes are sorted by name. Paths are
+    relative to `root`, the folder of the class folders, or DIR itself if all splits are read.
     """
     home, outside = Path(folder), []
     if not os.path.isdir(home):

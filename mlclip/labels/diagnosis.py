@@ -54,37 +54,24 @@ class Diagnosis:
         """What looks wrong, one line each, with something to try."""
         lines = []
         if self.dead:
-            lines.append(
-                f"No photo shows {shorten(self.dead)}. Remove such a class, or use other words (label = other words)."
-            )
+            lines.append(f"No photo shows {shorten(self.dead)}. Remove it, or use other words (label = other words).")
         if self.frequent:
-            lines.append(
-                f"More than half of the photos show {shorten(self.frequent)}. If that is wrong, try a narrower name. Photos that "
-                "show none of the classes may be counted here; name what they show with `contrast`."
-            )
+            remedy = "If that is wrong, try a narrower name, or name with `contrast` what photos of no class show."
+            lines.append(f"More than half of the photos show {shorten(self.frequent)}. {remedy}")
         if self.doubtful:
-            lines.append(
-                f"The labels of {shorten(self.doubtful)} are more often doubtful than certain. Use other words "
-                '(label = other words), or more prompts with `templates="ensemble"`.'
-            )
+            remedy = 'Use other words (label = other words), or more prompts with `templates="ensemble"`.'
+            lines.append(f"The labels of {shorten(self.doubtful)} are more often doubtful than certain. {remedy}")
         for first, second, share in self.confused:
-            lines.append(
-                f"{first} and {second} are found in the same photos (both in {share:.0%} of the photos with either). Use other "
-                "words for one of them, or merge them."
-            )
+            both = f"both in {share:.0%} of the photos with either"
+            lines.append(f"{first} and {second} are found in the same photos ({both}). Use other words, or merge them.")
         if self.many_empty:
-            lines.append(
-                f"{len(self.empty)} of {self.known} photos show none of the classes, for example {', '.join(self.empty[:3])}. "
-                "If they show other things, name those with `contrast`."
-            )
+            none = f"{len(self.empty)} of {self.known} photos show none of the classes"
+            lines.append(f"{none}, for example {', '.join(self.empty[:3])}. Name what they show with `contrast`.")
         return lines
 
 
 def diagnose(labels: Labels) -> Diagnosis:
-    """Check labels (N, C) in [0, 1]; NaN is unknown and ignored.
-
-    A photo has a class if its score is at least the threshold of the class, `labels.thresholds`.
-    """
+    """Check labels. A photo has a class if its score is at least `labels.thresholds`; NaN is unknown and ignored."""
     scores, thresholds, names = labels.scores, labels.thresholds, labels.classes
     positive = scores >= thresholds  # (N, C)
     photos = positive.sum(0)  # (C,)

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping
 from itertools import chain, compress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 
@@ -71,15 +71,12 @@ def read_coco(file: str | Path, split: str | None = None, *, scores: bool = Fals
             marks[name] = max(marks.get(name, 0.0), float(item.get("score", 1)) if scores else 1.0)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"{type(error).__name__}: {str(error)[:80]}"
-        raise InputError(
-            f"{file} is no json of COCO ({reason}). Give a file such as instances_val2014.json."
-        ) from error
+        raise InputError(f"{file} is no json of COCO ({reason}). Give one such as instances_val2014.json.") from error
     lvis = any("neg_category_ids" in item for item in content["images"])
     own = (content.get("info") or {}).get(EMPTY_IMAGES) == "absent"
+    crowds = [images[item["image_id"]] for item in content["annotations"] if item.get("iscrowd")]
     unusual = {
-        "crowds, which count as their class": [
-            images[a["image_id"]] for a in content["annotations"] if a.get("iscrowd")
-        ],
+        "crowds, which count as their class": crowds,
         "images of LVIS: classes that an image does not list are unknown": list(rows) if lvis else [],
     }
     # The photos are in the folder that holds the first of them; else in the one that is named like the file.
@@ -99,10 +96,7 @@ def coco_files(folder: Path) -> list[Path]:
 
 
 def write_coco(labels: Labels, file: Path) -> None:
-    """COCO's json: an annotation with a `score` and no box for each class that reaches its threshold.
-
-    `file_name` is the path. `supercategory` is the parent of a class.
-    """
+    """COCO's json: an annotation with a `score` and no box for each class that reaches its threshold."""
     parents = ClassTree.of(labels.meta).parents
     ids = {name: number for number, name in enumerate(labels.classes, start=1)}
     images, annotations = [], []
@@ -122,8 +116,8 @@ def write_coco(labels: Labels, file: Path) -> None:
 def write_label_studio(labels: Labels, file: Path, url_prefix: str) -> list[Path]:
     """Write the tasks to `file` and the labelling configuration to its name with .config.xml. Returns both.
 
-    The URL of a photo is `url_prefix` and its path. A prediction chooses the classes that reach their thresholds. Its score is
-    the mean of theirs; without a class it is 1 - the highest score.
+    The URL of a photo is `url_prefix` and its path. The score of a prediction is the mean score of its classes; without a class it
+    is 1 - the highest score.
     """
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", {"name": OBJECT, "value": f"${OBJECT}"})
@@ -133,40 +127,27 @@ def write_label_studio(labels: Labels, file: Path, url_prefix: str) -> list[Path
             raise InputError(f"{beside(file, CONFIG)} cannot store {name[:60]!r}: XML has no such characters.")
         ElementTree.SubElement(choices, "Choice", {"value": name})
     ElementTree.indent(view)
-    tasks = [_task(labels, *row, url_prefix) for row in zip(chosen(labels), labels.scores.tolist(), strict=True)]
+    clip = (labels.meta.get("clip") or {}).get("name")
+    made_by = [f"mlclip {__version__}", labels.meta.get("method"), clip and f"CLIP {clip}"]
+    tasks = []
+    for (path, names), scores in zip(chosen(labels), labels.scores.tolist(), strict=True):
+        known = {n: None if x != x else short(x) for n, x in zip(labels.classes, scores, strict=True)}
+        highest = max((x for x in known.values() if x is not None), default=0)
+        certainty = sum(names.values()) / len(names) if names else 1 - highest
+        result = {"id": CONTROL, "type": "choices", "from_name": CONTROL, "to_name": OBJECT}
+        prediction = {"model_version": ", ".join(filter(None, made_by)), "score": short(certainty)}
+        prediction["result"] = [result | {"value": {"choices": [*names]}}] if names else []
+        data = {OBJECT: url_prefix + quote(path, errors="surrogateescape")}
+        own = {"mlclip": {"path": path, "scores": known}}
+        tasks.append({"data": data, "meta": own, "predictions": [prediction]})
     # Without a declaration: Label Studio refuses one with an encoding.
     save_text(ElementTree.tostring(view, encoding="unicode") + "\n", beside(file, CONFIG))
     save_text(json.dumps(tasks, indent=1), file)
     return [file, beside(file, CONFIG)]
 
 
-def _task(labels: Labels, found: tuple[str, dict[str, float]], scores: list[float], url_prefix: str) -> dict[str, Any]:
-    path, names = found
-    known = {n: None if x != x else short(x) for n, x in zip(labels.classes, scores, strict=True)}
-    highest = max((x for x in known.values() if x is not None), default=0)
-    certainty = sum(names.values()) / len(names) if names else 1 - highest
-    result = {"id": CONTROL, "type": "choices", "from_name": CONTROL, "to_name": OBJECT, "value": {"choices": [*names]}}
-    clip = (labels.meta.get("clip") or {}).get("name")
-    made_by = [f"mlclip {__version__}", labels.meta.get("method"), clip and f"CLIP {clip}"]
-    prediction = {"model_version": ", ".join(filter(None, made_by)), "score": short(certainty)}
-    prediction["result"] = [result] if names else []
-    return {
-        "data": {OBJECT: url_prefix + quote(path, errors="surrogateescape")},
-        "meta": {"mlclip": {"path": path, "scores": known}},
-        "predictions": [prediction],
-    }
-
-
 Answer = dict[str, list[str]]  # the classes by control, see `_answer`
-
-
-class Task(NamedTuple):
-    """What a task says about its photo: the annotations, the last prediction, and our scores."""
-
-    path: str
-    votes: list[Answer]
-    predicted: Answer
-    scores: dict[str, float]  # NaN = unknown
+Task = tuple[str, list[Answer], Answer, dict[str, float]]  # path, annotations, last prediction, our scores
 
 
 def read_label_studio(place: str | Path, *, truth: bool = False) -> Labels:
@@ -183,32 +164,29 @@ def read_label_studio(place: str | Path, *, truth: bool = False) -> Labels:
     if not isinstance(tasks, list):
         raise InputError(f"{file} is not a list of Label Studio's tasks. Export the project as JSON.")
     found = [_read_task(task, file, number) for number, task in enumerate(tasks, start=1)]
-    controls = list(
-        dict.fromkeys(name for task in found for answer in (*task.votes, task.predicted) for name in answer)
-    )
+    answers = (answer for _, votes, predicted, _ in found for answer in (*votes, predicted))
+    controls = list(dict.fromkeys(chain.from_iterable(answers)))
     chosen_one = control or (CONTROL if CONTROL in controls or not controls else controls[0])
     if (len(controls) > 1 and chosen_one not in (control, CONTROL)) or (control and control not in controls):
         raise InputError(f"{file} has the controls {shorten(controls)}. Choose one: label-studio:{file}:{controls[0]}")
-    found = [
-        task._replace(
-            votes=[vote.get(chosen_one, []) for vote in task.votes], predicted=task.predicted.get(chosen_one, [])
-        )
-        for task in found
+    photos = [
+        (path, [vote.get(chosen_one, []) for vote in votes], predicted.get(chosen_one, []), scores)
+        for path, votes, predicted, scores in found
     ]
-    named = (group for task in found for group in (task.scores, task.predicted, *task.votes))
+    named = (group for _, votes, predicted, scores in photos for group in (scores, predicted, *votes))
     classes = list(dict.fromkeys(chain.from_iterable(named)))
-    annotated = truth and any(task.votes for task in found)
+    annotated = truth and any(votes for _, votes, _, _ in photos)
     rows: dict[str, Mapping[str, float] | None] = {}
-    for task in found:
-        if task.votes:
-            shares = {name: sum(name in vote for vote in task.votes) / len(task.votes) for name in classes}
-            rows[task.path] = {name: share if share in (0, 1) else UNKNOWN for name, share in shares.items()}
+    for path, votes, predicted, scores in photos:
+        if votes:
+            shares = {name: sum(name in vote for vote in votes) / len(votes) for name in classes}
+            rows[path] = {name: share if share in (0, 1) else UNKNOWN for name, share in shares.items()}
         elif annotated:
-            rows[task.path] = None
-        elif truth or not task.scores:
-            rows[task.path] = dict.fromkeys(task.predicted, 1.0)
+            rows[path] = None
+        elif truth or not scores:
+            rows[path] = dict.fromkeys(predicted, 1.0)
         else:
-            rows[task.path] = dict.fromkeys(classes, UNKNOWN) | task.scores
+            rows[path] = dict.fromkeys(classes, UNKNOWN) | scores
     if len(rows) < len(found):
         raise InputError(f"{file} has two tasks of one photo. Remove one.")
     return table_of(rows, classes, file)
@@ -225,7 +203,7 @@ def _read_task(task: Any, file: Path, number: int) -> Task:
         given = [each for each in task.get("annotations") or [] if not each.get("was_cancelled")]
         given = [each for each in given if each.get("ground_truth")] or given
         predictions = task.get("predictions") or []
-        return Task(path, list(map(_answer, given)), _answer(predictions[-1]) if predictions else {}, scores)
+        return path, list(map(_answer, given)), _answer(predictions[-1]) if predictions else {}, scores
     except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
         reason = f"{type(error).__name__}: {str(error)[:60]}"
         raise InputError(f"{file}: task {number} is not one of Label Studio ({reason}). Export it again.") from error

@@ -25,11 +25,8 @@ if TYPE_CHECKING:
     import pandas
 
 DEFAULT_THRESHOLD = 0.5
-IN_A_CELL, CARDS, THUMBNAIL = (
-    20,
-    6,
-    140,
-)  # of a notebook: classes and photos shown; the longer side of a photo in pixels
+# of a notebook: classes and photos shown; the longer side of a photo in pixels
+IN_A_CELL, CARDS, THUMBNAIL = 20, 6, 140
 
 
 @dataclass(eq=False, repr=False)
@@ -126,32 +123,25 @@ class Labels:
 
     @property
     def thresholds(self) -> Tensor:
-        """The threshold of each class (C,): a photo has the class if its score is at least this.
-
-        They come from `meta["thresholds"]`, or are ½ if that is missing. Raises InputError if they are damaged.
-        """
+        """`meta["thresholds"]`, or ½, of each class (C,): a photo has the class if its score is at least this."""
         numbers = self.meta.get("thresholds", DEFAULT_THRESHOLD)
         if isinstance(numbers, dict):
             numbers = [numbers.get(name, DEFAULT_THRESHOLD) for name in self.classes]
-        wrong = InputError(
-            f"the thresholds of the labels are not numbers from 0 to 1 for {len(self.classes)} classes. Make the labels again."
-        )
+        wrong = f"the thresholds of the labels are not {len(self.classes)} numbers from 0 to 1. Make the labels again."
         try:
             thresholds = torch.as_tensor(numbers, dtype=torch.float32).expand(len(self.classes))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise wrong from error
+            raise InputError(wrong) from error
         if not ((thresholds >= 0) & (thresholds <= 1)).all():
-            raise wrong
+            raise InputError(wrong)
         return thresholds
 
     def above_threshold(self) -> list[list[str]]:
         """The names of the classes that reach their threshold, for each photo, best score first."""
         reached = (self.scores >= self.thresholds).tolist()
         order = self.scores.nan_to_num(-1).argsort(dim=1, descending=True, stable=True).tolist()
-        return [
-            [self.classes[column] for column in columns if reaches[column]]
-            for columns, reaches in zip(order, reached, strict=True)
-        ]
+        rows = zip(order, reached, strict=True)
+        return [[self.classes[column] for column in columns if reaches[column]] for columns, reaches in rows]
 
     def to_pandas(self) -> pandas.DataFrame:
         """A DataFrame of the scores: index "path", one column per class, NaN = unknown. Raises InputError without pandas."""

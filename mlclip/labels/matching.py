@@ -43,9 +43,7 @@ class Match:
     notes: list[str] = field(default_factory=list)
 
     def summary(self, first: str = "labels", second: str = "truth") -> list[str]:
-        """One line per table: how many of its photos and classes matched, and the first few that did not; then the notes.
-
-        `first` and `second` are the names of the tables in these lines.
+        """A line for each table, of these names: how many photos and classes matched, and which did not; then the notes.
 
         >>> Match([(0, 0)], ["cat"], ["b.jpg"], [], [], ["cow"]).summary()[0]
         'labels: 1 of 2 photos and 1 of 1 classes matched (photos not matched: b.jpg)'
@@ -58,20 +56,13 @@ class Match:
             counts, missing = [], []
             for kind, found, names in (("photos", self.rows, paths), ("classes", self.classes, classes)):
                 counts.append(f"{len(found)} of {len(found) + len(names)} {kind}")
-                missing += [f"{kind} not matched: {_first_few(names)}"] if names else []
+                missing += [f"{kind} not matched: {shorten(names, SHOWN_NAMES)}"] if names else []
             lines.append(f"{table}: {' and '.join(counts)} matched" + (f" ({'; '.join(missing)})" if missing else ""))
         return lines + self.notes
 
 
-def _first_few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
-
-
 def match_tables(labels: Labels, truth: Labels) -> Match:
-    """Match rows by path and classes by name: equal names first, then by looser rules; see `match_paths`, `match_classes`.
-
-    Raises InputError if no photo or no class is in both tables.
-    """
+    """Match rows and classes; see `match_paths` and `match_classes`. InputError if no photo or no class is in both tables."""
     rows, row_notes = match_paths(labels.paths, truth.paths)
     columns, column_notes = match_classes(labels.classes, truth.classes)
     if not rows:
@@ -104,8 +95,7 @@ def placed(values: Tensor, match: Match, shape: tuple[int, int]) -> Tensor:
 def refuse_small_match(match: Match, first: str, second: str, *, partial: bool = False) -> None:
     """InputError if fewer than half of the photos or of the classes of the smaller table matched, unless `partial`.
 
-    The smaller table counts: true labels of 900 out of 3,682 predicted photos are ordinary if all 900 match. `first` and
-    `second` are the names of the tables.
+    So true labels of 900 out of 3,682 predicted photos are ordinary if all 900 match. `first` and `second` name the tables.
     """
     photos = (match.rows, match.paths_only_first, match.paths_only_second, "photos")
     classes = (match.classes, match.classes_only_first, match.classes_only_second, "classes")
@@ -114,10 +104,9 @@ def refuse_small_match(match: Match, first: str, second: str, *, partial: bool =
         left, right = sorted((only_first, only_second), key=len)
         if len(found) < ENOUGH * (len(found) + len(left)):
             such = f" (it has {kind} such as {right[0]!r})" if right else ""
-            raise InputError(
-                f"only {len(found)} of {len(found) + len(left)} {kind} of {smaller} are in {other}{such}; not there: "
-                f"{_first_few(left)}. Correct the names, or judge what matches with `partial=True`."
-            )
+            few = f"only {len(found)} of {len(found) + len(left)} {kind} of {smaller} are in {other}{such}"
+            remedy = "Correct the names, or judge what matches with `partial=True`."
+            raise InputError(f"{few}; not there: {shorten(left, SHOWN_NAMES)}. {remedy}")
 
 
 # -- equal names first, then looser rules where only one pair fits

@@ -50,10 +50,7 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
 
 
 def matched_cells(labels: Labels, truth: Labels, match: Match | None = None) -> tuple[Tensor, Tensor]:
-    """Scores and truth of the photos and classes that both tables have: two tensors of the same shape.
-
-    `match` is the result of `match_tables`, where the caller has it.
-    """
+    """Scores and truth of the photos and classes that both tables have, by `match_tables`: two tensors of the same shape."""
     match = match or match_tables(labels, truth)
     first, second = torch.tensor(match.rows).T
     columns = torch.tensor(match.columns).T
@@ -74,11 +71,8 @@ def mean_average_precision(labels: Labels, truth: Labels, match: Match | None = 
     """
     match = match or match_tables(labels, truth)
     scores, known = matched_cells(labels, truth, match)  # (matched photos, shared classes) each
-    negative = known.lt(1).any(0)
-    result = {
-        name: average_precision(scores[:, c], known[:, c]) if negative[c] else math.nan
-        for c, name in enumerate(match.classes)
-    }
+    known[:, ~known.lt(1).any(0)] = math.nan  # without a negative photo, every order has an AP of 1
+    result = {name: average_precision(scores[:, c], known[:, c]) for c, name in enumerate(match.classes)}
     counted = [ap for ap in result.values() if not math.isnan(ap)]
     return (sum(counted) / len(counted) if counted else math.nan), result
 
@@ -122,9 +116,8 @@ def evaluate(
     """Average precision of each class, their mean, and the calibration error, as `mlclip evaluate` computes them.
 
     `truth`: a table or its file, or a form of `read_truth` such as "voc:DIR" or "coco:FILE". `only` limits the classes. `tables`
-    says how a .csv of another program is read; its `split` is for the truth. Raises InputError where no photo
-    or no class is in both tables, where fewer than half of those of the smaller table are (unless `partial`), or where no class
-    has a positive and a negative photo.
+    says how a .csv of another program is read; its `split` is for the truth. Raises InputError where too little is in both
+    tables (see `refuse_small_match`), or where no class has a positive and a negative photo.
     """
     tables, progress = tables or TableOptions(), progress or LineProgress()
     scores = labels if isinstance(labels, Labels) else read_labels(labels, tables.for_scores, progress=progress)
@@ -142,10 +135,8 @@ def evaluate(
     mean, per_class = mean_average_precision(scores, known, match)
     judged = {name: value for name, value in per_class.items() if value == value}  # without NaN
     if not judged:
-        raise InputError(
-            "no class has a photo that shows it and one that does not, among those that both tables have, so there is no mAP. "
-            'Write 0 where a class is absent, or say that empty cells are: `empty="absent"`.'
-        )
+        remedy = 'Write 0 where a class is absent, or say that empty cells are: `empty="absent"`.'
+        raise InputError(f"no class has a photo that shows it and one that does not, so there is no mAP. {remedy}")
     compared, marks = matched_cells(scores, known, match)  # (matched photos, shared classes) each
     positive = dict(zip(match.classes, marks.eq(1).any(0).tolist(), strict=True))
     empty = [[name for name in per_class if name not in judged and positive[name] == which] for which in (False, True)]

@@ -6,7 +6,6 @@ back unchanged.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import re
@@ -17,13 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..config import InputError
-from ..files import atomic, parse_json, read_file
+from ..files import atomic, load_text, parse_json
 from ..spelling import one_line, shorten
 
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "pipes": "|"}
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters around a name in a header
 TRIED_LINES = 50  # lines that show which separator a file has
-LOOKED_AT = 4000  # bytes at the start of a file that show UTF-16 without a byte-order mark
 RECIPES = "docs/formats.md has recipes for other tables"
 
 # Names of a column of photos, as `short_key` gives them.
@@ -36,22 +34,6 @@ _PHOTO = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$",
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 Say = Callable[[str], None]
-
-
-def load_text(path: Path) -> str:
-    """The text of a file: UTF-8, or UTF-16 where its first bytes show it. Bytes that are not UTF-8 become surrogate escapes."""
-    try:
-        data = read_file(path)
-        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return data.decode("utf-16")
-        start = data[:LOOKED_AT]
-        even, odd = start[::2].count(0), start[1::2].count(0)  # in UTF-16 of Latin text, every second byte is zero
-        if max(even, odd) > len(start) // 4 and not min(even, odd):
-            return data.decode("utf-16-le" if odd else "utf-16-be")
-        return data.decode("utf-8-sig", "surrogateescape")
-    except (OSError, ValueError) as error:  # ValueError: not text, or a NUL character in the name of the file
-        reason = getattr(error, "strerror", None) or "it is neither UTF-8 nor UTF-16 text"
-        raise InputError(f"{path} cannot be read ({reason}). Give a text file in UTF-8 that you can read.") from error
 
 
 def json_in(text: str, file: Path, line: int = 1) -> Any:
@@ -144,10 +126,8 @@ def check_names(names: Sequence[str], lines: Sequence[int], file: Path, kind: st
     for name, line in zip(names, lines, strict=True):
         if not name:
             raise InputError(f"{file}, line {line}: a {kind} has no name. Give it one or remove it.")
-        if name in first:
-            raise InputError(
-                f"{file}, line {line}: the {kind} {name!r:.200} is already in line {first[name]}. Remove one."
-            )
+        if before := first.get(name):
+            raise InputError(f"{file}, line {line}: the {kind} {name!r:.200} is already in line {before}. Remove one.")
         first[name] = line
 
 
@@ -173,10 +153,8 @@ def photo_column(sheet: Sheet, wanted: str | None, say: Say) -> int:
         choices = " or ".join(f'`path_column="{one_line(header[n])}"`' for n in found[:3])
         raise InputError(f"{where}: several columns could hold the photos. Choose one: {choices}.")
     if not found:
-        raise InputError(
-            f"{where}: no column `path` with the photos. The columns are {shown}. Write path,class,class,..., or name the "
-            'column with `path_column="..."`.'
-        )
+        remedy = 'Write path,class,class,..., or name the column with `path_column="..."`.'
+        raise InputError(f"{where}: no column `path` with the photos. The columns are {shown}. {remedy}")
     if header[found[0]].lower() != "path":
         say(f"{sheet.file}: the photos are in the column {header[found[0]] or 'without a name'!r}")
     return found[0]
@@ -199,9 +177,7 @@ def number_in(cell: str) -> float | None:
 
 def _parse(text: str, separator: str, file: Path, most: int | None = None) -> list[tuple[int, list[str]]]:
     """(line number, cells) of the lines that are not blank, at most `most`. InputError where quotes are not balanced."""
-    csv.field_size_limit(
-        2**31 - 1
-    )  # a cell of Label Studio has more than the 131,072 characters that csv reads otherwise
+    csv.field_size_limit(2**31 - 1)  # cells of Label Studio exceed the 131,072 characters that csv reads otherwise
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     found = []
     try:

@@ -41,6 +41,7 @@ THRESHOLDS = ".thresholds.csv"  # the file with the thresholds beside a table th
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 READ_SUFFIXES = (*SUFFIXES, ".tsv", ".txt")
 DATASETS = {"voc": read_voc, "coco": read_coco, "nuswide": read_nuswide, "imagefolder": read_image_folder}
+Names = Collection[str]
 FORMS = "voc:DIR[:split], coco:FILE, nuswide:DIR[:split], imagefolder:DIR[:split], label-studio:FILE"
 
 
@@ -83,13 +84,10 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
 
 
 def export_labels(
-    labels: Labels, output: str | Path, tool: str, *, url_prefix: str, overwrite: bool = False
+    labels: Labels, path: str | Path, tool: str, *, url_prefix: str, overwrite: bool = False
 ) -> list[str]:
-    """Write the table for another tool. `labels.thresholds` say which classes a photo has; `url_prefix` is for Label Studio.
-
-    Returns the files. They are replaced only with `overwrite`. InputError if something cannot be written.
-    """
-    path = Path(output)
+    """Write the table for another tool, and return the files. `labels.thresholds` say which classes a photo has."""
+    path = Path(path)
     if not len(labels):
         raise InputError("the labels have no photos, so there is nothing to write.")
     if tool == "folders" and path.is_dir() and any(path.iterdir()) and not overwrite:
@@ -113,11 +111,7 @@ def export_labels(
 
 
 def read_labels(
-    path: str | Path,
-    options: TableOptions | None = None,
-    *,
-    progress: Progress = SILENT,
-    known_classes: Collection[str] = (),
+    path: str | Path, options: TableOptions | None = None, *, progress: Progress = SILENT, known_classes: Names = ()
 ) -> Labels:
     """Read the table in a .pt, .csv, .json or .jsonl file. InputError says what is wrong with the file, and in which line.
 
@@ -154,11 +148,7 @@ def read_labels(
 
 
 def read_truth(
-    spec: str,
-    options: TableOptions | None = None,
-    *,
-    progress: Progress = SILENT,
-    known_classes: Collection[str] = (),
+    spec: str, options: TableOptions | None = None, *, progress: Progress = SILENT, known_classes: Names = ()
 ) -> Labels:
     """True labels by a short name, or from a table.
 
@@ -173,20 +163,15 @@ def read_truth(
     if unseen.any():
         if options.empty == "absent":
             found.scores[unseen] = 0
-        first = found.paths[int(unseen.nonzero()[0])]
-        notes.append(
-            f"{spec}: nobody annotated {int(unseen.sum())} of {len(found)} photos (first: {first:.100}): their classes are "
-            f"{options.empty} (`empty`)"
-        )
+        some = f"{int(unseen.sum())} of {len(found)} photos (first: {found.paths[int(unseen.nonzero()[0])]:.100})"
+        notes.append(f"{spec}: nobody annotated {some}: their classes are {options.empty} (`empty`)")
     found.meta["notes"] = notes
     for note in notes:
         progress.log(note)
     return found
 
 
-def _read_source(
-    spec: str, options: TableOptions, progress: Progress, known_classes: Collection[str]
-) -> tuple[Labels, list[str]]:
+def _read_source(spec: str, options: TableOptions, progress: Progress, known: Names) -> tuple[Labels, list[str]]:
     """The labels, and notes about how they were read."""
     kind, colon, place = str(spec).partition(":")
     kind = kind.lower()
@@ -197,7 +182,7 @@ def _read_source(
             if Path(spec).suffix.lower() not in READ_SUFFIXES and not is_special(spec):
                 raise InputError(f"{spec!r:.200} is no source of true labels. Give {FORMS} or a .csv file; {RECIPES}.")
             existing_file(spec, "A table of true labels has a path column, and 1, 0 or an empty cell for each class.")
-            return read_labels(spec, options, progress=progress, known_classes=known_classes), []
+            return read_labels(spec, options, progress=progress, known_classes=known), []
         notes = [f"{place} looks like {kind} and is read as {kind}:{place}"]
     folder, colon, split = place.rpartition(":")
     try:
@@ -282,9 +267,7 @@ def _from_objects(objects: Iterable[tuple[int, Any]], path: Path) -> Labels:
     for line, photo in objects:
         fits = isinstance(photo, dict) and isinstance(photo.get("path"), str) and isinstance(photo.get("scores"), dict)
         if not fits:
-            raise InputError(
-                f'{path}, line {line}: the line does not look like {{"path": "a.jpg", "scores": {{"cat": 0.9}}}}.'
-            )
+            raise InputError(f'{path}, line {line}: it is not like {{"path": "a.jpg", "scores": {{"cat": 0.9}}}}.')
         paths.append(photo["path"])
         lines.append(line)
         found.append({name: _score(cell, f"{path}, line {line}") for name, cell in photo["scores"].items()})

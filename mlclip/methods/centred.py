@@ -223,7 +223,11 @@ def presence(logits: Tensor, prior_photos: float = 30.0) -> Tensor:
     >>> presence(torch.tensor([[-9.0], [-8.0], [-7.0], [3.0], [4.0]])).flatten().round()
     tensor([0., 0., 0., 1., 1.])
     """
-    slope, offset = fit_mixture(logits, prior_photos)
+    return mixture_labels(logits, *fit_mixture(logits, prior_photos))
+
+
+def mixture_labels(logits: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """Log-odds (N, C) -> labels (N, C) in [0, 1], with what `fit_mixture` has found, (C,) each."""
     return (slope * logits + offset).sigmoid()
 
 

@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .centred import log_odds, presence
+from .centred import MAX_PHOTOS, fit_mixture, log_odds, mixture_labels
 
 SURE = 0.9  # a label is confident if it is at least this high
 RIDGE = 0.1  # share of the covariance that is replaced by a multiple of the identity
+ROUNDING = 1e-6  # a photo this near to one of the fit gets its label: it may be the same, rounded in another way
 PROFILE_WEIGHT = 0.5  # weight of the profile's label if a profile is learned from very many views ...
 HALF_WEIGHT_VIEWS = 10.0  # ... and with this many views half of that weight
 
@@ -43,6 +44,15 @@ class Profiles(NamedTuple):
     weights: Tensor  # (K, K + 1)
     offsets: Tensor  # (K + 1,); −inf for a class without views
     shown: Tensor  # (K,) number of views that each class was learned from
+
+
+class Ranking(NamedTuple):
+    """How profiles re-rank the labels of the L classes with a profile, from the M photos of the fit, lowest first."""
+
+    slope: Tensor  # (L,) of the mixture of the log-odds by profile
+    offset: Tensor  # (L,)
+    order: Tensor  # (L, M) the weighted means of label and probability
+    labels: Tensor  # (L, M) the label that a photo with this mean gets
 
 
 def sure_views(logits: Tensor, labels: Tensor, sure: float = SURE) -> Tensor:
@@ -126,26 +136,55 @@ def rerank_by_profiles(first: Tensor, logits: Tensor, shown: Tensor, prior_photo
     centred labels (`centred.presence`). The order is that of a weighted mean of the label and this probability. The weight of
     the probability is ½ if the profile is learned from very many views `shown` (K,), and lower with fewer views. Then the labels are
     assigned again in that order, the highest to the first photo. A class without views for its profile keeps its labels.
+    `fit_ranking` and `rerank` are the two steps.
 
     >>> rerank_by_profiles(torch.tensor([[0.9], [0.8], [0.1]]), torch.tensor([[-9.0], [9.0], [-9.0]]), torch.tensor([10.0]))
     tensor([[0.8000],
             [0.9000],
             [0.1000]])
     """
+    return rerank(first, logits, shown, fit_ranking(first, logits, shown, prior_photos))
+
+
+def fit_ranking(first: Tensor, logits: Tensor, shown: Tensor, prior_photos: float = 30.0) -> Ranking:
+    """The `Ranking` of `rerank_by_profiles`. With more than MAX_PHOTOS photos, it keeps so many of them, evenly spaced in the order."""
+    learned = shown > 0
+    if not learned.any():
+        return Ranking(*torch.zeros(2, 0), *torch.zeros(2, 0, 1))
+    slope, offset = fit_mixture(logits[:, learned], prior_photos)
+    order = _ranks(first, logits, shown, slope, offset)
+    kept = torch.linspace(0, len(first) - 1, min(len(first), MAX_PHOTOS), dtype=torch.double).round().long()
+    columns = [_reassigned(values, rank)[:, kept] for values, rank in zip(first[:, learned].T, order.T, strict=True)]
+    return Ranking(slope, offset, *torch.stack(columns, 1).contiguous())
+
+
+def rerank(first: Tensor, logits: Tensor, shown: Tensor, ranking: Ranking) -> Tensor:
+    """Labels (N, K) in the order of a ranking. Between two photos of the fit, the label is interpolated; no photo depends on another."""
     learned, labels = shown > 0, first.clone()
     if learned.any():
-        by_profile = presence(logits[:, learned], prior_photos)
-        weight = PROFILE_WEIGHT * shown[learned] / (shown[learned] + HALF_WEIGHT_VIEWS)
-        order = first[:, learned] + weight * (by_profile - first[:, learned])
-        columns = [_reassigned(values, rank) for values, rank in zip(first[:, learned].T, order.T, strict=True)]
-        labels[:, learned] = torch.stack(columns, 1)
+        order = _ranks(first, logits, shown, ranking.slope, ranking.offset).T.contiguous()  # (L, N)
+        place = torch.searchsorted(ranking.order, order, right=True)
+        below, above = (place - 1).clamp(min=0), place.clamp(max=ranking.order.shape[1] - 1)
+        left, right = ranking.order.gather(1, below), ranking.order.gather(1, above)
+        gap = right - left
+        margin = (gap / 4).clamp(max=ROUNDING)
+        part = ((order - left - margin) / (gap - 2 * margin).clamp(min=torch.finfo(order.dtype).tiny)).clamp(0, 1)
+        labels[:, learned] = ranking.labels.gather(1, below).lerp(ranking.labels.gather(1, above), part).T
     return labels
 
 
+def _ranks(first: Tensor, logits: Tensor, shown: Tensor, slope: Tensor, offset: Tensor) -> Tensor:
+    """(N, L): the weighted means of label and probability by profile, of the classes with a profile."""
+    learned = shown > 0
+    by_profile = mixture_labels(logits[:, learned], slope, offset)
+    weight = PROFILE_WEIGHT * shown[learned] / (shown[learned] + HALF_WEIGHT_VIEWS)
+    return first[:, learned] + weight * (by_profile - first[:, learned])
+
+
 def _reassigned(values: Tensor, order: Tensor) -> Tensor:
-    """The numbers `values` (n,) in the order of `order` (n,): the highest gets the highest. Ties get the mean of their numbers."""
-    _, group, count = order.unique(return_inverse=True, return_counts=True)  # groups of ties, lowest first
+    """(2, n): `order` (n,), lowest first, and `values` (n,) in it: the highest gets the highest. Ties get the mean of their numbers."""
+    ranks, count = order.unique(return_counts=True)  # groups of ties, lowest first
     edges = count.cumsum(0)
     total = values.double().sort().values.cumsum(0)
     sums = total[edges - 1].diff(prepend=total.new_zeros(1))
-    return (sums / count)[group].to(values.dtype).clamp(0, 1)
+    return torch.stack([ranks, (sums / count).to(values.dtype).clamp(0, 1)]).repeat_interleave(count, dim=1)

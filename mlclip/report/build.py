@@ -223,7 +223,7 @@ def _bars(labels: Labels, row: int) -> Iterator[str]:
 
 def _about(labels: Labels) -> str:
     """The content of `meta` and the skipped photos, each in a folded table."""
-    settings = {name: value for name, value in labels.meta.items() if name not in ELSEWHERE}
+    settings = {name: value for name, value in labels.meta.items() if name not in {*ELSEWHERE, "fitted"}}
     parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
     folded = []
     for name, pairs in parts.items():

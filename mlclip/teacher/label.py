@@ -3,6 +3,7 @@
 Each method goes through the views batch by batch, so that a folder of any size fits into memory. `text` (K, D) holds the
 embeddings of the class names, then those of the contrast names, which compete with the classes and are dropped at the end.
 `classes` is C. `text` and the views are on the same device; labels and summaries (for the labels' `meta`) are on the CPU.
+Summaries have what was fitted to the photos, as "fitted". Given this as `fitted`, the same steps fit nothing: see `fitted.py`.
 
 Letters: N photos, n photos of one batch, V views per photo (the whole photo first), C classes,
 K = C + contrast names, D the joint embedding, G grids.
@@ -11,43 +12,47 @@ K = C + contrast names, D the joint embedding, G grids.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..config import PseudolabelConfig
 from ..methods import ccd, cdul, centred, dense, profiles
+from . import passes
 from .encode import StoredViews
+from .passes import Centred
 from .scoring import class_scores
 
-HISTOGRAM_BINS = 20
 LEVEL_ROUNDS = 2  # first the levels of all photos, then of the photos without the class
-MOST_VIEWS = 200_000  # covariances of embeddings and correlations of names are estimated from about so many views
 
 
 # ------------------------------------------------------------------------------------------------------------------- CDUL
 
 
 def label_by_cdul(
-    views: StoredViews, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: StoredViews,
+    text: Tensor,
+    classes: int,
+    logit_scale: float,
+    config: PseudolabelConfig,
+    fitted: Mapping | None = None,
 ) -> tuple[Tensor, dict]:
     """CDUL labels (N, C) and their summary.
 
     The summary has the mean top-1 probability of the whole photos and, for the paper's Figures 4 and 5, histograms of the
-    global and the snippets' top-1 confidences.
+    global and the snippets' top-1 confidences. Nothing is fitted.
     """
     scores = torch.empty(len(views), classes)
-    counts = {"global": torch.zeros(HISTOGRAM_BINS), "snippets": torch.zeros(HISTOGRAM_BINS)}
+    counts = {"global": torch.zeros(passes.HISTOGRAM_BINS), "snippets": torch.zeros(passes.HISTOGRAM_BINS)}
     top1 = 0.0
     for rows, embeddings in views:  # (n,), (n, V, D)
         similarity = class_scores(embeddings, text, logit_scale)  # (n, V, K)
         best = similarity.amax(-1).cpu()  # (n, V)
         top1 += float(best[:, 0].double().sum())
-        counts["global"] += torch.histc(best[:, 0], HISTOGRAM_BINS, 0, 1)
-        counts["snippets"] += torch.histc(best[:, 1:], HISTOGRAM_BINS, 0, 1)
+        counts["global"] += torch.histc(best[:, 0], passes.HISTOGRAM_BINS, 0, 1)
+        counts["snippets"] += torch.histc(best[:, 1:], passes.HISTOGRAM_BINS, 0, 1)
         scores[rows] = cdul_labels(similarity[..., :classes], config).cpu()
-    return scores, {"mean_top1": top1 / len(views), "histograms": _histograms(counts)}
+    return scores, {"mean_top1": top1 / len(views), "histograms": passes.histograms_of(counts), "fitted": {}}
 
 
 def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:
@@ -65,7 +70,12 @@ def cdul_labels(similarity: Tensor, config: PseudolabelConfig) -> Tensor:
 
 
 def label_by_ccd(
-    views: StoredViews, text: Tensor, classes: int, logit_scale: float, config: PseudolabelConfig
+    views: StoredViews,
+    text: Tensor,
+    classes: int,
+    logit_scale: float,
+    config: PseudolabelConfig,
+    fitted: Mapping | None = None,
 ) -> tuple[Tensor, dict]:
     """CCD labels (N, C) and their summary.
 
@@ -75,33 +85,27 @@ def label_by_ccd(
     similarity = torch.empty(len(views), len(text))  # (N, K)
     for rows, embeddings in views:  # (n,), (n, 1, D)
         similarity[rows] = class_scores(embeddings[:, 0], text, logit_scale).cpu()
-    confident = ccd.entropy(similarity) <= config.max_entropy  # (N,)
-    estimated = torch.bincount(similarity.argmax(-1)[confident], minlength=len(text))[:classes]  # (C,)
-    bias = ccd.complete_bias(ccd.class_bias(similarity, config.max_entropy)[:classes])  # (C,)
-    if not config.debias:
-        bias = torch.ones_like(bias)
+    fitted = fitted or fit_bias(similarity, classes, config)
     top1 = similarity.amax(-1)  # (N,)
-    counts = torch.histc(top1, HISTOGRAM_BINS, 0, 1)
-    return ccd.debias(similarity[:, :classes], bias, config.floor), {
+    counts = torch.histc(top1, passes.HISTOGRAM_BINS, 0, 1)
+    return ccd.debias(similarity[:, :classes], fitted["bias"], config.floor), {
         "mean_top1": float(top1.double().mean()),
-        "histograms": _histograms({"global": counts}),
-        "bias": bias.tolist(),
-        "bias_photos": estimated.tolist(),
+        "histograms": passes.histograms_of({"global": counts}),
+        "bias": fitted["bias"].tolist(),
+        "bias_photos": fitted["bias_photos"].tolist(),
+        "fitted": fitted,
     }
 
 
+def fit_bias(similarity: Tensor, classes: int, config: PseudolabelConfig) -> dict[str, Tensor]:
+    """The bias of each class and the number of photos that it comes from, (C,) each, from similarities (N, K)."""
+    confident = ccd.entropy(similarity) <= config.max_entropy  # (N,)
+    estimated = torch.bincount(similarity.argmax(-1)[confident], minlength=similarity.shape[1])[:classes]  # (C,)
+    bias = ccd.complete_bias(ccd.class_bias(similarity, config.max_entropy)[:classes])  # (C,)
+    return {"bias": bias if config.debias else torch.ones_like(bias), "bias_photos": estimated}
+
+
 # ---------------------------------------------------------------------------------------------------------------- centred
-
-
-class Centred(NamedTuple):
-    """What centring makes of one view set. Contrast names are treated like classes."""
-
-    levels: Tensor  # (V, K) the level of each name in each view; equal within a grid
-    slope: Tensor  # (K,) of the mixture: labels = sigmoid(slope · scores + offset)
-    offset: Tensor  # (K,)
-    scores: Tensor  # (N, K) log-odds of the photos
-    labels: Tensor  # (N, K) in [0, 1]
-    weights: Tensor | None  # (K, K) how the names compete
 
 
 def centred_labels(
@@ -111,107 +115,55 @@ def centred_labels(
     logit_scale: float,
     config: PseudolabelConfig,
     related: centred.Pairs = (),
+    fitted: Mapping | None = None,
 ) -> tuple[Centred, Tensor, dict]:
     """What `centre` makes of the views, the centred labels (N, K) of all names after the re-ranking, and the summary.
 
     `related` are pairs of names that never compete: a class and one above it. In the summary, `same_names` has the pairs of names that do
     not compete fully: [name, name, how much they compete].
     """
-    scale, weights = logit_scale * config.rank_scale, name_competition(views, text, related)
-    by_levels = centre(views, text, scale, config.prior_photos, weights)
-    labels, summary = by_levels.labels, _summary(views, text, logit_scale, weights)
-    summary["mixture"] = [by_levels.slope[:classes].tolist(), by_levels.offset[:classes].tolist()]
+    scale = logit_scale * config.rank_scale
+    own = centre(views, text, scale, config.prior_photos, related, fitted)
+    labels, summary = own.labels, passes.summary_of(views, text, logit_scale, own.weights)
+    summary["mixture"] = [own.slope[:classes].tolist(), own.offset[:classes].tolist()]
+    summary["fitted"] = found = own.fitted()
     if config.profiles:
-        scores, shown = scores_by_examples(views, text, by_levels, labels, scale, config.rank_scale)
-        labels = profiles.rerank_by_profiles(labels, scores, shown, config.prior_photos)
+        found["examples"] = fitted["examples"] if fitted else passes.fit_examples(views, text, own, labels, scale)
+        scores, shown = passes.scores_by_examples(views, text, own, found["examples"], config.rank_scale)
+        found["ranking"] = (
+            fitted["ranking"] if fitted else profiles.fit_ranking(labels, scores, shown, config.prior_photos)._asdict()
+        )
+        labels = profiles.rerank(labels, scores, shown, profiles.Ranking(**found["ranking"]))
         summary["profile_views"] = shown[:classes].tolist()
-    summary["levels"] = levels_of_grids(views, by_levels.levels)
-    return by_levels, labels, summary
-
-
-def name_competition(views: StoredViews, text: Tensor, related: centred.Pairs) -> Tensor | None:
-    """How much the names compete in these views, (K, K); None if all of them compete fully. See `centred.competition`."""
-    count, total, products, many = 0, 0.0, 0.0, len(text) > centred.MOST_DENSE
-    every = max(1, len(views) * sum(views.sizes) // MOST_VIEWS)
-    for _, embeddings in views:  # (n, V, D)
-        vectors = embeddings.flatten(0, 1)[::every]
-        x = (vectors if many else vectors @ text.T).cpu().double()  # (n·V, D or K)
-        count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
-    if many:
-        weights = centred.competition_of_many(count, total, products, text, related)
-    else:
-        weights = centred.competition(count, total, products, related)
-    return None if weights is None else weights.to(text.device)
+    summary["levels"] = passes.levels_of_grids(views, own.levels)
+    return own, labels, summary
 
 
 def centre(
-    views: StoredViews, text: Tensor, scale: float, prior_photos: float, weights: Tensor | None = None
+    views: StoredViews,
+    text: Tensor,
+    scale: float,
+    prior_photos: float,
+    related: centred.Pairs = (),
+    fitted: Mapping | None = None,
 ) -> Centred:
     """Levels and labels, twice: first the levels of all photos, then those of the photos without the class."""
+    if fitted:
+        weights, (levels, slope, offset) = fitted["weights"], (fitted[name] for name in ("levels", "slope", "offset"))
+        if isinstance(weights, Mapping):
+            places, same = weights["places"], weights["same"]
+            weights = torch.sparse_coo_tensor(places, same, (len(text), len(text)), check_invariants=True).coalesce()
+        weights = None if weights is None else weights.to(text.device)
+        scores = passes.scores_by_levels(views, text, levels, scale, weights)
+        return Centred(levels, slope, offset, scores, centred.mixture_labels(scores, slope, offset), weights)
+    weights = passes.name_competition(views, text, related)
     labels = torch.zeros(len(views), len(text))  # (N, K)
     for _ in range(LEVEL_ROUNDS):
-        levels = class_levels(views, text, 1 - labels)  # (V, K)
-        scores, moved = torch.empty(len(views), len(text)), levels.to(text.device)  # (N, K)
-        for rows, embeddings in views:  # (n,), (n, V, D)
-            logits = centred.centred_logits(embeddings @ text.T, moved, scale, weights)  # (n, V, K)
-            scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
+        levels = passes.class_levels(views, text, 1 - labels)  # (V, K)
+        scores = passes.scores_by_levels(views, text, levels, scale, weights)
         slope, offset = centred.fit_mixture(scores, prior_photos)
-        labels = (slope * scores + offset).sigmoid()
+        labels = centred.mixture_labels(scores, slope, offset)
     return Centred(levels, slope, offset, scores, labels, weights)
-
-
-def class_levels(views: StoredViews, text: Tensor, absent: Tensor) -> Tensor:
-    """The level of every class in each view of a photo, (V, K). All views of one grid have the same, see `shrunk_levels`.
-
-    `absent` (N, K) in [0, 1] is the weight of each photo for each class: the probability that it does not show the class.
-    """
-    sizes = views.sizes
-    sums = torch.zeros(3, len(sizes), len(text), dtype=torch.double)  # Σ of weights, of mean cosines, of their squares
-    for rows, embeddings in views:  # (n,), (n, V, D)
-        means = torch.stack([part.mean(1) @ text.T for part in embeddings.split(sizes, dim=1)]).cpu()  # (G, n, K)
-        weights = absent[rows].double()  # (n, K)
-        sums += torch.stack([(weights * means.double() ** power).sum(1) for power in (0, 1, 2)])
-    count, mean = sums[0], sums[1] / sums[0].clamp(min=1e-9)  # (G, K)
-    variance = (sums[2] / count.clamp(min=1e-9) - mean.square()).clamp(min=0) * count / (count - 1).clamp(min=1)
-    levels = [centred.shrunk_levels(*of_grid) for of_grid in zip(mean, variance, count, strict=True)]
-    return torch.cat([level.expand(size, -1) for level, size in zip(levels, sizes, strict=True)]).float()
-
-
-def levels_of_grids(views: StoredViews, levels: Tensor) -> dict[str, list[float]]:
-    """The levels (V, K) of each grid once, as `meta` holds them."""
-    firsts = [sum(views.sizes[:number]) for number in range(len(views.grids))]  # the index of each grid's first view
-    return {str(n): levels[first].tolist() for n, first in zip(views.grids, firsts, strict=True)}
-
-
-def scores_by_examples(
-    views: StoredViews, text: Tensor, own: Centred, labels: Tensor, scale: float, rank_scale: float, of_embeddings=False
-) -> tuple[Tensor, Tensor]:
-    """The log-odds (N, K) of all photos by the views that clearly show each name, and the number of these views (K,).
-
-    In each photo with a confident label in `labels` (N, K), the view with the highest log-odds shows the class; all other views
-    are background. Gaussians with one covariance (see `profiles.fit_profiles`) are fitted to the cosines of the views with all
-    names, their profiles, or to their embeddings. `own` is what `centre` makes of the views.
-    """
-    levels, weights, sums, names = own.levels.to(text.device), own.weights, None, None
-    if len(text) > centred.MOST_DENSE and not of_embeddings:
-        names, basis = len(text), profiles.basis_of(text, levels)
-    every = max(1, len(views) * sum(views.sizes) // MOST_VIEWS) if of_embeddings else 1
-    for rows, embeddings in views:  # (n,), (n, V, D)
-        cosines = embeddings @ text.T  # (n, V, K)
-        logits = centred.centred_logits(cosines, levels, scale, weights)
-        shown = profiles.sure_views(logits, labels[rows].to(text.device))
-        features = embeddings if of_embeddings else centred.excess(cosines, levels)
-        features = features if names is None else features @ basis
-        part = profiles.statistics(features.cpu(), shown.cpu(), every)  # float64, which MPS lacks
-        sums = part if sums is None else profiles.added(sums, part)
-    fitted, scores = profiles.fit_profiles(sums, names=names), torch.empty(len(views), len(text))
-    on_device = profiles.Profiles(*(part.to(text.device) for part in fitted))
-    for rows, embeddings in views:  # (n,), (n, V, D)
-        features = embeddings if of_embeddings else centred.excess(embeddings @ text.T, levels)
-        features = features if names is None else features @ basis
-        logits = profiles.profile_logits(on_device, features, rank_scale, weights)  # (n, V, K)
-        scores[rows] = centred.pool_views(logits, len(views.grids)).cpu()
-    return scores, fitted.shown
 
 
 # ------------------------------------------------------------------------------------------------------------------ dense
@@ -224,6 +176,7 @@ def label_by_view_sets(
     logit_scale: float,
     config: PseudolabelConfig,
     related: centred.Pairs = (),
+    fitted: Mapping | None = None,
 ) -> tuple[Tensor, dict]:
     """Dense labels (N, C) and their summary: the mean of the labels of several view sets, weighted by their agreement.
 
@@ -232,71 +185,65 @@ def label_by_view_sets(
     centred labels; without views, the mean of the labels of all levels. A set that agrees less than `dense.least_agreement` does not
     count. The summary is that of the centred labels, and `view_sets`: for each set its agreements, and its levels.
     """
-    scale = logit_scale * config.rank_scale
+    scale, fits = logit_scale * config.rank_scale, dict(fitted["sets"]) if fitted else {}
     by_levels = {
-        name: centre(cells, text, scale, config.prior_photos, name_competition(cells, text, related))
+        name: centre(cells, text, scale, config.prior_photos, related, fits[name] if fitted else None)
         for name, cells in sets.items()
         if name != dense.VIEWS
     }
     if dense.VIEWS in sets:
-        of_views, reference, summary = centred_labels(sets[dense.VIEWS], text, classes, logit_scale, config, related)
-        by_levels[dense.VIEWS] = of_views._replace(labels=reference)
+        views, fit = sets[dense.VIEWS], fits[dense.VIEWS] if fitted else None
+        of_views, reference, summary = centred_labels(views, text, classes, logit_scale, config, related, fit)
+        by_levels[dense.VIEWS], fits[dense.VIEWS] = of_views._replace(labels=reference), summary["fitted"]
     else:
         first, reference = config.views[0], torch.stack([own.labels for own in by_levels.values()]).mean(0)
-        summary = _summary(sets[first], text, logit_scale, by_levels[first].weights)
+        summary = passes.summary_of(sets[first], text, logit_scale, by_levels[first].weights)
     known = reference[:, :classes]
-    least = dense.least_agreement(known)
+    least = fitted["least_agreement"] if fitted else dense.least_agreement(known)
 
-    counted, facts = [], {}
+    counted, facts, agreements = [], {}, {}
     for name in config.views:
-        own = by_levels[name]
-        opinions = [(own.labels[:, :classes], dense.agreement(own.scores[:, :classes], known))]
-        counts = opinions[0][1] >= least
+        own, fit = by_levels[name], dict(fits.get(name) or by_levels[name].fitted())
+        agrees = dict(
+            fitted["agreements"][name] if fitted else {"levels": dense.agreement(own.scores[:, :classes], known)}
+        )
+        opinions, counts = [own.labels[:, :classes]], agrees["levels"] >= least
         if counts and config.profiles and name != dense.VIEWS:
-            labels, scores = labels_by_gaussians(sets[name], text, own, reference, scale, config)
-            opinions.append((labels[:, :classes], dense.agreement(scores[:, :classes], known)))
-        facts[name] = {
-            "agreements": [agrees for _, agrees in opinions],
-            "levels": levels_of_grids(sets[name], own.levels),
-        }
-        counted += opinions if counts else []
+            labels, scores, fit["gaussians"] = labels_by_gaussians(
+                sets[name], text, own, reference, scale, config, fit["gaussians"] if fitted else None
+            )
+            opinions.append(labels[:, :classes])
+            if not fitted:
+                agrees["gaussians"] = dense.agreement(scores[:, :classes], known)
+        fits[name], agreements[name] = fit, agrees
+        facts[name] = {"agreements": list(agrees.values()), "levels": passes.levels_of_grids(sets[name], own.levels)}
+        counted += zip(opinions, agrees.values(), strict=True) if counts else []
     labels = dense.average_labels(*zip(*counted, strict=True)) if counted else known.contiguous()
-    return labels, summary | {"view_sets": facts, "least_agreement": least}
+    fitted = {"sets": fits, "agreements": agreements, "least_agreement": least}
+    return labels, summary | {"view_sets": facts, "least_agreement": least, "fitted": fitted}
 
 
 def labels_by_gaussians(
-    cells: StoredViews, text: Tensor, own: Centred, taught_by: Tensor, scale: float, config: PseudolabelConfig
-) -> tuple[Tensor, Tensor]:
+    cells: StoredViews,
+    text: Tensor,
+    own: Centred,
+    taught_by: Tensor,
+    scale: float,
+    config: PseudolabelConfig,
+    fitted: Mapping | None = None,
+) -> tuple[Tensor, Tensor, dict]:
     """Labels and log-odds (N, K) of patch features by Gaussians in embedding space, taught by the labels `taught_by` (N, K).
 
     A class without a confident photo has no Gaussian, and keeps what its levels gave. In the mixtures, its constant log-odds would
-    move the labels of all other classes.
+    move the labels of all other classes. The third part is what was fitted.
     """
-    scores, shown = scores_by_examples(cells, text, own, taught_by, scale, config.rank_scale, of_embeddings=True)
+    found = dict(fitted or {"examples": passes.fit_examples(cells, text, own, taught_by, scale, of_embeddings=True)})
+    scores, shown = passes.scores_by_examples(
+        cells, text, own, found["examples"], config.rank_scale, of_embeddings=True
+    )
     learned, labels = shown > 0, own.labels.clone()
     if learned.any():
-        labels[:, learned] = centred.presence(scores[:, learned], config.prior_photos)
-    return labels, torch.where(learned, scores, own.scores)
-
-
-# --------------------------------------------------------------------------------------------------------- for the report
-
-
-def _summary(views: StoredViews, text: Tensor, logit_scale: float, weights: Tensor | None) -> dict:
-    """How confident CLIP is: the mean top-1 probability of the largest views, and a histogram for each grid. And `same_names`."""
-    sizes, whole = views.sizes, "whole photos" if views.sizes[0] == 1 else "patch features"
-    names = [whole if n == 1 else f"{n}×{n} snippets" for n in views.grids]
-    counts, top1 = {name: torch.zeros(HISTOGRAM_BINS) for name in names}, 0.0
-    for _, embeddings in views:  # (n,), (n, V, D)
-        best = class_scores(embeddings, text, logit_scale).amax(-1).cpu()  # (n, V)
-        for count, of_grid in zip(counts.values(), best.split(sizes, dim=1), strict=True):
-            count += torch.histc(of_grid, HISTOGRAM_BINS, 0, 1)
-        top1 += float(best[:, : sizes[0]].double().mean(1).sum())
-    same = {} if weights is None else {"same_names": [list(pair) for pair in centred.pairs_of(weights)]}
-    return same | {"mean_top1": top1 / len(views), "histograms": _histograms(counts)}
-
-
-def _histograms(counts: Mapping[str, Tensor]) -> dict[str, dict]:
-    """The paper's Figure 4 for the report: {name: {"edges", "counts"}} of top-1 confidences in [0, 1]."""
-    edges = [bin / HISTOGRAM_BINS for bin in range(HISTOGRAM_BINS + 1)]
-    return {name: {"edges": edges, "counts": [int(c) for c in count]} for name, count in counts.items()}
+        if not fitted:
+            found["slope"], found["offset"] = centred.fit_mixture(scores[:, learned], config.prior_photos)
+        labels[:, learned] = centred.mixture_labels(scores[:, learned], found["slope"], found["offset"])
+    return labels, torch.where(learned, scores, own.scores), found

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from ..clip import load_clip
+from ..clip.pixels import pixels_of
 from ..config import InputError, PseudolabelConfig, config_of
 from ..distributed import Distributed, Runtime, describe_device, start_distributed
 from ..files import cache_folder, check_output
@@ -36,8 +37,9 @@ from ..methods.hierarchy import raise_parents, related
 from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, LineProgress, Progress
 from .encode import MEMORY_LIMIT, StoredViews, encoded_views
+from .fitted import Like, other_kind, read_like, seen_in
 from .label import centred_labels, label_by_ccd, label_by_cdul, label_by_view_sets
-from .scoring import FLAT_MARGIN, Teacher, class_embeddings, default_clip, teacher_facts
+from .scoring import FLAT_MARGIN, Teacher, check_same_teacher, class_embeddings, default_clip, teacher_facts
 from .store import as_tensor, identity
 
 
@@ -45,6 +47,7 @@ def pseudolabel(
     images: Images,
     classes: Classes | None = None,
     *,
+    like: str | Path | Labels | None = None,
     exclude: Sequence[str] = (),
     output: str | Path | None = None,
     clip: str | None = None,
@@ -70,9 +73,15 @@ def pseudolabel(
     else takes the preset "coco". `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: the
     teacher, see `load_clip`; None takes the default of the device. `clip_activation` and `clip_pixels` say how a weight file was
     trained, where nothing else does. `precision` of CLIP's image encoder: "auto" (the fastest that is safe), "fp32", "bf16" or "fp16".
-    `settings` are fields of PseudolabelConfig, such as `method="cdul"`. Raises InputError.
+    `settings` are fields of PseudolabelConfig, such as `method="cdul"`. `like`: labels or their file, from which all of this comes, and
+    all that was fitted: the label of a photo does not depend on the other photos. Raises InputError.
     """
-    config = config_of(PseudolabelConfig, settings)
+    if like is None:
+        as_before, config = None, config_of(PseudolabelConfig, settings)
+    else:
+        given = {"classes": classes, "contrast": contrast, "templates": templates, "clip_activation": clip_activation}
+        as_before = read_like(like, settings | given | {"clip_pixels": clip_pixels})
+        config, classes, contrast, templates = as_before[1:5]
     progress, distributed = progress or LineProgress(), distributed or start_distributed(device)
     runtime = Runtime(distributed, default_workers() if num_workers is None else num_workers, progress)
     with distributed.session():
@@ -86,22 +95,39 @@ def pseudolabel(
             check_class_count(names, others)
             if output is not None and distributed.is_main:  # what is wrong with the inputs comes first
                 check_output(output, overwrite=overwrite)
-            if clip is None:
-                clip, kind = default_clip(distributed.device), distributed.device.type
-                progress.log(f"teacher: CLIP {clip}, the default on {kind}; choose another with `clip`")
-            on_main = progress if distributed.is_main else SILENT  # one warning, not one per rank
-            model = load_clip(clip, activation=clip_activation, pixels=clip_pixels, offline=offline, progress=on_main)
-            teacher = Teacher(model, distributed.device, precision)
-            if settings.get("method") is None and teacher.is_resnet:
+            facts = {"activation": clip_activation, "pixels": clip_pixels, "offline": offline}
+            teacher = _load_teacher(clip, precision, facts, as_before, distributed, progress)
+            if not as_before and settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")
         prompts = templates_for(templates, config.method)
         running = {"store": store, "batch_size": batch_size, "runtime": runtime}
-        show_prompts(prompts, names | others, getattr(model, "english", True), progress.log)
-        labels = label_photos(found, names, teacher, config=config, templates=prompts, contrast=others, **running)
+        show_prompts(prompts, names | others, getattr(teacher.clip, "english", True), progress.log)
+        words = {"templates": prompts, "contrast": others, "like": as_before}
+        labels = label_photos(found, names, teacher, config=config, **words, **running)
         with distributed.together():
             if output is not None and distributed.is_main:
                 write_labels(labels, output, overwrite=overwrite)
     return labels
+
+
+def _load_teacher(
+    clip: str | None, precision: str, facts: dict, like: Like | None, distributed: Distributed, progress: Progress
+) -> Teacher:
+    """The CLIP that is asked for; else that of `like`, or the default. InputError if it is not that of `like`."""
+    device, made = distributed.device, like.labels.meta["clip"] if like else {}
+    if like:
+        facts |= {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
+        same = made.get("precision", "fp32")
+        precision = same if precision == "auto" and (device.type, same) != ("cpu", "fp16") else precision
+    elif clip is None:
+        progress.log(f"teacher: CLIP {default_clip(device)}, the default on {device.type}; choose another with `clip`")
+    on_main = progress if distributed.is_main else SILENT  # one warning, not one per rank
+    teacher = Teacher(
+        load_clip(clip or made.get("name") or default_clip(device), **facts, progress=on_main), device, precision
+    )
+    if like:
+        check_same_teacher(made, teacher, otherwise="")
+    return teacher
 
 
 def label_photos(
@@ -112,6 +138,7 @@ def label_photos(
     config: PseudolabelConfig | None = None,
     templates: Sequence[str] = ("a photo of a {}",),
     contrast: Mapping[str, str] | Sequence[str] | None = None,
+    like: Like | None = None,
     store: str | Path | None = None,
     batch_size: int = 64,
     runtime: Runtime | None = None,
@@ -149,15 +176,17 @@ def label_photos(
                 StoredViews(opened, photos, teacher.device, MEMORY_LIMIT // len(stores), len(text)) for opened in stores
             ]
             parents = classes.tree.parent_columns(list(classes))
-            scores, summary = _scores(view_sets, text.to(teacher.device), parents, logit_scale, config)
+            fitted = like.labels.meta["fitted"] if like else None
+            scores, summary = _scores(view_sets, text.to(teacher.device), parents, logit_scale, config, fitted)
             if not scores.isfinite().all():
                 raise InputError(
                     f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
                 )
             scores = raise_parents(scores, parents)
-            _report(summary, [*classes, *contrast], classes.tree.parents, config, runtime.progress)
+            _report(summary, [*classes, *contrast], classes.tree.parents, config, runtime.progress, fitted)
+            summary.pop("seen")
             meta = _meta(config, templates, classes, contrast) | summary
-            meta["thresholds"] = thresholds_of_labels(scores, config.method)
+            meta["thresholds"] = like.thresholds if like else thresholds_of_labels(scores, config.method)
             meta["clip"] = teacher_facts(teacher, logit_scale, size)
             meta["content"] = as_tensor([stores[0].contents[identity(photo)] for photo in photos])
             meta["skipped"] = [[skip.path, skip.reason] for skip in skipped]
@@ -169,21 +198,38 @@ def label_photos(
 
 
 def _scores(
-    views: Sequence[StoredViews], text: Tensor, parents: Sequence[int], logit_scale: float, config: PseudolabelConfig
+    views: Sequence[StoredViews],
+    text: Tensor,
+    parents: Sequence[int],
+    logit_scale: float,
+    config: PseudolabelConfig,
+    fitted: Mapping | None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """The labels (N, C) and their summary. `views` are one view set, for dense labels all of `encoded_sets`.
 
-    `parents` (C,) has the column of each class's parent, or -1.
+    `parents` (C,) has the column of each class's parent, or -1. `fitted` values are used, if there are any, else found.
+    The summary has "seen", the means of these photos, and in "fitted" those of the photos that the values come from.
     """
-    if config.method in ("cdul", "ccd"):
-        label_by = label_by_cdul if config.method == "cdul" else label_by_ccd
-        return label_by(views[0], text, len(parents), logit_scale, config)
-    kin = related(parents)
-    if config.method == "dense":
-        sets = dict(zip(encoded_sets(config.views), views, strict=True))
-        return label_by_view_sets(sets, text, len(parents), logit_scale, config, kin)
-    _, labels, summary = centred_labels(views[0], text, len(parents), logit_scale, config, kin)
-    return labels[:, : len(parents)].contiguous(), summary
+    running = (text, len(parents), logit_scale, config)
+    try:
+        if config.method in ("cdul", "ccd"):
+            label_by = label_by_cdul if config.method == "cdul" else label_by_ccd
+            scores, summary = label_by(views[0], *running, fitted=fitted)
+        elif config.method == "dense":
+            sets = dict(zip(encoded_sets(config.views), views, strict=True))
+            scores, summary = label_by_view_sets(sets, *running, related(parents), fitted)
+        else:
+            _, labels, summary = centred_labels(views[0], *running, related(parents), fitted)
+            scores = labels[:, : len(parents)].contiguous()
+    except (KeyError, TypeError, RuntimeError) as error:
+        if fitted is None:
+            raise
+        raise InputError(
+            f"the fitted values of `like` are damaged ({str(error)[:80]}); label the folder again."
+        ) from error
+    seen = seen_in(views[0], text[: len(parents)], scores)
+    fitted = {**summary["fitted"], "seen": fitted["seen"] if fitted else seen}
+    return scores, summary | {"fitted": fitted, "seen": seen}
 
 
 def _meta(
@@ -209,12 +255,21 @@ def _view_size(config: PseudolabelConfig, teacher: Teacher) -> int:
 
 
 def _report(
-    summary: dict, names: list[str], parents: Mapping[str, str], config: PseudolabelConfig, progress: Progress
+    summary: dict,
+    names: list[str],
+    parents: Mapping[str, str],
+    config: PseudolabelConfig,
+    progress: Progress,
+    fitted: Mapping | None,
 ) -> None:
     """Say what a user should know about the labels. InputError if the temperature makes them useless.
 
     `names` (K,) are the classes, then the contrast names. `parents` are {child: parent}; such pairs are not named.
     """
+    if fitted:
+        if warning := other_kind(summary["seen"], fitted["seen"], names):
+            progress.log(warning)
+        summary = {"mean_top1": summary["mean_top1"]}  # the rest is about the photos of the fit
     pairs = [(names[a], names[b]) for a, b, _ in summary.get("same_names", [])]
     same = [f"{a} and {b}" for a, b in pairs if a not in ancestors(b, parents) and b not in ancestors(a, parents)]
     if same:

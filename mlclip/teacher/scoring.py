@@ -190,7 +190,9 @@ def teacher_facts(teacher: Teacher, logit_scale: float, view_size: int) -> dict[
     return facts | {"logit_scale": logit_scale, "view_size": view_size}
 
 
-def check_same_teacher(made: Mapping[str, Any], teacher: Teacher) -> None:
+def check_same_teacher(
+    made: Mapping[str, Any], teacher: Teacher, otherwise: str = ", or pass `other_teacher=True`"
+) -> None:
     """InputError if `teacher` is not the CLIP that `made` describes: other weights, another activation or other pixels."""
     here = {"sha256": teacher.sha256, "activation": teacher.clip.activation, "pixels": teacher.pixels}
     theirs = {"sha256": made["sha256"], "activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
@@ -200,7 +202,7 @@ def check_same_teacher(made: Mapping[str, Any], teacher: Teacher) -> None:
         name = differ[0]
         raise InputError(
             f"CLIP {teacher.name} did not make these labels: its {name} is {str(here[name])[:80]}; theirs is "
-            f"{str(theirs[name])[:80]}. Load CLIP {made['name']} as it was then, or pass `other_teacher=True`."
+            f"{str(theirs[name])[:80]}. Load CLIP {made['name']} as it was then{otherwise}."
         )
 
 

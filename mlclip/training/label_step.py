@@ -101,6 +101,7 @@ def refined_labels(state: TrainingState, labels: Labels) -> Labels:
     kept = [row for row, photo in enumerate(state.photos) if photo.path not in state.skipped]
     paths = [state.photos[row].path for row in kept]
     meta = {**labels.aligned(paths, labels.classes).meta, "refined": state.identity["settings"]}
+    meta.pop("fitted", None)  # is about the labels before
     meta["skipped"] = sorted(map(list, state.skipped.items()))
     meta["thresholds"] = match_expected_positives(state.targets[kept], state.targets[kept]).tolist()
     if state.update:

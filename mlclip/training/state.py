@@ -108,10 +108,13 @@ def identity_of(labels: Labels, config: TrainConfig) -> dict:
     return {"settings": settings, "labels": digest.hexdigest()}
 
 
+OF_PHOTOS = ("content", "fitted")  # of a table's `meta`: a hash of each photo, and what the labels were fitted to
+
+
 def model_meta(identity: dict, labels: Labels, skipped: dict[str, str]) -> dict:
     """The `meta` of a trained model. `skipped`: path -> reason."""
     hierarchy = {"hierarchy": labels.meta["hierarchy"]} if "hierarchy" in labels.meta else {}
-    meta = {name: value for name, value in labels.meta.items() if name != "content"}  # a hash of each photo
+    meta = {name: value for name, value in labels.meta.items() if name not in OF_PHOTOS}
     facts = {"root": labels.root, "labels_meta": meta, "skipped": sorted(map(list, skipped.items()))}
     return {**identity, **hierarchy, **facts}
 
