@@ -419,7 +419,7 @@ def test_a_folder_whose_model_only_open_clip_has_is_loaded_by_open_clip(folder, 
     assert lines.lines == [f"open_clip loads {folder}: mlclip's own encoders do not have {setting} {value}"]
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(InputError, match=r'Run: pip install "mlclip\[open_clip\]"'):
+    with pytest.raises(InputError, match=r"Run: pip install open_clip_torch transformers"):
         load_clip(folder)
 
 
@@ -450,7 +450,7 @@ def test_wrong_names_and_weights_for_open_clip_are_refused_in_one_line(sigmoid, 
     with pytest.raises(InputError, match="does not hold the weights of local-dir"):
         load_clip(sigmoid[0])
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(InputError, match=r'not installed. Run: pip install "mlclip\[open_clip\]"'):
+    with pytest.raises(InputError, match=r"not installed. Run: pip install open_clip_torch transformers"):
         load_clip(sigmoid[0])
 
 

@@ -27,10 +27,11 @@ WORDS = (b"1e999", b"9" * 5000, b"-1", b"NaN", b"null", b"[" * 5000, b"[]", b'{"
 
 VOC_XML = """<annotation><filename>00.jpg</filename><object><name>cat</name><difficult>0</difficult></object>
 <object><name>dog</name><difficult>1</difficult></object></annotation>"""
+OTHER_XML = "<annotation><filename>01.jpg</filename><object><name>dog</name></object></annotation>"
 COCO = {
     "images": [{"id": 1, "file_name": "00.jpg"}, {"id": 2, "file_name": "01.jpg"}],
     "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0}],
+    "annotations": [{"id": n, "image_id": n, "category_id": n, "bbox": [1, 2, 3, 4], "iscrowd": 0} for n in (1, 2)],
 }
 SETTINGS = '[train]\nepochs = 2\nlr = 1e-3\narch = "resnet18"\nresume = true\n[pseudolabel]\ngrids = [1, 2]\n'
 TEXTS = {  # files of text, and the command that reads each; commands print one line for a file that they refuse
@@ -45,6 +46,7 @@ TEXTS = {  # files of text, and the command that reads each; commands print one 
     "settings.toml": (SETTINGS, "train --labels labels.pt --config FILE --print-config"),
     "coco.json": (json.dumps(COCO), "evaluate --labels labels.pt --truth coco:FILE"),
     "voc/Annotations/00.xml": (VOC_XML, "evaluate --labels labels.pt --truth voc:voc"),
+    "voc/Annotations/01.xml": (OTHER_XML, "evaluate --labels labels.pt --truth voc:voc"),
     "nus/ImageList/Imagelist.txt": ("00.jpg\n01.jpg\n", "evaluate --labels labels.pt --truth nuswide:nus"),
 }  # fmt: skip
 MADE = {  # files that mlclip writes, by the command that reads each

@@ -18,7 +18,8 @@ from ..clip.pixels import pixels_of
 from ..config import InputError, PseudolabelConfig, config_of
 from ..distributed import Distributed, Runtime, describe_device, start_distributed
 from ..files import cache_folder, check_output
-from ..images import Found, Images, find_images
+from ..images import Found, Images, Photo, find_images
+from ..images.find import Skip
 from ..labels.class_names import (
     Classes,
     as_prompts,
@@ -40,7 +41,7 @@ from .encode import MEMORY_LIMIT, StoredViews, encoded_views
 from .fitted import Like, other_kind, read_like, seen_in
 from .label import centred_labels, label_by_ccd, label_by_cdul, label_by_view_sets
 from .scoring import FLAT_MARGIN, Teacher, check_same_teacher, class_embeddings, default_clip, teacher_facts
-from .store import as_tensor, identity
+from .store import Store, as_tensor, identity
 
 
 def pseudolabel(
@@ -70,18 +71,16 @@ def pseudolabel(
 
     `images` and `exclude`: see `find_images`, whose result can also be passed. `classes`: a list of names, a dict label -> prompt
     name, a preset ("voc", "coco", "nuswide"), a class file, or "cat,dog=a small dog". None looks for classes.txt beside the photos,
-    else takes the preset "coco". `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: the
-    teacher, see `load_clip`; None takes the default of the device. `clip_activation` and `clip_pixels` say how a weight file was
-    trained, where nothing else does. `precision` of CLIP's image encoder: "auto" (the fastest that is safe), "fp32", "bf16" or "fp16".
-    `settings` are fields of PseudolabelConfig, such as `method="cdul"`. `like`: labels or their file, from which all of this comes, and
-    all that was fitted: the label of a photo does not depend on the other photos. Raises InputError.
+    else takes the preset "coco". `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: see
+    `load_clip`; None takes the default of the device. `clip_activation`, `clip_pixels`, `precision`: see TeacherConfig. `settings` are
+    fields of PseudolabelConfig. `like`: labels or their file, from which all of this comes, and all that was fitted: the label of a
+    photo does not depend on the other photos. Raises InputError.
     """
-    if like is None:
-        as_before, config = None, config_of(PseudolabelConfig, settings)
-    else:
-        given = {"classes": classes, "contrast": contrast, "templates": templates, "clip_activation": clip_activation}
-        as_before = read_like(like, settings | given | {"clip_pixels": clip_pixels})
-        config, classes, contrast, templates = as_before[1:5]
+    given = {"classes": classes, "contrast": contrast, "templates": templates}
+    facts = {"clip_activation": clip_activation, "clip_pixels": clip_pixels}
+    as_before = None if like is None else read_like(like, settings | given | facts)
+    own = (config_of(PseudolabelConfig, settings), *given.values())
+    config, classes, contrast, templates = as_before[1:5] if as_before else own
     progress, distributed = progress or LineProgress(), distributed or start_distributed(device)
     runtime = Runtime(distributed, default_workers() if num_workers is None else num_workers, progress)
     with distributed.session():
@@ -95,33 +94,31 @@ def pseudolabel(
             check_class_count(names, others)
             if output is not None and distributed.is_main:  # what is wrong with the inputs comes first
                 check_output(output, overwrite=overwrite)
-            facts = {"activation": clip_activation, "pixels": clip_pixels, "offline": offline}
-            teacher = _load_teacher(clip, precision, facts, as_before, distributed, progress)
+            teacher = _load_teacher(clip, precision, facts, offline, as_before, runtime)
             if not as_before and settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")
         prompts = templates_for(templates, config.method)
-        running = {"store": store, "batch_size": batch_size, "runtime": runtime}
         show_prompts(prompts, names | others, getattr(teacher.clip, "english", True), progress.log)
-        words = {"templates": prompts, "contrast": others, "like": as_before}
-        labels = label_photos(found, names, teacher, config=config, **words, **running)
-        with distributed.together():
-            if output is not None and distributed.is_main:
-                write_labels(labels, output, overwrite=overwrite)
+        running = {"like": as_before, "store": store, "batch_size": batch_size, "runtime": runtime}
+        labels = label_photos(found, names, teacher, config=config, templates=prompts, contrast=others, **running)
+        if output is not None:
+            distributed.on_main(lambda: write_labels(labels, output, overwrite=overwrite))
     return labels
 
 
 def _load_teacher(
-    clip: str | None, precision: str, facts: dict, like: Like | None, distributed: Distributed, progress: Progress
+    clip: str | None, precision: str, facts: dict, offline: bool, like: Like | None, runtime: Runtime
 ) -> Teacher:
     """The CLIP that is asked for; else that of `like`, or the default. InputError if it is not that of `like`."""
-    device, made = distributed.device, like.labels.meta["clip"] if like else {}
+    progress, device, made = runtime.progress, runtime.distributed.device, like.labels.meta["clip"] if like else {}
+    facts = {"activation": facts["clip_activation"], "pixels": facts["clip_pixels"], "offline": offline}
     if like:
         facts |= {"activation": made.get("activation"), "pixels": pixels_of(made.get("pixels"))}
         same = made.get("precision", "fp32")
         precision = same if precision == "auto" and (device.type, same) != ("cpu", "fp16") else precision
     elif clip is None:
         progress.log(f"teacher: CLIP {default_clip(device)}, the default on {device.type}; choose another with `clip`")
-    on_main = progress if distributed.is_main else SILENT  # one warning, not one per rank
+    on_main = progress if runtime.distributed.is_main else SILENT  # one warning, not one per rank
     teacher = Teacher(
         load_clip(clip or made.get("name") or default_clip(device), **facts, progress=on_main), device, precision
     )
@@ -167,11 +164,7 @@ def label_photos(
         skipped = sorted([*found.skipped, *unreadable], key=lambda skip: skip.path)
 
         def label() -> Labels:
-            photos = [photo for photo in found.photos if all(photo in opened for opened in stores)]
-            if not photos:
-                first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
-                total = len(found.photos) + len(found.skipped)
-                raise InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
+            photos = _readable(found, stores, skipped)
             view_sets = [
                 StoredViews(opened, photos, teacher.device, MEMORY_LIMIT // len(stores), len(text)) for opened in stores
             ]
@@ -179,9 +172,7 @@ def label_photos(
             fitted = like.labels.meta["fitted"] if like else None
             scores, summary = _scores(view_sets, text.to(teacher.device), parents, logit_scale, config, fitted)
             if not scores.isfinite().all():
-                raise InputError(
-                    f"the labels contain NaN or infinite numbers. The weights of {teacher.name} may be damaged."
-                )
+                raise InputError(f"the labels are not all finite. The weights of {teacher.name} may be damaged.")
             scores = raise_parents(scores, parents)
             _report(summary, [*classes, *contrast], classes.tree.parents, config, runtime.progress, fitted)
             summary.pop("seen")
@@ -195,6 +186,16 @@ def label_photos(
             return Labels([photo.path for photo in photos], list(classes), scores, root=found.root, meta=meta)
 
         return runtime.distributed.on_main(label)
+
+
+def _readable(found: Found, stores: Sequence[Store], skipped: Sequence[Skip]) -> list[Photo]:
+    """The photos that all stores have. InputError if there is none."""
+    photos = [photo for photo in found.photos if all(photo in store for store in stores)]
+    if not photos:
+        first = f" (first: {skipped[0].path}: {skipped[0].reason})" if skipped else ""
+        total = len(found.photos) + len(found.skipped)
+        raise InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
+    return photos
 
 
 def _scores(
