@@ -13,14 +13,15 @@ from mlclip.methods.hierarchy import related
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """150 drawn scenes, encoded once for all tests."""
+    """100 drawn scenes, encoded once for all tests."""
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, train=150, test=0)
+    write_scenes(folder, train=100, test=0)
     return folder
 
 
 def label(scenes, names, told, **settings):
-    store = scenes / settings.get("method", "centred")
+    settings = {"method": "centred"} | settings
+    store = scenes / settings["method"]
     return mlclip.pseudolabel([scenes / "train"], names, clip="tiny", store=store, progress=told, **settings)
 
 
