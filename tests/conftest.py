@@ -19,19 +19,20 @@ from mlclip.progress import Progress
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
-# Files whose fixtures take long: each of them runs in one process, so that its model, its store or its files are made once.
-WHOLE = ("test_user_paths", "test_processes", "test_cli", "test_export", "test_same_names", "test_damaged_files", "test_work_page",
-         "test_untrusted_files", "test_hand_over", "test_like", "test_api", "test_in_memory", "test_faults")  # fmt: skip
+FIRST = (
+    "test_user_paths",
+    "test_processes",
+    "test_export",
+    "test_cli",
+    "test_train",
+    "test_input_cache",
+)  # the slowest files
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """These files come first, in this order; single tests then fill the time that is left in either process."""
-    order = {name: place for place, name in enumerate(WHOLE)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(WHOLE)))
-    for item in items:
-        if item.path.stem in order:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """The slowest files come first, so that two processes, which share out the files, end at about the same time."""
+    order = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(FIRST)))
 
 
 @pytest.fixture(scope="session")
