@@ -65,11 +65,11 @@ def predict(ctx, images, exclude, model, form, output, append, threshold, topk, 
         raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
     if heatmaps:
         _check_folder(heatmaps, overwrite)
-    if output:
-        check_output(output, overwrite=overwrite or append)
     student, classes, thresholds = options.load_student(model, running["device"])
     thresholds = options.thresholds_of(threshold, classes, thresholds)
     found, known = find_images(images, exclude), None
+    if output:  # what is wrong with the inputs comes first
+        check_output(output, overwrite=overwrite or append)
     if append and os.path.exists(output):
         found, known = _without_known(found, output, classes, thresholds, running["progress"])
     labels = _predicted(found, student, **running)
