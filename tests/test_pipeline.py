@@ -260,3 +260,17 @@ def test_a_lock_file_is_removed_on_release_and_can_be_locked_again(tmp_path):
         with locked(tmp_path / "folder" / "lock", "it"):
             assert (tmp_path / "folder" / "lock").exists()
         assert not (tmp_path / "folder" / "lock").exists()
+
+
+def test_a_photo_of_another_folder_with_the_same_name_size_and_date_is_not_taken_for_it(tmp_path, teacher):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder, colour in zip(folders, ("red", "blue"), strict=True):
+        folder.mkdir()
+        image = Image.new("RGB", (32, 32), colour)
+        image.paste("white", (0, 0, 32, 16))
+        image.save(folder / "0.bmp")
+        os.utime(folder / "0.bmp", (1_000_000_000, 1_000_000_000))
+    first, second = (
+        label_photos(find_images(folder), CLASSES, teacher, config=CDUL).meta["content"] for folder in folders
+    )
+    assert not torch.equal(first, second)

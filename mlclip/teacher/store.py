@@ -176,6 +176,9 @@ class Store:
                 continue
             with suppress(InputError):  # it has another key, or it is damaged or just deleted
                 other = Store(folder, self.key)
+                other.contents = (
+                    self.contents
+                )  # its own are of files in another folder; each photo is hashed once for all stores
                 other.recognise(missing)
                 known = [photo for photo in missing if photo in other]
                 for shard, pairs in other.rows_by_shard(known).items():
