@@ -155,7 +155,7 @@ def label_photos(
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
     logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
-    text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates, compound=config.compound)
+    text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)
     views = {"grids": {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids), "size": size}
     if config.method == "dense":
         views |= {"view_sets": config.views, "attention": config.attention}
