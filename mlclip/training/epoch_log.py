@@ -1,4 +1,4 @@
-"""The report of every epoch: its facts, as a line of text, in a CSV file beside the model, and in TensorBoard where it is installed.
+"""The report of every epoch: its facts, as a line of text, and in a CSV file beside the model, `model.log.csv`.
 
 Letters: N photos, C classes.
 """
@@ -6,18 +6,14 @@ Letters: N photos, C classes.
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from ..config import InputError
-from ..files import atomic, beside
+from ..files import atomic
 from ..images import Photo
 from ..labels.metrics import average_precision, mean_average_precision
 from ..labels.table import Labels
@@ -25,7 +21,6 @@ from ..methods.cdul import bernoulli_entropy
 from .schedule import label_step_due, stopping_measure_due
 from .state import TrainingState
 
-MIN_FREE_BYTES = 65536  # that TensorBoard's folder must have
 REPORT_ONLY = "report_only"  # suffix of the name of every number that uses true labels
 
 
@@ -89,34 +84,8 @@ def report_line(facts: dict[str, float], start: str = "") -> str:
     return f"{start}report only: {', '.join(shown)}" if shown else ""
 
 
-class EpochLog:
-    """The rows of `model.log.csv`. The file is replaced atomically after every epoch.
-
-    `rows` are those of an earlier part of the same training. With the extra `tensorboard`, the numbers also go to the folder
-    `model.tensorboard`.
-    """
-
-    def __init__(self, output: str | Path, rows: Sequence[dict[str, float]] = ()):
-        self.file = beside(output, ".log.csv")
-        self._board = _board(beside(output, ".tensorboard"), len(rows))
-
-    def write(self, rows: Sequence[dict[str, float]]) -> None:
-        """Write all rows so far. Only the last one is new."""
-        write_rows(self.file, rows)
-        if self._board:
-            facts = dict(rows[-1])
-            epoch = int(facts.pop("epoch"))
-            for name, value in facts.items():
-                self._board.add_scalar(name, value, epoch)
-            self._board.flush()
-
-    def close(self) -> None:
-        if self._board:
-            self._board.close()
-
-
 def write_rows(file: Path, rows: Sequence[dict[str, float]]) -> None:
-    """Write rows of numbers as a CSV file, atomically. Rows may lack some columns."""
+    """Write rows of numbers as a CSV file, which is replaced atomically. Rows may lack some columns."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, names)
@@ -125,30 +94,3 @@ def write_rows(file: Path, rows: Sequence[dict[str, float]]) -> None:
         writer.writerow({name: str(v) if isinstance(v, int) else f"{v:.6g}" for name, v in row.items()})
     with atomic(file) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
-
-
-def _board(folder: Path, epochs_done: int) -> Any:
-    """A TensorBoard writer, or None without the extra. A new training deletes the curves of an earlier one.
-
-    InputError if `folder` cannot be written.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    probe = folder / ".probe"  # TensorBoard's own thread would only print a long traceback
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(bytes(MIN_FREE_BYTES))
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}. Choose another output.") from error
-    finally:
-        with suppress(OSError):
-            probe.unlink()
-        with suppress(OSError):
-            folder.rmdir()  # only succeeds if the folder is empty
-    if not epochs_done:
-        for old in folder.glob("events.out.tfevents.*"):
-            with suppress(OSError):
-                old.unlink()
-    return SummaryWriter(str(folder), purge_step=epochs_done + 1)

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..distributed import Distributed, Runtime, choose_device
+from ..files import beside
 from ..labels.table import Labels, write_labels
 from ..student.checkpoint import Checkpoint, save_checkpoint
 from ..student.predict import fitted_thresholds
 from ..teacher.scoring import Teacher
-from .epoch_log import EpochLog, epoch_facts, epoch_line
+from .epoch_log import epoch_facts, epoch_line, write_rows
 from .input_cache import open_input_cache
 from .label_step import label_step, predict_all, refined_labels, update_labels
 from .local_views import CropScorer, crop_scorer_for
@@ -95,8 +96,6 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
     `scorer` is the teacher of CCD's label update.
     """
     config, distributed, progress, predictions = state.config, state.distributed, state.runtime.progress, None
-    with distributed.together():
-        log = EpochLog(output, state.log) if distributed.is_main else None
     while not training_is_over(config, state.epochs, state.history):
         epoch = state.epochs + 1
 
@@ -123,13 +122,11 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
         for skipped in distributed.all_gather(state.skipped):
             state.skipped = state.skipped | skipped
         with distributed.together():
-            if log:
+            if distributed.is_main:
                 save_state(state, resume_file(output))
-                log.write(state.log)
+                write_rows(beside(output, ".log.csv"), state.log)
         progress.log(epoch_line(facts))
 
-    if log:
-        log.close()
     if state.epochs < config.epochs:
         progress.log(
             f"stopped after epoch {state.epochs} of {config.epochs}: the label-free measure rises faster "
