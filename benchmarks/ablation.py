@@ -34,7 +34,7 @@ from mlclip.methods.linear_head import POOLS
 from mlclip.teacher.encode import StoredViews, encoded_views
 from mlclip.teacher.scoring import Teacher
 from mlclip.training import weight_step
-from mlclip.training.probe import clip_head_for, fit_stored
+from mlclip.training.probe import clip_head_for, fit_pooled, stored_views
 from mlclip.training.start import labelled_photos
 
 Settings = dict[str, Any]
@@ -323,7 +323,7 @@ def clip_head(labels: mlclip.Labels, kind: str, pool: str, world: bench.World, s
     """The loss on held-out pseudo labels and the test mAP of a head on the tiny CLIP, and the seconds to predict the test photos."""
     photos, teacher = [photo for _, photo in labelled_photos(labels)[0]], Teacher(load_clip("tiny"))
     with encoded_views(photos, teacher, root=labels.root, grids=(1, 2, 3), view_sets=[kind]) as ([store], _):
-        fitted = fit_stored(store, photos, labels.scores, seed=seed, pools=[pool])
+        fitted = fit_pooled(*stored_views(store, photos), labels.scores, seed=seed, pools=[pool])
         model = clip_head_for(store.key, labels.classes, fitted, teacher)
     checkpoint, started = mlclip.Checkpoint(model, torch.full((len(labels.classes),), 0.5)), time.monotonic()
     return {"student": world.test_map(checkpoint), "held_out": fitted.loss, "seconds": time.monotonic() - started}

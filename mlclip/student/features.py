@@ -9,16 +9,19 @@ Letters: N photos, K trunk channels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 from ..config import InputError
 from ..distributed import Runtime
-from ..images import Photo, PhotoViews, photo_batches
-from ..teacher.fill import filled_stores
-from ..teacher.store import Key, Store, default_store
+from ..images import Photo
+from ..teacher.fill import Filled, filled_stores
+from ..teacher.store import Key, default_store
 from .model import Classifier
 from .predict import autocast
 
@@ -44,16 +47,13 @@ def pooled_features(model: Classifier, pixels: Tensor, device: torch.device) -> 
     return torch.stack(views, dim=1).cpu()
 
 
-def photo_features(
-    model: Classifier, photos: Sequence[Photo], root: str, runtime: Runtime
-) -> tuple[Tensor | None, dict[str, str]]:
-    """Features (N, 2, K) in half precision of all photos and their mirror images, and path -> reason of unreadable photos.
+@contextmanager
+def trunk_features(model: Classifier, photos: Sequence[Photo], root: str, runtime: Runtime) -> Iterator[Filled]:
+    """The store with the features (2, K) of all photos and their mirror images, and the photos that cannot be read.
 
-    The trunk is in eval mode: its batch norms use their running means. The rows of unreadable photos are NaN. Photos that are
-    already in the store in the cache are read from there. Where the store cannot be used (a full disk, a cache that cannot be
-    written), all features are computed and only held in memory, with a message. With several ranks, each computes its share,
-    and the main rank gets the complete result; the others get None and the unreadable photos. `root` is the folder of the
-    photos.
+    The trunk is in eval mode: its batch norms use their running means. Photos that are already in the store in the cache are not
+    computed again. Where that store cannot be used (a full disk, a cache that cannot be written), a message says so, and a temporary
+    one lasts until the block ends. With several ranks, each computes its share. `root` is the folder of the photos.
     """
     model.eval()
     key, channels = feature_key(model, runtime.device), model.head.in_channels
@@ -61,49 +61,20 @@ def photo_features(
     def encode(pixels: Tensor, _: list[Key]) -> list[Tensor]:  # (n, 1, 3, S, S)
         return [pooled_features(model, pixels[:, 0], runtime.device).half()]
 
-    try:
-        wanted = [(default_store(key, root), key)]
-        with filled_stores(wanted, photos, encode, BATCH * model.size**2, channels, runtime) as ([store], skipped):
-            features = _read(store, photos, channels) if runtime.distributed.is_main else None
-            return features, {skip.path: skip.reason for skip in skipped}
-    except InputError as error:  # on every rank
-        runtime.progress.log(f"the features are not kept: {str(error).rstrip('.')}. The next probe computes them again")
-        return _features_in_memory(model, photos, runtime)
+    with ExitStack() as at_end:
+        facts = (photos, encode, BATCH * model.size**2, channels, runtime)
+        try:
+            filled = at_end.enter_context(filled_stores([(default_store(key, root), key)], *facts))
+        except InputError as error:  # on every rank
+            unusable, reason = error, str(error).rstrip(".")
 
+            def temporary() -> str:
+                try:
+                    return at_end.enter_context(TemporaryDirectory(prefix="mlclip-features-"))
+                except OSError:
+                    raise unusable from None
 
-def _features_in_memory(
-    model: Classifier, photos: Sequence[Photo], runtime: Runtime
-) -> tuple[Tensor | None, dict[str, str]]:
-    """`photo_features` without a store."""
-    distributed = runtime.distributed
-    rows = distributed.shard(list(range(len(photos))))
-    features = torch.full((len(photos), 2, model.head.in_channels), torch.nan, dtype=torch.float16)
-    skipped: dict[str, str] = {}
-    batches = photo_batches(
-        PhotoViews([photos[row] for row in rows], model.size),
-        batch_size=BATCH,
-        num_workers=runtime.num_workers,
-        device=runtime.device,
-    )
-    with runtime.bars.bar("encoding photos", len(rows), "photos") as bar:
-        for indices, pixels, unreadable in batches:  # (n,), (n, 1, 3, S, S)
-            skipped |= {photos[rows[index]].path: reason for index, reason in unreadable}
-            if pixels is not None:
-                features[[rows[index] for index in indices]] = pooled_features(
-                    model, pixels[:, 0], runtime.device
-                ).half()
-            bar.update(len(indices) + len(unreadable))
-    for part, rank_features, rank_skipped in distributed.all_gather((rows, features[rows], skipped)):
-        features[part] = rank_features
-        skipped |= rank_skipped
-    return (features if distributed.is_main else None), skipped
-
-
-def _read(store: Store, photos: Sequence[Photo], channels: int) -> Tensor:
-    """The stored features (N, 2, K) of `photos`; NaN where the store has none."""
-    features = torch.full((len(photos), 2, channels), torch.nan, dtype=torch.float16)
-    stored = [row for row, photo in enumerate(photos) if photo in store]
-    for shard, pairs in store.rows_by_shard([photos[row] for row in stored]).items():
-        rows, places = zip(*pairs, strict=True)
-        features[[stored[row] for row in rows]] = store.read_shard(shard)[list(places)]
-    return features
+            runtime.progress.log(f"the features are not kept: {reason}. The next probe computes them again")
+            folder = runtime.distributed.on_main(temporary)
+            filled = at_end.enter_context(filled_stores([(Path(folder), key)], *facts))
+        yield filled

@@ -28,10 +28,11 @@ from ..labels.table import Labels
 from ..methods.linear_head import FOLDS, LOG_MEAN_EXP, MEAN, POOLS, choose_l2, fit_head, fit_pooled_head
 from ..student.checkpoint import Checkpoint
 from ..student.clip_head import ENLARGED, ClipHead, clip_of
-from ..student.features import photo_features
+from ..student.features import trunk_features
 from ..student.model import Classifier
 from ..student.predict import fitted_thresholds
 from ..teacher.encode import StoredViews, encoded_views
+from ..teacher.fill import Filled
 from ..teacher.scoring import Teacher, check_same_teacher
 from ..teacher.store import Key, Store
 from .epoch_log import report_line, true_facts, write_rows
@@ -87,14 +88,9 @@ def train_probe(
     weights = label_weights(corrected_photos(labels, photos), config)
     if config.arch == CLIP_HEAD:
         views |= {"store": _store_of(labels, teacher), "root": labels.root, "runtime": runtime}
-        with encoded_views(photos, teacher, **views) as ([opened], unread):
-            unreadable = {skip.path: skip.reason for skip in unread}
-
-            def fit(device: torch.device) -> FittedHead:
-                return fit_stored(opened, photos, scores, weights, config.seed, device)
-
-            fitted = _fitted("head", fit, len(photos), len(unreadable), runtime)
-        model = clip_head_for(opened.key, labels.classes, fitted, teacher)
+        with encoded_views(photos, teacher, **views) as filled:
+            fitted, unreadable = _fit_stored(fit_pooled, filled, photos, scores, weights, config.seed, runtime)
+        model = clip_head_for(filled.stores[0].key, labels.classes, fitted, teacher)
         runtime.progress.log(f"prediction with this model will run {model.cost()}; pool: {model.pool}")
     else:
         model = new_model(labels, scores, config, runtime, offline)
@@ -139,29 +135,31 @@ def _fit_on_trunk(
     runtime: Runtime,
 ) -> tuple[FittedHead, dict[str, str]]:
     """The head for labels (N, C) and their factors, and path -> reason of unreadable photos. The main rank fits it for all."""
-    features, unreadable = photo_features(model, photos, root, runtime)
-
-    def fit(device: torch.device) -> FittedHead:
-        return fit_probe(features, labels, seed, device, weights)
-
-    return _fitted("probe", fit, len(photos), len(unreadable), runtime), unreadable
+    with trunk_features(model, photos, root, runtime) as filled:
+        return _fit_stored(fit_views, filled, photos, labels, weights, seed, runtime)
 
 
-def _fitted(
-    what: str, fit: Callable[[torch.device], FittedHead], photos: int, unreadable: int, runtime: Runtime
-) -> FittedHead:
+def _fit_stored(
+    fit: Callable[..., FittedHead],
+    filled: Filled,
+    photos: list[Photo],
+    labels: Tensor,
+    weights: Tensor | None,
+    seed: int,
+    runtime: Runtime,
+) -> tuple[FittedHead, dict[str, str]]:
     """The head that `fit` gives on the main rank, for all. InputError if fewer than 2 of the photos can be read."""
-    if photos - unreadable < 2:
-        raise InputError(
-            f"only {photos - unreadable} of the {photos} labelled photos can be read. A probe needs at least 2."
-        )
+    [store], skipped = filled
+    readable = len(photos) - len(skipped)
+    if readable < 2:
+        raise InputError(f"only {readable} of the {len(photos)} labelled photos can be read. A probe needs at least 2.")
     device = runtime.device if runtime.device.type == "cuda" else torch.device("cpu")
-    fitted = runtime.distributed.on_main(lambda: fit(device))
+    fitted = runtime.distributed.on_main(lambda: fit(*stored_views(store, photos, device), labels, weights, seed))
     runtime.progress.log(
-        f"{what}: L2 penalty {fitted.l2:.3g}, the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels "
+        f"head: L2 penalty {fitted.l2:.3g}, the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels "
         f"(loss {fitted.loss:.4f})"
     )
-    return fitted
+    return fitted, {skip.path: skip.reason for skip in skipped}
 
 
 @torch.no_grad()
@@ -170,33 +168,14 @@ def _set_head(model: Classifier | ClipHead, fitted: FittedHead) -> None:
     model.head.bias.copy_(fitted.bias)
 
 
-def fit_probe(
-    features: Tensor, labels: Tensor, seed: int, device: torch.device | None = None, weights: Tensor | None = None
-) -> FittedHead:
-    """The head for features (N, V, K) of photos and their mirror images, and labels (N, C) in [0, 1]. NaN rows are left out.
-
-    `weights` (N, C) are factors of single labels; None is 1 for all. The result is on the CPU.
-    """
-    readable = ~features.isnan().flatten(1).all(1)  # (N,)
-    return _fit(features[readable].float().to(device), readable, labels, weights, seed)
-
-
-def fit_stored(
-    store: Store,
-    photos: list[Photo],
-    labels: Tensor,
-    weights: Tensor | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    pools: Sequence[str] = POOLS,
-) -> FittedHead:
-    """The pooled head for the photos in the store, labels (N, C) and their factors; see `fit_pooled`."""
+def stored_views(store: Store, photos: Sequence[Photo], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """The vectors (n, V, K) of the photos that are in the store, float32 on `device`, and the rows (n,) of these photos."""
     rows = [row for row, photo in enumerate(photos) if photo in store]
     views = torch.empty(0)
-    for indices, embeddings in StoredViews(store, [photos[row] for row in rows], device, memory_limit=0):  # (n, V, D)
-        views = views if len(views) else embeddings.new_empty(len(rows), *embeddings.shape[1:])
-        views[indices.to(device)] = embeddings
-    return fit_pooled(views, torch.tensor(rows), labels, weights, seed, pools)
+    for indices, vectors in StoredViews(store, [photos[row] for row in rows], device, memory_limit=0):  # (n, V, K)
+        views = views if len(views) else vectors.new_empty(len(rows), *vectors.shape[1:])
+        views[indices.to(device)] = vectors
+    return views, torch.tensor(rows)
 
 
 def fit_pooled(
@@ -209,7 +188,9 @@ def fit_pooled(
 ) -> FittedHead:
     """The head for the views (n, V, K) of some `rows` of labels (N, C), with the pool that has the lower loss on held-out photos."""
     inputs = {LOG_MEAN_EXP: views, MEAN: views.mean(1, keepdim=True)}
-    return min((_fit(inputs[pool], rows, labels, weights, seed, pool) for pool in pools), key=lambda head: head.loss)
+    return min(
+        (fit_views(inputs[pool], rows, labels, weights, seed, pool) for pool in pools), key=lambda head: head.loss
+    )
 
 
 def clip_head_for(key: Key, classes: Sequence[str], fitted: FittedHead, teacher: Teacher) -> ClipHead:
@@ -220,7 +201,7 @@ def clip_head_for(key: Key, classes: Sequence[str], fitted: FittedHead, teacher:
     return model.use(teacher)
 
 
-def _fit(
+def fit_views(
     views: Tensor, rows: Tensor, labels: Tensor, weights: Tensor | None, seed: int, pool: str = MEAN
 ) -> FittedHead:
     """The head for the views (n, V, K) of some `rows` of labels (N, C) and weights (N, C). InputError if views are not finite."""
