@@ -22,9 +22,9 @@ from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import class_embeddings, class_scores
 from mlclip.teacher.where import CellMaps
 from mlclip.training.augment import jitter_colours, jitter_table
-from mlclip.training.epoch_log import stopping_measure
 from mlclip.training.local_views import choose_local_views, crop_scorer_for, local_labels, pictured_rows
 from mlclip.training.loop import train_student
+from mlclip.training.schedule import stopping_measure
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
 CONFIG = TrainConfig(
@@ -255,7 +255,7 @@ def test_the_stopping_measure_uses_only_labels_that_are_exactly_one():
 
 def test_a_training_stops_early_and_reports_it(labels, teacher, tmp_path, monkeypatch, told):
     measures = iter([0.5, 0.6, 0.65, 0.9, 0.95, 1.0])
-    monkeypatch.setattr("mlclip.training.epoch_log.stopping_measure", lambda *_: next(measures))
+    monkeypatch.setattr("mlclip.training.schedule.stopping_measure", lambda *_: next(measures))
     config = replace(CONFIG, epochs=9, stopping=True)
     checkpoint = train_student(
         labels, tmp_path / "m.pt", config=config, teacher=teacher, runtime=Runtime(progress=told)

@@ -12,7 +12,7 @@ from mlclip.config import InputError, OptionError, TrainConfig
 from mlclip.distributed import Runtime
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods import cdul
-from mlclip.methods.thresholds import match_expected_positives
+from mlclip.methods.calibration import match_expected_positives
 from mlclip.training.label_step import label_step
 from mlclip.training.loop import train_student
 from mlclip.training.schedule import label_step_due

@@ -18,8 +18,8 @@ from small_onnx import write_small_onnx
 import mlclip
 from mlclip.config import InputError
 from mlclip.student.checkpoint import Checkpoint, save_checkpoint
-from mlclip.student.in_memory import Prediction
 from mlclip.student.model import Classifier
+from mlclip.student.onnx_model import Prediction
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,13 @@ from torch import Tensor
 from ..config import InputError
 from ..labels.matching import match_classes, match_tables
 from ..labels.table import Labels
-from ..methods.calibration import expected_calibration_error, fit_calibration, logits_of
-from ..methods.thresholds import best_expected_f1, f1_of_classes
+from ..methods.calibration import (
+    best_expected_f1,
+    expected_calibration_error,
+    f1_of_classes,
+    fit_calibration,
+    logits_of,
+)
 from ..spelling import shorten
 from .checkpoint import Checkpoint
 

@@ -35,8 +35,8 @@ from ..labels.class_tree import ClassTree
 from ..methods.hierarchy import consistent_scores, consistent_thresholds
 from ..plain import check_fields
 from .clip_head import ClipHead, clip_head_of
-from .in_memory import InMemory
 from .model import Classifier, classifier_of, fold_batch_norm
+from .onnx_model import InMemory
 
 FORMAT, VERSION = "mlclip.model", FORMAT_VERSION
 MADE_BY = "mlclip train --labels labels.pt"

@@ -23,7 +23,7 @@ from ..images.loader import Batch
 from ..images.views import notes, separate_unreadable
 from ..labels.table import Labels
 from ..machine import default_workers
-from ..methods.thresholds import match_expected_positives
+from ..methods.calibration import match_expected_positives
 from ..progress import SILENT, LineProgress, Progress
 from .checkpoint import Checkpoint, load_checkpoint, make_consistent, thresholds_of
 from .clip_head import ClipHead

@@ -33,9 +33,9 @@ from ..labels.class_names import (
 from ..labels.class_tree import ancestors
 from ..labels.table import Labels, write_labels
 from ..machine import default_workers
+from ..methods.calibration import thresholds_of_labels
 from ..methods.dense import encoded_sets
 from ..methods.hierarchy import raise_parents, related
-from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, LineProgress, Progress
 from .encode import MEMORY_LIMIT, StoredViews, encoded_views
 from .fitted import Like, other_kind, read_like, seen_in

@@ -14,8 +14,8 @@ from ..config import TrainConfig
 from ..images.loader import Batch
 from ..labels.table import Labels
 from ..methods import ccd
+from ..methods.calibration import match_expected_positives
 from ..methods.cdul import update_latent
-from ..methods.thresholds import match_expected_positives
 from ..student.predict import score_photos
 from ..teacher.where import CellMaps, cell_levels
 from .input_cache import InputCache

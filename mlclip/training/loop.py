@@ -26,12 +26,21 @@ from ..labels.table import Labels, write_labels
 from ..student.checkpoint import Checkpoint, save_checkpoint
 from ..student.predict import fitted_thresholds
 from ..teacher.scoring import Teacher
-from .epoch_log import epoch_facts, epoch_line, write_rows
 from .input_cache import open_input_cache
 from .label_step import label_step, predict_all, refined_labels, update_labels
 from .local_views import CropScorer, crop_scorer_for
 from .probe import start_from_probe, train_probe
-from .schedule import label_step_due, label_update_due, plan_line, predictions_due, schedule_warnings, training_is_over
+from .schedule import (
+    epoch_facts,
+    epoch_line,
+    label_step_due,
+    label_update_due,
+    plan_line,
+    predictions_due,
+    schedule_warnings,
+    training_is_over,
+    write_rows,
+)
 from .start import check_outputs, start_training
 from .state import TrainingState, model_meta, resume_file, save_state
 from .weight_step import weight_epoch

@@ -35,7 +35,7 @@ from ..teacher.encode import StoredViews, encoded_views
 from ..teacher.fill import Filled
 from ..teacher.scoring import Teacher, check_same_teacher
 from ..teacher.store import Key, Store
-from .epoch_log import report_line, true_facts, write_rows
+from .schedule import report_line, true_facts, write_rows
 from .start import new_model, training_photos
 from .state import TrainingState, corrected_photos, identity_of, label_weights, model_meta
 
