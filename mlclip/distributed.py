@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .config import InputError, OptionError
+from .files import refused
 from .progress import SILENT, Progress
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
@@ -125,10 +126,6 @@ class Distributed:
                 dist.broadcast(received, src=0, group=self.group)
                 tensor.copy_(received)
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        self.all_gather(None)
-
     @contextmanager
     def session(self) -> Iterator[None]:
         """Around all work of several ranks: a lost connection becomes an InputError."""
@@ -174,10 +171,10 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f'`device="{name}"` is not a device. Use {DEVICES}.') from error
+    except RuntimeError:
+        chosen = torch.device("meta")
     if chosen.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f'`device="{name}"` is not supported. Use {DEVICES}.')
+        raise InputError(f'`device="{name}"` is not known. Use {DEVICES}.')
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise InputError(f'`device="{name}"` does not exist: this machine has {count} CUDA devices. Use cpu or auto.')
@@ -253,13 +250,11 @@ def _join() -> None:
         return
     # Its functions have the group as a default, if there is one when it is imported. No thread of that group would ever end.
     import_module("torch.distributed.nn.functional")
-    try:
+    with refused("cannot join the other ranks", "", dist.DistError):
         store, rank, size = next(dist.rendezvous("env://", timeout=WAIT))
         # torchrun keeps the store when it starts a job again; without a prefix a rank could read the address of a killed one.
         attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group("gloo", store=attempt, rank=rank, world_size=size, timeout=WAIT)
-    except dist.DistError as error:
-        raise InputError(f"cannot join the other ranks: {str(error).splitlines()[0]}") from error
     atexit.register(stop_distributed)
 
 

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from ..config import InputError
-from ..files import file_lock
+from ..files import file_lock, refused
 from ..progress import SILENT, Progress
 from .registry import PART_SUFFIX, Entry, hash_file
 
@@ -38,15 +38,12 @@ def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False
         )
     if not path.is_file():
         waiting = f"another process is downloading {path}: waiting for it"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with file_lock(path.with_name(path.name + ".lock"), if_held=lambda: progress.log(waiting)):
-                if not path.is_file():  # else another process was faster
-                    return _fetch(entry, part, progress)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {path}: {error.strerror or error}. Free some space, or set MLCLIP_CACHE to another folder."
-            ) from error
+        with (
+            refused(f"cannot write {path}", "Free some space, or set MLCLIP_CACHE to another folder.", OSError),
+            file_lock(path.with_name(path.name + ".lock"), if_held=lambda: progress.log(waiting)),
+        ):
+            if not path.is_file():  # else another process was faster
+                return _fetch(entry, part, progress)
     if (found := hash_file(path)) != entry.sha256:
         raise InputError(
             f"{path} is truncated or not the file of CLIP {entry.name}: its sha256 is {found}, "

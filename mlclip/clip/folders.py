@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from ..files import parse_json
+from ..files import parse_json, refused
 from ..spelling import one_line
 from .model import ACTIVATIONS, HeadWidths
 from .pixels import IMAGE_MEAN, IMAGE_STD, Pixels
@@ -58,13 +58,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ClipFacts, str]:
             f"{folder} holds weights but no {config}, which says how they are used. Download it from the same place, or pass the "
             f"file {files[0]} with `clip_activation=gelu` and `clip_pixels=openai`, as they are right for it."
         )
-    try:
+    damaged = (InputError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+    with refused(f"the json files in {folder} do not describe a CLIP that mlclip can use", DOWNLOAD_AGAIN, *damaged):
         facts = open_clip_facts(folder) if config == OPEN_CLIP_CONFIG else hugging_face_facts(folder)
-    except (InputError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"the json files in {folder} do not describe a CLIP that mlclip can use: {one_line(reason, 300)}. {DOWNLOAD_AGAIN}"
-        ) from error
     state, hashes = {}, []
     for file in files:
         state |= read_state_dict(file)
@@ -92,10 +88,8 @@ def weights_in(folder: Path) -> tuple[list[Path], str]:
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a json file. InputError if the file cannot be read or is no such file."""
-    try:
+    with refused(f"{file} cannot be read as json", DOWNLOAD_AGAIN, OSError, ValueError):
         content = parse_json(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as json ({str(error)[:80]}). {DOWNLOAD_AGAIN}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} does not hold an object. {DOWNLOAD_AGAIN}")
     return content

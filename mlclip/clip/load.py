@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from ..files import refused
 from ..progress import SILENT, Progress
 from ..spelling import did_you_mean
 from .download import download
@@ -149,10 +150,8 @@ def _built(state: Mapping[str, Tensor], facts: ClipFacts, path: Path) -> CLIP:
     for pattern, what in _FOREIGN.items():
         if any(re.search(pattern, name) for name in state):
             raise InputError(f"{path} holds {what}.")
-    try:
+    with refused(str(path), "", InputError):
         model = build_clip(state, facts.activation, facts.heads)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     found = {"image size": model.input_resolution, "embedding size": model.embed_dim}
     found["text width"] = model.ln_final.weight.numel()
     for name, size in facts.sizes.items():

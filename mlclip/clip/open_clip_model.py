@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import InputError
+from ..files import reason_of, refused
 from .folders import open_clip_pixels, weights_in
 from .registry import BUILT_IN, FOLDER, HUB, licence_of_folder, licence_of_tag
 from .weights import read_state_dict
@@ -118,9 +119,8 @@ def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:
     except ImportError as error:  # a tokenizer of transformers
         raise InputError(f"{name} needs a package that is not installed ({error}). {INSTALL}") from error
     except Exception as error:  # open_clip, timm and Hugging Face raise whatever they like
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         hint = "`offline=True` forbids downloads" if offline else "Is the name right, and is there a network?"
-        raise InputError(f"open_clip cannot build {name}: {reason}. {hint}") from error
+        raise InputError(f"open_clip cannot build {name}: {reason_of(error)}. {hint}") from error
     loaded = OpenClipModel(_with_weights(model, path, name).eval(), tokenizer, config["embed_dim"])
     loaded.name, loaded.sha256 = name, _fingerprint(model, config)
     loaded.licence = licence_of_tag(tag) if tag else licence_of_folder(path.parent)
@@ -159,11 +159,8 @@ def _with_weights(model: nn.Module, path: Path, name: str) -> nn.Module:
         if scalar in state and getattr(model, scalar, None) is not None:
             state[scalar] = state[scalar].reshape(getattr(model, scalar).shape)
     known = model.state_dict()
-    try:
+    with refused(f"{path} does not hold the weights of {name}", "Download them again.", RuntimeError):
         model.load_state_dict({key: t for key, t in state.items() if key in known or not key.endswith("position_ids")})
-    except RuntimeError as error:
-        reason = (str(error).splitlines()[1:2] or [str(error)])[0].strip()[:200]
-        raise InputError(f"{path} does not hold the weights of {name} ({reason}). Download them again.") from error
     return model
 
 

@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import InputError
-from ..files import cache_folder
+from ..files import cache_folder, refused
 
 TINY = "tiny"  # a toy model that is part of the package, for trying mlclip
 TINY_FILE = Path(__file__).with_name("tiny.pt")
@@ -77,12 +76,9 @@ def is_open_clip_name(name: str) -> bool:
 def hash_file(path: Path) -> str:
     """The sha256 of a file as 64 hexadecimal digits. InputError if it cannot be read."""
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
+    with refused(f"cannot read {path}", "Check its permissions.", OSError), open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -30,7 +30,17 @@ from torch import Tensor, nn
 
 from ..clip.weights import read_safetensors
 from ..config import CLIP_HEAD, InputError
-from ..files import FORMAT_VERSION, atomic, beside, check_output, existing_file, load_plain, parse_json, save_plain
+from ..files import (
+    FORMAT_VERSION,
+    atomic,
+    beside,
+    check_output,
+    existing_file,
+    load_plain,
+    parse_json,
+    refused,
+    save_plain,
+)
 from ..labels.class_tree import ClassTree
 from ..methods.hierarchy import consistent_scores, consistent_thresholds
 from ..plain import check_fields
@@ -130,13 +140,11 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
     `plain.FIELDS["model"]` says what it must hold. InputError if the file is missing or damaged.
     """
     content = _load_safetensors(path) if _is_safetensors(path) else load_plain(path, kind="model", made_by=MADE_BY)
-    try:
+    with refused(str(path), f"Create the file again with `{MADE_BY}`.", InputError):
         if content["arch"] == CLIP_HEAD:
             model = clip_head_of(content)
         else:
             model = classifier_of(content["arch"], content["classes"], content["size"], content["weights"])
-    except InputError as error:
-        raise InputError(f"{path}: {error}. Create the file again with `{MADE_BY}`.") from error
     return Checkpoint(model.to(device).eval(), content["thresholds"].float(), content["meta"])
 
 
@@ -194,14 +202,13 @@ def _load_safetensors(path: str | Path) -> dict[str, Any]:
     weights, texts = read_safetensors(path)
     if (texts.pop("format", None), texts.pop("version", None)) != (FORMAT, str(VERSION)):
         raise InputError(f"{path} is not a model of this version of mlclip. `{EXPORTED_BY}` creates one.")
-    try:
+    remedy = f"Create it again with `{EXPORTED_BY}`."
+    with refused(
+        f"{path} is damaged: its header is not valid", remedy, TypeError, ValueError, RuntimeError, OverflowError
+    ):
         facts = {name: parse_json(text) for name, text in texts.items()}
         thresholds = torch.tensor(facts.get("thresholds"), dtype=torch.float32)
         meta = {**(facts.get("training") or {}), "labels_meta": dict(facts.get("labels") or {})}
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(
-            f"{path} is damaged: its header is not valid. Create it again with `{EXPORTED_BY}`."
-        ) from error
     if facts.get("teacher"):
         meta["labels_meta"]["clip"] = facts["teacher"]
     meta |= {"calibration": facts.get("calibration"), "measured": facts.get("measured")}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..clip.pixels import pixels_of
 from ..clip.registry import find_name, is_open_clip_name
 from ..config import CLIP_HEAD, InputError
+from ..files import refused
 from ..methods.dense import pool_cells
 from ..methods.linear_head import pooled_logits
 from ..progress import SILENT, Progress
@@ -100,11 +101,9 @@ class ClipHead(nn.Module):
                 f"this model needs {wanted}, and {asked} is not a file. Put the weight file there, or name its new place with "
                 "`mlclip.load_model(FILE, clip=...)`."
             )
-        try:
+        with refused(f"this model needs {wanted}", "", InputError):
             facts = {"activation": needed["activation"], "pixels": pixels_of(needed.get("pixels"))}
             loaded = load_clip(asked, **facts, offline=offline, progress=progress)
-        except InputError as error:
-            raise InputError(f"this model needs {wanted}: {error}") from error
         if loaded.sha256 != needed["sha256"]:
             raise InputError(f"this model needs {wanted}, and {asked} is another one (sha256 {loaded.sha256[:12]}...).")
         self._clip = [loaded]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config import InputError
 from ..distributed import Runtime
+from ..files import reason_of
 from ..images import Photo
 from ..teacher.fill import Filled, filled_stores
 from ..teacher.store import Key, default_store
@@ -66,7 +67,7 @@ def trunk_features(model: Classifier, photos: Sequence[Photo], root: str, runtim
         try:
             filled = at_end.enter_context(filled_stores([(default_store(key, root), key)], *facts))
         except InputError as error:  # on every rank
-            unusable, reason = error, str(error).rstrip(".")
+            unusable, reason = error, reason_of(error)
 
             def temporary() -> str:
                 try:

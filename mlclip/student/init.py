@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..clip import load_clip, read_state_dict
 from ..config import CLIP_ARCH, InputError, TrainConfig
+from ..files import refused
 from ..labels.table import Labels
-from .model import Classifier, clip_trunk, reason_of
+from .model import Classifier, clip_trunk
 
 MIN_FREQUENCY = 1e-3  # lowest class frequency for the initial bias
 _HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this student replaces
@@ -70,12 +71,9 @@ def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
     if student.arch.startswith("convnext"):
         state = {k.replace("classifier.0.", "norm."): v for k, v in state.items()}
     state = {k: v for k, v in state.items() if not k.startswith(_HEADS)}
-    try:
+    remedy = "Use another `arch`, or another file as `init`."
+    with refused(f"{origin} does not have weights of {student.arch}", remedy, RuntimeError):
         student.trunk.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(
-            f"{origin} does not have weights of {student.arch} ({reason_of(error)}). Use another `arch`, or another file as `init`."
-        ) from error
     return f"the student starts from {origin}"
 
 
@@ -100,17 +98,11 @@ def _torchvision_weights(arch: str, offline: bool) -> tuple[Mapping[str, Tensor]
         )
     if not file.is_file():
         sha256 = file.stem.rsplit("-", 1)[-1]  # its first digits, as in resnet18-f37072fd.pth
-        try:
+        what = f"torchvision's ImageNet weights of {arch} cannot be downloaded"
+        with refused(what, remedy, OSError, RuntimeError, HTTPException):
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(weights.url, str(file), sha256, progress=False)
-        except (OSError, RuntimeError, HTTPException) as error:
-            raise InputError(
-                f"torchvision's ImageNet weights of {arch} cannot be downloaded ({reason_of(error)}). {remedy}"
-            ) from error
-    try:
-        return read_state_dict(file), f"torchvision's {weights}"
-    except InputError as error:
-        raise InputError(f"torchvision's ImageNet weights of {arch}: {error}") from error
+    return read_state_dict(file), f"torchvision's {weights}"
 
 
 @torch.no_grad()

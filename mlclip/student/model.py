@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..clip.pixels import IMAGE_MEAN, IMAGE_STD
 from ..config import ARCHS, CLIP_ARCH, CLIP_HEAD, InputError
+from ..files import refused
 from ..spelling import did_you_mean
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
@@ -83,20 +84,11 @@ def filled(build: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: 
     All names and shapes are compared before memory is allocated: a small file cannot make us allocate more than its size. The
     counters of batch norm may be missing.
     """
-    try:
-        with torch.device("meta"):
-            build().load_state_dict(weights, assign=True)
-    except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        raise InputError(f"{what} ({reason_of(error)})") from error
+    with refused(what, "", LookupError, RuntimeError, ZeroDivisionError), torch.device("meta"):
+        build().load_state_dict(weights, assign=True)
     network = build()
     network.load_state_dict(weights)
     return network
-
-
-def reason_of(error: Exception) -> str:
-    """What does not fit, from an error of `load_state_dict`, whose first line names only the class."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[min(1, len(lines) - 1)].strip()[:200]
 
 
 def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:

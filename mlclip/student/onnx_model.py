@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import InputError
-from ..files import parse_json
+from ..files import parse_json, refused
 from ..images.decode import Unreadable, decode_image, open_image, upright_rgb
 from ..images.find import Found
 from ..images.views import read_batches, separate_unreadable, view_array
@@ -136,10 +136,8 @@ class OnnxModel(InMemory):
 
     def scores(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 pixels (n, 3, size, size) -> scores float32 (n, C) in [0, 1]. InputError if the network cannot compute them."""
-        try:
+        with refused("the ONNX model cannot be run", f"Run `{MADE_BY}` again.", Exception):  # onnxruntime has its own
             parts = [self.session.run(None, {"pixels": pixels[i : i + SLICE]})[0] for i in range(0, len(pixels), SLICE)]
-        except Exception as error:  # onnxruntime has exceptions of its own
-            raise InputError(f"the ONNX model cannot be run ({_reason(error)}). Run `{MADE_BY}` again.") from error
         scores = np.concatenate([np.empty((0, len(self.classes)), np.float32), *parts])
         if scores.shape != (len(pixels), len(self.classes)) or not ((scores >= 0) & (scores <= 1)).all():
             raise InputError(f"the scores of the ONNX model are not numbers from 0 to 1. Run `{MADE_BY}` again.")
@@ -178,13 +176,9 @@ def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
     options.log_severity_level = 4  # only fatal errors; others are raised
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoding threads need the cores
     fallback = int(providers != ["CPUExecutionProvider"])  # with it, onnxruntime prints its errors to stdout
-    try:
+    with refused(f"{path} is not a readable ONNX file", f"Create it again with `{MADE_BY}`.", Exception):
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers, enable_fallback=fallback)
         entries = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # onnxruntime has exceptions of its own
-        raise InputError(
-            f"{path} is not a readable ONNX file ({_reason(error)}). Create it again with `{MADE_BY}`."
-        ) from error
     return _checked(path, session, entries)
 
 
@@ -196,10 +190,6 @@ def _providers(device: str, available: list[str]) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     hint = "install onnxruntime-gpu, or " if name == "cuda" else ""
     raise InputError(f'`device="{name}"` is not available for ONNX models: {hint}use cpu or auto.')
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _checked(path: Path, session: Any, entries: dict[str, str]) -> OnnxModel:

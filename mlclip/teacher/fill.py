@@ -270,7 +270,7 @@ def _check_common_folder(folder: Path, distributed: Distributed) -> None:
     token = folder / f".token-{distributed.broadcast(uuid.uuid4().hex)}"
     if distributed.is_main:
         token.touch()
-    distributed.barrier()
+    distributed.all_gather(None)  # it is there now
     deadline = time.monotonic() + SEEN_SECONDS
     while not token.exists() and time.monotonic() < deadline:
         time.sleep(0.1)

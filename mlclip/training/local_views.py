@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config import InputError
 from ..distributed import Runtime
+from ..files import refused
 from ..images import Box, Photo, PhotoCrops, PhotoViews, photo_batches
 from ..images.overlay import as_bytes
 from ..labels.table import Labels
@@ -169,7 +170,11 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
         )
     if not other_teacher:
         check_same_teacher(made, teacher)
-    try:
+    what, remedy = (
+        "the facts about how the labels were made are damaged",
+        "Make the labels again with `mlclip pseudolabel`.",
+    )
+    with refused(what, remedy, KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         settings, scale, classes = meta.get("settings", {}), made["logit_scale"], len(labels.classes)
         text = embeddings_of(meta, teacher)
         if meta.get("method") in ("centred", "dense"):
@@ -182,12 +187,6 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
         bias = torch.tensor(meta.get("bias") or [1.0] * classes)
         size = (made.get("view_size", 0) if meta.get("method") == "ccd" else 0) or teacher.larger_size()
         return CropScorer(teacher, text, classes, scale, size, bias, settings.get("floor", ccd.FLOOR))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"the facts about how the labels were made are damaged ({type(error).__name__}: {reason}). "
-            "Make the labels again with `mlclip pseudolabel`."
-        ) from error
 
 
 def local_labels(scorer: CropScorer, photos: Sequence[Photo], boxes: list[list[Box]], runtime: Runtime) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import InputError, TrainConfig
 from ..distributed import Distributed, Runtime
-from ..files import FORMAT_VERSION, beside, load_plain, save_plain
+from ..files import FORMAT_VERSION, beside, load_plain, refused, save_plain
 from ..images import Photo
 from ..labels.corrections import corrected_cells, corrections_of
 from ..labels.table import Labels
@@ -176,14 +176,11 @@ def restore(state: TrainingState, saved: dict, file: Path) -> None:
         raise InputError(
             f"{file} cannot be continued: {what}. Put the photos back as they were, or pass `overwrite=True` to start again."
         )
-    try:
+    what = f"{file} is damaged: it does not fit {state.config.arch} with {state.labels.shape[1]} classes"
+    with refused(
+        what, "`overwrite=True` starts again.", RuntimeError, ValueError, LookupError, TypeError, AttributeError
+    ):
         _restore(state, saved)
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"{file} is damaged: it does not fit {state.config.arch} with {state.labels.shape[1]} classes ({reason}). "
-            "`overwrite=True` starts again."
-        ) from error
 
 
 def _restore(state: TrainingState, saved: dict) -> None:
