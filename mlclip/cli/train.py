@@ -10,7 +10,9 @@ from .settings import config_file, part_for, print_config, print_settings, setti
 
 
 @click.command()
-@options.labels("The labels that `mlclip pseudolabel` wrote, or a table of true labels.")
+@options.labels(
+    "The labels that `mlclip pseudolabel` wrote, or a table of true labels; 'labels-*.pt' for several files."
+)
 @options.root
 @options.output(MODEL_FILE, "Where the model is written.")
 @settings(TrainConfig, tables=TableOptions)

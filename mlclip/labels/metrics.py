@@ -26,6 +26,7 @@ from .class_tree import ClassTree
 from .matching import Match as Match
 from .matching import match_tables as match_tables
 from .matching import refuse_small_match
+from .parts import LabelFiles
 from .table import Labels, read_labels, read_truth
 
 
@@ -105,7 +106,7 @@ class Evaluation:
 
 
 def evaluate(
-    labels: Labels | str | Path,
+    labels: Labels | LabelFiles,
     truth: Labels | str | Path,
     *,
     only: Classes | None = None,
@@ -150,9 +151,9 @@ def read_known(truth: Labels | str | Path, classes: Sequence[str], tables: Table
     return read_truth(os.fspath(truth), tables, progress=progress, known_classes=classes)
 
 
-def name_of(table: Labels | str | Path, words: str) -> str:
+def name_of(table: Labels | LabelFiles, words: str) -> str:
     """What a message calls a table: its file, or these words."""
-    return words if isinstance(table, Labels) else os.fspath(table)
+    return os.fspath(table) if isinstance(table, str | os.PathLike) else words
 
 
 # -- hierarchy and groups
