@@ -33,9 +33,7 @@ def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False
     """
     path, part = entry.path, entry.path.with_name(entry.path.name + PART_SUFFIX)
     if not path.is_file() and offline:
-        raise InputError(
-            f"CLIP {entry.name} is not in the cache, and `offline=True` forbids downloads. Download {entry.url} to {path}."
-        )
+        raise InputError(f"CLIP {entry.name} is not in the cache (`offline=True`). Download {entry.url} to {path}.")
     if not path.is_file():
         waiting = f"another process is downloading {path}: waiting for it"
         with (
@@ -98,7 +96,7 @@ def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
             part.unlink()
         elif error.code < 500 and error.code not in (408, 429):
             raise InputError(
-                f"{entry.url} returned HTTP status {error.code}. Copy the file to {entry.path} by hand."
+                f"{entry.url}: HTTP status {error.code}. Copy the file to {entry.path} by hand."
             ) from error
         raise _BrokenError(f"HTTP status {error.code}") from error
     except (OSError, http.client.HTTPException) as error:

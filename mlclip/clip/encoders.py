@@ -66,9 +66,8 @@ class ResidualAttentionBlock(nn.Module):
 class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, hidden: int, head_width: int, activation: str):
         super().__init__()
-        self.resblocks = nn.ModuleList(
-            ResidualAttentionBlock(width, hidden, head_width, activation) for _ in range(layers)
-        )
+        blocks = (ResidualAttentionBlock(width, hidden, head_width, activation) for _ in range(layers))
+        self.resblocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for block in self.resblocks:

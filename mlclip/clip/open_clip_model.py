@@ -46,9 +46,7 @@ class OpenClipModel(nn.Module):
         size = model.visual.image_size
         sides = set(size) if isinstance(size, list | tuple) else {size}
         if len(sides) != 1:
-            raise InputError(
-                f"this model takes images of {'×'.join(map(str, size))} pixels; mlclip's views are squares."
-            )
+            raise InputError(f"this model takes images of {size[0]}×{size[1]} pixels; mlclip's views are squares.")
         self.input_resolution = int(sides.pop())
         self.context_length = tokenizer.context_length
         self.english = type(tokenizer).__name__ == "SimpleTokenizer"  # others may know other languages
@@ -68,10 +66,9 @@ class OpenClipModel(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, S, S), normalised as `pixels` says -> embeddings (N, D), not normalised."""
-        if tuple(pixels.shape[2:]) != (self.input_resolution,) * 2:
-            raise InputError(
-                f"{self.name} takes images of {self.input_resolution}×{self.input_resolution} pixels only. Do not set `view_size`."
-            )
+        side = self.input_resolution
+        if tuple(pixels.shape[2:]) != (side, side):
+            raise InputError(f"{self.name} takes images of {side}×{side} pixels only. Do not set `view_size`.")
         return self.model.encode_image(pixels.to(next(self.visual.parameters()).dtype))
 
     def encode_text(self, tokens: Tensor) -> Tensor:

@@ -12,9 +12,7 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "squash", "longest")
-WANTED = (
-    "Use `clip_pixels=openai`, `clip_pixels=half`, or numbers: `clip_pixels=0.48,0.46,0.41/0.27,0.26,0.28/bilinear`."
-)
+WANTED = "Use `clip_pixels=openai`, `half`, or numbers, such as `clip_pixels=0.48,0.46,0.41/0.27,0.26,0.28/bilinear`."
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ class Pixels:
         for name, values, least in (("mean", self.mean, 0.0), ("std", self.std, 1e-3)):
             triple = isinstance(values, tuple) and len(values) == 3
             if not triple or not all(type(v) in (int, float) and least <= v <= 1 for v in values):
-                raise InputError(
-                    f"the pixels' {name} is {str(values)[:60]!r}: it must be three numbers from {least:g} to 1"
-                )
+                raise InputError(f"the pixels' {name} is {str(values)[:60]!r}, not three numbers from {least:g} to 1")
         if self.interpolation not in INTERPOLATIONS or self.resize not in RESIZE_MODES:
             found = f"{self.interpolation}, {self.resize}"
             known = f"one of {', '.join(INTERPOLATIONS)}, and one of {', '.join(RESIZE_MODES)}"

@@ -117,9 +117,8 @@ def check_truth(classes: Sequence[str], truth: Labels) -> None:
     """The checks that need no photo: InputError if no class is shared, or if a value is not 1, 0 or unknown."""
     shared = [truth.classes[column] for _, column in match_classes(classes, truth.classes)[0]]
     if not shared:
-        raise InputError(
-            f"the truth has no class of the model. The truth has {shorten(truth.classes)}; the model has {shorten(classes)}."
-        )
+        found, wanted = shorten(truth.classes), shorten(classes)
+        raise InputError(f"the truth has no class of the model. The truth has {found}; the model has {wanted}.")
     scores = truth.aligned(truth.paths, shared).scores
     wrong = ~((scores == 0) | (scores == 1) | scores.isnan())
     if wrong.any():
@@ -140,9 +139,7 @@ def _align_truth(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tu
     true[:, [names.index(name) for name in match.classes]] = truth.scores[truth_rows][:, [j for _, j in match.columns]]
     labelled = ~true.isnan().all(1)
     if not labelled.any():
-        raise InputError(
-            f"the truth has no label for these {len(rows)} photos: every cell is empty. Write 1 or 0 in some."
-        )
+        raise InputError(f"the truth has no label for these {len(rows)} photos. Write 1 or 0 in some of its cells.")
     return true[labelled], rows[labelled], [*match.classes_only_second, *match.paths_only_second]
 
 

@@ -53,9 +53,7 @@ class Difference:
 
     def __str__(self) -> str:
         where = f"{self.photos} photos" if self.photos else "random images"
-        text = (
-            f"on {where}, its scores differ from PyTorch's by {self.mean:.1e} on average and {self.largest:.1e} at most"
-        )
+        text = f"on {where}, its scores differ from PyTorch's by {self.mean:.1e} on average, {self.largest:.1e} at most"
         if self.time is None:
             return text
         slow = "; slower, so use it only for its size, or `variant=fp32`" if self.time > 1 else ""
@@ -90,9 +88,7 @@ def export_onnx(
         names = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter imports onnxscript
         onnx, *_ = [import_module(name) for name in names]
     except ImportError as error:
-        raise InputError(
-            f"{error.name} is not installed. The export needs it: pip install onnx onnxscript onnxruntime"
-        ) from error
+        raise InputError(f"{error.name} is not installed. Run: pip install onnx onnxscript onnxruntime") from error
     if variant not in TOLERANCE:
         raise OptionError(f'`variant="{variant}"` is not known. Use one of {", ".join(TOLERANCE)}.')
     if variant == "int8" and photos is None:

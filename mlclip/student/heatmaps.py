@@ -51,9 +51,8 @@ def write_heatmaps(
     folder, device, model = Path(folder), choose_device(device or "auto"), checkpoint.model
     fast_layout(model, device).eval()
     written, names = 0, output_names([photo.path for photo in photos], ".heatmap.jpg")
-    batches = photo_batches(
-        PhotoViews(photos, model.size), batch_size=batch_size, num_workers=num_workers, device=device
-    )
+    views = PhotoViews(photos, model.size)
+    batches = photo_batches(views, batch_size=batch_size, num_workers=num_workers, device=device)
     with progress.bar("heat maps", len(photos), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, S, S)
             maps = class_maps(model, pixels[:, 0], device) if pixels is not None else ()  # (n, C, h, w)

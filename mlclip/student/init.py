@@ -16,6 +16,7 @@ from ..labels.table import Labels
 from .model import Classifier, clip_trunk
 
 MIN_FREQUENCY = 1e-3  # lowest class frequency for the initial bias
+OTHERWISE = f'Use `arch="{CLIP_ARCH}"` and the file of a CLIP as `init`.'
 _HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this student replaces
 
 
@@ -27,21 +28,14 @@ def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Cla
     if config.init == "clip":
         teacher = labels.meta.get("clip")
         if not teacher:
-            raise InputError(
-                f'`init="clip"`: the labels do not say which CLIP made them. Use `arch="{CLIP_ARCH}"` and the file of a CLIP as `init`.'
-            )
+            raise InputError(f'`init="clip"`: the labels do not say which CLIP made them. {OTHERWISE}')
         clip = load_clip(teacher["name"], offline=offline)
         if clip.sha256 != teacher["sha256"]:
-            raise InputError(
-                f'`init="clip"`: {teacher["name"]} is not the CLIP that made the labels (its sha256 is different). '
-                f'Use `arch="{CLIP_ARCH}"` and the file of a CLIP as `init`.'
-            )
+            raise InputError(f'`init="clip"`: {teacher["name"]} has another sha256 than the labels\' CLIP. {OTHERWISE}')
         state, origin = clip.state_dict(), f"CLIP {teacher['name']}"
     elif config.arch == CLIP_ARCH:
         if config.init in ("imagenet", "none"):
-            raise InputError(
-                f'`arch="{CLIP_ARCH}"` needs the weights of a CLIP. Use `init="clip"`, or the file of a CLIP as `init`.'
-            )
+            raise InputError(f'`arch="{CLIP_ARCH}"` needs a CLIP. Use `init="clip"`, or the file of a CLIP as `init`.')
         state, origin = _weights_of_file(config.init), config.init
     else:
         model = Classifier(config.arch, labels.classes, config.size, cam_boost=_boost(config))
@@ -93,9 +87,7 @@ def _torchvision_weights(arch: str, offline: bool) -> tuple[Mapping[str, Tensor]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     remedy = f'Download {weights.url} to {file}, or use `init="none"` or a file as `init`.'
     if not file.is_file() and offline:
-        raise InputError(
-            f"torchvision's weights of {arch} are missing, and `offline=True` allows no download. {remedy}"
-        )
+        raise InputError(f"torchvision's weights of {arch} are missing, and `offline=True` is set. {remedy}")
     if not file.is_file():
         sha256 = file.stem.rsplit("-", 1)[-1]  # its first digits, as in resnet18-f37072fd.pth
         what = f"torchvision's ImageNet weights of {arch} cannot be downloaded"

@@ -208,9 +208,8 @@ def _checked(path: Path, session: Any, entries: dict[str, str]) -> OnnxModel:
     except (TypeError, ValueError):
         expected = [False]
     if not all(expected):
-        raise InputError(
-            f"{path} is damaged: its classes, thresholds and size do not fit its network. Create it again with `{MADE_BY}`."
-        )
+        what = "its classes, thresholds and size do not fit its network"
+        raise InputError(f"{path} is damaged: {what}. Create it again with `{MADE_BY}`.")
     return OnnxModel(classes, [float(limit) for limit in limits], size, session)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -104,35 +104,24 @@ def _scorer(
     On a CPU, each thread runs whole slices of a batch. If all threads shared every layer, they would wait for each other after it,
     and for the threads that decode photos. `benchmarks/speed.py` measures it.
     """
-    on_cpu, threads = device.type == "cpu", torch.get_num_threads()
     if isinstance(model, ClipHead):
-
-        def score(views: Tensor) -> Tensor:
-            return model.logits(model.vectors(views, batch_size)).sigmoid().cpu()
-
-        yield score
+        yield lambda views: model.logits(model.vectors(views, batch_size)).sigmoid().cpu()
         return
+    on_cpu, threads, pool = device.type == "cpu", torch.get_num_threads(), None
     network = fold_batch_norm(model) if on_cpu else model
-    if not on_cpu or threads == 1:
 
-        def score(views: Tensor) -> Tensor:
-            parts = views[:, 0].split(CPU_SLICE if on_cpu else len(views))
-            return torch.cat([_scores(network, part, device) for part in parts])
+    def score(views: Tensor) -> Tensor:
+        shared = pool and len(views) > 1  # of one photo, there is nothing to share out but the layers
+        most = CPU_SLICE if on_cpu else len(views)
+        parts = views[:, 0].split(min(most, math.ceil(len(views) / threads)) if shared else most)
+        return torch.cat(list((pool.map if shared else map)(_scores, repeat(network), parts, repeat(device))))
 
+    with ExitStack() as at_end:
+        if on_cpu and threads > 1:
+            starting = {"initializer": torch.set_num_threads, "initargs": (1,)}
+            pool = at_end.enter_context(ThreadPoolExecutor(threads, "forward", **starting))
+            at_end.callback(torch.set_num_threads, threads)  # the threads of the pool have changed it for the process
         yield score
-        return
-    with ThreadPoolExecutor(threads, "forward", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-
-        def score(views: Tensor) -> Tensor:
-            if len(views) == 1:  # nothing to share out but the layers
-                return _scores(network, views[:, 0], device)
-            parts = views[:, 0].split(min(CPU_SLICE, math.ceil(len(views) / threads)))
-            return torch.cat(list(pool.map(_scores, repeat(network), parts, repeat(device))))
-
-        try:
-            yield score
-        finally:
-            torch.set_num_threads(threads)  # the threads of the pool have changed it for the process
 
 
 @torch.inference_mode()

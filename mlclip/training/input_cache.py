@@ -118,9 +118,8 @@ def _fill(file: BinaryIO, photos: Sequence[Photo], rows: Sequence[int], size: in
     would end the process.
     """
     unreadable, chosen = {}, [photos[row] for row in rows]
-    batches = read_batches(
-        chosen, size, batch_size=PHOTOS_AT_ONCE, num_threads=runtime.num_workers, log=runtime.progress.log
-    )
+    threads, log = runtime.num_workers, runtime.progress.log
+    batches = read_batches(chosen, size, batch_size=PHOTOS_AT_ONCE, num_threads=threads, log=log)
     with (
         refused("the decoded photos cannot be written", "", OSError),
         runtime.bars.bar("decoding photos", len(rows), "photos") as bar,

@@ -49,15 +49,12 @@ def update_labels(state: TrainingState, scorer: CropScorer) -> tuple[Tensor, dic
     threshold = ccd.calibrate_threshold(readable)
     cells = None
     if config.local_views == "cells":
-        levels = runtime.distributed.on_main(
-            lambda: cell_levels(state.photos, scorer.teacher, scorer.text, runtime.num_workers)
-        )
+        facts = (state.photos, scorer.teacher, scorer.text, runtime.num_workers)
+        levels = runtime.distributed.on_main(lambda: cell_levels(*facts))
         cells = CellMaps(scorer.teacher, scorer.text, scorer.logit_scale, levels)
     views = choose_local_views(state.student, state.photos, scores, threshold, runtime, cells)
-    per_photo = sum(map(len, views.boxes)) / len(state.photos)
-    runtime.progress.log(
-        f"label update: {per_photo:.1f} local views per photo ({config.local_views}), class threshold {threshold:.3f}"
-    )
+    per_photo = f"{sum(map(len, views.boxes)) / len(state.photos):.1f} local views per photo"
+    runtime.progress.log(f"label update: {per_photo} ({config.local_views}), class threshold {threshold:.3f}")
     local = local_labels(scorer, state.photos, views.boxes, runtime)
     merged = ccd.merge_local(state.labels, local, config.update_keep)
     labels = pinned(torch.where(scores.isnan() | local.isnan(), state.labels, merged), state.corrected)

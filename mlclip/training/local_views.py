@@ -33,6 +33,7 @@ CAM_SIDE = 320  # class maps are resized to this many pixels per side ...
 CAM_MARGIN = 40  # ... and boxes get a margin of this many: the paper's 80 at 640
 PHOTOS_AT_ONCE = 256  # whose crops are scored together ...
 CROPS_AT_ONCE = 64  # ... in batches of this many
+OTHERWISE = 'train with `local_views="none"`.'
 REPORTED_PHOTOS = 60  # photos whose maps are kept for the report
 
 
@@ -155,19 +156,13 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
     """
     made, meta = labels.meta.get("clip"), labels.meta
     if not made or not meta.get("prompts"):
-        raise InputError(
-            "the labels do not say which CLIP and prompts made them; the label update needs both. Make them with "
-            '`mlclip pseudolabel`, or train with `local_views="none"`.'
-        )
+        what = "the labels do not say which CLIP and prompts made them"
+        raise InputError(f"{what}; the label update needs both. Make them with `mlclip pseudolabel`, or {OTHERWISE}")
     if meta.get("method") == "dense" and "mixture" not in meta:
-        raise InputError(
-            f"labels from the view sets {', '.join(meta['settings']['views'])} have no levels for crops. Make them with `--views default`, "
-            'or train with `local_views="none"`.'
-        )
+        what = f"labels from the view sets {', '.join(meta['settings']['views'])} have no levels for crops"
+        raise InputError(f"{what}. Make them with `--views default`, or {OTHERWISE}")
     if teacher is None:
-        raise InputError(
-            'the label update needs the CLIP that made the labels as `teacher`. Without it, train with `local_views="none"`.'
-        )
+        raise InputError(f"the label update needs the CLIP that made the labels as `teacher`, or {OTHERWISE}")
     if not other_teacher:
         check_same_teacher(made, teacher)
     what, remedy = (
@@ -222,9 +217,8 @@ def _score_crops(scorer: CropScorer, photos: list[Photo], boxes: list[list[Box]]
 
     teacher = scorer.teacher
     dataset = PhotoCrops(photos, boxes, scorer.longest, teacher.stride, teacher.pixels.interpolation)
-    for items in photo_batches(
-        dataset, batch_size=16, num_workers=runtime.num_workers, collate_fn=list, device=teacher.device
-    ):
+    loading = {"batch_size": 16, "num_workers": runtime.num_workers, "collate_fn": list, "device": teacher.device}
+    for items in photo_batches(dataset, **loading):
         for index, crops in items:
             for pixels in () if isinstance(crops, str) else crops:
                 same_size = waiting.setdefault(tuple(pixels.shape), [])

@@ -178,10 +178,8 @@ def epoch_line(row: dict[str, float]) -> str:
 
 def report_line(facts: dict[str, float], start: str = "") -> str:
     """The numbers that use true labels as text; "" without any."""
-    known = {
-        name.removesuffix(f"_{REPORT_ONLY}").replace("_", " "): v for name, v in facts.items() if not math.isnan(v)
-    }
-    shown = [f"{name} {100 * value:.1f}" for name, value in known.items()]
+    known = [(name.removesuffix(f"_{REPORT_ONLY}"), value) for name, value in facts.items() if not math.isnan(value)]
+    shown = [f"{name.replace('_', ' ')} {100 * value:.1f}" for name, value in known]
     return f"{start}report only: {', '.join(shown)}" if shown else ""
 
 

@@ -48,10 +48,8 @@ def check_outputs(
         state_file.unlink(missing_ok=True)  # else a later `resume` would continue the older training
     if save_labels:
         if not (config.method == "cdul" or config.updates_labels):
-            raise OptionError(
-                "`save_labels` needs a training that changes the labels. "
-                'Use `method="cdul"`, or `method="ccd"` with local views.'
-            )
+            ways = '`method="cdul"`, or `method="ccd"` with local views'
+            raise OptionError(f"`save_labels` needs a training that changes the labels. Use {ways}.")
         check_output(save_labels, overwrite=overwrite)
 
 
@@ -85,9 +83,8 @@ def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline
     precision = distributed.all_gather(precision)[0]
     network = model
     if ranks > 1 and distributed.device.type == "cuda":  # it sends gradients while others are computed
-        network = DistributedDataParallel(
-            model, process_group=distributed.group, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        settings = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        network = DistributedDataParallel(model, process_group=distributed.group, **settings)
     head = {"params": list(model.head.parameters()), "lr": config.lr * config.head_lr_factor}
     groups = [{"params": list(model.trunk.parameters())}, head]  # lists: they may be read twice
     try:
@@ -119,9 +116,7 @@ def training_photos(
         raise InputError(f"{len(found)} labelled photo is not enough to train on. Label at least 2.")
     scores = labels.scores[[row for row, _ in found]]  # (N, C)
     if scores.isnan().all():
-        raise InputError(
-            "no label is known: all scores of the photos that were found are empty. Label the photos again."
-        )
+        raise InputError("no label is known: the scores of all photos that were found are empty. Label them again.")
     if distributed.is_main:
         _warn_of_changed(labels, found, runtime)
     return [photo for _, photo in found], scores, missing
@@ -165,7 +160,7 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
             missing[path] = getattr(error, "strerror", None) or "not a valid path"
     if not found:
         raise InputError(
-            f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass the folder of the photos as `root`."
+            f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass their folder as `root`."
         )
     return found, missing
 

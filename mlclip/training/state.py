@@ -170,12 +170,9 @@ def restore(state: TrainingState, saved: dict, file: Path) -> None:
     lost, new = sorted(set(saved["photos"]) - set(paths)), sorted(set(paths) - set(saved["photos"]))
     if saved["photos"] != paths:
         when, which = ("now", lost) if lost else ("then", new)
-        what = (
-            f"photos missing {when}: {len(which)}, such as {which[0]}" if which else "the photos are in another order"
-        )
-        raise InputError(
-            f"{file} cannot be continued: {what}. Put the photos back as they were, or pass `overwrite=True` to start again."
-        )
+        what = f"photos missing {when}: {len(which)}, such as {which[0]}" if which else "the photos have another order"
+        remedy = "Put the photos back as they were, or pass `overwrite=True` to start again."
+        raise InputError(f"{file} cannot be continued: {what}. {remedy}")
     what = f"{file} is damaged: it does not fit {state.config.arch} with {state.labels.shape[1]} classes"
     with refused(
         what, "`overwrite=True` starts again.", RuntimeError, ValueError, LookupError, TypeError, AttributeError
