@@ -14,15 +14,14 @@ from mlclip.distributed import Distributed, Runtime
 from mlclip.images import PhotoViews, find_images
 from mlclip.labels.table import write_labels
 from mlclip.methods.linear_head import choose_l2, fit_head
-from mlclip.student import features as features_module
 from mlclip.student.checkpoint import load_checkpoint
-from mlclip.student.features import feature_key, trunk_features
 from mlclip.student.model import Classifier
 from mlclip.student.predict import predict
 from mlclip.teacher.cache import clear_stores, list_stores
+from mlclip.training import probe as probe_module
 from mlclip.training.augment import SMALLEST, crop_boxes, crops
 from mlclip.training.loop import resume_file, train_student
-from mlclip.training.probe import fit_views, stored_views
+from mlclip.training.probe import feature_key, fit_views, stored_views, trunk_features
 from mlclip.training.start import start_training
 from mlclip.training.weight_step import epoch_batches
 
@@ -114,7 +113,7 @@ def test_features_are_computed_once_and_continued_after_an_interruption(labels, 
     torch.manual_seed(0)
     model = Classifier("mobilenet_v3_small", CLASSES, 64).eval()
     photos = find_images([labels.root]).photos
-    seen, compute = [], features_module.pooled_features
+    seen, compute = [], probe_module.pooled_features
 
     def counted(model, pixels, device):
         if len(seen) == 6:
@@ -122,8 +121,8 @@ def test_features_are_computed_once_and_continued_after_an_interruption(labels, 
         seen.append(len(pixels))
         return compute(model, pixels, device)
 
-    monkeypatch.setattr(features_module, "pooled_features", counted)
-    monkeypatch.setattr(features_module, "BATCH", 1)
+    monkeypatch.setattr(probe_module, "pooled_features", counted)
+    monkeypatch.setattr(probe_module, "BATCH", 1)
     monkeypatch.setattr("mlclip.teacher.fill.SHARD_PHOTOS", 2)
 
     def features_of(photos):

@@ -148,7 +148,7 @@ class CropScorer:
         return (self.slope * combined + self.offset).sigmoid().where(combined.isfinite(), torch.nan)
 
 
-def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool = False) -> CropScorer:
+def crop_scorer_for(labels: Labels, teacher: Teacher, other_teacher: bool = False) -> CropScorer:
     """The scorer with the prompts, biases or levels, and view sizes that `labels` were made with.
 
     Raises InputError if the labels do not say how they were made, or if `teacher` is not their CLIP and `other_teacher` is
@@ -161,8 +161,6 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
     if meta.get("method") == "dense" and "mixture" not in meta:
         what = f"labels from the view sets {', '.join(meta['settings']['views'])} have no levels for crops"
         raise InputError(f"{what}. Make them with `--views default`, or {OTHERWISE}")
-    if teacher is None:
-        raise InputError(f"the label update needs the CLIP that made the labels as `teacher`, or {OTHERWISE}")
     if not other_teacher:
         check_same_teacher(made, teacher)
     what, remedy = (
