@@ -299,7 +299,8 @@ def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False)
     try:
         content = read_torch(path, mmap=mmap)
     except RefusedError as error:
-        raise InputError(f"{path} is no {kind} file: it {error}. Create it again with `{made_by}`.") from error
+        remedy = f"Create it again with `{made_by}`."
+        raise InputError(f"{path} is not a readable {kind} file: it {error}. {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != f"mlclip.{kind}":
         raise InputError(f"{path} is not an mlclip {kind} file. `{made_by}` creates one.")
     if content.get("version") != FORMAT_VERSION:

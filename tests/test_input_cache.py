@@ -131,7 +131,7 @@ def test_too_little_space_and_a_disk_that_gets_full_mean_no_cache_with_a_message
 
     monkeypatch.setattr(input_cache, "read_batches", full)
     assert open_input_cache(found.photos, 64, Runtime(progress=told)) is None
-    assert told.lines[-1].endswith("(No space left on device). Every epoch decodes the photos again.")
+    assert told.lines[-1].endswith(": No space left on device. Every epoch decodes the photos again.")
     assert not left()
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -113,7 +112,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     }
     if isinstance(model, ClipHead):
         content |= {"clip": model.needed, "grids": list(model.grids), "side": model.side, "pool": model.pool}
-    if _is_safetensors(path):
+    if str(path).lower().endswith(".safetensors"):
         _save_safetensors(content, path)
     else:
         save_plain(content, path)
@@ -124,7 +123,11 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
 
     `plain.FIELDS["model"]` says what it must hold. InputError if the file is missing or damaged.
     """
-    content = _load_safetensors(path) if _is_safetensors(path) else load_plain(path, kind="model", made_by=MADE_BY)
+    content = (
+        _load_safetensors(path)
+        if str(path).lower().endswith(".safetensors")
+        else load_plain(path, kind="model", made_by=MADE_BY)
+    )
     with refused(str(path), f"Create the file again with `{MADE_BY}`.", InputError):
         if content["arch"] == CLIP_HEAD:
             model = clip_head_of(content)
@@ -175,10 +178,6 @@ def _save_safetensors(content: Mapping[str, Any], path: str | Path) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for weight in content["weights"].values():
             file.write(weight.contiguous().numpy().tobytes())
-
-
-def _is_safetensors(path: str | Path) -> bool:
-    return os.fspath(path).lower().endswith(".safetensors")
 
 
 def _load_safetensors(path: str | Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import InputError
-from ..files import parse_json, refused
+from ..files import existing_file, parse_json, refused
 from ..images.decode import Unreadable, decode_image, open_image, upright_rgb
 from ..images.find import Found
 from ..images.views import read_batches, separate_unreadable, view_array
@@ -41,20 +41,9 @@ class Prediction(NamedTuple):
 class InMemory:
     """What a loaded model does with photos that are in no folder: silent, and safe from several threads at once.
 
-    Subclasses say what their network takes and computes.
+    Subclasses have `_input()`: the side S of a view, the grids of the views, and the interpolation (see `view_array`);
+    `_classes_and_limits()`: the names of the classes and their thresholds; and `_scores(views)`: uint8 (n, V, 3, S, S) -> (n, C).
     """
-
-    def _input(self) -> tuple[int, Sequence[int], str]:
-        """The side S of a view in pixels, the grids of the views, and the interpolation; see `view_array`."""
-        raise NotImplementedError
-
-    def _classes_and_limits(self) -> tuple[Sequence[str], Sequence[float]]:
-        """The names of the classes and their thresholds."""
-        raise NotImplementedError
-
-    def _scores(self, views: np.ndarray) -> np.ndarray:
-        """uint8 (n, V, 3, S, S) -> scores (n, C) in [0, 1]."""
-        raise NotImplementedError
 
     def transform(self, photo: Any) -> np.ndarray:
         """One photo as the network takes it: uint8 (V, 3, S, S). `photo` is as for `predict`. InputError if it cannot be used."""
@@ -71,7 +60,6 @@ class InMemory:
 
         A photo is a path, the bytes of an image file, a Pillow image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W), RGB. An
         iterable is read one photo at a time, when the next prediction is asked for. InputError for a photo that cannot be used.
-        Nothing is printed. Several threads may call it at once.
         """
         if isinstance(photos, list | tuple):
             return list(self._predictions(photos, AT_ONCE))
@@ -156,8 +144,8 @@ class Predictions:
 
 
 def is_onnx(path: object) -> bool:
-    """Whether a model file is named as an ONNX file."""
-    return isinstance(path, str | os.PathLike) and os.fspath(path).lower().endswith(".onnx")
+    """Whether this is the name of an ONNX file."""
+    return str(path).lower().endswith(".onnx")
 
 
 def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
@@ -169,10 +157,13 @@ def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
         import onnxruntime
     except ImportError as error:
         raise InputError(f"onnxruntime is not installed. An ONNX model needs it: {INSTALL}") from error
-    path, providers = Path(path), _providers(device, onnxruntime.get_available_providers())
-    if not path.is_file():
-        raise InputError(f"{path} not found. `{MADE_BY}` creates it.")
-    options = onnxruntime.SessionOptions()
+    name, providers = str(device).strip().lower(), ["CPUExecutionProvider"]
+    if name == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        providers = ["CUDAExecutionProvider", *providers]
+    elif name not in ("auto", "cpu"):
+        hint = "install onnxruntime-gpu, or " if name == "cuda" else ""
+        raise InputError(f'`device="{name}"` is not available for ONNX models: {hint}use cpu or auto.')
+    path, options = existing_file(path, f"`{MADE_BY}` creates it."), onnxruntime.SessionOptions()
     options.log_severity_level = 4  # only fatal errors; others are raised
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoding threads need the cores
     fallback = int(providers != ["CPUExecutionProvider"])  # with it, onnxruntime prints its errors to stdout
@@ -180,16 +171,6 @@ def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers, enable_fallback=fallback)
         entries = session.get_modelmeta().custom_metadata_map
     return _checked(path, session, entries)
-
-
-def _providers(device: str, available: list[str]) -> list[str]:
-    name = str(device).strip().lower()
-    if name in ("auto", "cpu"):
-        return ["CPUExecutionProvider"]
-    if name == "cuda" and "CUDAExecutionProvider" in available:
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    hint = "install onnxruntime-gpu, or " if name == "cuda" else ""
-    raise InputError(f'`device="{name}"` is not available for ONNX models: {hint}use cpu or auto.')
 
 
 def _checked(path: Path, session: Any, entries: dict[str, str]) -> OnnxModel:

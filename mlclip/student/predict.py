@@ -56,6 +56,7 @@ def class_maps(model: Classifier, pixels: Tensor, device: torch.device) -> Tenso
 def score_photos(
     model: Classifier | ClipHead,
     photos: Sequence[Photo],
+    rows: Sequence[int] | None = None,
     *,
     device: torch.device | str | None = None,
     batch_size: int = 64,
@@ -64,13 +65,13 @@ def score_photos(
     label: str = "predicting",
     batches: Iterable[Batch] | None = None,
 ) -> tuple[Tensor, list[tuple[int, str]]]:
-    """Sigmoid scores (N, C) of photos, float32 on the CPU, and (index, reason) of the photos that cannot be read.
+    """Sigmoid scores (N, C) of photos, float32 on the CPU, and (row, reason) of the photos that cannot be read.
 
-    Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Rows of unreadable
-    photos are NaN. `device`: None uses a GPU where there is one. `num_workers` decode photos in advance. `batches` are the
-    photos where they have been read already, as `photo_batches` returns them. A ClipHead takes no `batches`: it runs CLIP on every
-    photo, about `batch_size` views of CLIP's input size at a time.
+    Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Unreadable photos and those
+    that are not in `rows` have NaN. `device`: None uses a GPU where there is one. `batches` are the photos where they have been read
+    already, as `photo_batches` returns them. A ClipHead takes none: it runs CLIP, on about `batch_size` views of its input size at a time.
     """
+    rows = range(len(photos)) if rows is None else rows
     device = choose_device(device or "auto")
     if isinstance(model, ClipHead):
         model.load_encoder(progress=progress)
@@ -82,9 +83,10 @@ def score_photos(
         fast_layout(model, device).eval()
         views, photos_at_once = PhotoViews(photos, model.size), batch_size
     if batches is None:
-        batches = photo_batches(views, batch_size=photos_at_once, num_workers=num_workers, device=device)
+        loading = {"batch_size": photos_at_once, "num_workers": num_workers, "device": device}
+        batches = photo_batches(views, order=rows, **loading)
     scores, skipped = torch.full((len(photos), len(model.classes)), torch.nan), []
-    with progress.bar(label, len(photos), "photos") as bar, _scorer(model, device, batch_size) as score:
+    with progress.bar(label, len(rows), "photos") as bar, _scorer(model, device, batch_size) as score:
         for indices, pixels, unreadable in batches:  # pixels (n, V, 3, H, W), V = 1 without CLIP
             skipped += unreadable
             if pixels is not None:

@@ -60,20 +60,11 @@ def start_training(
 
     Raises InputError if labels, photos and settings do not fit together, or do not match the saved training.
     """
-    saved = None
-    if resume_from:  # ranks never start in different epochs
-        exists, identity = resume_from.exists, identity_of(labels, config)
-        saved = runtime.distributed.on_main(lambda: read_state(resume_from, identity) if exists() else None)
-    state = _new_training(labels, config, runtime, offline)
-    if saved:
-        restore(state, saved, resume_from)
-        runtime.progress.log(f"continuing after epoch {state.epochs}")
-    return state
-
-
-def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline: bool) -> TrainingState:
-    distributed = runtime.distributed
+    distributed, identity, saved = runtime.distributed, identity_of(labels, config), None
     ranks = distributed.world_size
+    if resume_from:  # ranks never start in different epochs
+        exists = resume_from.exists
+        saved = distributed.on_main(lambda: read_state(resume_from, identity) if exists() else None)
     if config.batch_size % ranks:
         raise InputError(f"`batch_size={config.batch_size}` must be a multiple of {ranks}, the number of processes.")
     photos, scores, missing = training_photos(labels, config, runtime)
@@ -93,9 +84,11 @@ def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline
         optimizer = torch.optim.Adam(groups, lr=config.lr)
     latent = latent_of(scores) if config.method == "cdul" else None
     state = TrainingState(config, runtime, model, optimizer, photos, scores, latent, corrected_photos(labels, photos))
-    state.identity, state.skipped = identity_of(labels, config), missing
+    state.identity, state.skipped, state.network, state.precision = identity, missing, network, precision
     state.average = WeightAverage(model, config.average) if config.average else None
-    state.network, state.precision = network, precision
+    if saved:
+        restore(state, saved, resume_from)
+        runtime.progress.log(f"continuing after epoch {state.epochs}")
     return state
 
 

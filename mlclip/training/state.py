@@ -174,28 +174,23 @@ def restore(state: TrainingState, saved: dict, file: Path) -> None:
         remedy = "Put the photos back as they were, or pass `overwrite=True` to start again."
         raise InputError(f"{file} cannot be continued: {what}. {remedy}")
     what = f"{file} is damaged: it does not fit {state.config.arch} with {state.labels.shape[1]} classes"
-    with refused(
-        what, "`overwrite=True` starts again.", RuntimeError, ValueError, LookupError, TypeError, AttributeError
-    ):
-        _restore(state, saved)
-
-
-def _restore(state: TrainingState, saved: dict) -> None:
-    if saved["given"].shape != state.labels.shape:
-        raise ValueError(f"'given' has shape {tuple(saved['given'].shape)}, not {tuple(state.labels.shape)}")
-    if (saved["latent"] is None) != (state.latent is None):
-        raise ValueError("'latent' is of another method")
-    state.model.load_state_dict(saved["weights"])
-    groups = state.optimizer.state_dict()["param_groups"]  # equal to the saved ones, as the settings are
-    state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
-    for parameter, moments in state.optimizer.state.items():
-        shapes = {name: tuple(moment.shape) for name, moment in moments.items()}
-        if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
-            raise ValueError("'optimizer' has other tensors than Adam's")
-    if state.average:
-        state.average.load_state_dict(saved["average"])
-        if state.average.n_averaged < 0:
-            raise ValueError("'average' has a negative number of steps")
+    damaged = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+    with refused(what, "`overwrite=True` starts again.", *damaged):
+        if saved["given"].shape != state.labels.shape:
+            raise ValueError(f"'given' has shape {tuple(saved['given'].shape)}, not {tuple(state.labels.shape)}")
+        if (saved["latent"] is None) != (state.latent is None):
+            raise ValueError("'latent' is of another method")
+        state.model.load_state_dict(saved["weights"])
+        groups = state.optimizer.state_dict()["param_groups"]  # equal to the saved ones, as the settings are
+        state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
+        for parameter, moments in state.optimizer.state.items():
+            shapes = {name: tuple(moment.shape) for name, moment in moments.items()}
+            if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
+                raise ValueError("'optimizer' has other tensors than Adam's")
+        if state.average:
+            state.average.load_state_dict(saved["average"])
+            if state.average.n_averaged < 0:
+                raise ValueError("'average' has a negative number of steps")
     state.labels, state.latent, state.update = saved["given"], saved["latent"], saved["update"]
     state.epochs, state.log = int(saved["epochs"]), saved["log"]
     state.skipped |= saved["skipped"]
