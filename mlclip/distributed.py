@@ -193,9 +193,8 @@ def describe_device(device: torch.device) -> str:
 def start_distributed(device: str | torch.device = "auto") -> Distributed:
     """This process's Distributed, from the environment variables that torchrun sets; one process without them.
 
-    Joins the process group. With several ranks, "cuda" and "auto" give each rank of a machine a GPU of its own, by its
-    LOCAL_RANK; all ranks must have the same kind of device. Tensors go through NCCL if every rank has its own GPU, and
-    through gloo otherwise. Raises InputError on every rank if one of them cannot have its device.
+    With several ranks, "cuda" and "auto" give each rank of a machine a GPU of its own; all ranks must have the same kind of device.
+    Tensors go through NCCL if every rank has its own GPU, and through gloo otherwise.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if size == 1:

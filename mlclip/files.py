@@ -199,7 +199,6 @@ def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None
 
     If another process holds the lock, `if_held` is called. It either raises, or returns; then this process waits. The file
     is removed at the end. File systems without locks (some network drives) do not lock anything.
-    Raises OSError if the file cannot be created.
     """
     path = Path(path)
     refuse_nul(path)
@@ -290,8 +289,7 @@ def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False)
     """Read a dict of plain containers and tensors that `save_plain` wrote, with `"format": "mlclip.{kind}"`.
 
     No code in the file is executed, and its fields are those of `plain.FIELDS[kind]`. `mmap=True` maps the tensors instead of
-    reading them, for callers that do not need their data. InputError if the file is missing, damaged or of another kind;
-    `made_by` is the command that creates it.
+    reading them, for callers that do not need their data. `made_by` is the command that creates such a file.
     """
     from .plain import RefusedError, check_fields, read_torch
 

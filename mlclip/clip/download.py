@@ -27,9 +27,8 @@ class _BrokenError(Exception):
 def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False) -> Path:
     """The path of the entry's file in the cache. Downloads it if it is missing, and always checks its sha256.
 
-    A broken download leaves `<file>.part` and continues from there the next time. With several processes, one downloads
-    and the others wait (they do not wait if the system or the file system has no locks). `offline=True` never uses the
-    network. Raises InputError for a wrong hash, no network, a cache that is not writable, or a missing file while offline.
+    A broken download leaves `<file>.part` and continues from there the next time. With several processes, one downloads and the
+    others wait. `offline=True` never uses the network.
     """
     path, part = entry.path, entry.path.with_name(entry.path.name + PART_SUFFIX)
     if not path.is_file() and offline:
@@ -106,16 +105,14 @@ def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
         total = start + int(response.headers.get("Content-Length") or 0)
         bar = progress.bar(f"downloading {entry.name}", total, unit="B", done=start)
         with bar as progress, open(part, "ab" if start else "wb") as file:
-            while chunk := _read(response):
+            while True:
+                try:  # errors of the network, unlike those of the disk, may be over soon
+                    chunk = response.read(CHUNK)
+                except (OSError, http.client.HTTPException) as error:
+                    raise _BrokenError(error or type(error).__name__) from error
+                if not chunk:
+                    break
                 file.write(chunk)
                 progress.update(len(chunk))
     if _size(part) < total:
         raise _BrokenError(f"the connection ended after {_size(part)} of {total} bytes")
-
-
-def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next bytes; errors of the network, unlike those of the disk, are a _BrokenError."""
-    try:
-        return response.read(CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(error or type(error).__name__) from error

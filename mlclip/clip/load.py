@@ -70,8 +70,7 @@ def load_clip(
       build its model, it is loaded as "local-dir:DIR";
     - "open_clip:NAME/TAG", "hf-hub:OWNER/NAME" or "local-dir:DIR" for any model that the package open_clip can build.
 
-    The model's `.name`, `.sha256`, `.pixels` and `.licence` describe it. Raises InputError for an unknown name, and for a file or
-    folder that is damaged, is not a CLIP, or holds NaN or infinite numbers.
+    The model's `.name`, `.sha256`, `.pixels` and `.licence` describe it.
     """
     asked = str(name_or_path)
     pixels = parse_pixels(pixels) if isinstance(pixels, str) else pixels

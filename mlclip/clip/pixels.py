@@ -20,11 +20,9 @@ class Pixels:
     """The pixels that a CLIP was trained on; the defaults are OpenAI's. `mean` and `std` are of RGB in [0, 1].
 
     `resize` says how a photo became a square in the training: "squash" changes the aspect ratio, "shortest" keeps it and cuts
-    off the ends of the longer side, "longest" keeps it and pads the shorter side. It does not change what mlclip computes:
-    each view is a crop that is squashed to a square, so that no end of a photo is lost and no padding is labelled. With
-    "squash" the view of the whole photo is exactly what the CLIP was trained on. With "shortest" and "longest" that is so for
-    square crops only; other views are squeezed, as in both papers. So `resize` is recorded with the labels, but embeddings
-    do not depend on it.
+    off the ends of the longer side, "longest" keeps it and pads the shorter side. It is recorded with the labels and does not change
+    what mlclip computes: each view is a crop that is squashed to a square, as in both papers, so that no end of a photo is lost and no
+    padding is labelled.
     """
 
     mean: tuple[float, float, float] = IMAGE_MEAN

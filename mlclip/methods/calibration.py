@@ -177,15 +177,12 @@ def match_expected_positives(scores: Tensor, labels: Tensor) -> Tensor:
     >>> match_expected_positives(torch.tensor([[0.1], [0.3], [0.2]]), torch.tensor([[0.1], [0.9], [0.0]]))
     tensor([0.2500])
     """
-    return torch.stack([_matching_threshold(scores[:, c], labels[:, c]) for c in range(scores.shape[1])])
-
-
-def _matching_threshold(scores: Tensor, labels: Tensor) -> Tensor:
-    known = ~(scores.isnan() | labels.isnan())
-    if not known.any():
-        return torch.tensor(0.5)
-    between, reached = _cuts(scores[known])
-    return between[(reached - labels[known].sum().round()).abs().argmin()]
+    found = torch.full((scores.shape[1],), 0.5, dtype=scores.dtype)
+    for c, known in enumerate((~(scores.isnan() | labels.isnan())).T):  # (N,)
+        if known.any():
+            between, reached = _cuts(scores[known, c])
+            found[c] = between[(reached - labels[known, c].sum().round()).abs().argmin()]
+    return found
 
 
 def best_expected_f1(scores: Tensor) -> Tensor:
@@ -198,16 +195,14 @@ def best_expected_f1(scores: Tensor) -> Tensor:
     >>> best_expected_f1(torch.tensor([[0.9], [0.5], [0.1], [0.1]]))
     tensor([0.3000])
     """
-    return torch.stack([_best_threshold(scores[:, c]) for c in range(scores.shape[1])])
-
-
-def _best_threshold(scores: Tensor) -> Tensor:
-    known = scores[~scores.isnan()]
-    if not len(known):
-        return torch.tensor(0.5)
-    between, reached = _cuts(known)
-    best = torch.cat([known.new_zeros(1), known.sort(descending=True).values.cumsum(0)])  # (n + 1,)
-    return between[(2 * best[reached] / (reached + known.sum()).clamp(min=1e-9)).argmax()]
+    found = torch.full((scores.shape[1],), 0.5, dtype=scores.dtype)
+    for c, column in enumerate(scores.T):
+        known = column[~column.isnan()]
+        if len(known):
+            between, reached = _cuts(known)
+            best = torch.cat([known.new_zeros(1), known.sort(descending=True).values.cumsum(0)])  # (n + 1,)
+            found[c] = between[(2 * best[reached] / (reached + known.sum()).clamp(min=1e-9)).argmax()]
+    return found
 
 
 def _cuts(scores: Tensor) -> tuple[Tensor, Tensor]:

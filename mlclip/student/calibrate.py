@@ -54,9 +54,8 @@ class CalibrationResult:
 def undo_calibration(checkpoint: Checkpoint) -> Checkpoint:
     """The model as its training left it, without an earlier calibration by true labels.
 
-    So labels of one calibration are not counted again in the next, and the same labels twice give the same model. The model
-    inside `checkpoint` is changed in place and is also in the result. Its predictions are the network's own, without the hierarchy
-    and groups of the classes: these are what a calibration is fitted to.
+    So the same labels twice give the same model. The model inside `checkpoint` is changed in place and is also in the result. Its
+    predictions are the network's own, without the hierarchy and groups of the classes: these are what a calibration is fitted to.
     """
     calibration = checkpoint.meta.get("calibration") or {}
     if calibration.get("source") != SOURCE:
@@ -80,8 +79,6 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> Calib
     photos, labelled or not (see `best_expected_f1`). The labels only change slope and offset, which many photos determine.
     For a class with fewer positives the threshold moves with the scores: the same photos are above it as before. A class
     without true labels does not change. `meta["calibration"]` has the facts, and the values before.
-
-    Raises InputError if no photo or no class is in both tables, if no cell is known, and as `check_truth` does.
     """
     true, rows, unmatched = _align_truth(checkpoint, predicted, truth)  # (M, C), (M,)
     model, old = checkpoint.model, checkpoint.thresholds
@@ -139,7 +136,7 @@ def _align_truth(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tu
     true[:, [names.index(name) for name in match.classes]] = truth.scores[truth_rows][:, [j for _, j in match.columns]]
     labelled = ~true.isnan().all(1)
     if not labelled.any():
-        raise InputError(f"the truth has no label for these {len(rows)} photos. Write 1 or 0 in some of its cells.")
+        raise InputError(f"the truth has no label for these {len(rows)} photos: every cell is empty. Fill in 1 or 0.")
     return true[labelled], rows[labelled], [*match.classes_only_second, *match.paths_only_second]
 
 

@@ -80,8 +80,7 @@ def export_onnx(
     has "classes", "thresholds" and "size" as JSON, "preprocess" in words, and "format", "version" and "variant".
 
     `variant`: "fp32", or "int8", a quarter of the size, for CPUs. int8 is static quantisation; it needs `photos` like those that
-    will be predicted. Their labels are not needed. With `photos`, the difference is measured on them, otherwise on random images.
-    Raises InputError if the extra is not installed, or if the scores differ too much.
+    will be predicted. With `photos`, the difference is measured on them, otherwise on random images. InputError if it is too large.
     """
     refuse_clip_head(checkpoint.model, "be exported to ONNX")
     try:

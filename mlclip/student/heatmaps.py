@@ -42,10 +42,9 @@ def write_heatmaps(
 ) -> int:
     """Write one JPEG per photo, `folder`/PATH.heatmap.jpg: the photo, then the map of each chosen class over the photo.
 
-    Where PATH is no name that can be written, `output_names` says what the file is called.
-    Colours go from the lowest cell of each map (blue) to its highest cell (red). So they compare places of a photo, not
-    classes; the score in the caption compares classes. `device`: None uses a GPU where there is one. Returns the number of
-    files; photos that cannot be read are skipped.
+    Where PATH is no name that can be written, `output_names` says what the file is called. Colours go from the lowest cell of each
+    map (blue) to its highest cell (red): they compare places of a photo, not classes. Returns the number of files; photos that cannot
+    be read are skipped.
     """
     refuse_clip_head(checkpoint.model, "draw heat maps")
     folder, device, model = Path(folder), choose_device(device or "auto"), checkpoint.model

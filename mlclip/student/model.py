@@ -3,9 +3,8 @@
 The output of the convolution is the class activation map (CAM). It shows where the student saw a class.
 
 The trunks are torchvision's networks without their heads, with torchvision's parameter names. The two default students, resnet101 and
-mobilenet_v2, are written here: `import torchvision` also imports torch's compiler, and that takes as long as the rest of `mlclip
-predict` for one photo. A test compares them with torchvision's: the same initial weights from the same seed, the same outputs, the
-same state after a step of training.
+mobilenet_v2, are written here, and a test compares them: `import torchvision` also imports torch's compiler, and that takes as long as
+the rest of `mlclip predict` for one photo.
 
 Letters: N photos, C classes, K trunk channels, H W pixels, h w cells of the map.
 """
@@ -34,10 +33,9 @@ class Classifier(nn.Module):
     """The network: photos -> logits and class activation maps.
 
     `classes` are the names in the order of the logits. `size` is the side of the square input in pixels; other sizes also
-    work. `trunk` computes feature maps (N, K, h, w); the default is torchvision's `arch`, with random weights until
-    `load_trunk` or `load_state_dict`. `cam_boost` multiplies positive cells of the class maps before pooling (CCD step 2); 1
-    is off. `scale` and `offset` (C,) calibrate the pooled logits; they are 1 and 0 until `calibrate`. These three are buffers:
-    they are saved with the weights but not trained.
+    work. `trunk` computes feature maps (N, K, h, w); the default is torchvision's `arch`, with random weights. The buffer `cam_boost`
+    multiplies positive cells of the class maps before pooling (CCD step 2); 1 is off. The buffers `scale` and `offset` (C,) calibrate
+    the pooled logits; they are 1 and 0 until `calibrate`.
     """
 
     def __init__(

@@ -138,8 +138,6 @@ def load_model(
 ) -> Checkpoint | OnnxModel:
     """The student in a `model.pt`, `.safetensors` or `.onnx`: `model.predict(photo)` predicts photos in memory.
 
-    Raises InputError where the file is missing or damaged.
-
     For a model of `arch="clip-head"` its CLIP is loaded too: from the file `clip`, else by the name or path in the model. It is
     downloaded if it is missing, unless `offline`.
     """

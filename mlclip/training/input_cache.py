@@ -2,8 +2,7 @@
 
 Without it every epoch decodes every photo again. The file loses its name as soon as every rank of the machine has opened it.
 So the system frees its space when the training ends, also after a kill; no other process can change it; and several
-trainings of the same photos do not meet. A training that is continued decodes its photos again, which takes no longer than one
-epoch without the cache.
+trainings of the same photos do not meet. A training that is continued decodes its photos again.
 
 Letters: N photos, B of them in a batch, S side of the input in pixels.
 """

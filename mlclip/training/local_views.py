@@ -1,8 +1,7 @@
 """CCD step 2, label update: which local views of a photo the teacher scores, and the local labels that its scores give.
 
-The views come from the class maps of the student or of the teacher. The scores are computed in the same way as the labels. For
-CCD and CDUL labels: a softmax, debiased if the labels are. For centred labels: the level of each class is subtracted, and the
-result is the probability of the upper mixture component.
+The views come from the class maps of the student or of the teacher. The scores are computed in the same way as the labels, see
+`CropScorer`.
 
 Letters: N photos, C classes, K local views of one photo, h w cells of a map, k crops, D the joint embedding.
 """
@@ -85,7 +84,10 @@ def choose_local_views(
             for index, of_photo in zip(indices.tolist(), of_batch, strict=True):  # (C, h, w)
                 row = rows[index]
                 cams = of_photo[above[row]]  # (K, h, w)
-                found[row] = [_box_of(cam, least_margin=1.0 if cells else 0.0) for cam in cams]
+                margin = max(CAM_MARGIN, CAM_SIDE / min(cams.shape[1:]) if cells else 0.0)  # pixels
+                large = F.interpolate(cams[None], size=(CAM_SIDE, CAM_SIDE), mode="bilinear", align_corners=False)[0]
+                boxes = (ccd.cam_box(cam, margin=margin) for cam in large)
+                found[row] = [tuple(side / CAM_SIDE for side in box) for box in boxes]
                 if row in reported:
                     maps[row] = as_bytes(cams)
     views = LocalViews([[] for _ in photos], [[] for _ in photos])
@@ -94,13 +96,6 @@ def choose_local_views(
         for row, boxes in rank_boxes.items():
             views.boxes[row], views.classes[row] = boxes, above[row]
     return views
-
-
-def _box_of(cam: Tensor, least_margin: float) -> Box:
-    """The box of one class map (h, w), as shares of the photo's sides. Its margin is at least so many cells."""
-    margin = max(CAM_MARGIN, least_margin * CAM_SIDE / min(cam.shape))
-    large = F.interpolate(cam[None, None], size=(CAM_SIDE, CAM_SIDE), mode="bilinear", align_corners=False)[0, 0]
-    return tuple(side / CAM_SIDE for side in ccd.cam_box(large, margin=margin))
 
 
 @dataclass(frozen=True)
@@ -125,8 +120,7 @@ class CropScorer:
     weights: Tensor | None = None  # (K, K) of `centred.competition`
 
     @property
-    def initial(self) -> float:
-        """The combined score of every class before the first crop."""
+    def initial(self) -> float:  # the combined score of every class before the first crop
         return 0.0 if self.levels is None else -math.inf
 
     def score(self, embeddings: Tensor) -> Tensor:

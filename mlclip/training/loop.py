@@ -61,9 +61,7 @@ def train_student(
 ) -> Checkpoint:
     """Train a student on pseudo labels and write it to `output`: step 2 of CDUL (ICCV 2023) and of CCD (CVPR 2025).
 
-    The arguments are those of `train.train`, with what it has read: the table, its `truth`, and the `teacher` that made the labels
-    (another one needs `config.other_teacher`).
-
+    The arguments are those of `train.train`, with what it has read: the table, its `truth`, and the `teacher` that made the labels.
     Labels that are NaN (not known) do not enter the loss and do not change. Corrected labels do not change either, and their losses
     count `config.correction_weight` times. Photos that cannot be read are listed in `meta["skipped"]`. The state after every epoch
     is in `model.resume.pt` beside `output`, its facts in `model.log.csv`; a training that is resumed has the result of one that

@@ -86,9 +86,8 @@ def train_probe(
     """Fit the head of a new student to the labels. Every rank returns the same student.
 
     The thresholds come from held-out predictions, which the head has not been fitted to. `model.log.csv` beside `output` lists
-    the penalties that were tried. `truth` only adds mAPs of labels and held-out predictions to it. A stopped probe continues from
-    the features or embeddings in the cache. `teacher`, for `arch="clip-head"`, is the CLIP that made the labels;
-    `config.other_teacher` allows another one. InputError if it is missing or another one, or if fewer than 2 photos can be read.
+    the penalties that were tried. `truth` only adds mAPs of labels and held-out predictions to it. `teacher`, for
+    `arch="clip-head"`, is the CLIP that made the labels; `config.other_teacher` allows another one.
     """
     distributed = runtime.distributed
     if config.arch == CLIP_HEAD:
