@@ -74,9 +74,10 @@ def predict_all(state: TrainingState) -> Tensor:
         batches=state.cache.batches(rows, PREDICT_BATCH) if state.cache else None,
     )  # fmt: skip
     state.skipped |= {state.photos[row].path: reason for row, reason in unreadable}
+    gathered = torch.full_like(state.labels, torch.nan)
     for rank_rows, rank_scores in distributed.all_gather((rows, scores[rows])):
-        scores[rank_rows] = rank_scores
-    return scores
+        gathered[rank_rows] = rank_scores
+    return gathered
 
 
 def refined_labels(state: TrainingState, labels: Labels) -> Labels:
