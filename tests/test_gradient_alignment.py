@@ -18,17 +18,8 @@ from mlclip.training.loop import train_student
 from mlclip.training.schedule import label_step_due
 
 CLASSES = ["red", "green", "blue"]
-CONFIG = TrainConfig(
-    method="cdul",
-    arch="mobilenet_v3_small",
-    init="none",
-    size=64,
-    epochs=4,
-    batch_size=4,
-    lr=1e-3,
-    warmup=1,
-    label_every=2,
-)
+SMALL = {"arch": "mobilenet_v3_small", "init": "none", "size": 64, "epochs": 4, "batch_size": 4, "lr": 1e-3}
+CONFIG = TrainConfig(method="cdul", **SMALL, warmup=1, label_every=2)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 from toy_clip import Downsample, ToyCLIP, trace
-from weight_files import refusal, repack
+from weight_files import Malicious, refusal, repack
 
 from mlclip.clip.load import load_clip
 from mlclip.clip.registry import MODELS, CachedWeights, Entry, available_models, cached_weights, find_name
@@ -101,26 +101,8 @@ def test_safetensors_are_read_and_the_error_without_the_package_names_it(tmp_pat
 # Bad files
 
 
-class Malicious:
-    """Its pickle calls code that creates a file."""
-
-    def __init__(self, trace_file):
-        self.trace_file = trace_file
-
-    def __reduce__(self):
-        return (exec, (f"open({str(self.trace_file)!r}, 'w')",))
-
-
 def malicious_zip(path, evil):
     torch.save({"visual.proj": torch.zeros(2), "evil": evil}, path)
-
-
-def malicious_legacy(path, evil):
-    torch.save({"visual.proj": torch.zeros(2), "evil": evil}, path, _use_new_zipfile_serialization=False)
-
-
-def malicious_bare(path, evil):
-    path.write_bytes(pickle.dumps(evil))
 
 
 def malicious_archive(path, evil):
@@ -131,7 +113,7 @@ def malicious_archive(path, evil):
         file.writestr("toy/code/__torch__.py", "raise SystemExit")
 
 
-@pytest.mark.parametrize("make", [malicious_zip, malicious_legacy, malicious_bare, malicious_archive])
+@pytest.mark.parametrize("make", [malicious_zip, malicious_archive])
 def test_a_malicious_pickle_is_refused_and_nothing_is_executed(tmp_path, make):
     make(tmp_path / "evil.pt", Malicious(tmp_path / "ran"))
     assert "Nothing was executed" in refusal(tmp_path / "evil.pt")
@@ -207,9 +189,8 @@ def test_weights_for_another_vocabulary_are_refused(tmp_path, clip_file):
 
 def edited(archive_file, target, old, new):
     """A copy of an archive with `new` in place of `old` in its pickle."""
-    return repack(
-        archive_file, target, lambda name, data: data.replace(old, new) if name.endswith("/data.pkl") else data
-    )
+    changed = lambda name, data: data.replace(old, new) if name.endswith("/data.pkl") else data  # noqa: E731
+    return repack(archive_file, target, changed)
 
 
 def test_an_archive_that_declares_more_than_it_holds_is_refused(archive_file, tmp_path):
@@ -234,14 +215,6 @@ def test_a_file_becomes_a_clip_that_knows_its_name_and_hash(archive_file, state)
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in model.state_dict().values())
     assert torch.equal(model.visual.proj, state["visual.proj"])
     assert load_clip(archive_file, activation="gelu").activation == "gelu"
-
-
-def test_every_format_gives_the_same_embeddings(archive_file, state, tmp_path):
-    torch.save(state, tmp_path / "toy.pt")
-    pixels = torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        embeddings = [load_clip(path).encode_image(pixels) for path in (archive_file, tmp_path / "toy.pt")]
-    assert torch.equal(*embeddings) and embeddings[0].std() > 0
 
 
 # Names
