@@ -97,13 +97,7 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 class VisionTransformer(nn.Module):
     def __init__(
-        self,
-        side: int,
-        patch: int,
-        size: tuple[int, int, int],
-        embed_dim: int,
-        activation: str,
-        head_width: int | None = None,
+        self, side: int, patch: int, size: tuple[int, int, int], embed_dim: int, activation: str, head_width: int = 0
     ):
         super().__init__()
         width, layers, hidden = size
@@ -156,7 +150,7 @@ class Bottleneck(nn.Module):
 class AttentionPool(nn.Module):
     """Attention pooling: the mean of all cells is the query, the cells are keys and values."""
 
-    def __init__(self, side: int, width: int, embed_dim: int, head_width: int | None = None):
+    def __init__(self, side: int, width: int, embed_dim: int, head_width: int = 0):
         super().__init__()
         self.heads = width // (head_width or HEAD_WIDTH)
         self.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, width))
@@ -190,12 +184,7 @@ class ModifiedResNet(nn.Module):
     """CLIP's ResNet: a stem of three convolutions, average pools instead of strides, and attention pooling at the end."""
 
     def __init__(
-        self,
-        resolution: int,
-        width: int,
-        layers: tuple[int, int, int, int],
-        embed_dim: int,
-        head_width: int | None = None,
+        self, resolution: int, width: int, layers: tuple[int, int, int, int], embed_dim: int, head_width: int = 0
     ):
         super().__init__()
         self.stride = 32  # pixels

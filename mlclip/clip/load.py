@@ -119,7 +119,7 @@ def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offlin
             "are bad. The model's open_clip_config.json tells (quick_gelu, preprocess_cfg): pass the folder with it, or set "
             "`clip_activation=gelu` and `clip_pixels=openai`"
         )
-    model = _built(state, ClipFacts(activation or "quick_gelu", HeadWidths(), pixels or OPENAI, {}), path)
+    model = _built(state, ClipFacts("quick_gelu", HeadWidths(), None, {}), activation, pixels, path)
     model.name, model.sha256, model.licence = name, sha256, "mit" if openai else ""
     return model
 
@@ -134,8 +134,7 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
             f"warning: {folder} holds no preprocessor_config.json: OpenAI's pixels are assumed. Download it from the same place, "
             "or set `clip_pixels=openai`"
         )
-    chosen = ClipFacts(activation or facts.activation, facts.heads, pixels or facts.pixels or OPENAI, facts.sizes)
-    model = _built(state, chosen, folder)
+    model = _built(state, facts, activation, pixels, folder)
     model.name, model.sha256, model.licence = str(folder), sha256, licence_of_folder(folder)
     is_resnet = isinstance(model.visual, ModifiedResNet)
     usual = HEAD_WIDTH if is_resnet else WIDE_HEADS.get(model.visual.class_embedding.numel(), HEAD_WIDTH)
@@ -144,13 +143,15 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
     return model
 
 
-def _built(state: Mapping[str, Tensor], facts: ClipFacts, path: Path) -> CLIP:
+def _built(
+    state: Mapping[str, Tensor], facts: ClipFacts, activation: str | None, pixels: Pixels | None, path: Path
+) -> CLIP:
     """The CLIP of these tensors. InputError if they are of a known other kind, do not fit together, or do not fit the facts."""
     for pattern, what in _FOREIGN.items():
         if any(re.search(pattern, name) for name in state):
             raise InputError(f"{path} holds {what}.")
     with refused(str(path), "", InputError):
-        model = build_clip(state, facts.activation, facts.heads)
+        model = build_clip(state, activation or facts.activation, facts.heads)
     found = {"image size": model.input_resolution, "embedding size": model.embed_dim}
     found["text width"] = model.ln_final.weight.numel()
     for name, size in facts.sizes.items():
@@ -164,5 +165,5 @@ def _built(state: Mapping[str, Tensor], facts: ClipFacts, path: Path) -> CLIP:
             f"{path} was trained with a vocabulary of {model.vocab_size} tokens, but CLIP's has {VOCAB_SIZE}. "
             "Use weights trained with CLIP's tokenizer, or open_clip's version of this model."
         )
-    model.pixels = facts.pixels
+    model.pixels = pixels or facts.pixels or OPENAI
     return model

@@ -26,10 +26,10 @@ NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"} 
 
 
 class HeadWidths(NamedTuple):
-    """Channels per attention head of both encoders, which no tensor shows. None: as in OpenAI's and LAION's models."""
+    """Channels per attention head of both encoders, which no tensor shows. 0: as in OpenAI's and LAION's models."""
 
-    image: int | None = None
-    text: int | None = None
+    image: int = 0
+    text: int = 0
 
 
 class CLIP(nn.Module):

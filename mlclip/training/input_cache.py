@@ -15,7 +15,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -32,11 +32,11 @@ SPARE_BYTES = 256 * 2**20  # that must stay free on the disk
 PHOTOS_AT_ONCE = 16  # are decoded and then written together
 
 
-class InputCache:
+class InputCache(NamedTuple):
     """The pixels of N photos (N, 3, S, S), read from the mapped file, and the reasons of those that cannot be read."""
 
-    def __init__(self, pixels: np.ndarray, unreadable: dict[int, str]):
-        self.pixels, self.unreadable = pixels, unreadable
+    pixels: np.ndarray
+    unreadable: dict[int, str]
 
     def batches(self, rows: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor | None, list[tuple[int, str]]]]:
         """The photos of `rows` in batches of `size`, in the form of `images.photo_batches`.
