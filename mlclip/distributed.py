@@ -134,10 +134,8 @@ class Distributed:
         except RuntimeError as error:
             if self.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
-            raise InputError(
-                f"rank {self.rank} has lost its connection to another rank, which was stopped or killed. Its own last message says "
-                "why. Finished work is kept: run the same command again to continue."
-            ) from error
+            what = f"rank {self.rank} has lost its connection to another rank, which was stopped or killed and says why"
+            raise InputError(f"{what}. Finished work is kept: run the same command again to continue.") from error
 
 
 @dataclass(frozen=True)
@@ -208,9 +206,9 @@ def start_distributed(device: str | torch.device = "auto") -> Distributed:
     kinds = distributed.all_gather((chosen.type, chosen.type == "cuda" and local_ranks <= torch.cuda.device_count()))
     for other, (kind, _) in enumerate(kinds):
         if kind != kinds[0][0]:
+            what = f"rank 0 has the device {kinds[0][0]} and rank {other} has {kind}"
             raise InputError(
-                f"rank 0 has the device {kinds[0][0]} and rank {other} has {kind}. All ranks need the same kind: pass "
-                '`device="cpu"`, or use machines with GPUs only.'
+                f'{what}. All ranks need the same kind: pass `device="cpu"`, or use only machines with GPUs.'
             )
     if all(own_gpu for _, own_gpu in kinds) and dist.get_backend() != "nccl":
         distributed = replace(distributed, group=_nccl_group())
@@ -223,10 +221,8 @@ def rank_device(device: str | torch.device) -> torch.device:
     if chosen.type != "cuda":
         return chosen
     if chosen.index is not None and local_ranks > 1:
-        raise InputError(
-            f'`device="{chosen}"` would put all {local_ranks} processes of this machine on one GPU. Use `device="cuda"`: '
-            "each process then takes a GPU of its own."
-        )
+        what = f'`device="{chosen}"` would put all {local_ranks} processes of this machine on one GPU'
+        raise InputError(f'{what}. Use `device="cuda"`: each process then takes a GPU of its own.')
     if chosen.index is None:
         local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("RANK", "0"))
         chosen = torch.device("cuda", local_rank % torch.cuda.device_count())

@@ -302,10 +302,8 @@ def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False)
     if not isinstance(content, dict) or content.get("format") != f"mlclip.{kind}":
         raise InputError(f"{path} is not an mlclip {kind} file. `{made_by}` creates one.")
     if content.get("version") != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has another version of the {kind} format. This mlclip reads version {FORMAT_VERSION}. "
-            f"Create the file again with `{made_by}`."
-        )
+        what = f"{path} has another version of the {kind} format. This mlclip reads version {FORMAT_VERSION}"
+        raise InputError(f"{what}. Create the file again with `{made_by}`.")
     check_fields(kind, content, path, made_by)
     return content
 

@@ -42,9 +42,9 @@ def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False
             if not path.is_file():  # else another process was faster
                 return _fetch(entry, part, progress)
     if (found := hash_file(path)) != entry.sha256:
+        what = f"{path} is truncated or not the file of CLIP {entry.name}"
         raise InputError(
-            f"{path} is truncated or not the file of CLIP {entry.name}: its sha256 is {found}, "
-            f"expected {entry.sha256}. Delete it, and mlclip downloads it again."
+            f"{what}: its sha256 is {found}, expected {entry.sha256}. Delete it: mlclip downloads it again."
         )
     return path
 
@@ -60,18 +60,18 @@ def _fetch(entry: Entry, part: Path, progress: Progress) -> Path:
         except _BrokenError as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures == FAILURES:
-                raise InputError(
-                    f"cannot download {entry.url} ({error}). Try again later to continue from {_size(part)} bytes, "
-                    f"or copy the file to {entry.path} by hand."
-                ) from error
+                remedy = (
+                    f"Try again later to continue from {_size(part)} bytes, or copy the file to {entry.path} by hand."
+                )
+                raise InputError(f"cannot download {entry.url} ({error}). {remedy}") from error
             progress.log(f"the download of {entry.name} was interrupted ({error}): trying again")
         time.sleep(PAUSE * failures)
     found = hash_file(part)
     if found != entry.sha256:
         part.unlink()
+        what = f"{entry.url} has the sha256 {found}, expected {entry.sha256}"
         raise InputError(
-            f"{entry.url} has the sha256 {found}, expected {entry.sha256}. The download was deleted. "
-            f"Try again, or copy the right file to {entry.path} by hand."
+            f"{what}. The download was deleted. Try again, or copy the right file to {entry.path} by hand."
         )
     os.replace(part, entry.path)
     return entry.path
@@ -94,9 +94,8 @@ def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
                 return
             part.unlink()
         elif error.code < 500 and error.code not in (408, 429):
-            raise InputError(
-                f"{entry.url}: HTTP status {error.code}. Copy the file to {entry.path} by hand."
-            ) from error
+            remedy = f"Copy the file to {entry.path} by hand."
+            raise InputError(f"{entry.url}: HTTP status {error.code}. {remedy}") from error
         raise _BrokenError(f"HTTP status {error.code}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenError(getattr(error, "reason", None) or error or type(error).__name__) from error

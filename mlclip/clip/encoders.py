@@ -263,10 +263,8 @@ def embed_with_cells(visual: nn.Module, pixels: Tensor, attention: str = "key") 
         embeddings = visual.ln_post(last.first_token(x)) @ visual.proj  # (N, D)
         cells = visual.ln_post(_attention_only(last, x[:, 1:], ATTENTIONS[attention])) @ visual.proj  # (N, h·w, D)
     else:
-        raise InputError(
-            f"the cells of this CLIP's image encoder ({type(visual).__name__}) are not known. Use another CLIP, or "
-            '`method="centred"`.'
-        )
+        what = f"the cells of this CLIP's image encoder ({type(visual).__name__}) are not known"
+        raise InputError(f'{what}. Use another CLIP, or `method="centred"`.')
     height, width = (side // visual.stride for side in pixels.shape[2:])
     return embeddings, cells.unflatten(1, (height, width))  # (N, h, w, D)
 

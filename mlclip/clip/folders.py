@@ -54,9 +54,9 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ClipFacts, str]:
         raise InputError(f"{folder} holds a LoRA adapter, not a whole CLIP. Merge it into its model first.")
     files, config = weights_in(folder)
     if not (folder / config).is_file():
+        what = f"{folder} holds weights but no {config}, which says how they are used. Download it from the same place"
         raise InputError(
-            f"{folder} holds weights but no {config}, which says how they are used. Download it from the same place, or pass the "
-            f"file {files[0]} with `clip_activation=gelu` and `clip_pixels=openai`, as they are right for it."
+            f"{what}, or pass {files[0]} with `clip_activation=gelu` and `clip_pixels=openai`, if they are right."
         )
     damaged = (InputError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
     with refused(f"the json files in {folder} do not describe a CLIP that mlclip can use", DOWNLOAD_AGAIN, *damaged):
@@ -80,9 +80,9 @@ def weights_in(folder: Path) -> tuple[list[Path], str]:
         if "*" in name and str(len(files)) != files[0].stem.rpartition("-")[2].lstrip("0"):
             raise InputError(f"{folder} does not hold all parts of {name}. Download all of them again.")
         return files, OPEN_CLIP_CONFIG if name in OPEN_CLIP_WEIGHTS else CONFIG
+    wanted = f"{OPEN_CLIP_WEIGHTS[0]} or {HUGGING_FACE_WEIGHTS[0]}"
     raise InputError(
-        f"{folder} is a folder without weights of a CLIP ({OPEN_CLIP_WEIGHTS[0]} or {HUGGING_FACE_WEIGHTS[0]}). Download them from "
-        "the place of its json files, or pass a weight file or a name."
+        f"{folder} is a folder without weights of a CLIP ({wanted}). Download them, or pass a file or a name."
     )
 
 
@@ -164,10 +164,8 @@ def hugging_face_facts(folder: Path) -> ClipFacts:
     top = read_json(folder / CONFIG)
     if top.get("model_type") != "clip" or "CLIPModel" not in (top.get("architectures") or ["CLIPModel"]):
         kind = one_line(f"{top.get('model_type')} {top.get('architectures')}", 60)
-        raise InputError(
-            f"another model ({kind}), not a CLIPModel. SigLIP, MetaCLIP 2 and others work in open_clip's format: pass "
-            "hf-hub:OWNER/NAME of such a repository, see `mlclip models`"
-        )
+        remedy = "SigLIP, MetaCLIP 2 and others: pass hf-hub:OWNER/NAME of open_clip's format, see `mlclip models`"
+        raise InputError(f"another model ({kind}), not a CLIPModel. {remedy}")
     text, vision = _tower(top, "text_config", _TEXT), _tower(top, "vision_config", _VISION)
     _must_be("hidden_act", text["hidden_act"], *ACTIVATIONS)
     _must_be("hidden_act of the vision_config", vision["hidden_act"], text["hidden_act"])

@@ -88,10 +88,8 @@ def load_clip(
     else:
         model = _from_file(asked, activation, pixels, offline, progress)
     if limit := restriction(model.licence):
-        progress.log(
-            f"warning: the weights of {asked} are {limit} (licence {model.licence}); find out whether this also holds for what you "
-            "make with them"
-        )
+        what = f"warning: the weights of {asked} are {limit} (licence {model.licence})"
+        progress.log(f"{what}; find out whether this also holds for what you make with them")
     return model.to(device)
 
 
@@ -103,10 +101,8 @@ def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offlin
         path = TINY_FILE if name == TINY else Path(asked)
         if not path.is_file():
             hint, names = did_you_mean(asked, available_models()), ", ".join(available_models())
-            raise InputError(
-                f"{path} is neither a file nor a folder nor a known CLIP.{hint} Known names: {names}, and open_clip:NAME/TAG; see "
-                "`mlclip models`."
-            )
+            what = f"{path} is neither a file nor a folder nor a known CLIP.{hint} Known names"
+            raise InputError(f"{what}: {names}, and open_clip:NAME/TAG; see `mlclip models`.")
         sha256 = hash_file(path)
     name = name or str(path)
     progress.detail(f"reading the weights of CLIP {name} from {path}")
@@ -130,10 +126,8 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
         if said and asked and str(said) != str(asked):
             progress.log(f"warning: the json in {folder} says {name} {said}; `clip_{name}` is used: {asked}")
     if not (pixels or facts.pixels):
-        progress.log(
-            f"warning: {folder} holds no preprocessor_config.json: OpenAI's pixels are assumed. Download it from the same place, "
-            "or set `clip_pixels=openai`"
-        )
+        what = f"warning: {folder} holds no preprocessor_config.json: OpenAI's pixels are assumed"
+        progress.log(f"{what}. Download it from the same place, or set `clip_pixels=openai`")
     model = _built(state, facts, activation, pixels, folder)
     model.name, model.sha256, model.licence = str(folder), sha256, licence_of_folder(folder)
     is_resnet = isinstance(model.visual, ModifiedResNet)
@@ -156,14 +150,10 @@ def _built(
     found["text width"] = model.ln_final.weight.numel()
     for name, size in facts.sizes.items():
         if found[name] != size:
-            raise InputError(
-                f"{path}: the json says {name} {size}, but the tensors have {found[name]}: json and weights are of two models. "
-                "Download both from the same place."
-            )
+            what = f"{path}: the json says {name} {size}, but the tensors have {found[name]}"
+            raise InputError(f"{what}: they are of two models. Download both from the same place.")
     if model.vocab_size != VOCAB_SIZE:
-        raise InputError(
-            f"{path} was trained with a vocabulary of {model.vocab_size} tokens, but CLIP's has {VOCAB_SIZE}. "
-            "Use weights trained with CLIP's tokenizer, or open_clip's version of this model."
-        )
+        what = f"{path} was trained with a vocabulary of {model.vocab_size} tokens, but CLIP's has {VOCAB_SIZE}"
+        raise InputError(f"{what}. Use weights trained with CLIP's tokenizer, or open_clip's version of this model.")
     model.pixels = pixels or facts.pixels or OPENAI
     return model

@@ -82,10 +82,8 @@ class OpenClipModel(nn.Module):
         cut = (longer[:, :-1] != tokens).any(dim=1) | (longer[:, -1] != padding)  # one place more changes something
         if cut.any():
             text = ["", *texts][int(cut.nonzero()[0])]
-            raise InputError(
-                f"the text {' '.join(text[:60].split())!r} has too many tokens: {self.name} reads at most {self.context_length}. "
-                "Shorten it."
-            )
+            text, most = " ".join(text[:60].split()), self.context_length
+            raise InputError(f"the text {text!r} has too many tokens: {self.name} reads at most {most}. Shorten it.")
         return tokens[1:]
 
 

@@ -105,7 +105,7 @@ def tokenize(texts: list[str] | str, context_length: int = 77) -> LongTensor:
         if len(numbers) > context_length:
             start = " ".join(text[:50].split())
             raise InputError(
-                f"the text {start!r} has {len(numbers)} tokens; CLIP reads at most {context_length}. Shorten it."
+                f"text {start!r} has {len(numbers)} tokens; CLIP reads at most {context_length}. Shorten it."
             )
         row[: len(numbers)] = torch.tensor(numbers)
     return tokens

@@ -121,10 +121,8 @@ def check_truth(classes: Sequence[str], truth: Labels) -> None:
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
         number, name = float(scores[row, column]), shared[column]
-        raise InputError(
-            f"the truth has the value {number:g} for {name!r} in {truth.paths[row]}. "
-            "Write 1 or 0, or leave the cell empty if it is not known."
-        )
+        what = f"the truth has the value {number:g} for {name!r} in {truth.paths[row]}"
+        raise InputError(f"{what}. Write 1 or 0, or leave the cell empty if it is not known.")
 
 
 def _align_truth(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tuple[Tensor, Tensor, list[str]]:

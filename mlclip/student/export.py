@@ -145,10 +145,9 @@ def _graph(model: nn.Module, pixels: np.ndarray) -> Any:
             )
             return program.model_proto
     except RuntimeError as error:  # as are torch's OnnxExporterError and onnxscript's SerdeError
-        raise InputError(
-            f"the ONNX exporter of torch {torch.__version__} failed ({type(error).__name__}). Install versions of onnx, onnxscript and "
-            "protobuf from the same time as torch, or a newer torch."
-        ) from error
+        what = f"the ONNX exporter of torch {torch.__version__} failed ({type(error).__name__})"
+        remedy = "Install versions of onnx, onnxscript and protobuf from the same time as torch, or a newer torch."
+        raise InputError(f"{what}. {remedy}") from error
 
 
 @contextmanager

@@ -135,8 +135,6 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
         progress.log(epoch_line(facts))
 
     if state.epochs < config.epochs:
-        progress.log(
-            f"stopped after epoch {state.epochs} of {config.epochs}: the label-free measure rises faster "
-            "(`stopping=False` does not stop)"
-        )
+        epochs = f"epoch {state.epochs} of {config.epochs}"
+        progress.log(f"stopped after {epochs}: the label-free measure rises faster (`stopping=False` does not stop)")
     return predict_all(state) if predictions is None else predictions

@@ -132,10 +132,8 @@ def _warn_of_changed(labels: Labels, found: list[tuple[int, Photo]], runtime: Ru
                     changed.append(photo.path)
             bar.update(len(part))
     if changed:
-        runtime.progress.log(
-            f"{len(changed):,} of {len(found):,} photos changed since they were labelled, such as {changed[0]}. They keep their "
-            "old labels; label them again with `mlclip pseudolabel`"
-        )
+        what = f"{len(changed):,} of {len(found):,} photos changed since they were labelled, such as {changed[0]}"
+        runtime.progress.log(f"{what}. They keep their old labels; label them again with `mlclip pseudolabel`")
 
 
 def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
@@ -153,7 +151,7 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
             missing[path] = getattr(error, "strerror", None) or "not a valid path"
     if not found:
         raise InputError(
-            f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass their folder as `root`."
+            f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass their `root`."
         )
     return found, missing
 

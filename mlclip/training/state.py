@@ -157,10 +157,8 @@ def read_state(file: Path, identity: dict) -> dict:
     if saved["run"]["labels"] != identity["labels"]:
         changed.append("the labels have changed")
     if changed:
-        raise InputError(
-            f"{file} cannot be continued: {', '.join(changed)}. `resume=True` needs the same settings and labels; "
-            "`overwrite=True` starts again."
-        )
+        remedy = "`resume=True` needs the same settings and labels; `overwrite=True` starts again."
+        raise InputError(f"{file} cannot be continued: {', '.join(changed)}. {remedy}")
     return saved
 
 
