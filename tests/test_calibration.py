@@ -136,9 +136,8 @@ def test_a_class_in_no_photo_or_in_all_photos_has_a_threshold_beyond_all_scores(
 
 def test_saturated_scores_and_neighbouring_floats_are_separated_correctly():
     saturated = torch.tensor([[1.0], [1.0], [0.2]])
-    assert float(match_expected_positives(saturated, torch.zeros(3, 1))) == pytest.approx(
-        0.6
-    )  # no threshold is above 1, so both are positive
+    found = match_expected_positives(saturated, torch.zeros(3, 1))
+    assert float(found) == pytest.approx(0.6)  # no threshold is above 1, so both are positive
     neighbours = torch.tensor([[0.7], [float(torch.nextafter(torch.tensor(0.7), torch.tensor(0.0)))], [0.1]])
     found = match_expected_positives(neighbours, torch.tensor([[1.0], [0.0], [0.0]]))
     assert int((neighbours >= found).sum()) == 1
@@ -160,9 +159,8 @@ def test_the_threshold_of_best_expected_f1_equals_a_slow_search():
     scores = torch.rand(60, 3, generator=torch.Generator().manual_seed(1)) ** 2
     found = best_expected_f1(scores)
     for column, threshold in zip(scores.T, found, strict=True):
-        expected = [
-            2 * float(column[column >= t].sum()) / (int((column >= t).sum()) + float(column.sum())) for t in column
-        ]
+        reached = [column >= t for t in column]
+        expected = [2 * float(column[over].sum()) / (int(over.sum()) + float(column.sum())) for over in reached]
         above = column >= threshold
         assert 2 * float(column[above].sum()) / (int(above.sum()) + float(column.sum())) == pytest.approx(max(expected))
 
@@ -175,10 +173,8 @@ def test_with_few_labels_the_best_expected_f1_is_better_than_the_best_f1_on_thes
         few, rest = slice(0, 40), slice(40, None)
         slope, offset = fit_calibration(logits[few], truth[few])
         scores = (slope * logits + offset).sigmoid()
-        for found, rule in (
-            (by_expectation, best_expected_f1(scores[few])),
-            (by_search, _best_f1(scores[few], truth[few])),
-        ):
+        rules = (best_expected_f1(scores[few]), _best_f1(scores[few], truth[few]))
+        for found, rule in zip((by_expectation, by_search), rules, strict=True):
             found.append(float(f1_of_classes(scores[rest] >= rule, truth[rest]).nanmean()))
     assert sum(by_expectation) > sum(by_search)
 

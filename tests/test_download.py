@@ -134,9 +134,7 @@ def block_sockets(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", blocked)
 
 
-def test_offline_with_an_empty_cache_is_refused_without_a_connection_and_names_url_and_path(
-    server, monkeypatch, own_cache
-):
+def test_offline_with_an_empty_cache_is_refused_without_a_connection(server, monkeypatch, own_cache):
     entry = server.entry()
     block_sockets(monkeypatch)
     line = refused(entry, offline=True)

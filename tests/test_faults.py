@@ -161,9 +161,7 @@ def test_if_no_photo_can_be_read_nothing_is_written(command, tmp_path, sources):
     assert status == 1 and "0 of 2 photos" in err and os.listdir(tmp_path) == ["p"]
 
 
-def test_photos_that_vanish_after_they_were_listed_are_skipped_by_every_command(
-    command, photos, model_file, monkeypatch
-):
+def test_photos_that_vanish_after_they_were_listed_are_skipped(command, photos, model_file, monkeypatch):
     def vanish(find):
         def listed(*arguments):
             found = find(*arguments)

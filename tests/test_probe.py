@@ -33,9 +33,8 @@ CLASSES = ["red", "green", "blue"]
 def soft_problem(rows=300, channels=20, classes=3, seed=0):
     """Features (rows, channels) of very different variances, and soft labels (rows, classes), in float64."""
     generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(rows, channels, generator=generator, dtype=torch.float64) @ torch.diag(
-        torch.logspace(-2, 1, channels, dtype=torch.float64)
-    )
+    spread = torch.logspace(-2, 1, channels, dtype=torch.float64)
+    features = torch.randn(rows, channels, generator=generator, dtype=torch.float64) @ torch.diag(spread)
     logits = features @ torch.randn(channels, classes, generator=generator, dtype=torch.float64) - 1
     return features + 3, (logits + torch.randn(rows, classes, generator=generator, dtype=torch.float64)).sigmoid()
 

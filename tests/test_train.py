@@ -171,9 +171,7 @@ def test_the_fused_average_equals_averaging_each_tensor_on_its_own():
     assert fused.state_dict().keys() == slow.state_dict().keys()
 
 
-def test_averaging_over_the_whole_training_is_the_mean_and_averaging_over_nothing_is_the_last_step(
-    labels, tmp_path, monkeypatch
-):
+def test_averaging_over_the_whole_training_is_the_mean_and_over_nothing_the_last_step(labels, tmp_path, monkeypatch):
     steps, student = weights_step_by_step(labels, tmp_path / "all.pt", replace(CONFIG, average=1.0), monkeypatch)
     mean = torch.stack([weights["head.weight"] for weights in steps]).mean(0)
     assert torch.allclose(student["head.weight"], mean, atol=1e-6)
@@ -194,9 +192,7 @@ def test_label_steps_use_the_predictions_of_the_averaged_student(labels, tmp_pat
     assert not torch.allclose(*moved, atol=1e-4)
 
 
-def test_an_unfinished_training_is_only_continued_with_resume_and_with_what_it_began_with(
-    labels, photos, tmp_path, told, interrupt_at
-):
+def test_an_unfinished_training_is_continued_with_what_it_began_with(labels, photos, tmp_path, told, interrupt_at):
     output = tmp_path / "m.pt"
     with interrupt_at(STEP, 5):
         train_student(labels, output, config=CONFIG)
@@ -371,9 +367,7 @@ def test_unknown_labels_have_no_gradient():
 
 
 @pytest.mark.parametrize(("method", "num_workers"), [("fixed", 2), ("probe", 0)])
-def test_photos_that_changed_after_they_were_labelled_are_counted_by_their_content(
-    labels, photos, tmp_path, method, num_workers, told
-):
+def test_photos_that_changed_after_labelling_are_counted(labels, photos, tmp_path, method, num_workers, told):
     hashes = [list(content_hash(str(photos / path))) for path in labels.paths]
     labels = replace(labels, meta={"content": torch.tensor(hashes, dtype=torch.uint8)})
     small = {"epochs": 1} if method == "fixed" else {}

@@ -120,9 +120,10 @@ def test_a_malicious_pickle_is_refused_and_nothing_is_executed(tmp_path, make):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "name", [b"os\nsystem", b"torch\nload", b"torch.jit\nload", b"builtins\neval", b"torch._utils\n_import_dotted_name"]
-)
+EVIL = (b"os\nsystem", b"torch\nload", b"torch.jit\nload", b"builtins\neval", b"torch._utils\n_import_dotted_name")
+
+
+@pytest.mark.parametrize("name", EVIL)
 def test_an_archive_may_name_only_tensors_and_modules(tmp_path, name):
     evil = b"\x80\x02c" + name + b"\nX\x01\x00\x00\x00x\x85R."
     with zipfile.ZipFile(tmp_path / "evil.pt", "w") as file:
@@ -244,9 +245,7 @@ def test_a_name_may_be_in_any_case_and_with_a_dash(spelling, tmp_path, monkeypat
 
 def test_an_unknown_name_raises_an_error_with_the_known_names(tmp_path):
     for name in ("ViT-Z/99", str(tmp_path / "missing.pt")):
-        with pytest.raises(
-            InputError, match=r"neither a file nor a folder nor a known CLIP.*tiny, RN50,.*ViT-L/14@336px"
-        ):
+        with pytest.raises(InputError, match=r"neither a file nor .* known CLIP.*tiny, RN50,.*ViT-L/14@336px"):
             load_clip(name)
 
 
