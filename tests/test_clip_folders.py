@@ -33,13 +33,6 @@ def no_gradients():
 
 
 @pytest.fixture(scope="module")
-def open_clip():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("open_clip")
-
-
-@pytest.fixture(scope="module")
 def reference(open_clip):
     """open_clip's model of MODEL with random weights; its heads are not those that shapes alone would give."""
     model = randomise(open_clip.model.CLIP(**{**MODEL, "vision_cfg": dict(VISION), "text_cfg": dict(TEXT)}))

@@ -31,13 +31,6 @@ def one_thread_and_no_gradients():
 
 
 @pytest.fixture(scope="module")
-def open_clip():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip("open_clip")
-
-
-@pytest.fixture(scope="module")
 def small(open_clip):
     """A function that makes random open_clip models. `quick_gelu=True` as in OpenAI's models."""
     from open_clip.model import CLIP

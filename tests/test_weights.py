@@ -3,7 +3,6 @@
 import hashlib
 import pickle
 import sys
-import warnings
 import zipfile
 from collections import OrderedDict
 
@@ -227,13 +226,10 @@ def test_the_names_are_tiny_and_the_nine_openai_models():
     assert MODELS["RN50x64"].resolution == 448 and MODELS["ViT-L/14@336px"].resolution == 336
 
 
-def test_urls_and_hashes_equal_those_of_the_reference():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pretrained = pytest.importorskip("open_clip.pretrained")
+def test_urls_and_hashes_equal_those_of_the_reference(open_clip):
     for entry in MODELS.values():
         name = entry.name.replace("/", "-").replace("@336px", "-336")
-        assert pretrained.get_pretrained_url(name, "openai") == entry.url
+        assert open_clip.pretrained.get_pretrained_url(name, "openai") == entry.url
         assert entry.sha256 in entry.url and len(entry.sha256) == 64
 
 
