@@ -30,7 +30,6 @@ except ImportError:
 
 LOCK_SECONDS = 0.2  # between two attempts to get a lock that another process holds
 REPLACE_SECONDS = (0.1, 0.3, 1.0)  # waits on Windows, where a virus scanner or another program may have the file open
-TEMPORARY = r"\.{name}\.[0-9a-f]{{8}}\.tmp"  # of `atomic`
 FORMAT_VERSION = 2  # of the files that mlclip writes: labels, models, stores, unfinished trainings
 OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors", ".xml")
 
@@ -177,7 +176,7 @@ def remove_temporaries(folder: Path) -> None:
     """
     with suppress(OSError):  # the folder does not exist, or cannot be listed
         with os.scandir(folder) as entries:
-            found = [entry.path for entry in entries if re.fullmatch(TEMPORARY.format(name=".+"), entry.name)]
+            found = [entry.path for entry in entries if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", entry.name)]
         for path in found if fcntl else ():
             with suppress(OSError), open(path, "r+b") as file:  # it is in use, or is gone
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -149,10 +149,7 @@ def is_onnx(path: object) -> bool:
 
 
 def load_onnx(path: str | Path, device: str = "auto") -> OnnxModel:
-    """Read a model of `mlclip export`. `device` "cuda" needs onnxruntime-gpu; "auto" is the CPU.
-
-    Raises InputError if onnxruntime is not installed, or if the file is missing, damaged or not from mlclip.
-    """
+    """Read a model of `mlclip export`. `device` "cuda" needs onnxruntime-gpu; "auto" is the CPU."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -179,16 +176,15 @@ def _checked(path: Path, session: Any, entries: dict[str, str]) -> OnnxModel:
         raise InputError(f"{path} is not a model of this version of mlclip. `{MADE_BY}` creates one.")
     try:
         classes, limits, size = (parse_json(entries.get(name, "")) for name in ("classes", "thresholds", "size"))
-        expected = [
-            all(isinstance(name, str) and name for name in classes) and 0 < len(set(classes)) == len(classes),
-            all(0 <= limit <= 1 for limit in limits) and len(limits) == len(classes),
-            [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
-            == [("pixels", "tensor(uint8)", [3, size, size])],
-            [(each.type, each.shape[1:]) for each in session.get_outputs()] == [("tensor(float)", [len(classes)])],
-        ]
+        inputs = [(each.name, each.type, each.shape[1:]) for each in session.get_inputs()]
+        outputs = [(each.type, each.shape[1:]) for each in session.get_outputs()]
+        fit = all(isinstance(name, str) and name for name in classes) and 0 < len(set(classes)) == len(classes)
+        fit = fit and all(0 <= limit <= 1 for limit in limits) and len(limits) == len(classes)
+        fit = fit and inputs == [("pixels", "tensor(uint8)", [3, size, size])]
+        fit = fit and outputs == [("tensor(float)", [len(classes)])]
     except (TypeError, ValueError):
-        expected = [False]
-    if not all(expected):
+        fit = False
+    if not fit:
         what = "its classes, thresholds and size do not fit its network"
         raise InputError(f"{path} is damaged: {what}. Create it again with `{MADE_BY}`.")
     return OnnxModel(classes, [float(limit) for limit in limits], size, session)
@@ -200,7 +196,6 @@ def predict_onnx(
     """Scores in [0, 1] of every class for the photos that `find_images` found, as `student.predict.predict` returns them.
 
     `num_workers` threads decode the photos. Photos that cannot be read have no row; `meta["skipped"]` lists them.
-    Raises InputError if no photo can be read.
     """
     found.say_left_out(progress)
     scores = np.full((len(found.photos), len(model.classes)), np.nan, np.float32)

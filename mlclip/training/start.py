@@ -38,11 +38,8 @@ def check_outputs(
     check_output(output, overwrite=overwrite)
     probe = config.method == "probe"
     if state_file.exists() and not overwrite and (probe or not resume):
-        remedy = (
-            "A probe has no epochs to continue: use the `method` of that training"
-            if probe
-            else "Pass `resume=True` to continue it"
-        )
+        other = "A probe has no epochs to continue: use the `method` of that training"
+        remedy = other if probe else "Pass `resume=True` to continue it"
         raise InputError(f"{state_file} holds an unfinished training. {remedy}, or `overwrite=True` to start again.")
     if overwrite and not resume:
         state_file.unlink(missing_ok=True)  # else a later `resume` would continue the older training
@@ -56,15 +53,11 @@ def check_outputs(
 def start_training(
     labels: Labels, config: TrainConfig, runtime: Runtime, *, offline: bool = False, resume_from: Path | None = None
 ) -> TrainingState:
-    """A training before its first epoch, or in the state saved in `resume_from` if that file exists.
-
-    Raises InputError if labels, photos and settings do not fit together, or do not match the saved training.
-    """
+    """A training before its first epoch, or in the state saved in `resume_from` if that file exists."""
     distributed, identity, saved = runtime.distributed, identity_of(labels, config), None
     ranks = distributed.world_size
     if resume_from:  # ranks never start in different epochs
-        exists = resume_from.exists
-        saved = distributed.on_main(lambda: read_state(resume_from, identity) if exists() else None)
+        saved = distributed.on_main(lambda: read_state(resume_from, identity) if resume_from.exists() else None)
     if config.batch_size % ranks:
         raise InputError(f"`batch_size={config.batch_size}` must be a multiple of {ranks}, the number of processes.")
     photos, scores, missing = training_photos(labels, config, runtime)
@@ -150,9 +143,7 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             missing[path] = getattr(error, "strerror", None) or "not a valid path"
     if not found:
-        raise InputError(
-            f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass their `root`."
-        )
+        raise InputError(f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass their `root`.")
     return found, missing
 
 
