@@ -29,19 +29,6 @@ def settings_of(text: str, command: str, tmp_path, *args: str) -> dict:
 
 
 @needs_toml
-@pytest.mark.parametrize(
-    "args", [[], ["--method", "ccd", "--set", "stopping=false"], ["--arch", "clip-head"], ["--lr", "3e-7"]]
-)
-def test_printed_settings_are_read_back_as_the_same_settings(args, tmp_path, capsys):
-    assert _status(["train", *args, "--device", "cpu", "--print-config"]) == 0
-    text = capsys.readouterr().out
-    (tmp_path / "train.toml").write_text(text)
-    assert _status(["train", "--config", str(tmp_path / "train.toml"), "--print-config"]) == 0
-    assert capsys.readouterr().out == text
-    assert "print-config" not in text and "[train]\n" in text
-
-
-@needs_toml
 def test_lists_are_read_from_a_file_of_settings(tmp_path):
     text = '[pseudolabel]\ngrids = [1, 4]\nclasses = "kät, dog"\ntemplate = [\'a "{}"\', "b\\n{}"]\n'
     read = settings_of(text, "pseudolabel", tmp_path, "photos")
