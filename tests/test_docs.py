@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from mlclip.cli import cli
-from mlclip.config import PseudolabelConfig, TeacherConfig, TrainConfig
+from mlclip.config import EncodingConfig, PseudolabelConfig, TeacherConfig, TrainConfig
 from mlclip.demo import write_scenes
 
 ROOT = Path(__file__).parents[1]
@@ -153,6 +153,7 @@ def settings_page() -> str:
     for title, config in (
         ("mlclip pseudolabel", PseudolabelConfig),
         ("The teacher", TeacherConfig),
+        ("Encoding", EncodingConfig),
         ("mlclip train", TrainConfig),
     ):
         lines += [f"## {title}", "", "| setting | default | methods | what it does |", "|---|---|---|---|"]

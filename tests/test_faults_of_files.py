@@ -77,7 +77,7 @@ def test_a_batch_of_bad_photos_shifts_no_row_of_labels_or_predictions(command, p
     def rows(text: str) -> dict[str, list[str]]:
         return {row[0]: row[1:] for row in csv.reader(io.StringIO(text))}
 
-    label = ["pseudolabel photos --clip CLIP --classes red,green --method cdul --batch-size 40"]
+    label = ["pseudolabel photos --clip CLIP --classes red,green --method cdul --set batch_size=40"]
     predict = ["predict", "photos", "--model", model_file, "--format", "csv", "--batch-size", "4"]
     assert command(*label, "-o", "good.pt")[0] == 0
     good = rows(command(*predict)[1])

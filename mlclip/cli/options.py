@@ -81,13 +81,6 @@ num_workers = click.option(
     show_default="one per core, at most 8",
     help="Dataloader workers that decode photos, or on a CPU threads; 0 decodes in the main process.",
 )
-batch_size = click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Photos at once; fewer need less memory.",
-)
 root = place("--root", metavar="DIR", help="The folder of the photos, if they have moved or the labels are a .csv.")
 threshold = click.option(
     "--threshold",

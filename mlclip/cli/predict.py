@@ -36,7 +36,13 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
     "--heatmaps", metavar="DIR", help="Also write a picture of each photo to DIR: where the student sees its classes."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the table of -o, and write to a --heatmaps DIR with files.")
-@options.batch_size
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Photos at once; fewer need less memory.",
+)
 @options.running
 @options.verbose
 @config_file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..config import LABELS_FILE, PseudolabelConfig, TeacherConfig, train_config
+from ..config import LABELS_FILE, EncodingConfig, PseudolabelConfig, TeacherConfig, train_config
 from . import options
 from .console import Console
 from .settings import config_file, settings
@@ -39,7 +39,7 @@ from .settings import config_file, settings
     "not depend on the other photos of the folder.",
 )
 @options.output(LABELS_FILE, "Where the labels are written: .pt, .csv, .json or .jsonl.")
-@settings(PseudolabelConfig, TeacherConfig)
+@settings(PseudolabelConfig, TeacherConfig, EncodingConfig)
 @click.option(
     "--template",
     "templates",
@@ -49,7 +49,6 @@ from .settings import config_file, settings
 )
 @options.place("--store", metavar="DIR", help="Folder for the embeddings.  [default: in the cache]")
 @options.overwrite
-@options.batch_size
 @options.running
 @options.verbose
 @options.offline

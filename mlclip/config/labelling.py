@@ -40,6 +40,13 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
+class EncodingConfig:
+    """What changes how a CLIP computes, and no result."""
+
+    batch_size: int = rare(64, "Views that CLIP encodes at once; fewer need less memory.")
+
+
+@dataclass(frozen=True)
 class PseudolabelConfig:
     """How view embeddings become pseudo labels. The defaults of a paper's method are the paper's."""
 
