@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from .fields import OptionError, check_values, config_of, rare, refuse_unused, require, setting, used_settings
+from .labelling import OptionError, check_values, config_of, methods_of, rare, refuse_unused, require, setting
 
 _MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
-ARCHS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    *_MOBILENETS,
-    "efficientnet_b0",
-    "convnext_tiny",
-)  # of torchvision
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+ARCHS = (*_RESNETS, *_MOBILENETS, "efficientnet_b0", "convnext_tiny")  # of torchvision
 CLIP_ARCH = "clip-resnet"  # the image ResNet of a CLIP; widths and depths come from its weights
 CLIP_HEAD = "clip-head"  # the `arch` that is a head on CLIP's embeddings
 LARGEST_SIZE = 4096  # pixels, side of the student's input
@@ -167,7 +160,7 @@ class TrainConfig:
         check_values(self)
         if self.arch == CLIP_HEAD:
             self._require_clip_head()
-        used = used_settings(self)
+        used = {entry.name for entry in fields(self) if self.method in methods_of(entry, self)}
         for name, value in {**SCHEDULES[self.method], **PRESETS[self.preset]}.items():
             if name in used and getattr(self, name) is None and not (name == "size" and self.arch == CLIP_HEAD):
                 object.__setattr__(self, name, value)

@@ -14,9 +14,8 @@ from importlib.util import find_spec
 from ..config import InputError
 from ..files import refuse_nul
 from ..progress import Progress
-from .left_out import LeftOut
-from .list_file import read_paths
 from .shards import index_of, is_shard, locate, split_member
+from .sources import LeftOut, read_paths
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 SUFFIXES += (".heic", ".heif", ".avif", *([".jxl"] if find_spec("pillow_jxl") else []))
