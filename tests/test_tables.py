@@ -15,7 +15,7 @@ from mlclip.cli import _status
 from mlclip.cli.export import TOOLS
 from mlclip.config import InputError, TableOptions
 from mlclip.labels.class_files import read_thresholds, write_thresholds
-from mlclip.labels.matching import match_classes, match_paths, match_tables, refuse_small_match
+from mlclip.labels.matching import enough_match, match_classes, match_paths
 from mlclip.labels.metrics import matched_cells
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.progress import Progress
@@ -243,16 +243,15 @@ def test_matched_rows_and_classes_keep_their_own_scores():
 def test_fewer_than_half_of_the_smaller_table_is_refused_unless_partial():
     labels = Labels([f"{n}.jpg" for n in range(10)], ["x", "y"], torch.ones(10, 2))
     truth = Labels(["0.jpg", "z1.jpg", "z2.jpg"], ["x", "y"], torch.ones(3, 2))
-    match = match_tables(labels, truth)
     with pytest.raises(InputError, match=r"only 1 of 3 photos of t\.csv are in p\.csv .*not there: z1\.jpg, z2\.jpg"):
-        refuse_small_match(match, "p.csv", "t.csv")
-    refuse_small_match(match, "p.csv", "t.csv", partial=True)
+        enough_match(labels, truth, "p.csv", "t.csv")
+    enough_match(labels, truth, "p.csv", "t.csv", partial=True)
     few = truth.aligned(["0.jpg"], ["x"])  # few photos are enough if all of them match
-    refuse_small_match(match_tables(labels, few), "p.csv", "t.csv")
+    enough_match(labels, few, "p.csv", "t.csv")
     odd = Labels(labels.paths, ["x", "kat", "hund"], torch.ones(10, 3))
     three = Labels(labels.paths, ["x", "cat", "dog"], torch.ones(10, 3))
     with pytest.raises(InputError, match="only 1 of 3 classes"):
-        refuse_small_match(match_tables(three, odd), "p.csv", "t.csv")
+        enough_match(three, odd, "p.csv", "t.csv")
 
 
 # -- the commands

@@ -32,7 +32,7 @@ def calibrate(images, model, truth, output, overwrite, tables, **running):
     labels, the result stays closer to the model after training. An earlier calibration is undone first.
     """
     from ..files import check_output
-    from ..labels.matching import match_tables, refuse_small_match
+    from ..labels.matching import enough_match
     from ..labels.metrics import read_known
     from ..student.calibrate import calibrate as fit
     from ..student.calibrate import check_truth, undo_calibration
@@ -45,8 +45,7 @@ def calibrate(images, model, truth, output, overwrite, tables, **running):
     known = read_known(truth, checkpoint.model.classes, tables, progress)
     check_truth(checkpoint.model.classes, known)
     predicted = predict(images, checkpoint, **running)
-    match = match_tables(predicted, known)
-    refuse_small_match(match, "the predictions", truth, partial=tables.partial)
+    match = enough_match(predicted, known, "the predictions", truth, partial=tables.partial)
     before, found = checkpoint.thresholds.tolist(), fit(checkpoint, predicted, known)
     save_checkpoint(found.checkpoint, output)
     for line in match.summary("the predictions", truth):

@@ -80,7 +80,9 @@ def pseudolabel(images, output, device, progress, **more):
         return 0
     per_photo = float((labels.scores >= labels.thresholds).sum()) / len(labels)
     size = f"{len(labels)} photos × {len(labels.classes)} classes"
-    progress.log(f"{output}: {size}, {per_photo:.2f} labels per photo (score {_limit(labels)})")
+    low, high = (float(edge) for edge in labels.thresholds.aminmax())
+    limit = f"{low:.2g} or more" if low == high else f"at least the threshold of the class, {low:.2f} to {high:.2f}"
+    progress.log(f"{output}: {size}, {per_photo:.2f} labels per photo (score {limit})")
     _show_diagnosis(labels, progress)
     if not (more["classes"] or more["like"]) and labels.classes == list(CLASS_PRESETS[DEFAULT_PRESET]):
         progress.log(
@@ -93,12 +95,6 @@ def pseudolabel(images, output, device, progress, **more):
             f"it will download torchvision's ImageNet weights of {arch}; without the network, give --init a file of weights, or none"
         )
     return options.report_skipped(labels.meta["skipped"], output)
-
-
-def _limit(labels) -> str:
-    """From which score a class counts as a label, in words."""
-    low, high = (float(edge) for edge in labels.thresholds.aminmax())
-    return f"{low:.2g} or more" if low == high else f"at least the threshold of the class, {low:.2f} to {high:.2f}"
 
 
 def _show_diagnosis(labels, progress: Console) -> None:

@@ -99,7 +99,10 @@ def settings(*configs: type, **grouped: type) -> Callable:
         @functools.wraps(command)
         def run(*args: Any, changed: dict[str, Any], **values: Any) -> Any:
             values |= changed
-            groups = {name: config(**part_for(config, values)) for name, config in grouped.items()}
+            groups = {
+                name: config(**{field.name: values[field.name] for field in fields(config) if field.name in values})
+                for name, config in grouped.items()
+            }
             left = {name: value for name, value in values.items() if not any(name in vars(g) for g in groups.values())}
             return command(*args, **left, **groups)
 
@@ -107,11 +110,6 @@ def settings(*configs: type, **grouped: type) -> Callable:
         return run
 
     return apply
-
-
-def part_for(config: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Those of `values` that are fields of a settings dataclass."""
-    return {field.name: values[field.name] for field in fields(config) if field.name in values}
 
 
 def _click_type(field: Field, hint: Any) -> click.ParamType:
@@ -135,19 +133,13 @@ def _option(field: Field, hint: Any) -> click.Option:
 # Settings in a file
 
 
-def _names(command: click.Command) -> tuple[dict[str, click.Option], dict[str, Field]]:
-    """The options that a file can set, by each of their long names without the dashes; and the settings of --set."""
-    options = [param for param in command.params if isinstance(param, click.Option)]
-    rare = next((option.fields for option in options if isinstance(option, RareSettings)), {})
-    long = {name[2:]: option for option in options for name in option.opts if name.startswith("--")}
-    return {name: option for name, option in long.items() if option.name not in _NOT_SETTINGS}, rare
-
-
 def _read_config(ctx: click.Context, _: click.Parameter, file: str | None) -> None:
     """Settings of the file become the defaults of this call, as text: the command line comes first, and click converts them."""
     if not file or ctx.resilient_parsing:
         return
-    options, rare = _names(ctx.command)
+    rare = next((param.fields for param in ctx.command.params if isinstance(param, RareSettings)), {})
+    own = [param for param in ctx.command.params if param.name not in _NOT_SETTINGS]
+    options = {name[2:]: param for param in own for name in param.opts if name.startswith("--")}
     ctx.default_map, ctx.meta[SET_IN_FILE] = {}, []
     for key, value in _section(file, ctx.command.name).items():
         if isinstance(value, dict) or "\0" in str(value):

@@ -9,7 +9,7 @@ import csv
 import io
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -122,12 +122,7 @@ class LeftOut:
         self.patterns = {pattern: os.path.abspath(pattern) for pattern in (each.rstrip("/") for each in exclude)}
         self.used: set[str] = set()  # patterns
         self.folders: Counter[str] = Counter()
-        self.files: Counter[str] = Counter()
-        self.first: dict[str, str] = {}  # kind -> the first path
-
-    def add(self, kind: str, path: str, count: int = 1) -> None:
-        self.files[kind] += count
-        self.first.setdefault(kind, path)
+        self.files: dict[str, list[str]] = defaultdict(list)  # by kind
 
     def excludes(self, path: str, top: str) -> bool:
         """Whether a pattern fits a path below `top`, or a folder in it; it is then counted."""
@@ -138,7 +133,7 @@ class LeftOut:
                 inside = here if "/" in pattern else parts[end - 1]
                 if fnmatchcase(inside, pattern) or fnmatchcase(os.path.join(top, here), absolute):
                     self.used.add(pattern)
-                    self.add("excluded", path)
+                    self.files["excluded"].append(path)
                     return True
         return False
 
@@ -156,22 +151,26 @@ class LeftOut:
             name = os.path.basename(path).lower()
             stem, suffix = os.path.splitext(name)
             if suffix in RAW and stem not in photos:
-                self.add("raw", path)
+                self.files["raw"].append(path)
             elif suffix == ".jxl":  # its plug-in is not installed
-                self.add("jxl", path)
+                self.files["jxl"].append(path)
             elif _COPY.fullmatch(name):
-                self.add("copy", path)
+                self.files["copy"].append(path)
             elif not suffix and _begins_like_a_photo(path):
-                self.add("bare", path)
+                self.files["bare"].append(path)
 
     def lines(self) -> list[str]:
         """What is said about all of it."""
-        examples = {kind: f" (such as {path})" for kind, path in self.first.items()}
+        said = {
+            kind: text.format(len(self.files[kind])) + f" (such as {self.files[kind][0]})"
+            for kind, text in (_NOT_READ | _SAID).items()
+            if kind in self.files
+        }
         folders = ", ".join(f"{name} ({count})" for name, count in sorted(self.folders.items()))
         found = [f"folders of other programs that are not searched: {folders}"] if folders else []
-        rest = [text.format(self.files[kind]) + examples[kind] for kind, text in _NOT_READ.items() if kind in examples]
+        rest = [said[kind] for kind in _NOT_READ if kind in said]
         found += [f"not read: {'; '.join(rest)}"] if rest else []
-        found += [text.format(self.files[kind]) + examples[kind] for kind, text in _SAID.items() if kind in examples]
+        found += [said[kind] for kind in _SAID if kind in said]
         return found + [f"`exclude` {pattern} fits no file" for pattern in self.patterns if pattern not in self.used]
 
 
