@@ -419,18 +419,9 @@ REAL = {
     "Excel, German": "\ufeffDateiname;cat;potted plant\r\na.jpg;1,0;0,0\r\nb.jpg;1,0;1,0\r\nc.jpg;0,0;0,0\r\n".encode(),
     "Excel, Unicode text": "Photo\tcat\tpotted plant\r\na.jpg\tTRUE\tFALSE\r\nb.jpg\tTRUE\tTRUE\r\n"
     "c.jpg\tFALSE\tFALSE\r\n".encode("utf-16"),
-    "pandas": ",filename,cat,potted plant\n0,a.jpg,1.0,0.0\n1,b.jpg,1.0,1.0\n2,c.jpg,0.0,0.0\n",
-    "pandas with booleans and a split": "image_path,cat,potted plant,split\na.jpg,True,False,train\nb.jpg,True,True,val\n"
-    "c.jpg,False,False,val\n",
-    "R": '"file","cat","potted plant"\n"1","a.jpg",1,0\n"2","b.jpg",1,1\n"3","c.jpg",0,0\n',
-    "fastai": "fname,labels,is_valid\na.jpg,cat,True\nb.jpg,cat;potted plant,False\nc.jpg,,False\n",
-    "lists": "image,tags\na.jpg,\"['cat']\"\nb.jpg,\"['cat', 'potted plant']\"\nc.jpg,[]\n",
-    "one row per pair, other columns": "filename,width,height,class\na.jpg,9,9,cat\nb.jpg,9,9,cat\nb.jpg,9,9,potted plant\nc.jpg,9,9,\n",
     "Windows paths": "path,cat,potted_plant\nC:\\photos\\A.JPG,1,0\nC:\\photos\\B.JPG,1,1\nC:\\photos\\C.JPG,0,0\n",
     "ids without a suffix": "image_id,Cat,Potted Plant\na,1,0\nb,1,1\nc,0,0\n",
     "1 and -1": "image_id,cat,potted_plant\na.jpg,1,-1\nb.jpg,1,1\nc.jpg,-1,-1\n",
-    "Label Studio": 'annotation_id,choice,id,image,lead_time\n1,cat,1,a.jpg,2.5\n'
-    '2,"{""choices"": [""cat"", ""potted plant""]}",2,b.jpg,1.5\n3,,3,c.jpg,0.5\n',
     "ExifTool": 'SourceFile,Subject\nphotos/a.jpg,cat\nphotos/b.jpg,"cat;potted plant"\nphotos/c.jpg,\n',
 }  # fmt: skip
 

@@ -14,11 +14,11 @@ from .settings import settings
 
 @click.command()
 @options.images
-@options.model("The model that `mlclip train` wrote, .pt or .safetensors.")
+@options.model(help="The model that `mlclip train` wrote, .pt or .safetensors.")
 @options.place(
     "--truth", required=True, help="True labels of some of the IMAGES: a table, or another form of `mlclip evaluate`."
 )
-@options.output("calibrated.pt", "Where the calibrated model is written.")
+@options.output(default="calibrated.pt", help="Where the calibrated model is written.")
 @options.overwrite
 @options.running
 @settings(tables=TableOptions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,9 @@ def place(*names: str, help: str, metavar: str = "FILE", **more: Any) -> Callabl
     return click.option(*names, type=click.Path(), metavar=metavar, help=help, **more)
 
 
-def labels(help: str) -> Callable:
-    return place("--labels", default=LABELS_FILE, help=help)
-
-
-def model(help: str) -> Callable:
-    return place("--model", default=MODEL_FILE, help=help)
-
-
-def output(default: str, help: str) -> Callable:
-    return place("-o", "--output", default=default, help=help)
+labels = partial(place, "--labels", default=LABELS_FILE)
+model = partial(place, "--model", default=MODEL_FILE)
+output = partial(place, "-o", "--output")
 
 
 def choice(*names: str, choices: Sequence[str], help: str) -> Callable:

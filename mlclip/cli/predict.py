@@ -20,7 +20,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @click.command()
 @options.images
 @options.exclude
-@options.model("The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.")
+@options.model(help="The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.")
 @options.choice(
     "--format", "form", choices=["table", "json", "jsonl", "csv"], help="csv has every score and no thresholds."
 )

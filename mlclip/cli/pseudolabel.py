@@ -38,7 +38,7 @@ from .settings import config_file, settings
     help="Label new photos as those of this file were: its classes, prompts, teacher, method, and all that was fitted. A label then does "
     "not depend on the other photos of the folder.",
 )
-@options.output(LABELS_FILE, "Where the labels are written: .pt, .csv, .json or .jsonl.")
+@options.output(default=LABELS_FILE, help="Where the labels are written: .pt, .csv, .json or .jsonl.")
 @settings(PseudolabelConfig, TeacherConfig, EncodingConfig)
 @click.option(
     "--template",

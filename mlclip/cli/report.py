@@ -12,14 +12,14 @@ from .settings import settings
 
 
 @click.command()
-@options.labels("The table to show: .pt, .csv, .json or .jsonl.")
+@options.labels(help="The table to show: .pt, .csv, .json or .jsonl.")
 @options.place("--truth", help="True labels to compare with, as for `mlclip evaluate`.")
 @options.root
 @options.threshold
 @options.place(
     "--predictions", help="A model's scores of the photos, as a table: the page shows where it contradicts the labels."
 )
-@options.output("report.html", "Where the page is written.")
+@options.output(default="report.html", help="Where the page is written.")
 @options.place("--corrections", help="Lines `path,class,value` of an earlier page: they are marked at first.")
 @options.overwrite
 @options.quiet

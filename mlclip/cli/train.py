@@ -10,9 +10,9 @@ from .settings import config_file, settings
 
 
 @click.command()
-@options.labels("The labels that `mlclip pseudolabel` wrote, or a table of true labels.")
+@options.labels(help="The labels that `mlclip pseudolabel` wrote, or a table of true labels.")
 @options.root
-@options.output(MODEL_FILE, "Where the model is written.")
+@options.output(default=MODEL_FILE, help="Where the model is written.")
 @settings(TrainConfig, tables=TableOptions)
 @options.place(
     "--corrections",

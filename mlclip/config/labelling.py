@@ -220,10 +220,6 @@ class PseudolabelConfig:
         object.__setattr__(self, "grids", tuple(sorted(self.grids)))
         holds = self.grids and all(1 <= n <= 16 for n in self.grids) and len({*self.grids}) == len(self.grids)
         require(holds, "grids", ",".join(map(str, self.grids)), "different numbers from 1 to 16, such as 1,2,3")
-        self._require_views()
-        refuse_unused(self)
-
-    def _require_views(self) -> None:
         named = [name for name in self.views if name in NAMED_SETS]
         try:
             sizes = [float(name) for name in self.views if name not in NAMED_SETS]
@@ -232,6 +228,7 @@ class PseudolabelConfig:
         holds = self.views and len({*named, *sizes}) == len(self.views)
         wanted = f"{', '.join(VIEW_SETS)}, or different ones of {', '.join(NAMED_SETS)} and numbers from 0.5 to {LARGEST_MULTIPLE}"
         require(holds and all(0.5 <= n <= LARGEST_MULTIPLE for n in sizes), "views", ",".join(self.views), wanted)
+        refuse_unused(self)
 
 
 @dataclass(frozen=True)

@@ -158,8 +158,14 @@ class TrainConfig:
         if self.method is None:
             object.__setattr__(self, "method", "probe" if self.arch == CLIP_HEAD else "fixed")
         check_values(self)
-        if self.arch == CLIP_HEAD:
-            self._require_clip_head()
+        if self.arch == CLIP_HEAD and self.method != "probe":
+            raise OptionError(
+                f'`arch="{CLIP_HEAD}"` works only with `method="probe"`, not with `method="{self.method}"`: CLIP itself is not '
+                "trained. Remove `method`, or use another `arch`."
+            )
+        for name, default in (("size", None), ("init", "imagenet")) if self.arch == CLIP_HEAD else ():
+            if getattr(self, name) != default:  # CLIP's weights, view size and embeddings are fixed
+                raise OptionError(f'`{name}` has no effect with `arch="{CLIP_HEAD}"`. Do not set `{name}`.')
         used = {entry.name for entry in fields(self) if self.method in methods_of(entry, self)}
         for name, value in {**SCHEDULES[self.method], **PRESETS[self.preset]}.items():
             if name in used and getattr(self, name) is None and not (name == "size" and self.arch == CLIP_HEAD):
@@ -168,17 +174,6 @@ class TrainConfig:
             wanted = "at least 1: the label update needs a student that has learned something"
             require(self.warmup >= 1, "warmup", self.warmup, wanted)
         refuse_unused(self)
-
-    def _require_clip_head(self) -> None:
-        """CLIP's weights, view size and embeddings are fixed; only the head is fitted."""
-        if self.method != "probe":
-            raise OptionError(
-                f'`arch="{CLIP_HEAD}"` works only with `method="probe"`, not with `method="{self.method}"`: CLIP itself is not '
-                "trained. Remove `method`, or use another `arch`."
-            )
-        for name, default in (("size", None), ("init", "imagenet")):
-            if getattr(self, name) != default:
-                raise OptionError(f'`{name}` has no effect with `arch="{CLIP_HEAD}"`. Do not set `{name}`.')
 
     @property
     def updates_labels(self) -> bool:

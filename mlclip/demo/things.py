@@ -192,15 +192,12 @@ def _kite(pen: Pen) -> None:
     top, right, bottom, left = np.array([(0, -1), (0.68, -0.3), (0, 0.6), (-0.68, -0.3)])
     for i in range(3):
         for j in range(3):
-            cell = [(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)]
-            corners = [_blend(top, right, bottom, left, u / 3, v / 3) for u, v in cell]
+            cell = [(u / 3, v / 3) for u, v in ((i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1))]
+            corners = [
+                (1 - u) * (1 - v) * top + u * (1 - v) * right + u * v * bottom + (1 - u) * v * left for u, v in cell
+            ]
             pen.fill(corners, pen.body if (i + j) % 2 else pen.accent, edge=0)
     pen.line([top, right, bottom, left, top], 0.08)
-
-
-def _blend(a, b, c, d, u: float, v: float) -> tuple[float, float]:
-    x, y = (1 - u) * (1 - v) * a + u * (1 - v) * b + u * v * c + (1 - u) * v * d
-    return x, y
 
 
 def _moon(pen: Pen) -> None:

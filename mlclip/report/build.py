@@ -38,8 +38,11 @@ def report_sections(labels: Labels, *, truth: Labels | None = None) -> list[str]
     class with the labels, or if `meta` is damaged.
     """
     quality = None if truth is None else mean_average_precision(labels, truth)
+    clip = labels.meta.get("clip") or {}
+    origin = {"method": labels.meta.get("method"), "CLIP": clip.get("name"), "its licence": clip.get("licence")}
+    origin["photos in"] = labels.root
     return [
-        f"<p>{_origin(labels)}</p>",
+        f"<p>{' · '.join(f'{name} {page.text(value)}' for name, value in origin.items() if value)}</p>",
         _facts(labels, quality),
         _advice(labels),
         _charts(labels),
@@ -52,17 +55,6 @@ def report_sections(labels: Labels, *, truth: Labels | None = None) -> list[str]
     ]
 
 
-def _skipped(labels: Labels) -> list[tuple[str, str]]:
-    return [(str(path), str(reason)) for path, reason in labels.meta.get("skipped") or ()]
-
-
-def _origin(labels: Labels) -> str:
-    clip = labels.meta.get("clip") or {}
-    parts = {"method": labels.meta.get("method"), "CLIP": clip.get("name"), "its licence": clip.get("licence")}
-    parts["photos in"] = labels.root
-    return " · ".join(f"{name} {page.text(value)}" for name, value in parts.items() if value)
-
-
 def _facts(labels: Labels, quality: Quality | None) -> str:
     counts = (labels.scores >= labels.thresholds).sum(1).float()  # (N,) labels per photo
     facts = {
@@ -72,7 +64,7 @@ def _facts(labels: Labels, quality: Quality | None) -> str:
         "photos without a label": f"{int((counts == 0).sum()):,}",
         "mean top-1 score": page.number(_top1(labels).mean().item()),
     }
-    if skipped := _skipped(labels):
+    if skipped := labels.meta.get("skipped"):
         facts["photos skipped"] = f"{len(skipped):,}"
     if quality:
         facts["mAP in %, report only"] = page.number(100 * quality[0], 1)
@@ -163,7 +155,7 @@ def _picture(root: str, path: str, hint: str) -> str:
 def _about(labels: Labels) -> str:
     """The content of `meta` and the skipped photos, each in a folded table."""
     settings = {name: value for name, value in labels.meta.items() if name not in {*ELSEWHERE, "fitted"}}
-    parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
+    parts = {"Settings": list(_flat(settings)), "Skipped photos": (labels.meta.get("skipped") or [])[:SHOWN_SKIPPED]}
     folded = []
     for name, pairs in parts.items():
         lines = (f'<tr><td>{page.text(key)}</td><td class="value">{page.text(value)}</td></tr>' for key, value in pairs)
