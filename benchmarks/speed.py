@@ -1,7 +1,7 @@
 """How fast mlclip is, as ratios to plain loops measured in the same run, and how fast its parts and the whole way are.
 
     python benchmarks/speed.py --rounds 2 encode forward train predict
-    python benchmarks/speed.py clip-head ceiling activation freed three-commands
+    python benchmarks/speed.py clip-head in-memory ceiling activation freed three-commands
     python benchmarks/speed.py onnx --model model.pt
 
 Several tasks run one after the other. The first four run loops of `reference_loops.py` and mlclip's command in turn, A B A B ..., on
@@ -220,6 +220,29 @@ def clip_head(run: Run, count: int | None) -> None:
     for name, (_, *measured) in seconds.items():
         rate = (count or 60) / statistics.median(measured)
         bench.row(name, count or 60, f"{rate:.1f}", ratio(first, measured))
+
+
+@main.command("in-memory")
+@click.pass_obj
+def in_memory(run: Run) -> None:
+    """One photo from memory, `load_model(...).predict(bytes)`, beside the network of the model alone, in turn, on the CPU."""
+    from mlclip.student.model import Classifier, fold_batch_norm
+
+    mlclip.keep_freed_memory()  # as the commands do
+    photo = next(iter(sorted(run.photos.rglob("*.jpg")))).read_bytes()
+    bench.table("model", "network alone, ms", "predict(bytes), ms", "ratio (quartiles)")
+    for arch, size in (("mobilenet_v2", 224), ("resnet101", 448)):
+        model = Classifier(arch, [f"class {c}" for c in range(20)], size).eval()
+        checkpoint = mlclip.Checkpoint(model, torch.full((20,), 0.5))
+        network, pixels = fold_batch_norm(model), torch.from_numpy(checkpoint.transform(photo))
+        network, pixels = (part.to(memory_format=torch.channels_last) for part in (network, pixels))
+        with torch.inference_mode():
+            calls = (lambda n=network, x=pixels: n(x), lambda c=checkpoint: c.predict(photo))
+            rounds = [[timed(call) for call in calls] for _ in range(20 * run.rounds + 3)][3:]
+        alone, whole = zip(*rounds, strict=True)
+        low, middle, high = statistics.quantiles([b / a for a, b in rounds])
+        milliseconds = [f"{1000 * statistics.median(part):.1f}" for part in (alone, whole)]
+        bench.row(f"{arch}, {size} px", *milliseconds, f"**{middle:.2f}** ({low:.2f}-{high:.2f})")
 
 
 @main.command()

@@ -11,7 +11,8 @@ import torch
 import mlclip
 from mlclip.cli import _status
 from mlclip.config import InputError
-from mlclip.student.checkpoint import Checkpoint, hand_over, load_checkpoint, model_card, save_checkpoint
+from mlclip.student.card import hand_over, model_card
+from mlclip.student.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from mlclip.student.model import Classifier
 
 pytest.importorskip("safetensors", reason="the extra mlclip[safetensors] is not installed")
@@ -24,7 +25,7 @@ META = {
     "labels_meta": {
         "method": "centred",
         "templates": ["a photo of a {}."],
-        "settings": {"grids": [1, 2]},
+        "settings": {"method": "centred", "grids": [1, 2], "zeta": 0.5},
         "skipped": [["secret.jpg", "damaged"]],
         "update": {"before": torch.ones(2)},
         "clip": {"name": "RN50", "sha256": "ab12", "logit_scale": 100.0, "licence": "mit"},
@@ -115,13 +116,14 @@ def test_the_file_says_what_is_recorded_and_no_name_of_a_photo_or_folder(handed)
         "| big \\| \\*dog\\* | 0.123 |",
     ):
         assert line in text, line
-    assert "secret" not in text
+    assert "secret" not in text and "zeta" not in text, "settings that the method did not use are left out"
+    assert "No mAP is recorded" not in text
 
 
 def test_a_card_invents_nothing_about_a_model_of_which_nothing_is_recorded():
     model = Classifier("mobilenet_v3_small", ["cat"], 64)
     text = model_card(Checkpoint(model, torch.tensor([0.5]), {}), "m.safetensors")
-    assert text.count("Not recorded.") == 5
+    assert text.count("Not recorded.") == 4 and "mlclip evaluate PHOTOS --model m.safetensors" in text
     hostile = {
         "labels_meta": {"clip": 3, "settings": [{}], "method": {"a": {}}},
         "calibration": [],

@@ -15,7 +15,10 @@ from .settings import settings
 
 @click.command()
 @click.argument("images", nargs=-1, metavar="[IMAGES...]", type=click.Path())
-@options.place("--labels", help="A table of scores: .pt, .csv, .json or .jsonl; or label-studio:FILE or coco:FILE.")
+@options.place(
+    "--labels",
+    help="A table of scores: .pt, .csv, .json or .jsonl, or 'labels-*.pt'; or label-studio:FILE or coco:FILE.",
+)
 @options.place("--model", help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts IMAGES.")
 @options.place(
     "--truth",

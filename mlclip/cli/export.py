@@ -96,7 +96,8 @@ def _model(model, output, variant, photos, overwrite, progress) -> int:
     from ..files import check_output
     from ..images import find_images
     from ..labels.class_files import write_thresholds
-    from ..student.checkpoint import hand_over, load_checkpoint
+    from ..student.card import hand_over
+    from ..student.checkpoint import load_checkpoint
     from ..student.export import export_onnx
 
     suffix = Path(output).suffix.lower()

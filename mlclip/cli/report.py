@@ -12,7 +12,7 @@ from .settings import settings
 
 
 @click.command()
-@options.labels(help="The table to show: .pt, .csv, .json or .jsonl.")
+@options.labels(help="The table to show: .pt, .csv, .json or .jsonl, or 'labels-*.pt' for several files.")
 @options.place("--truth", help="True labels to compare with, as for `mlclip evaluate`.")
 @options.root
 @options.threshold

@@ -10,7 +10,9 @@ from .settings import config_file, settings
 
 
 @click.command()
-@options.labels(help="The labels that `mlclip pseudolabel` wrote, or a table of true labels.")
+@options.labels(
+    help="The labels that `mlclip pseudolabel` wrote, or a table of true labels; 'labels-*.pt' for several files."
+)
 @options.root
 @options.output(default=MODEL_FILE, help="Where the model is written.")
 @settings(TrainConfig, tables=TableOptions)

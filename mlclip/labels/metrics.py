@@ -24,6 +24,7 @@ from ..spelling import did_you_mean, shorten
 from .class_names import CLASS_PRESETS, Classes, as_prompts
 from .class_tree import ClassTree
 from .matching import Match, enough_match, match_tables
+from .parts import LabelFiles
 from .table import Labels, read_labels, read_truth
 
 
@@ -103,7 +104,7 @@ class Evaluation:
 
 
 def evaluate(
-    labels: Labels | str | Path,
+    labels: Labels | LabelFiles,
     truth: Labels | str | Path,
     *,
     only: Classes | None = None,
@@ -147,9 +148,9 @@ def read_known(truth: Labels | str | Path, classes: Sequence[str], tables: Table
     return read_truth(os.fspath(truth), tables, progress=progress, known_classes=classes)
 
 
-def name_of(table: Labels | str | Path, words: str) -> str:
+def name_of(table: Labels | LabelFiles, words: str) -> str:
     """What a message calls a table: its file, or these words."""
-    return words if isinstance(table, Labels) else os.fspath(table)
+    return os.fspath(table) if isinstance(table, str | os.PathLike) else words
 
 
 # -- hierarchy and groups

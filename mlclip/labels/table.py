@@ -19,6 +19,7 @@ from ..config import InputError, TableOptions
 from ..files import FORMAT_VERSION, beside, check_output, existing_file, is_special, load_plain, save_plain
 from ..plain import check_fields
 from ..progress import SILENT, Progress
+from ..spelling import shorten
 from .class_files import read_thresholds, write_thresholds
 from .csv_table import read_csv
 from .datasets import folders_in, is_image_folder, read_image_folder, read_nuswide, read_voc, voc_homes
@@ -33,6 +34,7 @@ from .exchange import (
     write_label_studio,
 )
 from .labels import Labels as Labels
+from .parts import LabelFiles, join_parts, label_files, missing_numbers
 from .sheet import RECIPES, check_names, json_in, load_text, save_csv, save_text
 
 MADE_BY = "mlclip pseudolabel"
@@ -111,16 +113,30 @@ def export_labels(
 
 
 def read_labels(
-    path: str | Path, options: TableOptions | None = None, *, progress: Progress = SILENT, known_classes: Names = ()
+    source: LabelFiles, options: TableOptions | None = None, *, progress: Progress = SILENT, known_classes: Names = ()
 ) -> Labels:
     """Read the table in a .pt, .csv, .json or .jsonl file. InputError says what is wrong with the file, and in which line.
+
+    A pattern such as "labels-*.pt", or a list of files, means one table of all of them; see `join_parts`.
 
     A .csv (also .tsv and .txt) can be one of a spreadsheet, pandas, or another program: `progress` gets a line about what is
     unusual in it, `options` decides where two readings are possible, and `known_classes`, the classes of a table that this one
     is compared with, help to read a column of class names. "label-studio:FILE" and "coco:FILE" are tables of these tools,
     with the scores in them.
     """
-    kind, _, place = str(path).partition(":")
+    files = label_files(source)
+    if not files:
+        raise InputError(f"{source}: no file has such a name. Make a labels file with `{MADE_BY}`.")
+    if len(files) > 1:
+        if missing := missing_numbers(files):
+            progress.log(
+                f"warning: {files[0]} to {files[-1]}: there is no file with number {shorten(list(map(str, missing)))}"
+            )
+        return join_parts(
+            [read_labels(file, options, progress=progress, known_classes=known_classes) for file in files], files
+        )
+    path = files[0]
+    kind, _, place = path.partition(":")
     if kind in ("label-studio", "coco"):
         return read_label_studio(place) if kind == "label-studio" else read_coco(place, scores=True)
     suffix = _suffix(path, READ_SUFFIXES)

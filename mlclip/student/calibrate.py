@@ -6,7 +6,7 @@ Letters: N photos, M of them with true labels, C classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -94,10 +94,17 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> Calib
     model.calibrate(slope, offset)
     found = {name: int(positives[c]) for c, name in enumerate(model.classes) if known[c]}
     kept = [name for c, name in enumerate(model.classes) if known[c] and not enough[c]]
-    facts = {"source": SOURCE, "photos": len(rows), "positives": found, "kept": kept, "before": earlier}
+    after = _quality(scores[rows], true, thresholds)
+    facts = {
+        "source": SOURCE,
+        "photos": len(rows),
+        "positives": found,
+        "kept": kept,
+        "before": earlier,
+        **asdict(after),
+    }
     calibrated = Checkpoint(model, thresholds, {**checkpoint.meta, "calibration": facts})
     untouched = [name for name in model.classes if name not in found]
-    after = _quality(scores[rows], true, thresholds)
     return CalibrationResult(calibrated, len(rows), found, kept, untouched, unmatched, before, after)
 
 

@@ -25,6 +25,7 @@ from ..files import cache_folder, locked
 from ..labels.corrections import Corrections, correct, read_corrections
 from ..labels.matching import match_tables
 from ..labels.metrics import name_of, read_known, truth_for
+from ..labels.parts import LabelFiles, label_files
 from ..labels.table import Labels, read_labels
 from ..machine import default_workers
 from ..progress import SILENT, LineProgress, Progress
@@ -34,7 +35,7 @@ from .loop import train_student
 
 
 def train(
-    labels: Labels | str | Path = LABELS_FILE,
+    labels: Labels | LabelFiles = LABELS_FILE,
     output: str | Path = MODEL_FILE,
     *,
     root: str | Path | None = None,
@@ -54,18 +55,18 @@ def train(
 ) -> Checkpoint:
     """Train a student on labels and their photos, as `mlclip train` does, and write it to `output`.
 
-    `labels`: a table or its file. `root`: the photos' folder, where it is not `labels.root`. `clip`: for method "ccd", where
-    the labels' own CLIP is. `corrections`: a file of lines `path,class,value`, or {path: {class: 1 or 0}}; these labels do
-    not change and count `correction_weight` times. `truth` adds mAPs to the report of every epoch and changes nothing else.
-    `tables` says how a .csv of another program is read; its `split` chooses rows of the labels. `resume` continues after
-    the last finished epoch of a stopped training. `settings` are fields of TrainConfig, such as `arch="mobilenet_v2"`. With
-    several ranks, the main one reads the labels and `truth` for all; every rank reads the photos. A job that torchrun
-    restarts continues as with `resume`, unless `overwrite` is set. Raises InputError.
+    `labels`: a table, its file, or several files as `read_labels` takes them. `root`: the photos' folder, where it is not
+    `labels.root`. `clip`: for method "ccd", where the labels' own CLIP is. `corrections`: a file of lines `path,class,value`, or
+    {path: {class: 1 or 0}}; these labels do not change and count `correction_weight` times. `truth` adds mAPs to the report of every
+    epoch and changes nothing else. `tables` says how a .csv of another program is read; its `split` chooses rows of the labels.
+    `resume` continues after the last finished epoch of a stopped training. `settings` are fields of TrainConfig, such as
+    `arch="mobilenet_v2"`. With several ranks, the main one reads the labels and `truth` for all; every rank reads the photos. A job
+    that torchrun restarts continues as with `resume`, unless `overwrite` is set. Raises InputError.
     """
     distributed = distributed or start_distributed(device)
     config = train_config(settings, distributed.device.type)
-    from_file = save_labels and not isinstance(labels, Labels)
-    if from_file and all(map(os.path.exists, (save_labels, labels))) and os.path.samefile(save_labels, labels):
+    read = [file for file in label_files(labels) if os.path.exists(file)] if not isinstance(labels, Labels) else []
+    if save_labels and os.path.exists(save_labels) and any(os.path.samefile(save_labels, file) for file in read):
         raise OptionError(f"`save_labels` {save_labels} would replace the labels that are read; choose another file")
     progress, output, tables = progress or LineProgress(), Path(output), tables or TableOptions()
     with distributed.session(), ExitStack() as locks:
@@ -93,7 +94,7 @@ def train(
 
 
 def _labels_and_truth(
-    labels: Labels | str | Path,
+    labels: Labels | LabelFiles,
     truth: Labels | str | Path | None,
     tables: TableOptions,
     corrections: Corrections | str | Path | None,
