@@ -17,6 +17,7 @@ from .labelling import (
     TableOptions,
     TeacherConfig,
     config_of,
+    used_settings,
 )
 from .training import ARCHS, CLIP_ARCH, CLIP_HEAD, LARGEST_SEED, LARGEST_SIZE, TrainConfig, train_config
 

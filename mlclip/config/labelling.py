@@ -68,16 +68,22 @@ def check_values(config: Any) -> None:
             require(low <= value <= high, name, value, f"from {low} to {high}")
 
 
-def methods_of(entry: Field, config: Any) -> tuple[str, ...]:
+def _methods_of(entry: Field, config: Any) -> tuple[str, ...]:
     """The methods that use a setting."""
     unused_by = entry.metadata.get("unused_by", ())
     return entry.metadata["methods"] or tuple(method for method in config.METHODS if method not in unused_by)
 
 
+def used_settings(config: Any) -> dict[str, Any]:
+    """The settings that the method of `config` uses, by name, in the order of the fields."""
+    used = [entry.name for entry in fields(config) if config.method in _methods_of(entry, config)]
+    return {name: getattr(config, name) for name in used}
+
+
 def refuse_unused(config: Any) -> None:
     """OptionError for a changed setting that belongs to another method and would be ignored silently."""
     for entry in fields(config):
-        name, methods = entry.name, methods_of(entry, config)
+        name, methods = entry.name, _methods_of(entry, config)
         if config.method not in methods and getattr(config, name) != entry.default:
             use = " or ".join(f'`method="{method}"`' for method in methods)
             raise OptionError(

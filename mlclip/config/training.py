@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from .labelling import OptionError, check_values, config_of, methods_of, rare, refuse_unused, require, setting
+from .labelling import OptionError, check_values, config_of, rare, refuse_unused, require, setting, used_settings
 
 _MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
@@ -166,7 +166,7 @@ class TrainConfig:
         for name, default in (("size", None), ("init", "imagenet")) if self.arch == CLIP_HEAD else ():
             if getattr(self, name) != default:  # CLIP's weights, view size and embeddings are fixed
                 raise OptionError(f'`{name}` has no effect with `arch="{CLIP_HEAD}"`. Do not set `{name}`.')
-        used = {entry.name for entry in fields(self) if self.method in methods_of(entry, self)}
+        used = used_settings(self)
         for name, value in {**SCHEDULES[self.method], **PRESETS[self.preset]}.items():
             if name in used and getattr(self, name) is None and not (name == "size" and self.arch == CLIP_HEAD):
                 object.__setattr__(self, name, value)
