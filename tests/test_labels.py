@@ -28,24 +28,10 @@ from mlclip.labels.table import Labels, read_labels, write_labels
 SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
 NAN = math.nan
 UNUSUAL = [
-    "a/1.jpg",
-    "b/1.jpg",
-    "-dash.jpg",
-    "comma, and 'quote'.jpg",
-    'double "quoted".jpg',
-    "new\nline.jpg",
-    "carriage\rreturn.jpg",
-    "both\r\n.jpg",
-    " blanks around ",
-    "tab\there.jpg",
-    "emoji \U0001f431.jpg",
-    "grüße.jpg",
-    os.fsdecode(b"latin1-\xe9\xff.jpg"),
-    "=1+1.jpg",
-    "line\u2028separator.jpg",
-    "#hash.jpg",
-    "path",
-]
+    "a/1.jpg", "b/1.jpg", "-dash.jpg", "comma, and 'quote'.jpg", 'double "quoted".jpg', "new\nline.jpg", "carriage\rreturn.jpg",
+    "both\r\n.jpg", " blanks around ", "tab\there.jpg", "emoji \U0001f431.jpg", "grüße.jpg", os.fsdecode(b"latin1-\xe9\xff.jpg"),
+    "=1+1.jpg", "line\u2028separator.jpg", "#hash.jpg", "path",
+]  # fmt: skip
 
 
 def table(rows=5, classes=3, seed=0, meta=None):
