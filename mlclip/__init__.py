@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from .machine import keep_freed_memory as keep_freed_memory
     from .progress import SILENT as SILENT
     from .progress import Progress as Progress
-    from .report.build import render_report as render_report
     from .report.work_page import write_page as write_page
     from .student.calibrate import calibrate as calibrate
     from .student.checkpoint import Checkpoint as Checkpoint
@@ -86,7 +85,6 @@ _NAMES = {
     "labels.metrics": "Evaluation evaluate average_precision mean_average_precision",
     "machine": "keep_freed_memory",
     "progress": "SILENT Progress",
-    "report.build": "render_report",
     "student.checkpoint": "Checkpoint",
     "student.model": "Classifier",
 }

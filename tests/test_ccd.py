@@ -15,7 +15,7 @@ from mlclip.distributed import Runtime
 from mlclip.images import PhotoCrops, crop_size, find_images, open_image
 from mlclip.labels.table import Labels, read_labels
 from mlclip.methods import ccd
-from mlclip.report.build import render_report
+from mlclip.report.build import report_sections
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
 from mlclip.teacher.pseudolabel import label_photos
@@ -231,7 +231,7 @@ def test_the_training_updates_the_labels_once_and_resumes_bit_for_bit(labels, te
     assert torch.equal(one.scores, two.scores) and not torch.equal(one.scores, labels.scores)
     before = torch.tensor(one.meta["update"]["before"])
     assert torch.equal(before, labels.scores)
-    text = render_report(one)
+    text = "".join(report_sections(one))
     assert "The label update" in text and "Bias of each class" in text and "→" in text
 
 

@@ -70,7 +70,7 @@ def test_a_batch_of_bad_photos_shifts_no_row_of_labels_or_predictions(command, p
     def rows(text: str) -> dict[str, list[str]]:
         return {row[0]: row[1:] for row in csv.reader(io.StringIO(text))}
 
-    label = ["pseudolabel photos --clip CLIP --classes red,green --method cdul --batch-size 40"]
+    label = ["pseudolabel photos --clip CLIP --classes red,green --method cdul --set batch_size=40"]
     predict = ["predict", "photos", "--model", model_file, "--format", "csv", "--batch-size", "4"]
     assert command(*label, "-o", "good.pt")[0] == 0
     good = rows(command(*predict)[1])
@@ -84,16 +84,6 @@ def test_a_batch_of_bad_photos_shifts_no_row_of_labels_or_predictions(command, p
     assert torch.allclose(rest.scores, first.scores[kept], atol=1e-5)
     status, out, _ = command(*predict)
     assert status == 3 and rows(out) == {name: row for name, row in good.items() if name[:2] not in bad}
-
-
-@pytest.mark.parametrize("command_line", [["pseudolabel", "SOURCE", "--clip", "CLIP", "--classes", "a,b"],
-                                          ["predict", "SOURCE", "--model", "student.pt"]], ids=["pseudolabel", "predict"])  # fmt: skip
-def test_a_photo_as_a_list_and_a_list_cut_in_a_letter_are_one_line(command, photos, model_file, tmp_path, command_line):
-    (tmp_path / "cut.txt").write_bytes("photos/00.jpg\nphotos/ä.jpg\n".encode("utf-16")[:-3])
-    for source, words in (("@photos/00.jpg", "00.jpg"), ("@cut.txt", "cut.txt")):
-        status, out, line = command(*(source if word == "SOURCE" else word for word in command_line))
-        assert (status, out) == (1, "") and line.startswith("mlclip: ") and words in line, line
-    assert not (tmp_path / "labels.pt").exists()
 
 
 # Weights and other files
