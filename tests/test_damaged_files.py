@@ -43,7 +43,7 @@ TEXTS = {  # files of text, and the command that reads each; commands print one 
     "classes.json": ('{"cat": "a cat", "d=g": "a dog"}', "pseudolabel photos --clip tiny --classes FILE"),
     "list.txt": ("photos/00.jpg\nphotos/01.jpg\n", "predict @FILE --model model.pt"),
     "column.csv": ("file,n\nphotos/00.jpg,1\nphotos/01.jpg,2\n", "predict @FILE:file --model model.pt"),
-    "settings.toml": (SETTINGS, "train --labels labels.pt --config FILE --print-config"),
+    "settings.toml": (SETTINGS, "train --labels labels.pt --config FILE --set help"),
     "coco.json": (json.dumps(COCO), "evaluate --labels labels.pt --truth coco:FILE"),
     "voc/Annotations/00.xml": (VOC_XML, "evaluate --labels labels.pt --truth voc:voc"),
     "voc/Annotations/01.xml": (OTHER_XML, "evaluate --labels labels.pt --truth voc:voc"),

@@ -63,10 +63,8 @@ def test_the_same_random_numbers_give_the_same_images_and_others_do_not():
 
 
 def test_the_true_labels_are_exactly_the_drawn_things(monkeypatch):
-    from mlclip.demo import scenes
-
     drawn = []
-    monkeypatch.setattr(scenes, "draw_thing", lambda kind, *rest: drawn.append(kind) or draw_thing(kind, *rest))
+    monkeypatch.setattr("mlclip.demo.draw_thing", lambda kind, *rest: drawn.append(kind) or draw_thing(kind, *rest))
     for number in range(40):
         drawn.clear()
         truth = scene(number)[1]
@@ -76,8 +74,6 @@ def test_the_true_labels_are_exactly_the_drawn_things(monkeypatch):
 
 def test_every_thing_in_the_true_labels_is_visible(monkeypatch):
     """Draw the scene without its last small thing: only an area of the size of a small thing changes."""
-    from mlclip.demo import scenes
-
     number = next(n for n in range(40) if len(scene(n)[1]) >= 3)
     full, truth = scene(number)
     calls = []
@@ -89,7 +85,7 @@ def test_every_thing_in_the_true_labels_is_visible(monkeypatch):
             tile.putalpha(0)
         return tile
 
-    monkeypatch.setattr(scenes, "draw_thing", all_but_the_last)
+    monkeypatch.setattr("mlclip.demo.draw_thing", all_but_the_last)
     changed = (pixels(full).astype(int) - pixels(scene(number)[0])) != 0
     assert calls[0] > 1.3 * max(calls[1:])  # one large thing, the others small
     assert 0.05 * calls[-1] ** 2 < changed.any(-1).sum() <= calls[-1] ** 2

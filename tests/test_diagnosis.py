@@ -6,7 +6,7 @@ import torch
 
 from mlclip.labels.diagnosis import diagnose
 from mlclip.labels.table import Labels
-from mlclip.report.build import render_report
+from mlclip.report.build import report_sections
 
 
 def table(scores: torch.Tensor, classes: list[str]) -> Labels:
@@ -56,6 +56,10 @@ def test_with_few_photos_no_class_is_called_missing_or_too_frequent():
     assert found.photos == [3, 0] and found.dead == [] and found.frequent == []
 
 
+def report_of(labels):
+    return "".join(report_sections(labels))
+
+
 def test_photos_without_a_class_are_all_listed_and_get_advice_if_there_are_many():
     scores = good()
     scores[:4] = 0.01
@@ -63,14 +67,14 @@ def test_photos_without_a_class_are_all_listed_and_get_advice_if_there_are_many(
     assert few.empty == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"] and few.advice == []
     labels = table(scores, ["a", "b", "c", "d"])
     labels.meta["prompts"] = labels.classes
-    assert "4 of 40 photos fit no class" in render_report(labels) and "What to look at" not in render_report(labels)
+    assert "4 of 40 photos fit no class" in report_of(labels) and "What to look at" not in report_of(labels)
     scores[:12] = 0.01
     found = diagnose(table(scores, ["a", "b", "c", "d"]))
     assert len(found.empty) == 12 and any("`contrast`" in line for line in found.advice)
     labels.scores = scores
-    assert "What to look at" in render_report(labels)
+    assert "What to look at" in report_of(labels)
     del labels.meta["prompts"]  # predictions or true labels, which were not made with prompts
-    assert "What to look at" not in render_report(labels)
+    assert "What to look at" not in report_of(labels)
 
 
 def test_unknown_labels_are_ignored():

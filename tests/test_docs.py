@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from mlclip.cli import cli
-from mlclip.config import PseudolabelConfig, TeacherConfig, TrainConfig
+from mlclip.config import EncodingConfig, PseudolabelConfig, TeacherConfig, TrainConfig
 from mlclip.demo import write_scenes
 
 ROOT = Path(__file__).parents[1]
@@ -91,7 +91,7 @@ def test_the_readme_s_commands_run_as_they_stand(command, tmp_path):
         option, value = NO_DOWNLOAD.get(name, ("", ""))
         if option not in line:
             line = f"{line} {option} {value}"
-        if "--overwrite" not in line and "--print-config" not in line:
+        if "--overwrite" not in line:
             (tmp_path / WRITES.get(name, "none")).unlink(missing_ok=True)
         status, _, err = command(*shlex.split(line, comments=True)[1:])
         assert status == 0, f"{line}\n{err}"
@@ -153,6 +153,7 @@ def settings_page() -> str:
     for title, config in (
         ("mlclip pseudolabel", PseudolabelConfig),
         ("The teacher", TeacherConfig),
+        ("Encoding", EncodingConfig),
         ("mlclip train", TrainConfig),
     ):
         lines += [f"## {title}", "", "| setting | default | methods | what it does |", "|---|---|---|---|"]

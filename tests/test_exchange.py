@@ -33,11 +33,8 @@ def labels(tmp_path) -> Labels:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 6), (number, 0, 0)).save(root / path)
     scores = torch.tensor([[0.91234567, 0.2, 0.7], [0.3, NAN, 0.61], [0.05, 0.1, 0.2], [1.0, 0.5, 0.0]])
-    meta = {
-        "thresholds": [0.4, 0.5, 0.6],
-        "method": "centred",
-        "clip": {"name": "RN50", "sha256": "ab", "logit_scale": 100.0},
-    }
+    clip = {"name": "RN50", "sha256": "ab", "logit_scale": 100.0}
+    meta = {"thresholds": [0.4, 0.5, 0.6], "method": "centred", "clip": clip}
     return Labels(PATHS, CLASSES, scores, root=str(root), meta=meta)
 
 
@@ -115,13 +112,10 @@ def test_label_studio_finds_the_photo_the_choices_and_their_names_in_the_configu
     assert config.find("Choices").get("choice") == "multiple"
     (prediction,) = tasks[0]["predictions"]
     (result,) = prediction["result"]
-    assert (result["from_name"], result["to_name"]) == (
-        config.find("Choices").get("name"),
-        config.find("Image").get("name"),
-    )
-    assert result["value"]["choices"] == [CLASSES[0], CLASSES[2]] and prediction["model_version"].endswith(
-        "centred, CLIP RN50"
-    )
+    names = [config.find(part).get("name") for part in ("Choices", "Image")]
+    assert [result["from_name"], result["to_name"]] == names
+    assert result["value"]["choices"] == [CLASSES[0], CLASSES[2]]
+    assert prediction["model_version"].endswith("centred, CLIP RN50")
     assert prediction["score"] == pytest.approx((0.91234567 + 0.7) / 2, abs=1e-6)
     assert tasks[2]["predictions"][0]["score"] == pytest.approx(0.8) and not tasks[2]["predictions"][0]["result"]
     urls = [task["data"]["image"] for task in tasks]

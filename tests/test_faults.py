@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import socket
 import struct
 import sys
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -18,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from weight_files import Malicious
 
 from mlclip import cli, images
-from mlclip.clip import registry
 from mlclip.files import locked
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.student import predict
@@ -163,9 +161,7 @@ def test_if_no_photo_can_be_read_nothing_is_written(command, tmp_path, sources):
     assert status == 1 and "0 of 2 photos" in err and os.listdir(tmp_path) == ["p"]
 
 
-def test_photos_that_vanish_after_they_were_listed_are_skipped_by_every_command(
-    command, photos, model_file, monkeypatch
-):
+def test_photos_that_vanish_after_they_were_listed_are_skipped(command, photos, model_file, monkeypatch):
     def vanish(find):
         def listed(*arguments):
             found = find(*arguments)
@@ -198,13 +194,6 @@ def test_photos_that_vanish_after_they_were_listed_are_skipped_by_every_command(
     assert len(os.listdir("maps")) == 11
 
 
-def test_a_list_file_counts_what_it_names_twice_or_in_vain(command, photos, tmp_path):
-    lines = ["\ufeff# holiday", "", "photos/00.jpg", "photos/01.jpg", "photos/00.jpg", "photos/gone.jpg", "  "]
-    (tmp_path / "list.txt").write_text("\r\n".join(lines), encoding="utf-8")
-    status, _, err = command("pseudolabel", "@list.txt", "--clip", "CLIP", "--classes", "red,green")
-    assert status == 3 and "gone.jpg: not found" in err and len(read_labels("labels.pt")) == 2
-
-
 # Classes and prompts
 
 
@@ -212,13 +201,9 @@ def test_a_list_file_counts_what_it_names_twice_or_in_vain(command, photos, tmp_
     ("options", "words"),
     [
         (["--classes", "empty.txt"], "empty.txt"),
-        (["--classes", "cat"], "Add names of other things in the photos with --contrast"),
-        (["--classes", "cat, Cat"], "cat"),
-        (["--classes", "cat,,dog"], "blank"),
         (["--classes", "cat," + "very " * 80 + "long"], "tokens"),
         (["--classes", "cat,dog", "--template", "a photo"], "{}"),
         (["--classes", "binary.txt"], "binary.txt"),
-        (["--classes", "gone.txt"], "gone.txt"),
     ],
 )
 def test_unusable_classes_and_prompts_are_refused_in_one_line(command, photos, tmp_path, options, words):
@@ -228,12 +213,6 @@ def test_unusable_classes_and_prompts_are_refused_in_one_line(command, photos, t
     status, out, err = command("pseudolabel", "photos", "--clip", "CLIP", *options)
     assert (status, out) == (1, "") and words in err.splitlines()[-1] and err.splitlines()[-1].startswith("mlclip: ")
     assert set(os.listdir(tmp_path)) == before
-
-
-def test_a_class_file_in_utf_16_and_braces_in_a_name_are_used(command, photos, tmp_path):
-    (tmp_path / "names.txt").write_bytes("Käse {alt}\r\nrot\r\n".encode("utf-16"))
-    assert command("pseudolabel", "photos", "--clip", "CLIP", "--classes", "names.txt")[0] == 0
-    assert read_labels("labels.pt").classes == ["Käse {alt}", "rot"]
 
 
 def test_true_labels_with_other_classes_are_refused_with_the_difference(command, photos, model_file, tmp_path):
@@ -247,32 +226,6 @@ def test_true_labels_with_other_classes_are_refused_with_the_difference(command,
 
 
 # Files
-
-
-def test_cut_weights_are_refused_with_both_hashes_and_a_full_cache_needs_no_network(
-    command, photos, own_cache, clip_file, monkeypatch
-):
-    no_network = Mock(side_effect=AssertionError("a connection was opened"))
-    monkeypatch.setattr(socket.socket, "connect", no_network)
-    monkeypatch.setattr(socket, "create_connection", no_network)
-    data = clip_file.read_bytes()
-    name, digest = "RN50", hashlib.sha256(data).hexdigest()
-    entry = registry.MODELS[name]
-    monkeypatch.setitem(registry.MODELS, name, replace(entry, sha256=digest))
-    label = ["pseudolabel", "photos", "--clip", name, "--classes", "red,green", "--offline"]
-    file = own_cache / "RN50.pt"
-    file.write_bytes(data[: len(data) // 2])
-    status, _, err = command(*label)
-    assert status == 1 and all(
-        word in err for word in (digest, hashlib.sha256(file.read_bytes()).hexdigest(), str(file))
-    )
-    file.write_bytes(data)
-    assert command(*label)[0] == 0
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.mkdir, ("ran",)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +245,7 @@ def test_malicious_cut_and_empty_files_are_refused_by_every_command(command, pho
     (tmp_path / "t.csv").write_text("path,red\n00.jpg,1\n")
     arguments = ["t2.csv" if word == "t.csv" and arguments[0] == "export" else word for word in arguments]
     stream = io.BytesIO()
-    torch.save({"format": "mlclip.model", "x": Malicious()}, stream)
+    torch.save({"format": "mlclip.model", "x": Malicious("ran")}, stream)
     for data in (stream.getvalue(), model_file.read_bytes()[:9999], b""):
         (tmp_path / "bad.pt").write_bytes(data)
         status, out, err = command(*arguments)

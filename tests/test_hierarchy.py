@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 
 import pytest
@@ -15,7 +14,6 @@ from mlclip.labels.class_names import parse_classes
 from mlclip.labels.class_tree import ClassTree
 from mlclip.labels.metrics import compare_consistency, consistent_labels, mean_average_precision
 from mlclip.labels.table import Labels, read_labels, write_labels
-from mlclip.methods import hierarchy
 from mlclip.methods.hierarchy import (
     consistent_scores,
     consistent_thresholds,
@@ -37,11 +35,6 @@ GROUPS = [[0, 4, 6]]
 
 def scores(rows=200):
     return torch.rand(rows, len(PARENTS), generator=torch.Generator().manual_seed(0))
-
-
-def test_the_examples_in_the_docstrings_are_correct():
-    result = doctest.testmod(hierarchy)
-    assert result.attempted > 2 and result.failed == 0
 
 
 def test_raised_parents_are_the_highest_of_all_below_them_and_nothing_else_changes():

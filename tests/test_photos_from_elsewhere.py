@@ -23,8 +23,8 @@ def write_shard(file, photos, *, extra=(), format=tarfile.GNU_FORMAT):
         for photo in photos:
             for name, data in (
                 (photo.name, photo.read_bytes()),
-                (photo.stem + ".json", b"{}"),
-                (photo.stem + ".cls", b"1"),
+                (f"{photo.stem}.json", b"{}"),
+                (f"{photo.stem}.cls", b"1"),
             ):
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
@@ -57,9 +57,8 @@ def test_photos_in_shards_are_found_in_their_order_and_have_the_same_pixels(shar
         assert photo.size == file.stat().st_size
         assert photo.mtime_ns == os.stat(os.path.dirname(photo.file)).st_mtime_ns
         assert (pixels(photo.file) == pixels(file)).all()
-        assert (
-            content_hash(photo.file) == content_hash(str(file)) == blake2b(file.read_bytes(), digest_size=16).digest()
-        )
+        expected = blake2b(file.read_bytes(), digest_size=16).digest()
+        assert content_hash(photo.file) == content_hash(str(file)) == expected
 
 
 def test_a_shard_a_pattern_a_list_and_a_single_member_name_the_same_photos(shards, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from mlclip.cli import _status
 from mlclip.cli.export import TOOLS
 from mlclip.config import InputError, TableOptions
 from mlclip.labels.class_files import read_thresholds, write_thresholds
-from mlclip.labels.matching import match_classes, match_paths, match_tables, refuse_small_match
+from mlclip.labels.matching import enough_match, match_classes, match_paths
 from mlclip.labels.metrics import matched_cells
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.progress import Progress
@@ -243,16 +243,15 @@ def test_matched_rows_and_classes_keep_their_own_scores():
 def test_fewer_than_half_of_the_smaller_table_is_refused_unless_partial():
     labels = Labels([f"{n}.jpg" for n in range(10)], ["x", "y"], torch.ones(10, 2))
     truth = Labels(["0.jpg", "z1.jpg", "z2.jpg"], ["x", "y"], torch.ones(3, 2))
-    match = match_tables(labels, truth)
     with pytest.raises(InputError, match=r"only 1 of 3 photos of t\.csv are in p\.csv .*not there: z1\.jpg, z2\.jpg"):
-        refuse_small_match(match, "p.csv", "t.csv")
-    refuse_small_match(match, "p.csv", "t.csv", partial=True)
+        enough_match(labels, truth, "p.csv", "t.csv")
+    enough_match(labels, truth, "p.csv", "t.csv", partial=True)
     few = truth.aligned(["0.jpg"], ["x"])  # few photos are enough if all of them match
-    refuse_small_match(match_tables(labels, few), "p.csv", "t.csv")
+    enough_match(labels, few, "p.csv", "t.csv")
     odd = Labels(labels.paths, ["x", "kat", "hund"], torch.ones(10, 3))
     three = Labels(labels.paths, ["x", "cat", "dog"], torch.ones(10, 3))
     with pytest.raises(InputError, match="only 1 of 3 classes"):
-        refuse_small_match(match_tables(three, odd), "p.csv", "t.csv")
+        enough_match(three, odd, "p.csv", "t.csv")
 
 
 # -- the commands
@@ -420,18 +419,9 @@ REAL = {
     "Excel, German": "\ufeffDateiname;cat;potted plant\r\na.jpg;1,0;0,0\r\nb.jpg;1,0;1,0\r\nc.jpg;0,0;0,0\r\n".encode(),
     "Excel, Unicode text": "Photo\tcat\tpotted plant\r\na.jpg\tTRUE\tFALSE\r\nb.jpg\tTRUE\tTRUE\r\n"
     "c.jpg\tFALSE\tFALSE\r\n".encode("utf-16"),
-    "pandas": ",filename,cat,potted plant\n0,a.jpg,1.0,0.0\n1,b.jpg,1.0,1.0\n2,c.jpg,0.0,0.0\n",
-    "pandas with booleans and a split": "image_path,cat,potted plant,split\na.jpg,True,False,train\nb.jpg,True,True,val\n"
-    "c.jpg,False,False,val\n",
-    "R": '"file","cat","potted plant"\n"1","a.jpg",1,0\n"2","b.jpg",1,1\n"3","c.jpg",0,0\n',
-    "fastai": "fname,labels,is_valid\na.jpg,cat,True\nb.jpg,cat;potted plant,False\nc.jpg,,False\n",
-    "lists": "image,tags\na.jpg,\"['cat']\"\nb.jpg,\"['cat', 'potted plant']\"\nc.jpg,[]\n",
-    "one row per pair, other columns": "filename,width,height,class\na.jpg,9,9,cat\nb.jpg,9,9,cat\nb.jpg,9,9,potted plant\nc.jpg,9,9,\n",
     "Windows paths": "path,cat,potted_plant\nC:\\photos\\A.JPG,1,0\nC:\\photos\\B.JPG,1,1\nC:\\photos\\C.JPG,0,0\n",
     "ids without a suffix": "image_id,Cat,Potted Plant\na,1,0\nb,1,1\nc,0,0\n",
     "1 and -1": "image_id,cat,potted_plant\na.jpg,1,-1\nb.jpg,1,1\nc.jpg,-1,-1\n",
-    "Label Studio": 'annotation_id,choice,id,image,lead_time\n1,cat,1,a.jpg,2.5\n'
-    '2,"{""choices"": [""cat"", ""potted plant""]}",2,b.jpg,1.5\n3,,3,c.jpg,0.5\n',
     "ExifTool": 'SourceFile,Subject\nphotos/a.jpg,cat\nphotos/b.jpg,"cat;potted plant"\nphotos/c.jpg,\n',
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from mlclip.clip import load_clip
 from mlclip.config import InputError
 from mlclip.demo import KINDS, draw_single
 from mlclip.labels.table import Labels, write_labels
-from mlclip.report.maps import where_section
+from mlclip.report.pictures import where_section
 from mlclip.teacher.scoring import Teacher
 from mlclip.teacher.where import maps_of_labels
 

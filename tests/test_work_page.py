@@ -15,8 +15,7 @@ from PIL import Image
 from mlclip.config import ReportConfig
 from mlclip.labels.corrections import correct, read_corrections
 from mlclip.labels.table import Labels, read_truth
-from mlclip.report import thumbnails as thumbnails_module
-from mlclip.report.thumbnails import difference_hash
+from mlclip.report.pictures import difference_hash
 from mlclip.report.work_page import SCALE, packed, whole_thresholds, write_page
 
 needs_browser = pytest.mark.skipif(not PROGRAM, reason="Chromium is not installed")
@@ -206,7 +205,7 @@ def test_thumbnails_in_a_folder_are_shown_and_nothing_overflows_on_a_phone(label
 
 def test_thumbnails_move_to_the_folder_when_the_page_would_be_too_large(labels, tmp_path, monkeypatch):
     assert write_page(labels, tmp_path / "report.html").folder is None
-    monkeypatch.setattr(thumbnails_module, "EMBED_LIMIT", 10_000)
+    monkeypatch.setattr("mlclip.report.pictures.EMBED_LIMIT", 10_000)
     made = write_page(labels, tmp_path / "report.html")
     assert len(list(made.folder.iterdir())) == 12 and not made.failed
     assert all(source.startswith("report_files/") for source in made.sources)
@@ -240,4 +239,5 @@ def test_a_page_without_photos_or_classes_with_labels_is_written(tmp_path):
     write_page(Labels([], ["x"], torch.empty(0, 1), root=str(tmp_path)), tmp_path / "empty.html")
     unknown = Labels(["a"], ["x"], torch.full((1, 1), torch.nan), root=str(tmp_path))
     write_page(unknown, tmp_path / "unknown.html", looks=ReportConfig(limit=0))
-    assert (tmp_path / "unknown.html").read_text().count("<script") == 2
+    text = (tmp_path / "unknown.html").read_text()
+    assert text.count("<script") == 2 and "default-src 'none'" in text

@@ -14,11 +14,11 @@ from .settings import settings
 
 @click.command()
 @options.images
-@options.model("The model that `mlclip train` wrote, .pt or .safetensors.")
+@options.model(help="The model that `mlclip train` wrote, .pt or .safetensors.")
 @options.place(
     "--truth", required=True, help="True labels of some of the IMAGES: a table, or another form of `mlclip evaluate`."
 )
-@options.output("calibrated.pt", "Where the calibrated model is written.")
+@options.output(default="calibrated.pt", help="Where the calibrated model is written.")
 @options.overwrite
 @options.running
 @settings(tables=TableOptions)
@@ -32,7 +32,7 @@ def calibrate(images, model, truth, output, overwrite, tables, **running):
     labels, the result stays closer to the model after training. An earlier calibration is undone first.
     """
     from ..files import check_output
-    from ..labels.matching import match_tables, refuse_small_match
+    from ..labels.matching import enough_match
     from ..labels.metrics import read_known
     from ..student.calibrate import calibrate as fit
     from ..student.calibrate import check_truth, undo_calibration
@@ -45,8 +45,7 @@ def calibrate(images, model, truth, output, overwrite, tables, **running):
     known = read_known(truth, checkpoint.model.classes, tables, progress)
     check_truth(checkpoint.model.classes, known)
     predicted = predict(images, checkpoint, **running)
-    match = match_tables(predicted, known)
-    refuse_small_match(match, "the predictions", truth, partial=tables.partial)
+    match = enough_match(predicted, known, "the predictions", truth, partial=tables.partial)
     before, found = checkpoint.thresholds.tolist(), fit(checkpoint, predicted, known)
     save_checkpoint(found.checkpoint, output)
     for line in match.summary("the predictions", truth):

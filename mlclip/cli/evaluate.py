@@ -54,7 +54,26 @@ def evaluate(images, labels, model, truth, only, form, tables, **running):
     for line in found.match.summary(labels or "the predictions", truth):
         progress.log(line)
     if form == "json":
-        click.echo(json.dumps(_as_json(found), indent=1))
+        match, error = found.match, found.calibration_error
+        content = {
+            "mAP": found.mean_average_precision,
+            "ECE": error if error == error else None,  # NaN
+            "AP": found.average_precision,
+            "without_positives": found.without_positives,
+            "without_negatives": found.without_negatives,
+            "photos_matched": len(match.rows),
+            "photos": len(match.rows) + len(match.paths_only_first),
+            "classes_matched": len(match.classes),
+            "classes": len(match.classes) + len(match.classes_only_first),
+            "unmatched": {
+                "photos": match.paths_only_first,
+                "classes": match.classes_only_first,
+                "truth_photos": match.paths_only_second,
+                "truth_classes": match.classes_only_second,
+            },
+            "matched_by": match.notes,
+        }
+        click.echo(json.dumps(content, indent=1))
     else:
         rows = [[name, f"{100 * value:.1f}"] for name, value in found.average_precision.items()]
         click.echo(table(["class", "AP (%)"], [*rows, ["mAP", f"{100 * found.mean_average_precision:.1f}"]], right=[1]))
@@ -83,25 +102,3 @@ def _predicted(images, model, running):
         return predict(images, checkpoint or model, **running), None
     own = predict(images, replace(checkpoint, consistent=False), **running)
     return consistent_labels(own, tree), own
-
-
-def _as_json(found) -> dict:
-    match = found.match
-    return {
-        "mAP": found.mean_average_precision,
-        "ECE": None if found.calibration_error != found.calibration_error else found.calibration_error,  # NaN
-        "AP": found.average_precision,
-        "without_positives": found.without_positives,
-        "without_negatives": found.without_negatives,
-        "photos_matched": len(match.rows),
-        "photos": len(match.rows) + len(match.paths_only_first),
-        "classes_matched": len(match.classes),
-        "classes": len(match.classes) + len(match.classes_only_first),
-        "unmatched": {
-            "photos": match.paths_only_first,
-            "classes": match.classes_only_first,
-            "truth_photos": match.paths_only_second,
-            "truth_classes": match.classes_only_second,
-        },
-        "matched_by": match.notes,
-    }

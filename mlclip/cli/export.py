@@ -20,7 +20,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 
 
 @click.command()
-@options.model("The model that `mlclip train` wrote, .pt or .safetensors.")
+@options.model(help="The model that `mlclip train` wrote, .pt or .safetensors.")
 @options.place(
     "-o",
     "--output",
@@ -36,7 +36,7 @@ OF_MODELS, OF_TABLES = ("model", "variant", "photos"), ("labels", "root", "thres
 @click.option(
     "--to", "tool", type=click.Choice(list(TOOLS)), help="Instead of a model, write a table of labels for this tool."
 )
-@options.labels("For --to: the table, .pt, .csv, .json or .jsonl, or another form of `mlclip evaluate --labels`.")
+@options.labels(help="For --to: the table, .pt, .csv, .json or .jsonl, or another form of `mlclip evaluate --labels`.")
 @options.root
 @options.threshold
 @click.option(

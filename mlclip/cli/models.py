@@ -30,38 +30,33 @@ def models(clip, device, **facts):
         return _check(clip, device, **facts)
     if facts:
         raise click.UsageError("--set belongs to --check")
-    click.echo(_by_name())
-    click.echo()
-    click.echo(_families())
+    click.echo(_listed())
     return 0
 
 
-def _by_name() -> str:
-    from ..clip.registry import MODELS, VOC07_SOURCE, cache_folder
+def _listed() -> str:
+    from ..clip.registry import FAMILIES, MODELS, VOC07_SOURCE, cache_folder, in_hub_cache, restriction
 
     rows = []
     for name, entry in MODELS.items():
         weights = "downloaded" if entry.path.is_file() else "downloaded at first use"
         rows.append([name, f"{entry.approx_mb} MB", f"{entry.resolution} px", entry.voc07 or "–", "mit", weights])
     rows.append(["tiny", "included", "64 px", "–", "mit", "a toy for the drawn scenes of `mlclip demo`"])
-    shown = table(["name", "size", "input", "VOC07", "licence", "weights"], rows, right=[1, 2, 3])
-    return f"""{shown}
+    by_name = table(["name", "size", "input", "VOC07", "licence", "weights"], rows, right=[1, 2, 3])
+    rows = [[f.name, f.clip, f.licence + (" *" if restriction(f.licence) else "")] for f in FAMILIES]
+    limits = sorted({f"{f.licence}: {restriction(f.licence)}" for f in FAMILIES if restriction(f.licence)})
+    here = [f"\nin Hugging Face's cache: {name}" for family in FAMILIES for name in in_hub_cache(family)]
+    return f"""{by_name}
 
 Without --clip: RN50x64 on a GPU, as in the papers; the much cheaper ViT-B/32 on a CPU. Larger ones
 of each kind are slower, and better in published figures. RN (ResNets) make dense labels, which find
 small things. VOC07: mAP in % of the plain similarities on VOC 2007, as published in
 {VOC07_SOURCE}.
-Downloads go to {printable(str(cache_folder()))}"""
+Downloads go to {printable(str(cache_folder()))}
 
+{table(["family", "--clip", "licence"], rows)}
 
-def _families() -> str:
-    from ..clip.registry import FAMILIES, in_hub_cache, restriction
-
-    rows = [[f.name, f.clip, f.licence + (" *" if restriction(f.licence) else "")] for f in FAMILIES]
-    limits = sorted({f"{f.licence}: {restriction(f.licence)}" for f in FAMILIES if restriction(f.licence)})
-    here = [name for family in FAMILIES for name in in_hub_cache(family)]
-    lines = [table(["family", "--clip", "licence"], rows), "", f"* {'; '.join(limits)}"]
-    return "\n".join([*lines, *(f"in Hugging Face's cache: {name}" for name in here)])
+* {"; ".join(limits)}{"".join(here)}"""
 
 
 def _check(clip, device, precision="auto", clip_activation=None, clip_pixels=None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,9 @@ def place(*names: str, help: str, metavar: str = "FILE", **more: Any) -> Callabl
     return click.option(*names, type=click.Path(), metavar=metavar, help=help, **more)
 
 
-def labels(help: str) -> Callable:
-    return place("--labels", default=LABELS_FILE, help=help)
-
-
-def model(help: str) -> Callable:
-    return place("--model", default=MODEL_FILE, help=help)
-
-
-def output(default: str, help: str) -> Callable:
-    return place("-o", "--output", default=default, help=help)
+labels = partial(place, "--labels", default=LABELS_FILE)
+model = partial(place, "--model", default=MODEL_FILE)
+output = partial(place, "-o", "--output")
 
 
 def choice(*names: str, choices: Sequence[str], help: str) -> Callable:
@@ -80,13 +74,6 @@ num_workers = click.option(
     default=default_workers,
     show_default="one per core, at most 8",
     help="Dataloader workers that decode photos, or on a CPU threads; 0 decodes in the main process.",
-)
-batch_size = click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Photos at once; fewer need less memory.",
 )
 root = place("--root", metavar="DIR", help="The folder of the photos, if they have moved or the labels are a .csv.")
 threshold = click.option(

@@ -20,7 +20,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @click.command()
 @options.images
 @options.exclude
-@options.model("The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.")
+@options.model(help="The model that `mlclip train` wrote, or the .safetensors or .onnx file of `mlclip export`.")
 @options.choice(
     "--format", "form", choices=["table", "json", "jsonl", "csv"], help="csv has every score and no thresholds."
 )
@@ -36,7 +36,13 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
     "--heatmaps", metavar="DIR", help="Also write a picture of each photo to DIR: where the student sees its classes."
 )
 @click.option("--overwrite", is_flag=True, help="Replace the table of -o, and write to a --heatmaps DIR with files.")
-@options.batch_size
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Photos at once; fewer need less memory.",
+)
 @options.running
 @options.verbose
 @config_file
@@ -63,8 +69,12 @@ def predict(ctx, images, exclude, model, form, output, append, threshold, topk, 
         raise click.UsageError("--threshold has no effect with --format csv: it has every score. Use --format json.")
     if heatmaps and is_onnx(model):
         raise click.UsageError(f"--heatmaps needs a model.pt: {model} contains no class activation maps.")
+    if heatmaps and os.path.isdir(heatmaps) and os.listdir(heatmaps) and not overwrite:
+        raise InputError(
+            f"--heatmaps {heatmaps} is not empty. Add --overwrite to write there, or choose another folder."
+        )
     if heatmaps:
-        _check_folder(heatmaps, overwrite)
+        check_output(os.path.join(heatmaps, "picture"), overwrite=True)
     student, classes, thresholds = options.load_student(model, running["device"])
     thresholds = options.thresholds_of(threshold, classes, thresholds)
     found, known = find_images(images, exclude), None
@@ -109,22 +119,13 @@ def _write(labels, output: str, known, progress) -> None:
 
     from ..labels.table import Labels, write_labels
 
-    table = Labels(labels.paths, labels.classes, labels.scores, labels.root, labels.meta)
+    paths, scores = labels.paths, torch.as_tensor(labels.scores)
     if known:
-        scores = torch.cat([known.scores, table.scores])
-        table = Labels([*known.paths, *table.paths], table.classes, scores, table.root, table.meta)
+        paths, scores = [*known.paths, *paths], torch.cat([known.scores, scores])
+    table = Labels(paths, labels.classes, scores, labels.root, labels.meta)
     write_labels(table, output, overwrite=True)
     root = "" if output.lower().endswith((".pt", ".json")) else f" --root {shlex.quote(table.root)}"
     progress.log(f"{output}: {len(table)} photos; next: mlclip report --labels {shlex.quote(output)}{root}")
-
-
-def _check_folder(folder: str, overwrite: bool) -> None:
-    """InputError if heat maps cannot be written there, or if the folder has files."""
-    if os.path.isdir(folder) and os.listdir(folder) and not overwrite:
-        raise InputError(f"--heatmaps {folder} is not empty. Add --overwrite to write there, or choose another folder.")
-    if os.path.exists(folder) and not os.path.isdir(folder):
-        raise InputError(f"--heatmaps {folder} is a file. Choose a folder.")
-    check_output(os.path.join(folder, "picture"), overwrite=True)
 
 
 def _predicted(found, student, *, device, **running):

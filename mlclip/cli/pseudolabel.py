@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..config import LABELS_FILE, PseudolabelConfig, TeacherConfig, train_config
+from ..config import LABELS_FILE, EncodingConfig, PseudolabelConfig, TeacherConfig, train_config
 from . import options
 from .console import Console
 from .settings import config_file, settings
@@ -38,8 +38,8 @@ from .settings import config_file, settings
     help="Label new photos as those of this file were: its classes, prompts, teacher, method, and all that was fitted. A label then does "
     "not depend on the other photos of the folder.",
 )
-@options.output(LABELS_FILE, "Where the labels are written: .pt, .csv, .json or .jsonl.")
-@settings(PseudolabelConfig, TeacherConfig)
+@options.output(default=LABELS_FILE, help="Where the labels are written: .pt, .csv, .json or .jsonl.")
+@settings(PseudolabelConfig, TeacherConfig, EncodingConfig)
 @click.option(
     "--template",
     "templates",
@@ -49,7 +49,6 @@ from .settings import config_file, settings
 )
 @options.place("--store", metavar="DIR", help="Folder for the embeddings.  [default: in the cache]")
 @options.overwrite
-@options.batch_size
 @options.running
 @options.verbose
 @options.offline
@@ -81,7 +80,9 @@ def pseudolabel(images, output, device, progress, **more):
         return 0
     per_photo = float((labels.scores >= labels.thresholds).sum()) / len(labels)
     size = f"{len(labels)} photos × {len(labels.classes)} classes"
-    progress.log(f"{output}: {size}, {per_photo:.2f} labels per photo (score {_limit(labels)})")
+    low, high = (float(edge) for edge in labels.thresholds.aminmax())
+    limit = f"{low:.2g} or more" if low == high else f"at least the threshold of the class, {low:.2f} to {high:.2f}"
+    progress.log(f"{output}: {size}, {per_photo:.2f} labels per photo (score {limit})")
     _show_diagnosis(labels, progress)
     if not (more["classes"] or more["like"]) and labels.classes == list(CLASS_PRESETS[DEFAULT_PRESET]):
         progress.log(
@@ -94,12 +95,6 @@ def pseudolabel(images, output, device, progress, **more):
             f"it will download torchvision's ImageNet weights of {arch}; without the network, give --init a file of weights, or none"
         )
     return options.report_skipped(labels.meta["skipped"], output)
-
-
-def _limit(labels) -> str:
-    """From which score a class counts as a label, in words."""
-    low, high = (float(edge) for edge in labels.thresholds.aminmax())
-    return f"{low:.2g} or more" if low == high else f"at least the threshold of the class, {low:.2f} to {high:.2f}"
 
 
 def _show_diagnosis(labels, progress: Console) -> None:

@@ -12,14 +12,14 @@ from .settings import settings
 
 
 @click.command()
-@options.labels("The table to show: .pt, .csv, .json or .jsonl, or 'labels-*.pt' for several files.")
+@options.labels(help="The table to show: .pt, .csv, .json or .jsonl, or 'labels-*.pt' for several files.")
 @options.place("--truth", help="True labels to compare with, as for `mlclip evaluate`.")
 @options.root
 @options.threshold
 @options.place(
     "--predictions", help="A model's scores of the photos, as a table: the page shows where it contradicts the labels."
 )
-@options.output("report.html", "Where the page is written.")
+@options.output(default="report.html", help="Where the page is written.")
 @options.place("--corrections", help="Lines `path,class,value` of an earlier page: they are marked at first.")
 @options.overwrite
 @options.quiet
@@ -46,7 +46,7 @@ def report(labels, truth, root, threshold, predictions, corrections, output, ove
 
     from ..files import check_output
     from ..labels.corrections import corrections_of, joined, read_corrections, said_unknown, sorted_out
-    from ..labels.matching import match_tables, refuse_small_match
+    from ..labels.matching import enough_match
     from ..labels.metrics import read_known
     from ..labels.table import read_labels
     from ..report.work_page import write_page
@@ -69,8 +69,7 @@ def report(labels, truth, root, threshold, predictions, corrections, output, ove
     known = None
     if truth:
         known = read_known(truth, table.classes, tables, progress)
-        match = match_tables(table, known)
-        refuse_small_match(match, labels, truth, partial=tables.partial)
+        match = enough_match(table, known, labels, truth, partial=tables.partial)
         for line in match.summary(labels, truth):
             progress.log(line)
     scores = read_labels(predictions, tables.for_scores, progress=progress) if predictions else None

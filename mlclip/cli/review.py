@@ -9,7 +9,7 @@ from .console import table
 
 
 @click.command()
-@options.labels("The table to look at: .pt, .csv, .json or .jsonl.")
+@options.labels(help="The table to look at: .pt, .csv, .json or .jsonl.")
 @options.place("--predictions", help="A model's scores of the photos, as a table: what it contradicts comes first.")
 @options.place("--model", help="Instead of --predictions: a model, .pt or .onnx; it predicts the labelled photos.")
 @options.place("--corrections", help="Lines `path,class,value`: these labels need no second look.")

@@ -7,20 +7,19 @@ The keys of a file are the names of options without the dashes at the front, and
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 import click
 
-from ..config import InputError, used_settings
+from ..config import InputError
 from ..files import existing_file
 from ..spelling import did_you_mean
 
 SECTIONS = ("pseudolabel", "train", "predict")
 SET_IN_FILE = "mlclip.set_in_file"  # key in the `meta` of click's context: NAME=VALUE of rare settings in a file
-_NOT_SETTINGS = ("config", "print_config", "changed", "verbose", "progress", "help")  # parameters that no file can set
+_NOT_SETTINGS = ("config", "changed", "verbose", "progress", "help")  # parameters that no file can set
 
 
 class Listed(click.ParamType):
@@ -100,7 +99,10 @@ def settings(*configs: type, **grouped: type) -> Callable:
         @functools.wraps(command)
         def run(*args: Any, changed: dict[str, Any], **values: Any) -> Any:
             values |= changed
-            groups = {name: config(**part_for(config, values)) for name, config in grouped.items()}
+            groups = {
+                name: config(**{field.name: values[field.name] for field in fields(config) if field.name in values})
+                for name, config in grouped.items()
+            }
             left = {name: value for name, value in values.items() if not any(name in vars(g) for g in groups.values())}
             return command(*args, **left, **groups)
 
@@ -108,11 +110,6 @@ def settings(*configs: type, **grouped: type) -> Callable:
         return run
 
     return apply
-
-
-def part_for(config: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Those of `values` that are fields of a settings dataclass."""
-    return {field.name: values[field.name] for field in fields(config) if field.name in values}
 
 
 def _click_type(field: Field, hint: Any) -> click.ParamType:
@@ -136,19 +133,13 @@ def _option(field: Field, hint: Any) -> click.Option:
 # Settings in a file
 
 
-def _names(command: click.Command) -> tuple[dict[str, click.Option], dict[str, Field]]:
-    """The options that a file can set, by each of their long names without the dashes; and the settings of --set."""
-    options = [param for param in command.params if isinstance(param, click.Option)]
-    rare = next((option.fields for option in options if isinstance(option, RareSettings)), {})
-    long = {name[2:]: option for option in options for name in option.opts if name.startswith("--")}
-    return {name: option for name, option in long.items() if option.name not in _NOT_SETTINGS}, rare
-
-
 def _read_config(ctx: click.Context, _: click.Parameter, file: str | None) -> None:
     """Settings of the file become the defaults of this call, as text: the command line comes first, and click converts them."""
     if not file or ctx.resilient_parsing:
         return
-    options, rare = _names(ctx.command)
+    rare = next((param.fields for param in ctx.command.params if isinstance(param, RareSettings)), {})
+    own = [param for param in ctx.command.params if param.name not in _NOT_SETTINGS]
+    options = {name[2:]: param for param in own for name in param.opts if name.startswith("--")}
     ctx.default_map, ctx.meta[SET_IN_FILE] = {}, []
     for key, value in _section(file, ctx.command.name).items():
         if isinstance(value, dict) or "\0" in str(value):
@@ -171,7 +162,7 @@ def _section(file: str, command: str) -> dict[str, Any]:
     except ImportError as error:
         raise InputError("--config needs Python 3.11 or newer. Pass the options on the command line.") from error
     try:
-        content = tomllib.loads(existing_file(file, "`mlclip train --print-config` prints one.").read_text("utf-8"))
+        content = tomllib.loads(existing_file(file, "docs/settings.md lists the settings.").read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # tomllib's errors are ValueErrors
         raise InputError(f"{file} cannot be read as settings in TOML ({error}). Correct it.") from error
     for name, value in content.items():
@@ -183,19 +174,6 @@ def _section(file: str, command: str) -> dict[str, Any]:
     return common | (own if isinstance(own, dict) else {})
 
 
-def print_settings(config: Any) -> None:
-    """Print the options of the running command as TOML: those of `config` that its method uses, and what was given."""
-    ctx = click.get_current_context()
-    of_config = dict.fromkeys(field.name for field in fields(config)) | used_settings(config)
-    values = ctx.params | ctx.params["changed"] | of_config
-    options, rare = _names(ctx.command)
-    names = {max(option.opts, key=len)[2:]: option.name for option in options.values()} | {name: name for name in rare}
-    click.echo(f"[{ctx.command.name}]")
-    for shown, name in names.items():
-        if values.get(name) is not None:  # a value in JSON is one in TOML, but for one character
-            click.echo(f"{shown} = {json.dumps(values[name], ensure_ascii=False)}".replace("\x7f", "\\u007f"))
-
-
 config_file = click.option(
     "--config",
     metavar="FILE",
@@ -205,4 +183,3 @@ config_file = click.option(
     type=click.Path(),
     help="Read options from a TOML file, `name = value` or in a section of the command. The command line comes first.",
 )
-print_config = click.option("--print-config", is_flag=True, help="Only print the options of this run, for --config.")

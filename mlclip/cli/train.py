@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import click
 
-from ..config import MODEL_FILE, TableOptions, TrainConfig, train_config
+from ..config import MODEL_FILE, TableOptions, TrainConfig
 from . import options
-from .settings import config_file, part_for, print_config, print_settings, settings
+from .settings import config_file, settings
 
 
 @click.command()
 @options.labels(
-    "The labels that `mlclip pseudolabel` wrote, or a table of true labels; 'labels-*.pt' for several files."
+    help="The labels that `mlclip pseudolabel` wrote, or a table of true labels; 'labels-*.pt' for several files."
 )
 @options.root
-@options.output(MODEL_FILE, "Where the model is written.")
+@options.output(default=MODEL_FILE, help="Where the model is written.")
 @settings(TrainConfig, tables=TableOptions)
 @options.place(
     "--corrections",
@@ -30,7 +30,6 @@ from .settings import config_file, part_for, print_config, print_settings, setti
 @options.verbose
 @options.offline
 @config_file
-@print_config
 @options.place(
     "--save-labels", help="With cdul and ccd: where the updated labels are written, .pt, .csv, .json or .jsonl."
 )
@@ -39,7 +38,7 @@ from .settings import config_file, part_for, print_config, print_settings, setti
     help="With ccd, and with --arch clip-head: the CLIP that made the labels, as for `mlclip pseudolabel`.  "
     "[default: as recorded in the labels]",
 )
-def train(labels, output, save_labels, device, progress, print_config, **more):
+def train(labels, output, save_labels, device, progress, **more):
     """Train a small network on labels and their photos.
 
     It reads labels.pt and writes model.pt. Every finished epoch is saved, so an interrupted training continues with
@@ -48,11 +47,9 @@ def train(labels, output, save_labels, device, progress, print_config, **more):
     On a GPU the defaults are those of the papers (--preset paper). On a CPU they are a small student and a short training
     (--preset laptop). For several GPUs, run: torchrun --nproc-per-node 2 -m mlclip train, with the same options.
     """
-    from ..distributed import choose_device, start_distributed
+    from ..distributed import start_distributed
     from ..training.train import train as train_and_write
 
-    if print_config:
-        return print_settings(train_config(part_for(TrainConfig, more), choose_device(device).type))
     distributed = start_distributed(device)
     progress.quiet |= not distributed.is_main
     files = {"output": output, "save_labels": save_labels}

@@ -6,8 +6,19 @@ builds its options from these fields.
 
 from __future__ import annotations
 
-from .fields import InputError, OptionError, config_of, used_settings
-from .labelling import NAMED_SETS, VIEW_SETS, PseudolabelConfig, ReportConfig, TableOptions, TeacherConfig
+from .labelling import (
+    NAMED_SETS,
+    VIEW_SETS,
+    EncodingConfig,
+    InputError,
+    OptionError,
+    PseudolabelConfig,
+    ReportConfig,
+    TableOptions,
+    TeacherConfig,
+    config_of,
+    used_settings,
+)
 from .training import ARCHS, CLIP_ARCH, CLIP_HEAD, LARGEST_SEED, LARGEST_SIZE, TrainConfig, train_config
 
 LABELS_FILE = "labels.pt"  # default output of `mlclip pseudolabel`, default input of `mlclip train` and `mlclip report`

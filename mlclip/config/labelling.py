@@ -1,16 +1,105 @@
-"""The settings of labelling, of tables that other programs wrote, and of the page about labels."""
+"""The one error that a user can cause, what a setting is, and the settings of labelling, of tables, and of the page about labels.
+
+Settings are dataclass fields with a help text, allowed values, and the methods that use them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import math
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any
 
-from .fields import check_values, rare, refuse_unused, require, setting
+from ..spelling import nearest
 
 NAMED_SETS = ("views", "cells")  # view sets of dense labels; any other one is a multiple of CLIP's input size ...
 LARGEST_MULTIPLE = 8  # ... up to this
 VIEW_SETS = {"fast": ("1.5", "2"), "default": ("views", "cells", "2"), "best": ("views", "cells", "1.5", "2", "2.5")}
 
 _CDUL, _CCD, _CENTRED, _DENSE = ("cdul",), ("ccd",), ("centred", "dense"), ("dense",)  # methods of labelling
+
+
+class InputError(Exception):
+    """An input cannot be used. The message is one line: which file or value, what is wrong, what to do."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the line alone, which says what to do."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class OptionError(InputError):
+    """A setting has a value that can never work, whatever the files contain: wrong usage."""
+
+
+def setting(default: Any, help: str, *, methods: tuple[str, ...] = (), **more: Any) -> Any:
+    """A field with its help text. `methods`: the methods that use it; empty for all of them.
+
+    Further metadata: `choices`, the allowed values; `least`, `within` and `above`, the limits of a number; `if_none`, what happens
+    where the value is None; and `unused_by`, the few methods that do not use a setting of all others.
+    """
+    return field(default=default, metadata={"help": help, "methods": methods, "rare": False, **more})
+
+
+def rare(default: Any, help: str, **more: Any) -> Any:
+    """A `setting` that has no option of its own: `--set` changes it."""
+    return setting(default, help, rare=True, **more)
+
+
+def require(holds: bool, name: str, value: object, wanted: str) -> None:
+    """OptionError with the value of a setting, and what it must be, unless that `holds`."""
+    if not holds:
+        raise OptionError(f"`{name}` is {value}: it must be {wanted}")
+
+
+def check_values(config: Any) -> None:
+    """OptionError for a value that its setting does not allow, and for inf and NaN. None is allowed where it is the default."""
+    for entry in fields(config):
+        name, value, facts = entry.name, getattr(config, entry.name), entry.metadata
+        if value is None and entry.default is None:
+            continue
+        if "choices" in facts:
+            require(value in facts["choices"], name, value, f"one of {', '.join(facts['choices'])}")
+        require(not isinstance(value, float) or math.isfinite(value), name, value, "a finite number")
+        if "above" in facts:
+            require(value > facts["above"], name, value, f"above {facts['above']}")
+        if "least" in facts:
+            require(value >= facts["least"], name, value, f"at least {facts['least']}")
+        if "within" in facts:
+            low, high = facts["within"]
+            require(low <= value <= high, name, value, f"from {low} to {high}")
+
+
+def _methods_of(entry: Field, config: Any) -> tuple[str, ...]:
+    """The methods that use a setting."""
+    unused_by = entry.metadata.get("unused_by", ())
+    return entry.metadata["methods"] or tuple(method for method in config.METHODS if method not in unused_by)
+
+
+def used_settings(config: Any) -> dict[str, Any]:
+    """The settings that the method of `config` uses, by name, in the order of the fields."""
+    used = [entry.name for entry in fields(config) if config.method in _methods_of(entry, config)]
+    return {name: getattr(config, name) for name in used}
+
+
+def refuse_unused(config: Any) -> None:
+    """OptionError for a changed setting that belongs to another method and would be ignored silently."""
+    for entry in fields(config):
+        name, methods = entry.name, _methods_of(entry, config)
+        if config.method not in methods and getattr(config, name) != entry.default:
+            use = " or ".join(f'`method="{method}"`' for method in methods)
+            raise OptionError(
+                f'`{name}` has no effect with `method="{config.method}"`. Use {use}, or do not set `{name}`.'
+            )
+
+
+def config_of(config: type, settings: dict[str, Any]) -> Any:
+    """A config from settings by name. OptionError for a name that it does not have, with the nearest one."""
+    names = [entry.name for entry in fields(config)]
+    for name in settings:
+        if name not in names:
+            near = nearest(name, names)
+            hint = f"did you mean `{near}`?" if near else f"there are {', '.join(names)}"
+            raise OptionError(f"there is no setting `{name}`; {hint}")
+    return config(**settings)
 
 
 @dataclass(frozen=True)
@@ -37,6 +126,13 @@ class TeacherConfig:
 
     def __post_init__(self):
         check_values(self)
+
+
+@dataclass(frozen=True)
+class EncodingConfig:
+    """What changes how a CLIP computes, and no result."""
+
+    batch_size: int = rare(64, "Views that CLIP encodes at once; fewer need less memory.")
 
 
 @dataclass(frozen=True)
@@ -111,11 +207,6 @@ class PseudolabelConfig:
         methods=_DENSE,
         choices=("identity", "query", "key"),
     )
-    compound: bool = rare(
-        False,
-        'Also encode a prompt such as "cat and dog" for every pair of names, and give a class what its pairs have in common. '
-        "For up to 400 names; it costs nothing per photo.",
-    )
     temperature: float | None = rare(
         None, "Softmax temperature τ.", if_none="CLIP's own; 0.01 for OpenAI's weights", above=0
     )
@@ -130,10 +221,6 @@ class PseudolabelConfig:
         object.__setattr__(self, "grids", tuple(sorted(self.grids)))
         holds = self.grids and all(1 <= n <= 16 for n in self.grids) and len({*self.grids}) == len(self.grids)
         require(holds, "grids", ",".join(map(str, self.grids)), "different numbers from 1 to 16, such as 1,2,3")
-        self._require_views()
-        refuse_unused(self)
-
-    def _require_views(self) -> None:
         named = [name for name in self.views if name in NAMED_SETS]
         try:
             sizes = [float(name) for name in self.views if name not in NAMED_SETS]
@@ -142,6 +229,7 @@ class PseudolabelConfig:
         holds = self.views and len({*named, *sizes}) == len(self.views)
         wanted = f"{', '.join(VIEW_SETS)}, or different ones of {', '.join(NAMED_SETS)} and numbers from 0.5 to {LARGEST_MULTIPLE}"
         require(holds and all(0.5 <= n <= LARGEST_MULTIPLE for n in sizes), "views", ",".join(self.views), wanted)
+        refuse_unused(self)
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .fields import OptionError, check_values, config_of, rare, refuse_unused, require, setting, used_settings
+from .labelling import OptionError, check_values, config_of, rare, refuse_unused, require, setting, used_settings
 
 _MOBILENETS = ("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large")
-ARCHS = (
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    *_MOBILENETS,
-    "efficientnet_b0",
-    "convnext_tiny",
-)  # of torchvision
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+ARCHS = (*_RESNETS, *_MOBILENETS, "efficientnet_b0", "convnext_tiny")  # of torchvision
 CLIP_ARCH = "clip-resnet"  # the image ResNet of a CLIP; widths and depths come from its weights
 CLIP_HEAD = "clip-head"  # the `arch` that is a head on CLIP's embeddings
 LARGEST_SIZE = 4096  # pixels, side of the student's input
@@ -165,8 +158,14 @@ class TrainConfig:
         if self.method is None:
             object.__setattr__(self, "method", "probe" if self.arch == CLIP_HEAD else "fixed")
         check_values(self)
-        if self.arch == CLIP_HEAD:
-            self._require_clip_head()
+        if self.arch == CLIP_HEAD and self.method != "probe":
+            raise OptionError(
+                f'`arch="{CLIP_HEAD}"` works only with `method="probe"`, not with `method="{self.method}"`: CLIP itself is not '
+                "trained. Remove `method`, or use another `arch`."
+            )
+        for name, default in (("size", None), ("init", "imagenet")) if self.arch == CLIP_HEAD else ():
+            if getattr(self, name) != default:  # CLIP's weights, view size and embeddings are fixed
+                raise OptionError(f'`{name}` has no effect with `arch="{CLIP_HEAD}"`. Do not set `{name}`.')
         used = used_settings(self)
         for name, value in {**SCHEDULES[self.method], **PRESETS[self.preset]}.items():
             if name in used and getattr(self, name) is None and not (name == "size" and self.arch == CLIP_HEAD):
@@ -175,17 +174,6 @@ class TrainConfig:
             wanted = "at least 1: the label update needs a student that has learned something"
             require(self.warmup >= 1, "warmup", self.warmup, wanted)
         refuse_unused(self)
-
-    def _require_clip_head(self) -> None:
-        """CLIP's weights, view size and embeddings are fixed; only the head is fitted."""
-        if self.method != "probe":
-            raise OptionError(
-                f'`arch="{CLIP_HEAD}"` works only with `method="probe"`, not with `method="{self.method}"`: CLIP itself is not '
-                "trained. Remove `method`, or use another `arch`."
-            )
-        for name, default in (("size", None), ("init", "imagenet")):
-            if getattr(self, name) != default:
-                raise OptionError(f'`{name}` has no effect with `arch="{CLIP_HEAD}"`. Do not set `{name}`.')
 
     @property
     def updates_labels(self) -> bool:

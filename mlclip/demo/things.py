@@ -7,7 +7,7 @@ that the teacher can confuse them. Colours carry no information about the kind.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import cos, pi, sin, sqrt
 
 import numpy as np
@@ -35,9 +35,7 @@ class Pen:
         self.body = random_colour(rng, saturation=(0.35, 1.0), value=(0.55, 1.0))
         self.accent = random_colour(rng, saturation=(0.0, 0.6), value=(0.75, 1.0))
         self.ink = random_colour(rng, saturation=(0.2, 1.0), value=(0.05, 0.35))
-        shape = (
-            np.diag([min(1.0, stretch), min(1.0, 1 / stretch)]) * 0.8
-        )  # 0.8: corners stay on the tile after rotation
+        shape = np.diag([min(1.0, stretch), min(1.0, 1 / stretch)]) * 0.8  # corners stay on the tile after rotation
         self.matrix = np.array([[cos(turn), -sin(turn)], [sin(turn), cos(turn)]]) @ shape
 
     def _pixels(self, points: Points) -> list[tuple[float, float]]:
@@ -194,15 +192,12 @@ def _kite(pen: Pen) -> None:
     top, right, bottom, left = np.array([(0, -1), (0.68, -0.3), (0, 0.6), (-0.68, -0.3)])
     for i in range(3):
         for j in range(3):
-            cell = [(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)]
-            corners = [_blend(top, right, bottom, left, u / 3, v / 3) for u, v in cell]
+            cell = [(u / 3, v / 3) for u, v in ((i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1))]
+            corners = [
+                (1 - u) * (1 - v) * top + u * (1 - v) * right + u * v * bottom + (1 - u) * v * left for u, v in cell
+            ]
             pen.fill(corners, pen.body if (i + j) % 2 else pen.accent, edge=0)
     pen.line([top, right, bottom, left, top], 0.08)
-
-
-def _blend(a, b, c, d, u: float, v: float) -> tuple[float, float]:
-    x, y = (1 - u) * (1 - v) * a + u * (1 - v) * b + u * v * c + (1 - u) * v * d
-    return x, y
 
 
 def _moon(pen: Pen) -> None:
@@ -218,26 +213,9 @@ def _ladybird(pen: Pen) -> None:
             pen.disc(side * x, y, 0.14, pen.ink, edge=0)
 
 
-_DRAWERS: dict[str, Callable[[Pen], None]] = {
-    "star": _star,
-    "flower": _flower,
-    "ball": _ball,
-    "wheel": _wheel,
-    "clock": _clock,
-    "doughnut": _doughnut,
-    "ladder": _ladder,
-    "fence": _fence,
-    "fish": _fish,
-    "leaf": _leaf,
-    "mushroom": _mushroom,
-    "umbrella": _umbrella,
-    "house": _house,
-    "tree": _tree,
-    "key": _key,
-    "kite": _kite,
-    "moon": _moon,
-    "ladybird": _ladybird,
-}
+_ROUND = (_star, _flower, _ball, _wheel, _clock, _doughnut)
+_OTHERS = (_ladder, _fence, _fish, _leaf, _mushroom, _umbrella, _house, _tree, _key, _kite, _moon, _ladybird)
+_DRAWERS = {draw.__name__[1:]: draw for draw in (*_ROUND, *_OTHERS)}
 KINDS: tuple[str, ...] = tuple(_DRAWERS)
 
 

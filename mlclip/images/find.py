@@ -14,9 +14,8 @@ from importlib.util import find_spec
 from ..config import InputError
 from ..files import refuse_nul
 from ..progress import Progress
-from .left_out import LeftOut
-from .list_file import read_paths
 from .shards import index_of, is_shard, locate, split_member
+from .sources import LeftOut, read_paths
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 SUFFIXES += (".heic", ".heif", ".avif", *([".jxl"] if find_spec("pillow_jxl") else []))
@@ -156,7 +155,7 @@ def _gather(source: str, left: LeftOut) -> tuple[str, list[str], list[tuple[str,
     if not matches:
         raise InputError(f"{source or 'an empty name'} not found. {_REMEDY}")
     folders = [match for match in matches if os.path.isdir(match)]
-    used = [match for match in matches if (_has_suffix(match) or is_shard(match)) and match not in folders]
+    used = [match for match in matches if (is_photo(match) or is_shard(match)) and match not in folders]
     files, failures = _contents([*used, *folders], left)  # files with an image suffix, then the contents of folders
     bases = [*folders, *map(os.path.dirname, used)]
     return _common_folder(bases or map(os.path.dirname, matches)), list(dict.fromkeys(files)), failures
@@ -199,7 +198,7 @@ def _walk(top: str, left: LeftOut) -> Contents:
                 continue
             if is_folder:
                 (links if entry.is_symlink() else folders).append(entry.path)
-            elif _has_suffix(entry.name):
+            elif is_photo(entry.name):
                 photos.append(entry.path)
             elif is_shard(entry.name):
                 shards.append(entry.path)
@@ -209,7 +208,7 @@ def _walk(top: str, left: LeftOut) -> Contents:
         if others:
             left.add_files(others, {os.path.splitext(os.path.basename(photo))[0].lower() for photo in photos})
     if files and shards:
-        left.add("shard", min(shards), len(shards))
+        left.files["shard"] += sorted(shards)
     if files or not shards:
         return sorted(files), failures
     files, more = _contents(sorted(shards), left)
@@ -231,30 +230,31 @@ def _inside(file: str, left: LeftOut) -> Contents:
     def inside(name: str) -> str:
         return os.path.join(file, *name.strip("/").split("/"))
 
-    names = [name for name in index.members if _is_photo_name(name)]
+    names = [name for name in index.members if _is_photo_inside(name)]
     samples = {os.path.splitext(name)[0] for name in names}
     photos = []
     for name in names:
         folder, base = os.path.split(name)
         sample = os.path.join(folder, base.partition(".")[0])
         if sample in samples and sample != os.path.splitext(name)[0]:
-            left.add("mask", inside(name))
+            left.files["mask"].append(inside(name))
         else:
             photos.append(inside(name))
-    for name in filter(_is_photo_name, index.repeated):
-        left.add("same name", inside(name))
-    failures = [(inside(name), reason) for name, reason in index.refused.items() if _is_photo_name(name)]
+    if repeated := [inside(name) for name in index.repeated if _is_photo_inside(name)]:
+        left.files["same name"] += repeated
+    failures = [(inside(name), reason) for name, reason in index.refused.items() if _is_photo_inside(name)]
     if index.problem or not photos:
         failures.append((file, index.problem or "no images in this archive"))
     return photos, failures
 
 
-def _is_photo_name(name: str) -> bool:
+def _is_photo_inside(name: str) -> bool:
     hidden = any((part.startswith(".") and part != "..") or part in IGNORED for part in name.split("/"))
-    return _has_suffix(name) and not hidden
+    return is_photo(name) and not hidden
 
 
-def _has_suffix(name: str) -> bool:
+def is_photo(name: str) -> bool:
+    """Whether a file of this name is searched for."""
     return name.lower().endswith(SUFFIXES)
 
 

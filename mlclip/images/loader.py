@@ -142,6 +142,12 @@ def photo_batches(
         return map(collate_fn, lists)
     batches = math.ceil(len(order) / batch_size)
     num_workers = min(num_workers, batches) if batches > 1 else 0  # the main process would wait for a single batch
+    context = None
+    if num_workers:
+        forkserver = "forkserver" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
+        if forkserver:
+            context.set_forkserver_preload([__name__])  # torch is imported once, not in every worker
     return DataLoader(
         dataset,
         batch_size=batch_size,
@@ -149,17 +155,9 @@ def photo_batches(
         num_workers=num_workers,
         collate_fn=collate_fn,
         worker_init_fn=_start_worker,
-        multiprocessing_context=_start_method() if num_workers else None,
+        multiprocessing_context=context,
         generator=torch.Generator().manual_seed(0),  # without it, each epoch would draw from the global one
     )
-
-
-def _start_method() -> multiprocessing.context.BaseContext:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # torch is imported once, not in every worker
-    return context
 
 
 def _start_worker(_: int) -> None:

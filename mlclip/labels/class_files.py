@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,9 @@ _GROUP = re.compile(r"exclusive\s*:(.*)", re.IGNORECASE)
 
 def read_class_file(path: str) -> ClassList:
     """The classes in a class file: JSON, YAML with `names:`, or one name per line. InputError for another content."""
-    text, remedy = load_text(Path(path)), "Give a UTF-8 text file with one class name per line."
-    if not is_valid_text(text):
-        raise InputError(f"{path} is not UTF-8 text. {remedy}")
-    if any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
-        raise InputError(f"{path} is a binary file. {remedy}")
+    text = load_text(Path(path))
+    if not is_valid_text(text) or any(ord(c) < 32 and c not in "\t\n\r\f" for c in text):
+        raise InputError(f"{path} is not text. Give a UTF-8 text file with one class name per line.")
     return read_class_text(text, path)
 
 
@@ -52,28 +51,27 @@ def read_class_text(text: str, source: str) -> ClassList:
     """
     suffix, name = source.lower().rpartition(".")[2], os.path.basename(source)
     bare = _ASSIGNED.sub("", text, count=1).strip()
+    content, form = None, ""
     if suffix == "json" or bare[:1] in ("[", "{", "("):
         try:
-            return named_classes(_from_content(parse_json(text), source), source, (), [f"{name}: read as JSON"])
+            content, form = parse_json(text), "JSON"
         except ValueError as error:
             if suffix == "json":
                 raise InputError(f"{source} is not JSON ({str(error)[:80]}). Write a list of names.") from error
-        try:
-            content = ast.literal_eval(bare)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            content = None  # lines that begin with a bracket
-        if isinstance(content, list | tuple | dict):
-            return named_classes(_from_content(content, source), source, (), [f"{name}: read as Python"])
-    if suffix in ("yaml", "yml"):
+            with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+                content = ast.literal_eval(bare)
+            form = "Python" if isinstance(content, list | tuple | dict) else ""  # lines may begin with a bracket
+    if not form and suffix in ("yaml", "yml"):
         try:
             import yaml
 
-            content = yaml.safe_load(text)
+            content, form = yaml.safe_load(text), "YAML"
         except ImportError as error:
             raise InputError(f"{source} is YAML, which needs PyYAML: pip install pyyaml.") from error
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise InputError(f"{source} is not YAML ({' '.join(str(error).split())[:80]}). Correct it.") from error
-        return named_classes(_from_content(content, source), source, (), [f"{name}: read as YAML"])
+    if form:
+        return named_classes(_from_content(content, source), source, (), [f"{name}: read as {form}"])
     lines, groups, notes, numbers = _from_lines(text, source)
     return named_classes(lines, source, groups, [f"{name}: {note}" for note in notes], numbers)
 
@@ -182,16 +180,16 @@ def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]
         check_names(names, sheet.lines, path, "class")
         where = [f"{path}, line {line}" for line in sheet.lines]
         cells = list(zip(where, names, sheet.column(keys.index("threshold")), strict=True))
-    found = {name: _threshold(cell, where, name) for where, name, cell in cells}
+    found = {}
+    for where, name, cell in cells:
+        value = number_in(cell) if isinstance(cell, str) else cell  # 0,5 of a spreadsheet
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(
+                f"{where}: {str(cell)[:40]!r} is not a threshold of {name!r:.40}. Write a number from 0 to 1."
+            )
+        found[name] = float(value)
     unknown = [name for name in found if name not in classes]
     if unknown:
         hint = did_you_mean(unknown[0], classes)
         raise InputError(f"{path} names unknown classes: {shorten(unknown)}.{hint} The classes are {shorten(classes)}.")
     return [found.get(name, value) for name, value in zip(classes, default, strict=True)]
-
-
-def _threshold(cell: Any, where: str, name: str) -> float:
-    value = number_in(cell) if isinstance(cell, str) else cell  # 0,5 of a spreadsheet
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"{where}: {str(cell)[:40]!r} is not a threshold of {name!r:.40}. Write a number from 0 to 1.")
-    return float(value)

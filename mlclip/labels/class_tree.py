@@ -96,7 +96,14 @@ def named_classes(
         if not all(names):
             raise InputError(f"{source} has a blank class name ({entry.strip()!r:.200}). Write `label = prompt name`.")
         path = names[: len(names) - len(prompts)]
-        _add_path(parents, path, source)
+        for above, child in pairwise(path):
+            if parents.get(child, above) != above:
+                raise InputError(
+                    f"{source} puts {child!r:.99} below {parents[child]!r:.99} and {above!r:.99}. Keep one."
+                )
+            if child == above or child in ancestors(above, parents):
+                raise InputError(f"{source} puts {child!r:.200} below itself ({' > '.join(path):.200}). Remove a line.")
+            parents[child] = above
         for above in path[:-1]:
             labels.setdefault(above, spoken(above))
         own.append(path[-1])
@@ -160,16 +167,6 @@ def spoken(name: str) -> str:
 def name_key(name: str) -> str:
     """The name in lower case with single spaces, composed letters: equal for two spellings of the same name."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
-
-
-def _add_path(parents: dict[str, str], path: Sequence[str], source: str) -> None:
-    """Add `animal > pet > dog` to child -> parent. InputError for a second parent, or a circle."""
-    for above, name in pairwise(path):
-        if parents.get(name, above) != above:
-            raise InputError(f"{source} puts {name!r:.99} below {parents[name]!r:.99} and {above!r:.99}. Keep one.")
-        if name == above or name in ancestors(above, parents):
-            raise InputError(f"{source} puts {name!r:.200} below itself ({' > '.join(path):.200}). Remove a line.")
-        parents[name] = above
 
 
 def _checked_groups(

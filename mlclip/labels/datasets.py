@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import torch
 
 from ..config import InputError
-from ..images import SUFFIXES
+from ..images.find import is_photo
 from ..spelling import shorten
 from .class_names import CLASS_PRESETS
 from .labels import Labels
@@ -62,10 +62,6 @@ def photo_path(name: str) -> str:
     return "/".join(part for part in posixpath.normpath(name).split("/") if part not in ("", ".", ".."))
 
 
-def _is_photo(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
 def _lines(file: Path) -> list[str]:
     return [line.strip() for line in load_text(file).split("\n") if line.strip()]
 
@@ -94,7 +90,7 @@ def read_voc(folder: str | Path, split: str | None = None) -> Labels:
     usual = os.path.isdir(home / "Annotations")
     annotations, photos = (home / "Annotations", home / "JPEGImages") if usual else (home, home)
     names = sorted(os.listdir(photos)) if os.path.isdir(photos) else []
-    present = {_stem(name): name for name in names if _is_photo(name)}
+    present = {_stem(name): name for name in names if is_photo(name)}
     rows: dict[str, Marks | None] = {}
     for id in _voc_ids(home, annotations, split):
         file = annotations / f"{id}.xml"
@@ -114,7 +110,7 @@ def read_voc(folder: str | Path, split: str | None = None) -> Labels:
 
 
 def _stem(name: str) -> str:
-    return name.rpartition(".")[0] if _is_photo(name) else name
+    return name.rpartition(".")[0] if is_photo(name) else name
 
 
 def voc_homes(folder: Path) -> list[Path]:
@@ -233,7 +229,7 @@ def read_image_folder(folder: str | Path, split: str | None = None) -> Labels:
     for place, folders, names in os.walk(home):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         parts = Path(place).relative_to(home).parts[bool(splits) :]
-        for name in sorted(name for name in names if _is_photo(name) and not _is_hidden(name)):
+        for name in sorted(name for name in names if is_photo(name) and not _is_hidden(name)):
             path = (Path(place) / name).relative_to(home).as_posix()
             if parts:
                 rows[path] = {parts[0]: 1.0}
@@ -259,7 +255,7 @@ def _split_folders(home: Path) -> list[str]:
 
 
 def _holds_photos(folder: Path) -> bool:
-    return any(map(_is_photo, os.listdir(folder)))
+    return any(map(is_photo, os.listdir(folder)))
 
 
 def folders_in(home: Path) -> list[str]:

@@ -18,10 +18,10 @@ from torch import Tensor
 from ..config import InputError
 from ..spelling import shorten
 from .labels import Labels
+from .sheet import PHOTO
 
 SHOWN_NAMES = 3  # photos or classes without a match that a summary names
 ENOUGH = 0.5  # share of the smaller table that must match
-_SUFFIX = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$", re.IGNORECASE)
 _ABSOLUTE = re.compile(r"^(/|[a-z]:/|[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 Pairs = list[tuple[int, int]]
 
@@ -92,11 +92,12 @@ def placed(values: Tensor, match: Match, shape: tuple[int, int]) -> Tensor:
     return found
 
 
-def refuse_small_match(match: Match, first: str, second: str, *, partial: bool = False) -> None:
-    """InputError if fewer than half of the photos or of the classes of the smaller table matched, unless `partial`.
+def enough_match(labels: Labels, truth: Labels, first: str, second: str, *, partial: bool = False) -> Match:
+    """`match_tables`; InputError if fewer than half of the photos or of the classes of the smaller table matched, unless `partial`.
 
     So true labels of 900 out of 3,682 predicted photos are ordinary if all 900 match. `first` and `second` name the tables.
     """
+    match = match_tables(labels, truth)
     photos = (match.rows, match.paths_only_first, match.paths_only_second, "photos")
     classes = (match.classes, match.classes_only_first, match.classes_only_second, "classes")
     for found, only_first, only_second, kind in () if partial else (photos, classes):
@@ -107,6 +108,7 @@ def refuse_small_match(match: Match, first: str, second: str, *, partial: bool =
             few = f"only {len(found)} of {len(found) + len(left)} {kind} of {smaller} are in {other}{such}"
             remedy = "Correct the names, or judge what matches with `partial=True`."
             raise InputError(f"{few}; not there: {shorten(left, SHOWN_NAMES)}. {remedy}")
+    return match
 
 
 # -- equal names first, then looser rules where only one pair fits
@@ -190,7 +192,7 @@ def _path_key(path: str) -> str:
 
 
 def _stem(path: str) -> str:
-    return _SUFFIX.sub("", _path_key(path))
+    return PHOTO.sub("", _path_key(path))
 
 
 def _number(path: str) -> str:
@@ -203,7 +205,7 @@ def _one_absolute(one: str, two: str) -> bool:
 
 
 def _one_without_suffix(one: str, two: str) -> bool:
-    return bool(_SUFFIX.search(one.strip())) != bool(_SUFFIX.search(two.strip()))
+    return bool(PHOTO.search(one.strip())) != bool(PHOTO.search(two.strip()))
 
 
 def _class_key(name: str) -> str:

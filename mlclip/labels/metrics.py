@@ -23,9 +23,7 @@ from ..progress import LineProgress, Progress
 from ..spelling import did_you_mean, shorten
 from .class_names import CLASS_PRESETS, Classes, as_prompts
 from .class_tree import ClassTree
-from .matching import Match as Match
-from .matching import match_tables as match_tables
-from .matching import refuse_small_match
+from .matching import Match, enough_match, match_tables
 from .parts import LabelFiles
 from .table import Labels, read_labels, read_truth
 
@@ -118,7 +116,7 @@ def evaluate(
 
     `truth`: a table or its file, or a form of `read_truth` such as "voc:DIR" or "coco:FILE". `only` limits the classes. `tables`
     says how a .csv of another program is read; its `split` is for the truth. Raises InputError where too little is in both
-    tables (see `refuse_small_match`), or where no class has a positive and a negative photo.
+    tables (see `enough_match`), or where no class has a positive and a negative photo.
     """
     tables, progress = tables or TableOptions(), progress or LineProgress()
     scores = labels if isinstance(labels, Labels) else read_labels(labels, tables.for_scores, progress=progress)
@@ -130,9 +128,8 @@ def evaluate(
             hint = did_you_mean(unknown[0], [*known.classes, *CLASS_PRESETS])
             raise InputError(f"`only` names {unknown[0]}, but the truth has {shorten(known.classes, 20)}.{hint}")
         known = known.aligned(known.paths, names)
-    match = match_tables(scores, known)
-    first, second = name_of(labels, "the predictions"), name_of(truth, "the truth")
-    refuse_small_match(match, first, second, partial=partial or tables.partial)
+    names = name_of(labels, "the predictions"), name_of(truth, "the truth")
+    match = enough_match(scores, known, *names, partial=partial or tables.partial)
     mean, per_class = mean_average_precision(scores, known, match)
     judged = {name: value for name, value in per_class.items() if value == value}  # without NaN
     if not judged:

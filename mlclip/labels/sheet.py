@@ -30,7 +30,7 @@ imagename imagefile imagefilename imgid imgname imgfile img fname photo photos p
 pictureid picturename imageurl url uri sourcefile"""
 PATH_NAMES = frozenset(_PATH_WORDS.split())
 
-_PHOTO = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$", re.IGNORECASE)
+PHOTO = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 Say = Callable[[str], None]
@@ -134,7 +134,7 @@ def check_names(names: Sequence[str], lines: Sequence[int], file: Path, kind: st
 def photo_column(sheet: Sheet, wanted: str | None, say: Say) -> int:
     """The number of the column with the photos, by its name or else by its cells. InputError if none or several could be it."""
     header, keys, where = sheet.header, [short_key(name) for name in sheet.header], f"{sheet.file}, line 1"
-    photo = next((name for name in header if _PHOTO.search(name)), None)
+    photo = next((name for name in header if PHOTO.search(name)), None)
     if photo:
         raise InputError(f"{where}: the first line has a photo ({photo!r}). Write path,class,class,... above it.")
     columns, shown = range(len(header)), shorten([repr(name) if name else "without a name" for name in header])
@@ -145,7 +145,7 @@ def photo_column(sheet: Sheet, wanted: str | None, say: Say) -> int:
             raise InputError(f"{where}: `path_column` {wanted!r} is none of the columns: {shown}. Correct it.")
         return (found or exact)[0]
     named = [n for n in columns if keys[n] in PATH_NAMES]
-    photos = [n for n in columns if sheet.rows and all(_PHOTO.search(cell.strip()) for cell in sheet.column(n))]
+    photos = [n for n in columns if sheet.rows and all(PHOTO.search(cell.strip()) for cell in sheet.column(n))]
     ids = [n for n in columns if keys[n] in ("name", "id", "key")]
     index = [0] if not header[0] and all(number_in(cell) is None for cell in sheet.column(0)) else []  # of pandas
     found = exact or [n for n in photos if n in named] or named or photos or ids[:1] or index

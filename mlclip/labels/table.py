@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..config import InputError, TableOptions
 from ..files import FORMAT_VERSION, beside, check_output, existing_file, is_special, load_plain, save_plain
@@ -63,7 +62,8 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
         _check_plain(labels.meta, "meta")
         save_plain(content, path)
         return
-    scores = _short(labels.scores)
+    digits = labels.scores.numpy().astype(str).tolist()  # the fewest that give the same float32 again
+    scores = [[None if cell == "nan" else float(cell) for cell in row] for row in digits]
     if suffix == ".json":
         text = json.dumps(content | {"scores": scores}, indent=1, default=lambda tensor: tensor.tolist())
         save_text(text + "\n", path)
@@ -249,7 +249,7 @@ def _check_plain(value: Any, where: str) -> None:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, item in inner:
         _check_plain(item, f"{where}[{key!r}]")
-    if type(value) not in (str, bool, int, float, type(None), Tensor, list, tuple, dict):
+    if type(value) not in (str, bool, int, float, type(None), torch.Tensor, list, tuple, dict):
         kind = type(value).__name__
         raise TypeError(f"{where} of Labels contains a {kind}; use only numbers, text, lists, dicts and tensors")
 
@@ -302,9 +302,3 @@ def _score(cell: Any, where: str) -> float:
     if isinstance(cell, int | float) and (0 <= cell <= 1 or cell != cell):
         return float(cell)
     raise InputError(f"{where}: {str(cell)[:40]!r} is not a score. Write a number from 0 to 1, or null (unknown).")
-
-
-def _short(scores: Tensor) -> list[list[float | None]]:
-    """Rows of Python floats with the fewest digits that give the same float32 again; None for NaN."""
-    text = scores.numpy().astype(str)  # (N, C)
-    return [[None if cell == "nan" else float(cell) for cell in row] for row in text.tolist()]

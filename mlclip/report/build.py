@@ -1,4 +1,4 @@
-"""`Labels` -> one HTML page without a script. The page loads nothing else; all text in it is escaped.
+"""The sections of the page about a table: facts, advice, charts, classes, settings. All text in them is escaped.
 
 Letters: N photos, C classes.
 """
@@ -13,19 +13,15 @@ from PIL import ImageOps
 from torch import Tensor
 
 from ..labels.diagnosis import diagnose
-from ..labels.matching import match_tables
 from ..labels.metrics import matched_cells, mean_average_precision
 from ..labels.table import Labels
 from ..methods.calibration import expected_calibration_error, reliability
 from ..spelling import shorten
 from . import html as page
-from .maps import bias_section, reading, update_section, where_section
-from .thumbnails import photo_of
+from .pictures import bias_section, photo_of, reading, update_section, where_section
 
 BEST_PER_CLASS, BEST_IN_TOTAL = 5, 600  # thumbnails in the table of classes
-SHOWN_LABELS = 5  # bars below each photo of the gallery
 SHOWN_SKIPPED, SHOWN_LETTERS = 500, 600  # limits of the folded tables: rows, and characters per setting
-SHOWN_UPDATES = 24  # photos with a drawn label update
 BINS = 20
 RELIABILITY_BINS = 10  # in the diagram; the calibration error uses the usual 15
 EMPTY_NAMED = 1000  # photos without a label that are listed
@@ -35,69 +31,28 @@ ELSEWHERE = {"histograms", "skipped", "thresholds", "bias", "bias_photos", "upda
 Quality = tuple[float, dict[str, float]]  # mAP and {class: AP}
 
 
-def render_report(labels: Labels, *, truth: Labels | None = None, title: str | None = None, limit: int = 60) -> str:
-    """A self-contained HTML page about a table of labels: classes, scores, and a gallery of `limit` photos.
+def report_sections(labels: Labels, *, truth: Labels | None = None) -> list[str]:
+    """Classes, scores, and the content of `labels.meta`. `truth` adds the AP of each class, and scores against the share of positives.
 
-    The photos are read from `labels.root`; the page says how many could not be opened. `truth` adds the AP of each class,
-    scores against the share of positives, and the true labels of the photos, all marked as "report only". The content of
-    `labels.meta` is listed too; its "histograms", {name: {"edges": [...], "counts": [...]}}, are drawn. Raises InputError if
-    `truth` shares no photo or no class with the labels, or if `meta` is damaged.
+    "histograms" of `meta`, {name: {"edges": [...], "counts": [...]}}, are drawn. Raises InputError if `truth` shares no photo or no
+    class with the labels, or if `meta` is damaged.
     """
-    thumbnails, title = _Thumbnails(labels.root), title or "Labels"
-    *parts, about = _sections(labels, truth, limit, thumbnails)
-    gallery = _gallery(labels, truth, limit, thumbnails)
-    failed = len(thumbnails.failed)
-    lost = f"{failed} of these photos could not be opened in {page.text(labels.root)}." if failed else ""
-    head = f"<h1>{page.text(title)}</h1><p>{_origin(labels)}</p><p>{lost}</p>"
-    return page.document(title, [head, *parts, gallery, about])
-
-
-def report_sections(labels: Labels, *, truth: Labels | None = None, limit: int = SHOWN_UPDATES) -> list[str]:
-    """The sections of `render_report` without the gallery. `limit`: photos with a drawn label update."""
-    return [f"<p>{_origin(labels)}</p>", *_sections(labels, truth, limit, _Thumbnails(labels.root))]
-
-
-def _sections(labels: Labels, truth: Labels | None, limit: int, thumbnails: _Thumbnails) -> list[str]:
     quality = None if truth is None else mean_average_precision(labels, truth)
+    clip = labels.meta.get("clip") or {}
+    origin = {"method": labels.meta.get("method"), "CLIP": clip.get("name"), "its licence": clip.get("licence")}
+    origin["photos in"] = labels.root
     return [
+        f"<p>{' · '.join(f'{name} {page.text(value)}' for name, value in origin.items() if value)}</p>",
         _facts(labels, quality),
         _advice(labels),
         _charts(labels),
         _reliability(labels, truth),
-        _class_table(labels, quality, thumbnails),
+        _class_table(labels, quality),
         bias_section(labels),
-        update_section(labels, min(limit, SHOWN_UPDATES)),
+        update_section(labels),
         where_section(labels),
         _about(labels),
     ]
-
-
-class _Thumbnails:
-    """Thumbnails as data URIs; `failed` are the photos that could not be opened."""
-
-    def __init__(self, root: str):
-        self.root = root
-        self.failed: set[str] = set()
-
-    def picture(self, path: str, size: tuple[int, int], hint: str) -> str:
-        """An <img> of the centre of a photo, `size` = (width, height) pixels; a grey field if it cannot be opened."""
-        hint, photo = page.text(hint), photo_of(self.root, path, size)
-        if photo is None:
-            self.failed.add(path)
-            return f'<span class="none" title="{hint}">no photo</span>'
-        source = page.data_uri(page.jpeg(ImageOps.fit(photo, size)))
-        return f'<img src="{source}" alt="{hint}" title="{hint}" loading="lazy">'
-
-
-def _skipped(labels: Labels) -> list[tuple[str, str]]:
-    return [(str(path), str(reason)) for path, reason in labels.meta.get("skipped") or ()]
-
-
-def _origin(labels: Labels) -> str:
-    clip = labels.meta.get("clip") or {}
-    parts = {"method": labels.meta.get("method"), "CLIP": clip.get("name"), "its licence": clip.get("licence")}
-    parts["photos in"] = labels.root
-    return " · ".join(f"{name} {page.text(value)}" for name, value in parts.items() if value)
 
 
 def _facts(labels: Labels, quality: Quality | None) -> str:
@@ -109,7 +64,7 @@ def _facts(labels: Labels, quality: Quality | None) -> str:
         "photos without a label": f"{int((counts == 0).sum()):,}",
         "mean top-1 score": page.number(_top1(labels).mean().item()),
     }
-    if skipped := _skipped(labels):
+    if skipped := labels.meta.get("skipped"):
         facts["photos skipped"] = f"{len(skipped):,}"
     if quality:
         facts["mAP in %, report only"] = page.number(100 * quality[0], 1)
@@ -166,7 +121,7 @@ def _reliability(labels: Labels, truth: Labels | None) -> str:
     return f'<h2>Scores against the truth, report only</h2><p>{words}</p><div class="charts">{chart}</div>'
 
 
-def _class_table(labels: Labels, quality: Quality | None, thumbnails: _Thumbnails) -> str:
+def _class_table(labels: Labels, quality: Quality | None) -> str:
     best = min(BEST_PER_CLASS, max(1, BEST_IN_TOTAL // max(len(labels.classes), 1)), len(labels))
     scores, rows = (part.T.tolist() for part in labels.scores.nan_to_num(-1).topk(best, dim=0))  # C lists of `best`
     thresholds, means = labels.thresholds, labels.scores.nanmean(0).tolist()
@@ -174,7 +129,7 @@ def _class_table(labels: Labels, quality: Quality | None, thumbnails: _Thumbnail
     lines = []
     for c, name in enumerate(labels.classes):
         shown = [(labels.paths[row], score) for row, score in zip(rows[c], scores[c], strict=True) if score >= 0]
-        pictures = [thumbnails.picture(path, (112, 112), f"{path}: {score:.3f}") for path, score in shown]
+        pictures = [_picture(labels.root, path, f"{path}: {score:.3f}") for path, score in shown]
         count = f"{counts[c]:,} <small>≥ {thresholds[c]:.2f}</small>"
         ap = f'<td class="number">{page.number(100 * quality[1].get(name, math.nan), 1)}</td>' if quality else ""
         lines.append(
@@ -188,43 +143,19 @@ def _class_table(labels: Labels, quality: Quality | None, thumbnails: _Thumbnail
     return f'<h2>Classes</h2><div class="wide">{table}</div>'
 
 
-def _gallery(labels: Labels, truth: Labels | None, limit: int, thumbnails: _Thumbnails) -> str:
-    shown = min(limit, len(labels))
-    if shown < 1:
-        return ""
-    truth_row = {} if truth is None else dict(match_tables(labels, truth).rows)
-    cards = []
-    for i in range(shown):
-        row = i * len(labels) // shown  # spread evenly over the table
-        path = labels.paths[row]
-        bars = "".join(_bars(labels, row))
-        true = ""
-        if row in truth_row:
-            scores = truth.scores[truth_row[row]].tolist()
-            names = [name for name, score in zip(truth.classes, scores, strict=True) if score == 1]
-            true = f"<small>truth: {page.text(', '.join(names) or 'none')}</small>"
-        words = f'<div class="file">{page.text(path)}</div>{bars}{true}'
-        cards.append(
-            f'<div class="card">{thumbnails.picture(path, (440, 330), path)}<div class="words">{words}</div></div>'
-        )
-    caption = f"{shown:,} of {len(labels):,} photos" if shown < len(labels) else "All photos"
-    return f'<h2>{caption}</h2><div class="gallery">{"".join(cards)}</div>'
-
-
-def _bars(labels: Labels, row: int) -> Iterator[str]:
-    thresholds = labels.thresholds
-    scores, columns = labels.scores[row].nan_to_num(-1).topk(min(SHOWN_LABELS, len(labels.classes)))
-    for score, column in zip(scores.tolist(), columns.tolist(), strict=True):
-        if score >= 0:
-            on, name = " on" if score >= thresholds[column] else "", page.text(labels.classes[column])
-            label = f'<span title="{name}">{name}</span>'
-            yield f'<div class="row{on}">{label}{page.bar(score)}<span>{score:.2f}</span></div>'
+def _picture(root: str, path: str, hint: str) -> str:
+    """An <img> of the centre of a photo; a grey field if it cannot be opened."""
+    size, hint, photo = (112, 112), page.text(hint), photo_of(root, path, (112, 112))
+    if photo is None:
+        return f'<span class="none" title="{hint}">no photo</span>'
+    source = page.data_uri(page.jpeg(ImageOps.fit(photo, size)))
+    return f'<img src="{source}" alt="{hint}" title="{hint}" loading="lazy">'
 
 
 def _about(labels: Labels) -> str:
     """The content of `meta` and the skipped photos, each in a folded table."""
     settings = {name: value for name, value in labels.meta.items() if name not in {*ELSEWHERE, "fitted"}}
-    parts = {"Settings": list(_flat(settings)), "Skipped photos": _skipped(labels)[:SHOWN_SKIPPED]}
+    parts = {"Settings": list(_flat(settings)), "Skipped photos": (labels.meta.get("skipped") or [])[:SHOWN_SKIPPED]}
     folded = []
     for name, pairs in parts.items():
         lines = (f'<tr><td>{page.text(key)}</td><td class="value">{page.text(value)}</td></tr>' for key, value in pairs)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -23,31 +23,24 @@ def source(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-def document(title: str, body: Iterable[str], data: Any = None) -> str:
-    """A complete page. Its content security policy forbids to load anything but the pictures in it.
+def document(title: str, body: str, data: Any) -> str:
+    """A complete page with the script page.js, which reads `data`.
 
-    With `data`, the page has the script page.js, which reads them, and may show pictures from where the page is: thumbnails in
-    a folder, and the original photos. The policy allows this one script, by its hash, and no other request. The data is JSON
-    with every "<" escaped, so no name in it can end the element.
+    Its content security policy allows this one script, by its hash, the pictures in the page, and those from where the page is:
+    thumbnails in a folder, and the original photos. Nothing else is loaded. The data is JSON with every "<" escaped, so no name in
+    it can end the element.
     """
-    images = "data:" if data is None else "'self' file: data:"
-    policy, style, attributes = (
-        f"default-src 'none'; img-src {images}; style-src 'unsafe-inline'",
-        source("style.css"),
-        "",
-    )
-    if data is not None:
-        script = source("page.js")
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        policy += f"; script-src 'sha256-{digest}'; base-uri 'none'"
-        style, attributes = style + source("page.css"), ' class="page"'
-        content = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-        body = [*body, f'<script type="application/json" id="data">{content}</script>', f"<script>{script}</script>"]
+    script = source("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'; "
+    policy += f"script-src 'sha256-{digest}'; base-uri 'none'"
+    content = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{style}</style></head><body{attributes}>\n" + "\n".join(body) + "\n</body></html>\n"
+        f'<style>\n{source("style.css")}{source("page.css")}</style></head><body class="page">\n{body}\n'
+        f'<script type="application/json" id="data">{content}</script>\n<script>{script}</script>\n</body></html>\n'
     )
 
 

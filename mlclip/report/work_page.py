@@ -27,7 +27,7 @@ from ..labels.table import Labels
 from ..progress import SILENT, Progress
 from . import html as page
 from .build import report_sections
-from .thumbnails import Thumbnails, make_thumbnails, photo_of
+from .pictures import Thumbnails, make_thumbnails, photo_of
 
 SCALE = 10_000  # scores in the page are whole numbers from 0 to SCALE, −1 = unknown
 SUGGESTED = 200  # labels that the page suggests to look at
@@ -83,7 +83,7 @@ def write_page(
     report = "\n".join([f"<p>{' '.join(words)}</p>" if words else "", *sections])
     body = Template(page.source("page.html")).substitute(title=page.text(title), report=report)
     with atomic(output) as temporary:
-        temporary.write_text(page.document(title, [body], data), encoding="utf-8")
+        temporary.write_text(page.document(title, body, data), encoding="utf-8")
     return pictures
 
 

@@ -31,8 +31,8 @@ from ..labels.class_names import (
 from ..labels.class_tree import ancestors
 from ..labels.table import Labels, write_labels
 from ..machine import default_workers
+from ..methods.calibration import thresholds_of_labels
 from ..methods.hierarchy import raise_parents
-from ..methods.thresholds import thresholds_of_labels
 from ..progress import SILENT, LineProgress, Progress
 from .encode import encoded_views
 from .fitted import Like, other_kind, read_like
@@ -152,7 +152,7 @@ def label_photos(
     check_class_count(classes, contrast)
     size = _view_size(config, teacher)
     logit_scale = teacher.logit_scale if config.temperature is None else 1 / config.temperature
-    text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates, compound=config.compound)
+    text = class_embeddings(teacher, [*classes.values(), *contrast.values()], templates)
     views = {"grids": {"cdul": (1, config.snippets), "ccd": (1,)}.get(config.method, config.grids), "size": size}
     if config.method == "dense":
         views |= {"view_sets": config.views, "attention": config.attention}
