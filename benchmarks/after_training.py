@@ -23,8 +23,13 @@ import mlclip
 from mlclip.labels.matching import match_tables
 from mlclip.labels.review import questions
 from mlclip.methods import centred
-from mlclip.methods.calibration import expected_calibration_error, fit_calibration, logits_of
-from mlclip.methods.thresholds import best_expected_f1, match_expected_positives
+from mlclip.methods.calibration import (
+    best_expected_f1,
+    expected_calibration_error,
+    fit_calibration,
+    logits_of,
+    match_expected_positives,
+)
 from mlclip.student.calibrate import calibrate, undo_calibration
 
 RUNNING = {"progress": mlclip.SILENT}

@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib
-import importlib.util
 import json
 import os
 import pkgutil
@@ -134,8 +133,6 @@ def import_once() -> None:
     for module in pkgutil.walk_packages(mlclip.__path__, "mlclip."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    if importlib.util.find_spec("tensorboard"):
-        importlib.import_module("torch.utils.tensorboard")
 
 
 def fingerprints(quick: bool) -> dict[str, str]:

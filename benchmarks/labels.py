@@ -1,11 +1,10 @@
-"""Labels alone: every choice in centred labels, view sets of dense labels, compound prompts, few class names, similar names.
+"""Labels alone: every choice in centred labels, view sets of dense labels, few class names, similar names.
 
     python benchmarks/labels.py centred --seeds 0,1,2
     python benchmarks/labels.py dense --seeds 3,4,5
     python benchmarks/labels.py view-sets --seeds 3,4,5
     python benchmarks/labels.py guard --seeds 3,4,5
     python benchmarks/labels.py vit --clip vit.pt
-    python benchmarks/labels.py compound --seeds 0,3,4
     python benchmarks/labels.py few-names --photos real
     python benchmarks/labels.py same-names --seeds 0,1,2
 
@@ -286,7 +285,7 @@ def centred_choices(seeds: list[int], data: Path, count: int | None, out: Path) 
         bench.row(*key, f"{predicted:.2f}", f"{true:.2f}", f"{f1:.1f}", f"{ranks:.1f}")
 
 
-# Dense labels and compound prompts, by the package's own function
+# Dense labels, by the package's own function
 
 
 def scene_labels(*world, only: Sequence[str] | None = None, **settings) -> tuple[Tensor, Tensor]:
@@ -455,22 +454,6 @@ def vit(seeds: list[int], count: int | None, out: Path, clip: Path, pool: str) -
         with inside(), patched, pooled:
             worlds = zip(seeds, stores, strict=True)
             agreeing_row(name, [scene_table(out, seed, count, store=store, **asked) for seed, store in worlds])
-
-
-@main.command("compound")
-@bench.seeds
-@bench.count
-@bench.out("dense")
-def compound(seeds: list[int], count: int | None, out: Path) -> None:
-    """Compound prompts on the test scenes. The tiny CLIP has learned captions with one object only, and "and" is in none of them."""
-    bench.table("labels", "single names, mAP", "with the pairs, mAP", "difference, per world")
-    for method in ("cdul", "ccd", "centred", "dense"):
-        single, pairs = (
-            np.array([class_map(*scene_labels(out, seed, count, method=method, compound=on)) for seed in seeds])
-            for on in (False, True)
-        )
-        gains = " ".join(f"{gain:+.1f}" for gain in pairs - single)
-        bench.row(method, f"{single.mean():.1f}", f"{pairs.mean():.1f}", gains)
 
 
 # Few class names

@@ -11,9 +11,10 @@ The public names are looked up on first use, so that `import mlclip` stays free 
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING
-
-from .lazy_names import lazy_names
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,26 @@ if TYPE_CHECKING:
     from .student.predict import predict as predict
     from .teacher.pseudolabel import pseudolabel as pseudolabel
     from .training.train import train as train
+
+
+def lazy_names(
+    package: str, names: Mapping[str, str]
+) -> tuple[list[str], Callable[[str], object], Callable[[], list[str]]]:
+    """`__all__`, `__getattr__` and `__dir__` of a package whose names are imported on first use, so that importing it costs nothing.
+
+    `names`: a module in the package -> its public names, with spaces between them.
+    """
+    module_of = {name: module for module, all_of_it in names.items() for name in all_of_it.split()}
+
+    def look_up(name: str) -> object:
+        if name not in module_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{package}.{module_of[name]}"), name)
+        vars(sys.modules[package])[name] = value  # the next use does not come here
+        return value
+
+    return sorted(module_of), look_up, lambda: sorted({*vars(sys.modules[package]), *module_of})
+
 
 _NAMES = {
     "student.predict": "load_model predict",

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .config import InputError, OptionError
+from .files import refused
 from .progress import SILENT, Progress
 
 DEVICES = "auto, cpu, cuda, cuda:N or mps"
@@ -125,10 +126,6 @@ class Distributed:
                 dist.broadcast(received, src=0, group=self.group)
                 tensor.copy_(received)
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        self.all_gather(None)
-
     @contextmanager
     def session(self) -> Iterator[None]:
         """Around all work of several ranks: a lost connection becomes an InputError."""
@@ -137,10 +134,8 @@ class Distributed:
         except RuntimeError as error:
             if self.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
-            raise InputError(
-                f"rank {self.rank} has lost its connection to another rank, which was stopped or killed. Its own last message says "
-                "why. Finished work is kept: run the same command again to continue."
-            ) from error
+            what = f"rank {self.rank} has lost its connection to another rank, which was stopped or killed and says why"
+            raise InputError(f"{what}. Finished work is kept: run the same command again to continue.") from error
 
 
 @dataclass(frozen=True)
@@ -174,10 +169,10 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f'`device="{name}"` is not a device. Use {DEVICES}.') from error
+    except RuntimeError:
+        chosen = torch.device("meta")
     if chosen.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f'`device="{name}"` is not supported. Use {DEVICES}.')
+        raise InputError(f'`device="{name}"` is not known. Use {DEVICES}.')
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise InputError(f'`device="{name}"` does not exist: this machine has {count} CUDA devices. Use cpu or auto.')
@@ -196,9 +191,8 @@ def describe_device(device: torch.device) -> str:
 def start_distributed(device: str | torch.device = "auto") -> Distributed:
     """This process's Distributed, from the environment variables that torchrun sets; one process without them.
 
-    Joins the process group. With several ranks, "cuda" and "auto" give each rank of a machine a GPU of its own, by its
-    LOCAL_RANK; all ranks must have the same kind of device. Tensors go through NCCL if every rank has its own GPU, and
-    through gloo otherwise. Raises InputError on every rank if one of them cannot have its device.
+    With several ranks, "cuda" and "auto" give each rank of a machine a GPU of its own; all ranks must have the same kind of device.
+    Tensors go through NCCL if every rank has its own GPU, and through gloo otherwise.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if size == 1:
@@ -212,9 +206,9 @@ def start_distributed(device: str | torch.device = "auto") -> Distributed:
     kinds = distributed.all_gather((chosen.type, chosen.type == "cuda" and local_ranks <= torch.cuda.device_count()))
     for other, (kind, _) in enumerate(kinds):
         if kind != kinds[0][0]:
+            what = f"rank 0 has the device {kinds[0][0]} and rank {other} has {kind}"
             raise InputError(
-                f"rank 0 has the device {kinds[0][0]} and rank {other} has {kind}. All ranks need the same kind: pass "
-                '`device="cpu"`, or use machines with GPUs only.'
+                f'{what}. All ranks need the same kind: pass `device="cpu"`, or use only machines with GPUs.'
             )
     if all(own_gpu for _, own_gpu in kinds) and dist.get_backend() != "nccl":
         distributed = replace(distributed, group=_nccl_group())
@@ -227,10 +221,8 @@ def rank_device(device: str | torch.device) -> torch.device:
     if chosen.type != "cuda":
         return chosen
     if chosen.index is not None and local_ranks > 1:
-        raise InputError(
-            f'`device="{chosen}"` would put all {local_ranks} processes of this machine on one GPU. Use `device="cuda"`: '
-            "each process then takes a GPU of its own."
-        )
+        what = f'`device="{chosen}"` would put all {local_ranks} processes of this machine on one GPU'
+        raise InputError(f'{what}. Use `device="cuda"`: each process then takes a GPU of its own.')
     if chosen.index is None:
         local_rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("RANK", "0"))
         chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
@@ -253,13 +245,11 @@ def _join() -> None:
         return
     # Its functions have the group as a default, if there is one when it is imported. No thread of that group would ever end.
     import_module("torch.distributed.nn.functional")
-    try:
+    with refused("cannot join the other ranks", "", dist.DistError):
         store, rank, size = next(dist.rendezvous("env://", timeout=WAIT))
         # torchrun keeps the store when it starts a job again; without a prefix a rank could read the address of a killed one.
         attempt = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group("gloo", store=attempt, rank=rank, world_size=size, timeout=WAIT)
-    except dist.DistError as error:
-        raise InputError(f"cannot join the other ranks: {str(error).splitlines()[0]}") from error
     atexit.register(stop_distributed)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import InputError
+from .spelling import one_line
 
 try:  # POSIX
     import fcntl
@@ -29,9 +30,28 @@ except ImportError:
 
 LOCK_SECONDS = 0.2  # between two attempts to get a lock that another process holds
 REPLACE_SECONDS = (0.1, 0.3, 1.0)  # waits on Windows, where a virus scanner or another program may have the file open
-TEMPORARY = r"\.{name}\.[0-9a-f]{{8}}\.tmp"  # of `atomic`
 FORMAT_VERSION = 2  # of the files that mlclip writes: labels, models, stores, unfinished trainings
 OUTPUT_SUFFIXES = (".pt", ".csv", ".json", ".jsonl", ".html", ".onnx", ".safetensors", ".xml")
+
+
+@contextmanager
+def refused(what: str, remedy: str, *errors: type[Exception]) -> Iterator[None]:
+    """In this block, an exception of these kinds becomes the InputError `what: reason. remedy`."""
+    try:
+        yield
+    except errors as error:
+        raise InputError(f"{what}: {reason_of(error)}. {remedy}".rstrip()) from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an exception says, on one line. The first line of torch's errors of `load_state_dict` names only the class."""
+    if isinstance(error, InputError):
+        return str(error).rstrip(".")
+    if isinstance(error, KeyError):
+        return f"{one_line(error, 200)} is missing"
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines() or [type(error).__name__]
+    line = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]
+    return one_line(line.strip(), 200).rstrip(".")
 
 
 def cache_folder() -> Path:
@@ -40,13 +60,9 @@ def cache_folder() -> Path:
     InputError if the user has no home folder and none of these variables is set, as in some containers.
     """
     folder = os.environ.get("MLCLIP_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mlclip")
-    try:
+    remedy = "Set the environment variable MLCLIP_CACHE to a folder that can be written."
+    with refused("there is no folder for the cache", remedy, RuntimeError):
         return Path(folder).expanduser()
-    except RuntimeError as error:
-        raise InputError(
-            "there is no folder for the cache, because this user has no home folder. Set the environment variable MLCLIP_CACHE "
-            "to a folder that can be written."
-        ) from error
 
 
 def beside(output: str | Path, ending: str) -> Path:
@@ -73,13 +89,9 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
         raise InputError(f"{path} is a folder. The output must be a file name.")
     if path.exists() and not overwrite:
         raise InputError(f"{path} already exists. Pass `overwrite=True` to replace it, or choose another output.")
-    try:
+    with refused(f"cannot write in {path.parent}", "Choose another output.", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise InputError(f"cannot write in {path.parent}: {error.strerror}. Choose another output.") from error
-    os.close(probe)
-    os.unlink(name)
+        tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent).close()
     return path
 
 
@@ -129,17 +141,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary, lock = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(path.parent)
-        lock = _create_locked(temporary)
-        yield temporary
-        with open(temporary, "r+b") as file:  # Windows syncs only files open for writing
-            os.fsync(file.fileno())
-        _replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}. The previous content is unchanged."
-        ) from error
+        with refused(f"cannot write {path}", "The previous content is unchanged.", OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_temporaries(path.parent)
+            lock = _create_locked(temporary)
+            yield temporary
+            with open(temporary, "r+b") as file:  # Windows syncs only files open for writing
+                os.fsync(file.fileno())
+            _replace(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -167,7 +176,7 @@ def remove_temporaries(folder: Path) -> None:
     """
     with suppress(OSError):  # the folder does not exist, or cannot be listed
         with os.scandir(folder) as entries:
-            found = [entry.path for entry in entries if re.fullmatch(TEMPORARY.format(name=".+"), entry.name)]
+            found = [entry.path for entry in entries if re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", entry.name)]
         for path in found if fcntl else ():
             with suppress(OSError), open(path, "r+b") as file:  # it is in use, or is gone
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,7 +198,6 @@ def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None
 
     If another process holds the lock, `if_held` is called. It either raises, or returns; then this process waits. The file
     is removed at the end. File systems without locks (some network drives) do not lock anything.
-    Raises OSError if the file cannot be created.
     """
     path = Path(path)
     refuse_nul(path)
@@ -259,10 +267,8 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
         raise InputError(f"another mlclip process is writing {what}. Wait until it ends, or choose another output.")
 
     with ExitStack() as stack:
-        try:
+        with refused(f"cannot write {what}", "Choose another place.", OSError):
             stack.enter_context(file_lock(path, if_held=refuse))
-        except OSError as error:
-            raise InputError(f"cannot write {what}: {error.strerror}. Choose another place.") from error
         yield
 
 
@@ -282,8 +288,7 @@ def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False)
     """Read a dict of plain containers and tensors that `save_plain` wrote, with `"format": "mlclip.{kind}"`.
 
     No code in the file is executed, and its fields are those of `plain.FIELDS[kind]`. `mmap=True` maps the tensors instead of
-    reading them, for callers that do not need their data. InputError if the file is missing, damaged or of another kind;
-    `made_by` is the command that creates it.
+    reading them, for callers that do not need their data. `made_by` is the command that creates such a file.
     """
     from .plain import RefusedError, check_fields, read_torch
 
@@ -291,16 +296,13 @@ def load_plain(path: str | Path, *, kind: str, made_by: str, mmap: bool = False)
     try:
         content = read_torch(path, mmap=mmap)
     except RefusedError as error:
-        raise InputError(
-            f"{path} is not a readable {kind} file: it {error}. Create it again with `{made_by}`."
-        ) from error
+        remedy = f"Create it again with `{made_by}`."
+        raise InputError(f"{path} is not a readable {kind} file: it {error}. {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != f"mlclip.{kind}":
         raise InputError(f"{path} is not an mlclip {kind} file. `{made_by}` creates one.")
     if content.get("version") != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has another version of the {kind} format. This mlclip reads version {FORMAT_VERSION}. "
-            f"Create the file again with `{made_by}`."
-        )
+        what = f"{path} has another version of the {kind} format. This mlclip reads version {FORMAT_VERSION}"
+        raise InputError(f"{what}. Create the file again with `{made_by}`.")
     check_fields(kind, content, path, made_by)
     return content
 

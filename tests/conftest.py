@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +94,14 @@ class Told(Progress):
 @pytest.fixture
 def told() -> Told:
     return Told()
+
+
+@pytest.fixture(scope="session")
+def open_clip():
+    """The package, which is a reference of our encoders and tokenizer. Skips the test if it is not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("open_clip")
 
 
 @pytest.fixture(scope="session")

@@ -52,9 +52,7 @@ def test_scores_get_closer_to_the_truth_and_meta_has_the_facts(checkpoint):
     assert facts["before"]["calibration"] == {"source": "the labels it learned"}
 
 
-def test_a_class_with_few_positives_is_above_its_threshold_in_the_same_photos_and_one_without_truth_does_not_change(
-    checkpoint,
-):
+def test_a_class_with_few_positives_keeps_its_photos_and_one_without_truth_does_not_change(checkpoint):
     predicted, truth = tables()
     old = (checkpoint.model.scale.clone(), checkpoint.model.offset.clone(), checkpoint.thresholds)
     found = calibrate(checkpoint, predicted, truth)
@@ -95,9 +93,7 @@ def test_unknown_cells_are_ignored(checkpoint):
         (1.0, CLASSES[:3], "elsewhere", "no photo"),
     ],
 )
-def test_truth_that_cannot_be_used_is_an_error_in_one_line_and_changes_nothing(
-    checkpoint, value, classes, paths, words
-):
+def test_truth_that_cannot_be_used_is_refused_and_changes_nothing(checkpoint, value, classes, paths, words):
     predicted, truth = tables()
     names = [f"{paths}{path}" if paths else path for path in truth.paths]
     with pytest.raises(InputError, match=words) as error:
@@ -113,9 +109,7 @@ def test_classes_and_photos_of_the_truth_without_a_match_are_listed(checkpoint):
     assert found.unmatched == ["dgo", "elsewhere.jpg"] and found.untouched == ["dog", "other"]
 
 
-def test_one_animated_photo_among_several_works_with_the_defaults_of_every_command(
-    checkpoint, photos, tmp_path, monkeypatch, capfd
-):
+def test_one_animated_photo_among_several_works_with_every_command(checkpoint, photos, tmp_path, monkeypatch, capfd):
     frames = [Image.linear_gradient("L").resize((40, 30)).rotate(turn) for turn in (0, 180)]
     frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
     save_checkpoint(checkpoint, tmp_path / "model.pt")

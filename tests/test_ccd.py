@@ -22,22 +22,13 @@ from mlclip.teacher.pseudolabel import label_photos
 from mlclip.teacher.scoring import class_embeddings, class_scores
 from mlclip.teacher.where import CellMaps
 from mlclip.training.augment import jitter_colours, jitter_table
-from mlclip.training.epoch_log import stopping_measure
 from mlclip.training.local_views import choose_local_views, crop_scorer_for, local_labels, pictured_rows
 from mlclip.training.loop import train_student
+from mlclip.training.schedule import stopping_measure
 
 CLASSES = {"red": "red", "green": "green thing", "blue": "blue"}
-CONFIG = TrainConfig(
-    method="ccd",
-    arch="mobilenet_v3_small",
-    init="none",
-    size=64,
-    epochs=3,
-    batch_size=4,
-    lr=1e-3,
-    warmup=1,
-    stopping=False,
-)
+SMALL = {"arch": "mobilenet_v3_small", "init": "none", "size": 64, "epochs": 3, "batch_size": 4, "lr": 1e-3}
+CONFIG = TrainConfig(method="ccd", **SMALL, warmup=1, stopping=False)
 
 
 @pytest.fixture
@@ -210,9 +201,8 @@ def test_crops_for_centred_labels_are_scored_as_the_labels_were_made(photos, tea
     slope, offset = torch.tensor(made.meta["mixture"])
     for row in range(11):
         _, crops = PhotoCrops([found[row]], [BOXES[row]], teacher.input_size, 32)[0]
-        shares = [
-            ((teacher.embed_views(c[None])[0] @ text.T - level) * 0.4 * teacher.logit_scale).softmax(0) for c in crops
-        ]
+        cosines = [teacher.embed_views(crop[None])[0] @ text.T for crop in crops]
+        shares = [((each - level) * 0.4 * teacher.logit_scale).softmax(0) for each in cosines]
         odds = sum(p / (1 - p) for p in shares)[: len(CLASSES)]
         assert torch.allclose(local[row], (slope * odds.log() + offset).sigmoid(), atol=1e-3)
     assert local[11].isnan().all()
@@ -233,9 +223,8 @@ def test_the_training_updates_the_labels_once_and_resumes_bit_for_bit(labels, te
     # three steps of warm-up, the update, then in the middle of the second epoch
     with interrupt_at("mlclip.training.weight_step.weight_step", 5):
         train_student(labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", **settings)
-    resumed = train_student(
-        labels, tmp_path / "cut.pt", save_labels=tmp_path / "cut.labels.pt", resume=True, **settings
-    )
+    files = {"output": tmp_path / "cut.pt", "save_labels": tmp_path / "cut.labels.pt"}
+    resumed = train_student(labels, **files, resume=True, **settings)
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
     one, two = read_labels(tmp_path / "whole.labels.pt"), read_labels(tmp_path / "cut.labels.pt")
@@ -255,11 +244,10 @@ def test_the_stopping_measure_uses_only_labels_that_are_exactly_one():
 
 def test_a_training_stops_early_and_reports_it(labels, teacher, tmp_path, monkeypatch, told):
     measures = iter([0.5, 0.6, 0.65, 0.9, 0.95, 1.0])
-    monkeypatch.setattr("mlclip.training.epoch_log.stopping_measure", lambda *_: next(measures))
+    monkeypatch.setattr("mlclip.training.schedule.stopping_measure", lambda *_: next(measures))
     config = replace(CONFIG, epochs=9, stopping=True)
-    checkpoint = train_student(
-        labels, tmp_path / "m.pt", config=config, teacher=teacher, runtime=Runtime(progress=told)
-    )
+    running = {"teacher": teacher, "runtime": Runtime(progress=told)}
+    checkpoint = train_student(labels, tmp_path / "m.pt", config=config, **running)
     assert len((tmp_path / "m.log.csv").read_text().splitlines()) == 1 + 5  # warm-up, and four with a measure
     assert checkpoint.meta["settings"]["epochs"] == 9
     assert any(line.startswith("stopped after epoch 5 of 9") and "`stopping=False`" in line for line in told.lines)

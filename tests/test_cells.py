@@ -87,9 +87,8 @@ def test_a_cell_of_a_transformer_is_the_attention_output_of_the_last_block(vit, 
     assert cells.shape == (2, size[0] // 16, size[1] // 16, 32)
     patches = inputs[0][:, 1:]  # (N, L, E) without the class token
     parts = [w @ patches[..., None] for w in last.attn.in_proj_weight.split(128)]  # 3 × (N, L, E, 1)
-    query, key, value = (
-        part[..., 0] + bias for part, bias in zip(parts, last.attn.in_proj_bias.split(128), strict=True)
-    )
+    biases = last.attn.in_proj_bias.split(128)
+    query, key, value = (part[..., 0] + bias for part, bias in zip(parts, biases, strict=True))
     for image in range(2):
         heads = []
         for head in range(2):

@@ -154,10 +154,9 @@ def test_the_file_holds_the_head_and_the_name_of_its_clip_and_predicts_the_same(
     facts["pixels"] = OPENAI.as_plain()
     assert content["clip"] == facts and (content["grids"], content["side"]) == ([1], 4)
     loaded = load_checkpoint(tmp_path / "model.pt")
-    both = [
-        mlclip.predict(labels.root, model, device="cpu", progress=mlclip.SILENT).scores for model in (trained, loaded)
-    ]
-    assert torch.equal(*both) and torch.equal(loaded.thresholds, trained.thresholds)
+    quiet = {"device": "cpu", "progress": mlclip.SILENT}
+    assert torch.equal(*(mlclip.predict(labels.root, model, **quiet).scores for model in (trained, loaded)))
+    assert torch.equal(loaded.thresholds, trained.thresholds)
 
 
 def slow_loop(checkpoint, clip_file, root, size, grids, vectors_of):

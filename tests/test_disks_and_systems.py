@@ -201,9 +201,7 @@ def test_labels_with_paths_out_of_their_folder_read_no_photo(inputs, capfd, monk
     assert inside == os.path.isabs(path)  # an absolute path may lie in the folder of the photos
 
 
-def test_photos_of_several_folders_are_below_the_folder_that_all_have_in_common(
-    tmp_path, capfd, monkeypatch, clip_file
-):
+def test_photos_of_several_folders_are_below_the_common_folder(tmp_path, capfd, monkeypatch, clip_file):
     files = [tmp_path / "a" / "x" / "1.png", tmp_path / "b" / "1.png"]
     for file in files:
         file.parent.mkdir(parents=True)
@@ -315,9 +313,7 @@ def test_on_windows_a_second_run_is_refused_and_the_lock_file_is_removed(windows
         pass
 
 
-def test_on_windows_replacing_a_file_that_another_program_has_just_opened_is_tried_again(
-    windows, tmp_path, monkeypatch
-):
+def test_on_windows_replacing_a_file_that_is_open_is_tried_again(windows, tmp_path, monkeypatch):
     replace, calls = os.replace, []
 
     def busy(source, target):
@@ -360,9 +356,8 @@ def test_temporary_files_of_killed_processes_are_deleted_by_the_next_write_and_o
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_write_that_was_killed_leaves_nothing_after_the_next_one(tmp_path):
-    killed = subprocess.run(
-        [sys.executable, "-c", WRITE + " os.kill(os.getpid(), signal.SIGKILL)", tmp_path / "a.csv"], check=False
-    )
+    code = WRITE + " os.kill(os.getpid(), signal.SIGKILL)"
+    killed = subprocess.run([sys.executable, "-c", code, tmp_path / "a.csv"], check=False)
     assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.glob(".a.csv.*.tmp"))) == 1
     files.remove_temporaries.cache_clear()
     with files.atomic(tmp_path / "other.csv") as temporary:

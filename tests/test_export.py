@@ -78,9 +78,8 @@ def test_the_script_for_onnxruntime_alone_names_what_predict_names(exported, tmp
         noise.resize((300, 200), Image.Resampling.BICUBIC).save(f"{number}.jpg", exif=exif)
     scores = predict(tmp_path, str(exported[0])).scores
     proto = onnx.load(exported[0])
-    next(entry for entry in proto.metadata_props if entry.key == "thresholds").value = str(
-        scores.median(0).values.tolist()
-    )
+    (entry,) = [entry for entry in proto.metadata_props if entry.key == "thresholds"]
+    entry.value = str(scores.median(0).values.tolist())
     onnx.save(proto, "model.onnx")
     page = (Path(__file__).parents[1] / "docs" / "onnx.md").read_text()
     script = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
@@ -118,9 +117,8 @@ def test_int8_is_a_quarter_of_the_size_and_predict_reads_it(checkpoint, exported
     assert "--variant int8 needs --photos" in capfd.readouterr().err
     assert _status([*command, "--photos", str(photos)]) == 0
     said = capfd.readouterr().err
-    assert re.search(
-        r"on 12 photos, its scores differ from PyTorch's .*; on this machine it takes \d\.\d\d times as long as", said
-    )
+    told = r"on 12 photos, its scores differ from PyTorch's .*; on this machine it takes \d\.\d\d times as long as"
+    assert re.search(told, said)
     kernels = [t for t in onnx.load(small).graph.initializer if t.data_type == onnx.TensorProto.INT8]
     kernels = [abs(onnx.numpy_helper.to_array(tensor).astype(int)).max() for tensor in kernels if len(tensor.dims) == 4]
     assert kernels and max(kernels) <= 64  # 7 bits, so that no sum overflows on a CPU without VNNI

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import re
-import subprocess
-import sys
-import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from PIL import Image
-from toy_server import Server
 
-from mlclip.clip import registry
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.student.checkpoint import Checkpoint, save_checkpoint
 from mlclip.student.model import Classifier
@@ -95,49 +88,6 @@ def test_a_batch_of_bad_photos_shifts_no_row_of_labels_or_predictions(command, p
 
 
 # Weights and other files
-
-
-@pytest.fixture
-def server(monkeypatch, clip_file):
-    """A server of `clip_file`, known to mlclip as the model RN50."""
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("mlclip.clip.download.PAUSE", 0.0)
-    with Server() as running:
-        running.content = clip_file.read_bytes()
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        entry = replace(registry.MODELS["RN50"], url=f"http://127.0.0.1:{running.server_address[1]}/RN50.pt",
-                        sha256=hashlib.sha256(running.content).hexdigest())  # fmt: skip
-        monkeypatch.setitem(registry.MODELS, "RN50", entry)
-        yield running
-        running.shutdown()
-        thread.join()
-
-
-def test_a_download_that_breaks_is_never_loaded_and_the_next_command_continues_it(command, photos, server, own_cache):
-    half = len(server.content) // 2
-    server.breaks = [half] * 20
-    label = ["pseudolabel", "photos", "--clip", "RN50", "--classes", "red,green"]
-    status, out, line = command(*label)
-    assert (status, out) == (1, "") and "RN50" in line and os.listdir(own_cache) == ["RN50.pt.part"]
-    assert not Path("labels.pt").exists()
-    server.breaks, server.requests[:] = [], []
-    assert command(*label)[0] == 0 and len(read_labels("labels.pt")) == 12
-    assert server.requests == [f"bytes={half}-"] and (own_cache / "RN50.pt").read_bytes() == server.content
-
-
-def test_two_commands_that_need_the_same_weights_download_them_once(photos, server, own_cache, tmp_path):
-    patch = (
-        "import sys; from dataclasses import replace; from mlclip.clip import registry;"
-        f"registry.MODELS['RN50'] = replace(registry.MODELS['RN50'], url={registry.MODELS['RN50'].url!r},"
-        f"sha256={registry.MODELS['RN50'].sha256!r}); from mlclip.cli import main; main(sys.argv[1:])"
-    )
-    label = [sys.executable, "-c", patch, "pseudolabel", photos, "--clip", "RN50", "--classes", "red,green", "-q",
-             "--device", "cpu"]  # fmt: skip
-    runs = [subprocess.Popen([*label, "-o", tmp_path / f"{n}.pt", "--store", tmp_path / f"store{n}"]) for n in range(2)]
-    assert [run.wait(120) for run in runs] == [0, 0] and len(server.requests) == 1
-    assert [path.name for path in own_cache.iterdir() if path.is_file()] == ["RN50.pt"]
-    assert torch.equal(read_labels(tmp_path / "0.pt").scores, read_labels(tmp_path / "1.pt").scores)
 
 
 READERS = {  # a file of each kind, and a command that reads it as bad.pt

@@ -18,8 +18,8 @@ from small_onnx import write_small_onnx
 import mlclip
 from mlclip.config import InputError
 from mlclip.student.checkpoint import Checkpoint, save_checkpoint
-from mlclip.student.in_memory import Prediction
 from mlclip.student.model import Classifier
+from mlclip.student.onnx_model import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,8 @@ def test_every_kind_of_photo_has_the_scores_of_the_folder(files, name, photos, c
     rgb = Image.open(paths[0]).convert("RGB")
     pixels = np.array(rgb)
     capfd.readouterr()
-    for photo in (
-        str(paths[0]),
-        paths[0],
-        paths[0].read_bytes(),
-        rgb,
-        pixels,
-        torch.from_numpy(pixels).permute(2, 0, 1),
-    ):
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    for photo in (str(paths[0]), paths[0], paths[0].read_bytes(), rgb, pixels, tensor):
         found = model.predict(photo)
         assert isinstance(found, Prediction) and found.labels == table.above_threshold()[0]
         assert found.scores == pytest.approx(expected[0], abs=1e-4), type(photo)

@@ -47,11 +47,8 @@ def test_the_batches_of_the_cache_are_those_of_the_loader(found, num_threads):
     expected = list(photo_batches(PhotoViews(found.photos, 64), batch_size=3, order=order))
     batches = list(cache.batches(order, 3))
     assert len(batches) == len(expected) == 3
-    for (rows, pixels, unreadable), (expected_rows, expected_pixels, expected_unreadable) in zip(
-        batches, expected, strict=True
-    ):
-        assert torch.equal(rows, expected_rows) and torch.equal(pixels, expected_pixels)
-        assert unreadable == expected_unreadable
+    for (rows, pixels, unreadable), wanted in zip(batches, expected, strict=True):
+        assert torch.equal(rows, wanted[0]) and torch.equal(pixels, wanted[1]) and unreadable == wanted[2]
     pixels.zero_()  # a copy: the cache stays as it was
     assert torch.equal(next(cache.batches(order, 3))[1], expected[0][1])
 
@@ -116,9 +113,7 @@ def test_a_training_works_with_the_defaults_again_beside_another_and_after_a_kil
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items()) and not left()
 
 
-def test_too_little_space_and_a_disk_that_gets_full_mean_no_cache_with_a_message(
-    labels, found, tmp_path, monkeypatch, told
-):
+def test_too_little_space_and_a_full_disk_mean_no_cache_with_a_message(labels, found, tmp_path, monkeypatch, told):
     free = shutil.disk_usage(tmp_path)._replace(free=10**6)
     with monkeypatch.context() as patch:
         patch.setattr(input_cache.shutil, "disk_usage", lambda _: free)
@@ -131,13 +126,11 @@ def test_too_little_space_and_a_disk_that_gets_full_mean_no_cache_with_a_message
 
     monkeypatch.setattr(input_cache, "read_batches", full)
     assert open_input_cache(found.photos, 64, Runtime(progress=told)) is None
-    assert told.lines[-1].endswith("(No space left on device). Every epoch decodes the photos again.")
+    assert told.lines[-1].endswith(": No space left on device. Every epoch decodes the photos again.")
     assert not left()
 
 
-def test_a_cache_folder_that_cannot_be_written_is_replaced_by_the_folder_for_temporary_files(
-    found, monkeypatch, tmp_path, told
-):
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_temporary_folder(found, monkeypatch, tmp_path, told):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -177,9 +170,8 @@ def caches_of_two_ranks(found, hosts: tuple[str, str], messages: tuple[Progress,
 @pytest.mark.parametrize("hosts", [("here", "here"), ("here", "elsewhere")])
 def test_ranks_share_the_work_on_one_machine_and_every_rank_has_all_photos(found, hosts, monkeypatch):
     decoded, original = [], input_cache.read_batches
-    monkeypatch.setattr(
-        input_cache, "read_batches", lambda photos, *a, **k: decoded.append(len(photos)) or original(photos, *a, **k)
-    )
+    counted = lambda photos, *a, **k: decoded.append(len(photos)) or original(photos, *a, **k)  # noqa: E731
+    monkeypatch.setattr(input_cache, "read_batches", counted)
     alone = open_input_cache(found.photos, 64, Runtime())
     for cache in caches_of_two_ranks(found, hosts):
         assert np.array_equal(cache.pixels, alone.pixels) and cache.unreadable.keys() == {5}

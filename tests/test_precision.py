@@ -51,9 +51,7 @@ def test_a_precision_that_is_asked_for_is_taken_or_refused(encoder):
         *((True, False, name, False) for name in ("AVX512_CORE", "AVX2")),
     ],
 )
-def test_the_instructions_that_onednn_may_use_decide_and_not_how_busy_the_cpu_is(
-    monkeypatch, avx512, amx, allowed, faster
-):
+def test_the_instructions_that_onednn_may_use_decide(monkeypatch, avx512, amx, allowed, faster):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)

@@ -22,18 +22,11 @@ onnx = pytest.importorskip("onnx", reason="the extra mlclip[onnx] is not install
 pytest.importorskip("onnxruntime", reason="the extra mlclip[onnx] is not installed")
 
 SIZE, CLASSES = 32, ["red", "green", "blue"]
-ENTRIES = {
-    "format": "mlclip.onnx",
-    "version": "1",
-    "classes": json.dumps(CLASSES),
-    "thresholds": "[0.5, 0.6, 0.5]",
-    "size": str(SIZE),
-}
+ENTRIES = {"format": "mlclip.onnx", "version": "1", "classes": json.dumps(CLASSES), "size": str(SIZE)}
+ENTRIES["thresholds"] = "[0.5, 0.6, 0.5]"
 
 
-def write_model(
-    file: Path, *, side: int = SIZE, scale: float = 1 / 255, output: str = "N", **changes: str | None
-) -> Path:
+def write_model(file: Path, *, scale: float = 1 / 255, **changes: str | None) -> Path:
     """A model whose three scores are the means of red, green and blue, times `scale`; with `changes` of its metadata."""
     from onnx import TensorProto, helper
 
@@ -42,16 +35,11 @@ def write_model(
         helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
         helper.make_node("Mul", ["means", "scale"], ["scores"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "means",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 3, side, side])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [output, 3])],
-        [
-            helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3]),
-            helper.make_tensor("scale", TensorProto.FLOAT, [], [scale]),
-        ],
-    )
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", 3, SIZE, SIZE])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
+    factor = helper.make_tensor("scale", TensorProto.FLOAT, [], [scale])
+    graph = helper.make_graph(nodes, "means", [pixels], [scores], [axes, factor])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     for key, value in (ENTRIES | changes).items():
         if value is not None:
@@ -74,9 +62,8 @@ sys.exit(_status(sys.argv[1:]))
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)], capture_output=True, text=True, timeout=100
-    )
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
 @pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv"])

@@ -14,15 +14,14 @@ from mlclip.distributed import Distributed, Runtime
 from mlclip.images import PhotoViews, find_images
 from mlclip.labels.table import write_labels
 from mlclip.methods.linear_head import choose_l2, fit_head
-from mlclip.student import features as features_module
 from mlclip.student.checkpoint import load_checkpoint
-from mlclip.student.features import feature_key, photo_features
 from mlclip.student.model import Classifier
 from mlclip.student.predict import predict
 from mlclip.teacher.cache import clear_stores, list_stores
+from mlclip.training import probe as probe_module
 from mlclip.training.augment import SMALLEST, crop_boxes, crops
 from mlclip.training.loop import resume_file, train_student
-from mlclip.training.probe import fit_probe
+from mlclip.training.probe import feature_key, fit_views, stored_views, trunk_features
 from mlclip.training.start import start_training
 from mlclip.training.weight_step import epoch_batches
 
@@ -34,9 +33,8 @@ CLASSES = ["red", "green", "blue"]
 def soft_problem(rows=300, channels=20, classes=3, seed=0):
     """Features (rows, channels) of very different variances, and soft labels (rows, classes), in float64."""
     generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(rows, channels, generator=generator, dtype=torch.float64) @ torch.diag(
-        torch.logspace(-2, 1, channels, dtype=torch.float64)
-    )
+    spread = torch.logspace(-2, 1, channels, dtype=torch.float64)
+    features = torch.randn(rows, channels, generator=generator, dtype=torch.float64) @ torch.diag(spread)
     logits = features @ torch.randn(channels, classes, generator=generator, dtype=torch.float64) - 1
     return features + 3, (logits + torch.randn(rows, classes, generator=generator, dtype=torch.float64)).sigmoid()
 
@@ -100,20 +98,21 @@ def test_features_times_the_head_are_the_logits_of_the_photo_and_of_its_mirror_i
     torch.manual_seed(0)
     model = Classifier("mobilenet_v3_small", CLASSES, 64).eval()
     photos = find_images([labels.root]).photos
-    features, skipped = photo_features(model, photos, labels.root, Runtime())
-    assert features.shape == (12, 2, model.head.in_channels) and features.dtype == torch.float16 and not skipped
+    with trunk_features(model, photos, labels.root, Runtime()) as ([store], skipped):
+        features, rows = stored_views(store, photos)
+    assert features.shape == (12, 2, model.head.in_channels) and rows.tolist() == [*range(12)] and not skipped
     pixels = torch.stack([PhotoViews(photos, 64)[n][1][0] for n in range(12)])
     weight = model.head.weight[:, :, 0, 0]
     for view, seen in enumerate((pixels, pixels.flip(-1))):
         with torch.inference_mode():
-            assert torch.allclose(features[:, view].float() @ weight.T + model.head.bias, model(seen), atol=2e-3)
+            assert torch.allclose(features[:, view] @ weight.T + model.head.bias, model(seen), atol=2e-3)
 
 
 def test_features_are_computed_once_and_continued_after_an_interruption(labels, monkeypatch):
     torch.manual_seed(0)
     model = Classifier("mobilenet_v3_small", CLASSES, 64).eval()
     photos = find_images([labels.root]).photos
-    seen, compute = [], features_module.pooled_features
+    seen, compute = [], probe_module.pooled_features
 
     def counted(model, pixels, device):
         if len(seen) == 6:
@@ -121,15 +120,20 @@ def test_features_are_computed_once_and_continued_after_an_interruption(labels, 
         seen.append(len(pixels))
         return compute(model, pixels, device)
 
-    monkeypatch.setattr(features_module, "pooled_features", counted)
-    monkeypatch.setattr(features_module, "BATCH", 1)
+    monkeypatch.setattr(probe_module, "pooled_features", counted)
+    monkeypatch.setattr(probe_module, "BATCH", 1)
     monkeypatch.setattr("mlclip.teacher.fill.SHARD_PHOTOS", 2)
+
+    def features_of(photos):
+        with trunk_features(model, photos, labels.root, Runtime()) as ([store], _):
+            return stored_views(store, photos)[0]
+
     with pytest.raises(KeyboardInterrupt):
-        photo_features(model, photos, labels.root, Runtime())
-    seen[:] = [0] * -100
-    first, _ = photo_features(model, photos, labels.root, Runtime())
+        features_of(photos)
+    seen.clear()
+    first = features_of(photos)
     assert len(seen) == 6  # the first six were kept
-    again, _ = photo_features(model, photos[::-1], labels.root, Runtime())
+    again = features_of(photos[::-1])
     assert len(seen) == 6 and torch.equal(first, again.flip(0))
     [info] = list_stores()
     assert (info.kind, info.photos, info.complete) == ("features", 12, True)
@@ -167,13 +171,19 @@ def test_a_probe_learns_colours_and_leaves_the_trunk_as_it_is(labels, tmp_path):
     assert not resume_file(tmp_path / "m.pt").exists()
 
 
-def test_a_probe_needs_no_cache(labels, tmp_path, monkeypatch, command):
+def test_a_probe_needs_no_cache_but_a_folder_for_temporary_files(labels, tmp_path, monkeypatch, command):
     expected = train_student(labels, tmp_path / "a.pt", config=PROBE)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLCLIP_CACHE", str(tmp_path / "file"))  # cannot be a folder
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     write_labels(labels, tmp_path / "labels.pt")
-    status, _, stderr = command(f"train --method probe --arch {PROBE.arch} --init none --size 64 -o b.pt")
+    line = f"train --method probe --arch {PROBE.arch} --init none --size 64 -o b.pt"
+    status, _, stderr = command(line)
+    assert status == 1 and f"{tmp_path / 'file'}" in stderr.splitlines()[-1] and "Traceback" not in stderr
+    (tmp_path / "temporary").mkdir()
+    status, _, stderr = command(line)
     assert status == 0 and "the features are not kept: " in stderr
+    assert list((tmp_path / "temporary").iterdir()) == []
     found = load_checkpoint(tmp_path / "b.pt")
     assert torch.equal(found.model.head.weight, expected.model.head.weight)
     assert torch.equal(found.thresholds, expected.thresholds)
@@ -189,10 +199,9 @@ def test_truth_does_not_change_a_probe_and_a_second_one_is_equal(labels, tmp_pat
 
 def test_the_thresholds_give_held_out_photos_as_many_positives_as_the_labels_expect(labels):
     features, soft = soft_problem()
-    fitted = fit_probe(features[:, None].repeat(1, 2, 1), soft.float(), 0)
-    assert fitted.held_out.shape == soft.shape and not fitted.held_out.isnan().any()
-    fit = fit_probe(torch.cat([features[:5] * torch.nan, features])[:, None], torch.cat([soft[:5], soft]).float(), 0)
-    assert fit.held_out[:5].isnan().all() and not fit.held_out[5:].isnan().any()
+    views, soft = features[:, None].repeat(1, 2, 1).float(), torch.cat([soft[:5], soft]).float()
+    fitted = fit_views(views, torch.arange(5, len(soft)), soft, None, 0)  # the first five photos cannot be read
+    assert fitted.held_out[:5].isnan().all() and not fitted.held_out[5:].isnan().any()
 
 
 def test_unreadable_photos_are_skipped_and_listed_by_a_probe(labels, photos, tmp_path):

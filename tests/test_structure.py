@@ -16,7 +16,6 @@ LEVELS = {
     0: {
         "config",
         "files",
-        "lazy_names",
         "plain",
         "spelling",
         "progress",

@@ -104,12 +104,10 @@ def test_a_student_learns_the_colours_and_its_thresholds_give_as_many_photos_as_
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(labels, tmp_path):
-    weights = [
-        train_student(labels, tmp_path / f"{n}.pt", config=replace(CONFIG, epochs=1, seed=seed)).model.head.weight
-        for n, seed in enumerate((0, 0, 1))
-    ]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
+    configs = [replace(CONFIG, epochs=1, seed=seed) for seed in (0, 0, 1)]
+    models = [train_student(labels, tmp_path / f"{n}.pt", config=config).model for n, config in enumerate(configs)]
+    first, same, other = (model.head.weight for model in models)
+    assert torch.equal(first, same) and not torch.equal(first, other)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(labels, tmp_path, interrupt_at):
@@ -173,9 +171,7 @@ def test_the_fused_average_equals_averaging_each_tensor_on_its_own():
     assert fused.state_dict().keys() == slow.state_dict().keys()
 
 
-def test_averaging_over_the_whole_training_is_the_mean_and_averaging_over_nothing_is_the_last_step(
-    labels, tmp_path, monkeypatch
-):
+def test_averaging_over_the_whole_training_is_the_mean_and_over_nothing_the_last_step(labels, tmp_path, monkeypatch):
     steps, student = weights_step_by_step(labels, tmp_path / "all.pt", replace(CONFIG, average=1.0), monkeypatch)
     mean = torch.stack([weights["head.weight"] for weights in steps]).mean(0)
     assert torch.allclose(student["head.weight"], mean, atol=1e-6)
@@ -196,9 +192,7 @@ def test_label_steps_use_the_predictions_of_the_averaged_student(labels, tmp_pat
     assert not torch.allclose(*moved, atol=1e-4)
 
 
-def test_an_unfinished_training_is_only_continued_with_resume_and_with_what_it_began_with(
-    labels, photos, tmp_path, told, interrupt_at
-):
+def test_an_unfinished_training_is_continued_with_what_it_began_with(labels, photos, tmp_path, told, interrupt_at):
     output = tmp_path / "m.pt"
     with interrupt_at(STEP, 5):
         train_student(labels, output, config=CONFIG)
@@ -273,13 +267,10 @@ def test_depthwise_convolutions_with_a_stride_compute_in_float32_inside_bf16_ste
         assert not any("forward" in vars(conv) for conv in strided)
     with pytest.raises(KeyboardInterrupt), fast_convolutions(model, cpu, "bf16"):
         assert [m for m in model.modules() if "forward" in vars(m)] == strided and len(strided) == 4
+        original = torch.nn.Conv2d._conv_forward
+        recorded = lambda conv, x, *rest: seen.append((conv, x.dtype)) or original(conv, x, *rest)  # noqa: E731
         with pytest.MonkeyPatch.context() as patch:
-            original = torch.nn.Conv2d._conv_forward
-            patch.setattr(
-                torch.nn.Conv2d,
-                "_conv_forward",
-                lambda conv, x, *rest: seen.append((conv, x.dtype)) or original(conv, x, *rest),
-            )
+            patch.setattr(torch.nn.Conv2d, "_conv_forward", recorded)
             weight_step(model, torch.optim.Adam(model.parameters()), pixels, targets, Distributed(), "bf16")
         raise KeyboardInterrupt
     assert {conv for conv, dtype in seen if dtype == torch.float32} >= set(strided)
@@ -376,15 +367,14 @@ def test_unknown_labels_have_no_gradient():
 
 
 @pytest.mark.parametrize(("method", "num_workers"), [("fixed", 2), ("probe", 0)])
-def test_photos_that_changed_after_they_were_labelled_are_counted_by_their_content(
-    labels, photos, tmp_path, method, num_workers, told
-):
+def test_photos_that_changed_after_labelling_are_counted(labels, photos, tmp_path, method, num_workers, told):
     hashes = [list(content_hash(str(photos / path))) for path in labels.paths]
     labels = replace(labels, meta={"content": torch.tensor(hashes, dtype=torch.uint8)})
     small = {"epochs": 1} if method == "fixed" else {}
     config = TrainConfig(method=method, arch="mobilenet_v3_small", init="none", size=64, **small)
     os.utime(photos / "01.jpg", ns=(1, 1))  # the same content
-    train_student(labels, tmp_path / "a.pt", config=config, runtime=Runtime(num_workers=num_workers, progress=told))
+    runtime = Runtime(num_workers=num_workers, progress=told)
+    train_student(labels, tmp_path / "a.pt", config=config, runtime=runtime)
     assert not any("changed" in line for line in told.lines)
     for name in ("02.jpg", "07.jpg"):
         status = os.stat(photos / name)
@@ -393,12 +383,9 @@ def test_photos_that_changed_after_they_were_labelled_are_counted_by_their_conte
         (photos / name).write_bytes(data)
         os.utime(photos / name, ns=(status.st_atime_ns, status.st_mtime_ns))  # another content with the same date
     (photos / "03.jpg").unlink()
-    checkpoint = train_student(
-        labels, tmp_path / "b.pt", config=config, runtime=Runtime(num_workers=num_workers, progress=told)
-    )
-    assert "2 of 11 photos changed since they were labelled, such as 02.jpg. They keep their old labels" in str(
-        told.lines
-    )
+    checkpoint = train_student(labels, tmp_path / "b.pt", config=config, runtime=runtime)
+    line = "2 of 11 photos changed since they were labelled, such as 02.jpg. They keep their old labels"
+    assert line in str(told.lines)
     assert "content" not in checkpoint.meta["labels_meta"]
 
 

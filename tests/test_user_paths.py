@@ -117,9 +117,7 @@ def same(first: Path, second: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize(
-    "method", ["cdul", "ccd", "centred"]
-)  # dense, the default for this CLIP, made the labels of `here`
+@pytest.mark.parametrize("method", ["cdul", "ccd", "centred"])  # dense, the default here, made the labels of `here`
 def test_every_method_labels_the_photos_and_lists_the_damaged_one(method, here):
     command = ["pseudolabel", "imgs", "--clip", "tiny", "--method", method, "-o", "new.pt"]
     assert lists_the_damaged_photo(run(*command, folder=here, status=3))
@@ -148,9 +146,7 @@ def interrupt_after_first_epoch(*args: str, folder: Path) -> str:
     return "".join(lines)
 
 
-def test_a_training_and_the_same_one_interrupted_and_resumed(
-    here,
-):  # ccd's label update is the longest step of all methods
+def test_a_training_and_the_same_one_interrupted_and_resumed(here):  # ccd's label update is the longest step
     again = ["train", "--method", "ccd", *STUDENT, "-o", "again.pt"]
     said = interrupt_after_first_epoch(*again, folder=here)
     assert "Traceback" not in said and "finished work is kept: add --resume to continue" in said

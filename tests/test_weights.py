@@ -3,7 +3,6 @@
 import hashlib
 import pickle
 import sys
-import warnings
 import zipfile
 from collections import OrderedDict
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from toy_clip import Downsample, ToyCLIP, trace
-from weight_files import refusal, repack
+from weight_files import Malicious, refusal, repack
 
 from mlclip.clip.load import load_clip
 from mlclip.clip.registry import MODELS, CachedWeights, Entry, available_models, cached_weights, find_name
@@ -101,26 +100,8 @@ def test_safetensors_are_read_and_the_error_without_the_package_names_it(tmp_pat
 # Bad files
 
 
-class Malicious:
-    """Its pickle calls code that creates a file."""
-
-    def __init__(self, trace_file):
-        self.trace_file = trace_file
-
-    def __reduce__(self):
-        return (exec, (f"open({str(self.trace_file)!r}, 'w')",))
-
-
 def malicious_zip(path, evil):
     torch.save({"visual.proj": torch.zeros(2), "evil": evil}, path)
-
-
-def malicious_legacy(path, evil):
-    torch.save({"visual.proj": torch.zeros(2), "evil": evil}, path, _use_new_zipfile_serialization=False)
-
-
-def malicious_bare(path, evil):
-    path.write_bytes(pickle.dumps(evil))
 
 
 def malicious_archive(path, evil):
@@ -131,16 +112,17 @@ def malicious_archive(path, evil):
         file.writestr("toy/code/__torch__.py", "raise SystemExit")
 
 
-@pytest.mark.parametrize("make", [malicious_zip, malicious_legacy, malicious_bare, malicious_archive])
+@pytest.mark.parametrize("make", [malicious_zip, malicious_archive])
 def test_a_malicious_pickle_is_refused_and_nothing_is_executed(tmp_path, make):
     make(tmp_path / "evil.pt", Malicious(tmp_path / "ran"))
     assert "Nothing was executed" in refusal(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(
-    "name", [b"os\nsystem", b"torch\nload", b"torch.jit\nload", b"builtins\neval", b"torch._utils\n_import_dotted_name"]
-)
+EVIL = (b"os\nsystem", b"torch\nload", b"torch.jit\nload", b"builtins\neval", b"torch._utils\n_import_dotted_name")
+
+
+@pytest.mark.parametrize("name", EVIL)
 def test_an_archive_may_name_only_tensors_and_modules(tmp_path, name):
     evil = b"\x80\x02c" + name + b"\nX\x01\x00\x00\x00x\x85R."
     with zipfile.ZipFile(tmp_path / "evil.pt", "w") as file:
@@ -207,9 +189,8 @@ def test_weights_for_another_vocabulary_are_refused(tmp_path, clip_file):
 
 def edited(archive_file, target, old, new):
     """A copy of an archive with `new` in place of `old` in its pickle."""
-    return repack(
-        archive_file, target, lambda name, data: data.replace(old, new) if name.endswith("/data.pkl") else data
-    )
+    changed = lambda name, data: data.replace(old, new) if name.endswith("/data.pkl") else data  # noqa: E731
+    return repack(archive_file, target, changed)
 
 
 def test_an_archive_that_declares_more_than_it_holds_is_refused(archive_file, tmp_path):
@@ -236,14 +217,6 @@ def test_a_file_becomes_a_clip_that_knows_its_name_and_hash(archive_file, state)
     assert load_clip(archive_file, activation="gelu").activation == "gelu"
 
 
-def test_every_format_gives_the_same_embeddings(archive_file, state, tmp_path):
-    torch.save(state, tmp_path / "toy.pt")
-    pixels = torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        embeddings = [load_clip(path).encode_image(pixels) for path in (archive_file, tmp_path / "toy.pt")]
-    assert torch.equal(*embeddings) and embeddings[0].std() > 0
-
-
 # Names
 
 
@@ -253,13 +226,10 @@ def test_the_names_are_tiny_and_the_nine_openai_models():
     assert MODELS["RN50x64"].resolution == 448 and MODELS["ViT-L/14@336px"].resolution == 336
 
 
-def test_urls_and_hashes_equal_those_of_the_reference():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pretrained = pytest.importorskip("open_clip.pretrained")
+def test_urls_and_hashes_equal_those_of_the_reference(open_clip):
     for entry in MODELS.values():
         name = entry.name.replace("/", "-").replace("@336px", "-336")
-        assert pretrained.get_pretrained_url(name, "openai") == entry.url
+        assert open_clip.pretrained.get_pretrained_url(name, "openai") == entry.url
         assert entry.sha256 in entry.url and len(entry.sha256) == 64
 
 
@@ -271,9 +241,7 @@ def test_a_name_may_be_in_any_case_and_with_a_dash(spelling, tmp_path, monkeypat
 
 def test_an_unknown_name_raises_an_error_with_the_known_names(tmp_path):
     for name in ("ViT-Z/99", str(tmp_path / "missing.pt")):
-        with pytest.raises(
-            InputError, match=r"neither a file nor a folder nor a known CLIP.*tiny, RN50,.*ViT-L/14@336px"
-        ):
+        with pytest.raises(InputError, match=r"neither a file nor .* known CLIP.*tiny, RN50,.*ViT-L/14@336px"):
             load_clip(name)
 
 

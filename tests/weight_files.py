@@ -1,5 +1,6 @@
 """What the tests of weight files share: copies with other entries, and the error of a file that is refused."""
 
+import os
 import re
 import zipfile
 
@@ -26,3 +27,13 @@ def repack(source, target, change, compression=zipfile.ZIP_STORED):
             if data is not None:
                 new.writestr(name, data)
     return target
+
+
+class Malicious:
+    """Its pickle calls code that creates a folder."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)

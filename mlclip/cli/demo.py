@@ -99,7 +99,7 @@ def _empty(folder: Path, overwrite: bool) -> None:
         raise InputError(f"{folder} cannot be used as a folder: {error.strerror}. Choose another --dir.") from error
     if found and not overwrite:
         raise InputError(f"{folder} is not empty. Add --overwrite to replace the demo there, or choose another --dir.")
-    ends = (".skipped.csv", ".resume.pt", ".log.csv", ".tensorboard")
+    ends = (".skipped.csv", ".resume.pt", ".log.csv")
     known = {*FILES, *(f".{name}.lock" for name in FILES), *(Path(name).stem + end for name in FILES for end in ends)}
     for name in found:
         if name not in known:

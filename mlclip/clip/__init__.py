@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..lazy_names import lazy_names
+from .. import lazy_names
 
 if TYPE_CHECKING:  # what users import
     from .load import load_clip as load_clip

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from ..config import InputError
-from ..files import file_lock
+from ..files import file_lock, refused
 from ..progress import SILENT, Progress
 from .registry import PART_SUFFIX, Entry, hash_file
 
@@ -27,30 +27,24 @@ class _BrokenError(Exception):
 def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False) -> Path:
     """The path of the entry's file in the cache. Downloads it if it is missing, and always checks its sha256.
 
-    A broken download leaves `<file>.part` and continues from there the next time. With several processes, one downloads
-    and the others wait (they do not wait if the system or the file system has no locks). `offline=True` never uses the
-    network. Raises InputError for a wrong hash, no network, a cache that is not writable, or a missing file while offline.
+    A broken download leaves `<file>.part` and continues from there the next time. With several processes, one downloads and the
+    others wait. `offline=True` never uses the network.
     """
     path, part = entry.path, entry.path.with_name(entry.path.name + PART_SUFFIX)
     if not path.is_file() and offline:
-        raise InputError(
-            f"CLIP {entry.name} is not in the cache, and `offline=True` forbids downloads. Download {entry.url} to {path}."
-        )
+        raise InputError(f"CLIP {entry.name} is not in the cache (`offline=True`). Download {entry.url} to {path}.")
     if not path.is_file():
         waiting = f"another process is downloading {path}: waiting for it"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with file_lock(path.with_name(path.name + ".lock"), if_held=lambda: progress.log(waiting)):
-                if not path.is_file():  # else another process was faster
-                    return _fetch(entry, part, progress)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {path}: {error.strerror or error}. Free some space, or set MLCLIP_CACHE to another folder."
-            ) from error
+        with (
+            refused(f"cannot write {path}", "Free some space, or set MLCLIP_CACHE to another folder.", OSError),
+            file_lock(path.with_name(path.name + ".lock"), if_held=lambda: progress.log(waiting)),
+        ):
+            if not path.is_file():  # else another process was faster
+                return _fetch(entry, part, progress)
     if (found := hash_file(path)) != entry.sha256:
+        what = f"{path} is truncated or not the file of CLIP {entry.name}"
         raise InputError(
-            f"{path} is truncated or not the file of CLIP {entry.name}: its sha256 is {found}, "
-            f"expected {entry.sha256}. Delete it, and mlclip downloads it again."
+            f"{what}: its sha256 is {found}, expected {entry.sha256}. Delete it: mlclip downloads it again."
         )
     return path
 
@@ -66,18 +60,18 @@ def _fetch(entry: Entry, part: Path, progress: Progress) -> Path:
         except _BrokenError as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures == FAILURES:
-                raise InputError(
-                    f"cannot download {entry.url} ({error}). Try again later to continue from {_size(part)} bytes, "
-                    f"or copy the file to {entry.path} by hand."
-                ) from error
+                remedy = (
+                    f"Try again later to continue from {_size(part)} bytes, or copy the file to {entry.path} by hand."
+                )
+                raise InputError(f"cannot download {entry.url} ({error}). {remedy}") from error
             progress.log(f"the download of {entry.name} was interrupted ({error}): trying again")
         time.sleep(PAUSE * failures)
     found = hash_file(part)
     if found != entry.sha256:
         part.unlink()
+        what = f"{entry.url} has the sha256 {found}, expected {entry.sha256}"
         raise InputError(
-            f"{entry.url} has the sha256 {found}, expected {entry.sha256}. The download was deleted. "
-            f"Try again, or copy the right file to {entry.path} by hand."
+            f"{what}. The download was deleted. Try again, or copy the right file to {entry.path} by hand."
         )
     os.replace(part, entry.path)
     return entry.path
@@ -100,9 +94,8 @@ def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
                 return
             part.unlink()
         elif error.code < 500 and error.code not in (408, 429):
-            raise InputError(
-                f"{entry.url} returned HTTP status {error.code}. Copy the file to {entry.path} by hand."
-            ) from error
+            remedy = f"Copy the file to {entry.path} by hand."
+            raise InputError(f"{entry.url}: HTTP status {error.code}. {remedy}") from error
         raise _BrokenError(f"HTTP status {error.code}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenError(getattr(error, "reason", None) or error or type(error).__name__) from error
@@ -111,16 +104,14 @@ def _transfer(entry: Entry, part: Path, progress: Progress) -> None:
         total = start + int(response.headers.get("Content-Length") or 0)
         bar = progress.bar(f"downloading {entry.name}", total, unit="B", done=start)
         with bar as progress, open(part, "ab" if start else "wb") as file:
-            while chunk := _read(response):
+            while True:
+                try:  # errors of the network, unlike those of the disk, may be over soon
+                    chunk = response.read(CHUNK)
+                except (OSError, http.client.HTTPException) as error:
+                    raise _BrokenError(error or type(error).__name__) from error
+                if not chunk:
+                    break
                 file.write(chunk)
                 progress.update(len(chunk))
     if _size(part) < total:
         raise _BrokenError(f"the connection ended after {_size(part)} of {total} bytes")
-
-
-def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next bytes; errors of the network, unlike those of the disk, are a _BrokenError."""
-    try:
-        return response.read(CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise _BrokenError(error or type(error).__name__) from error

@@ -66,9 +66,8 @@ class ResidualAttentionBlock(nn.Module):
 class Transformer(nn.Module):
     def __init__(self, width: int, layers: int, hidden: int, head_width: int, activation: str):
         super().__init__()
-        self.resblocks = nn.ModuleList(
-            ResidualAttentionBlock(width, hidden, head_width, activation) for _ in range(layers)
-        )
+        blocks = (ResidualAttentionBlock(width, hidden, head_width, activation) for _ in range(layers))
+        self.resblocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for block in self.resblocks:
@@ -98,13 +97,7 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 class VisionTransformer(nn.Module):
     def __init__(
-        self,
-        side: int,
-        patch: int,
-        size: tuple[int, int, int],
-        embed_dim: int,
-        activation: str,
-        head_width: int | None = None,
+        self, side: int, patch: int, size: tuple[int, int, int], embed_dim: int, activation: str, head_width: int = 0
     ):
         super().__init__()
         width, layers, hidden = size
@@ -157,7 +150,7 @@ class Bottleneck(nn.Module):
 class AttentionPool(nn.Module):
     """Attention pooling: the mean of all cells is the query, the cells are keys and values."""
 
-    def __init__(self, side: int, width: int, embed_dim: int, head_width: int | None = None):
+    def __init__(self, side: int, width: int, embed_dim: int, head_width: int = 0):
         super().__init__()
         self.heads = width // (head_width or HEAD_WIDTH)
         self.positional_embedding = nn.Parameter(torch.zeros(side**2 + 1, width))
@@ -191,12 +184,7 @@ class ModifiedResNet(nn.Module):
     """CLIP's ResNet: a stem of three convolutions, average pools instead of strides, and attention pooling at the end."""
 
     def __init__(
-        self,
-        resolution: int,
-        width: int,
-        layers: tuple[int, int, int, int],
-        embed_dim: int,
-        head_width: int | None = None,
+        self, resolution: int, width: int, layers: tuple[int, int, int, int], embed_dim: int, head_width: int = 0
     ):
         super().__init__()
         self.stride = 32  # pixels
@@ -275,10 +263,8 @@ def embed_with_cells(visual: nn.Module, pixels: Tensor, attention: str = "key") 
         embeddings = visual.ln_post(last.first_token(x)) @ visual.proj  # (N, D)
         cells = visual.ln_post(_attention_only(last, x[:, 1:], ATTENTIONS[attention])) @ visual.proj  # (N, h·w, D)
     else:
-        raise InputError(
-            f"the cells of this CLIP's image encoder ({type(visual).__name__}) are not known. Use another CLIP, or "
-            '`method="centred"`.'
-        )
+        what = f"the cells of this CLIP's image encoder ({type(visual).__name__}) are not known"
+        raise InputError(f'{what}. Use another CLIP, or `method="centred"`.')
     height, width = (side // visual.stride for side in pixels.shape[2:])
     return embeddings, cells.unflatten(1, (height, width))  # (N, h, w, D)
 

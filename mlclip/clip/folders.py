@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
-from ..files import parse_json
+from ..files import parse_json, refused
 from ..spelling import one_line
 from .model import ACTIVATIONS, HeadWidths
 from .pixels import IMAGE_MEAN, IMAGE_STD, Pixels
@@ -54,17 +54,13 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ClipFacts, str]:
         raise InputError(f"{folder} holds a LoRA adapter, not a whole CLIP. Merge it into its model first.")
     files, config = weights_in(folder)
     if not (folder / config).is_file():
+        what = f"{folder} holds weights but no {config}, which says how they are used. Download it from the same place"
         raise InputError(
-            f"{folder} holds weights but no {config}, which says how they are used. Download it from the same place, or pass the "
-            f"file {files[0]} with `clip_activation=gelu` and `clip_pixels=openai`, as they are right for it."
+            f"{what}, or pass {files[0]} with `clip_activation=gelu` and `clip_pixels=openai`, if they are right."
         )
-    try:
+    damaged = (InputError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+    with refused(f"the json files in {folder} do not describe a CLIP that mlclip can use", DOWNLOAD_AGAIN, *damaged):
         facts = open_clip_facts(folder) if config == OPEN_CLIP_CONFIG else hugging_face_facts(folder)
-    except (InputError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"the json files in {folder} do not describe a CLIP that mlclip can use: {one_line(reason, 300)}. {DOWNLOAD_AGAIN}"
-        ) from error
     state, hashes = {}, []
     for file in files:
         state |= read_state_dict(file)
@@ -84,18 +80,16 @@ def weights_in(folder: Path) -> tuple[list[Path], str]:
         if "*" in name and str(len(files)) != files[0].stem.rpartition("-")[2].lstrip("0"):
             raise InputError(f"{folder} does not hold all parts of {name}. Download all of them again.")
         return files, OPEN_CLIP_CONFIG if name in OPEN_CLIP_WEIGHTS else CONFIG
+    wanted = f"{OPEN_CLIP_WEIGHTS[0]} or {HUGGING_FACE_WEIGHTS[0]}"
     raise InputError(
-        f"{folder} is a folder without weights of a CLIP ({OPEN_CLIP_WEIGHTS[0]} or {HUGGING_FACE_WEIGHTS[0]}). Download them from "
-        "the place of its json files, or pass a weight file or a name."
+        f"{folder} is a folder without weights of a CLIP ({wanted}). Download them, or pass a file or a name."
     )
 
 
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a json file. InputError if the file cannot be read or is no such file."""
-    try:
+    with refused(f"{file} cannot be read as json", DOWNLOAD_AGAIN, OSError, ValueError):
         content = parse_json(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read as json ({str(error)[:80]}). {DOWNLOAD_AGAIN}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} does not hold an object. {DOWNLOAD_AGAIN}")
     return content
@@ -170,10 +164,8 @@ def hugging_face_facts(folder: Path) -> ClipFacts:
     top = read_json(folder / CONFIG)
     if top.get("model_type") != "clip" or "CLIPModel" not in (top.get("architectures") or ["CLIPModel"]):
         kind = one_line(f"{top.get('model_type')} {top.get('architectures')}", 60)
-        raise InputError(
-            f"another model ({kind}), not a CLIPModel. SigLIP, MetaCLIP 2 and others work in open_clip's format: pass "
-            "hf-hub:OWNER/NAME of such a repository, see `mlclip models`"
-        )
+        remedy = "SigLIP, MetaCLIP 2 and others: pass hf-hub:OWNER/NAME of open_clip's format, see `mlclip models`"
+        raise InputError(f"another model ({kind}), not a CLIPModel. {remedy}")
     text, vision = _tower(top, "text_config", _TEXT), _tower(top, "vision_config", _VISION)
     _must_be("hidden_act", text["hidden_act"], *ACTIVATIONS)
     _must_be("hidden_act of the vision_config", vision["hidden_act"], text["hidden_act"])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from ..files import refused
 from ..progress import SILENT, Progress
 from ..spelling import did_you_mean
 from .download import download
@@ -69,8 +70,7 @@ def load_clip(
       build its model, it is loaded as "local-dir:DIR";
     - "open_clip:NAME/TAG", "hf-hub:OWNER/NAME" or "local-dir:DIR" for any model that the package open_clip can build.
 
-    The model's `.name`, `.sha256`, `.pixels` and `.licence` describe it. Raises InputError for an unknown name, and for a file or
-    folder that is damaged, is not a CLIP, or holds NaN or infinite numbers.
+    The model's `.name`, `.sha256`, `.pixels` and `.licence` describe it.
     """
     asked = str(name_or_path)
     pixels = parse_pixels(pixels) if isinstance(pixels, str) else pixels
@@ -88,10 +88,8 @@ def load_clip(
     else:
         model = _from_file(asked, activation, pixels, offline, progress)
     if limit := restriction(model.licence):
-        progress.log(
-            f"warning: the weights of {asked} are {limit} (licence {model.licence}); find out whether this also holds for what you "
-            "make with them"
-        )
+        what = f"warning: the weights of {asked} are {limit} (licence {model.licence})"
+        progress.log(f"{what}; find out whether this also holds for what you make with them")
     return model.to(device)
 
 
@@ -103,10 +101,8 @@ def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offlin
         path = TINY_FILE if name == TINY else Path(asked)
         if not path.is_file():
             hint, names = did_you_mean(asked, available_models()), ", ".join(available_models())
-            raise InputError(
-                f"{path} is neither a file nor a folder nor a known CLIP.{hint} Known names: {names}, and open_clip:NAME/TAG; see "
-                "`mlclip models`."
-            )
+            what = f"{path} is neither a file nor a folder nor a known CLIP.{hint} Known names"
+            raise InputError(f"{what}: {names}, and open_clip:NAME/TAG; see `mlclip models`.")
         sha256 = hash_file(path)
     name = name or str(path)
     progress.detail(f"reading the weights of CLIP {name} from {path}")
@@ -119,7 +115,7 @@ def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offlin
             "are bad. The model's open_clip_config.json tells (quick_gelu, preprocess_cfg): pass the folder with it, or set "
             "`clip_activation=gelu` and `clip_pixels=openai`"
         )
-    model = _built(state, ClipFacts(activation or "quick_gelu", HeadWidths(), pixels or OPENAI, {}), path)
+    model = _built(state, ClipFacts("quick_gelu", HeadWidths(), None, {}), activation, pixels, path)
     model.name, model.sha256, model.licence = name, sha256, "mit" if openai else ""
     return model
 
@@ -130,12 +126,9 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
         if said and asked and str(said) != str(asked):
             progress.log(f"warning: the json in {folder} says {name} {said}; `clip_{name}` is used: {asked}")
     if not (pixels or facts.pixels):
-        progress.log(
-            f"warning: {folder} holds no preprocessor_config.json: OpenAI's pixels are assumed. Download it from the same place, "
-            "or set `clip_pixels=openai`"
-        )
-    chosen = ClipFacts(activation or facts.activation, facts.heads, pixels or facts.pixels or OPENAI, facts.sizes)
-    model = _built(state, chosen, folder)
+        what = f"warning: {folder} holds no preprocessor_config.json: OpenAI's pixels are assumed"
+        progress.log(f"{what}. Download it from the same place, or set `clip_pixels=openai`")
+    model = _built(state, facts, activation, pixels, folder)
     model.name, model.sha256, model.licence = str(folder), sha256, licence_of_folder(folder)
     is_resnet = isinstance(model.visual, ModifiedResNet)
     usual = HEAD_WIDTH if is_resnet else WIDE_HEADS.get(model.visual.class_embedding.numel(), HEAD_WIDTH)
@@ -144,27 +137,23 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
     return model
 
 
-def _built(state: Mapping[str, Tensor], facts: ClipFacts, path: Path) -> CLIP:
+def _built(
+    state: Mapping[str, Tensor], facts: ClipFacts, activation: str | None, pixels: Pixels | None, path: Path
+) -> CLIP:
     """The CLIP of these tensors. InputError if they are of a known other kind, do not fit together, or do not fit the facts."""
     for pattern, what in _FOREIGN.items():
         if any(re.search(pattern, name) for name in state):
             raise InputError(f"{path} holds {what}.")
-    try:
-        model = build_clip(state, facts.activation, facts.heads)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    with refused(str(path), "", InputError):
+        model = build_clip(state, activation or facts.activation, facts.heads)
     found = {"image size": model.input_resolution, "embedding size": model.embed_dim}
     found["text width"] = model.ln_final.weight.numel()
     for name, size in facts.sizes.items():
         if found[name] != size:
-            raise InputError(
-                f"{path}: the json says {name} {size}, but the tensors have {found[name]}: json and weights are of two models. "
-                "Download both from the same place."
-            )
+            what = f"{path}: the json says {name} {size}, but the tensors have {found[name]}"
+            raise InputError(f"{what}: they are of two models. Download both from the same place.")
     if model.vocab_size != VOCAB_SIZE:
-        raise InputError(
-            f"{path} was trained with a vocabulary of {model.vocab_size} tokens, but CLIP's has {VOCAB_SIZE}. "
-            "Use weights trained with CLIP's tokenizer, or open_clip's version of this model."
-        )
-    model.pixels = facts.pixels
+        what = f"{path} was trained with a vocabulary of {model.vocab_size} tokens, but CLIP's has {VOCAB_SIZE}"
+        raise InputError(f"{what}. Use weights trained with CLIP's tokenizer, or open_clip's version of this model.")
+    model.pixels = pixels or facts.pixels or OPENAI
     return model

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import InputError
+from ..files import refused
 from .encoders import HEAD_WIDTH, ModifiedResNet, Transformer, VisionTransformer
 from .pixels import OPENAI
 from .tokenizer import tokenize
@@ -25,10 +26,10 @@ NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"} 
 
 
 class HeadWidths(NamedTuple):
-    """Channels per attention head of both encoders, which no tensor shows. None: as in OpenAI's and LAION's models."""
+    """Channels per attention head of both encoders, which no tensor shows. 0: as in OpenAI's and LAION's models."""
 
-    image: int | None = None
-    text: int | None = None
+    image: int = 0
+    text: int = 0
 
 
 class CLIP(nn.Module):
@@ -118,29 +119,18 @@ def build_clip(state: Mapping[str, Tensor], activation: str = "quick_gelu", head
     """
     if activation not in ACTIVATIONS:
         raise InputError(f"unknown CLIP activation {activation!r}. Choose one of {', '.join(ACTIVATIONS)}.")
-    try:
-        with torch.device("meta"):  # shapes without memory: a small file cannot make us allocate more
-            model = _build_empty(state, activation, heads or HeadWidths())
-    except (KeyError, ValueError, IndexError, TypeError, RuntimeError, ArithmeticError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = f"{reason} is missing" if isinstance(error, KeyError) else reason
-        raise InputError(
-            f"the tensors are not a CLIP checkpoint in OpenAI's layout ({reason}). "
-            "Use one of OpenAI's files, or a state dict with the same parameter names."
-        ) from error
+    damaged = (LookupError, ValueError, TypeError, RuntimeError, ArithmeticError, AssertionError)
+    remedy = "Use one of OpenAI's files, or a complete state dict with the same parameter names."
+    # The device "meta" has shapes without memory: a small file cannot make us allocate more.
+    with torch.device("meta"), refused("the tensors are not a CLIP checkpoint in OpenAI's layout", remedy, *damaged):
+        model = _build_empty(state, activation, heads or HeadWidths())
     weights = {name: tensor for name, tensor in state.items() if name.rsplit(".", 1)[-1] not in NOT_WEIGHTS}
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     bias = weights.pop("logit_bias", None)
     if "logit_scale" in weights and weights["logit_scale"].numel() == 1:
         weights["logit_scale"] = weights["logit_scale"].reshape(())  # some files hold it as a list of one number
-    try:
+    with refused("the tensors of the CLIP checkpoint do not fit together", remedy, RuntimeError):
         model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1:2] or [str(error)]
-        raise InputError(
-            f"the tensors of the CLIP checkpoint do not fit together ({reason[0].strip()[:300]}). "
-            "Use a complete checkpoint in OpenAI's layout."
-        ) from error
     if bias is not None and bias.numel() == 1:
         model.logit_bias = float(bias)
     return model.eval()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import InputError
+from ..files import reason_of, refused
 from .folders import open_clip_pixels, weights_in
 from .registry import BUILT_IN, FOLDER, HUB, licence_of_folder, licence_of_tag
 from .weights import read_state_dict
@@ -45,9 +46,7 @@ class OpenClipModel(nn.Module):
         size = model.visual.image_size
         sides = set(size) if isinstance(size, list | tuple) else {size}
         if len(sides) != 1:
-            raise InputError(
-                f"this model takes images of {'×'.join(map(str, size))} pixels; mlclip's views are squares."
-            )
+            raise InputError(f"this model takes images of {size[0]}×{size[1]} pixels; mlclip's views are squares.")
         self.input_resolution = int(sides.pop())
         self.context_length = tokenizer.context_length
         self.english = type(tokenizer).__name__ == "SimpleTokenizer"  # others may know other languages
@@ -67,10 +66,9 @@ class OpenClipModel(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, S, S), normalised as `pixels` says -> embeddings (N, D), not normalised."""
-        if tuple(pixels.shape[2:]) != (self.input_resolution,) * 2:
-            raise InputError(
-                f"{self.name} takes images of {self.input_resolution}×{self.input_resolution} pixels only. Do not set `view_size`."
-            )
+        side = self.input_resolution
+        if tuple(pixels.shape[2:]) != (side, side):
+            raise InputError(f"{self.name} takes images of {side}×{side} pixels only. Do not set `view_size`.")
         return self.model.encode_image(pixels.to(next(self.visual.parameters()).dtype))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -84,10 +82,8 @@ class OpenClipModel(nn.Module):
         cut = (longer[:, :-1] != tokens).any(dim=1) | (longer[:, -1] != padding)  # one place more changes something
         if cut.any():
             text = ["", *texts][int(cut.nonzero()[0])]
-            raise InputError(
-                f"the text {' '.join(text[:60].split())!r} has too many tokens: {self.name} reads at most {self.context_length}. "
-                "Shorten it."
-            )
+            text, most = " ".join(text[:60].split()), self.context_length
+            raise InputError(f"the text {text!r} has too many tokens: {self.name} reads at most {most}. Shorten it.")
         return tokens[1:]
 
 
@@ -118,9 +114,8 @@ def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:
     except ImportError as error:  # a tokenizer of transformers
         raise InputError(f"{name} needs a package that is not installed ({error}). {INSTALL}") from error
     except Exception as error:  # open_clip, timm and Hugging Face raise whatever they like
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         hint = "`offline=True` forbids downloads" if offline else "Is the name right, and is there a network?"
-        raise InputError(f"open_clip cannot build {name}: {reason}. {hint}") from error
+        raise InputError(f"open_clip cannot build {name}: {reason_of(error)}. {hint}") from error
     loaded = OpenClipModel(_with_weights(model, path, name).eval(), tokenizer, config["embed_dim"])
     loaded.name, loaded.sha256 = name, _fingerprint(model, config)
     loaded.licence = licence_of_tag(tag) if tag else licence_of_folder(path.parent)
@@ -159,11 +154,8 @@ def _with_weights(model: nn.Module, path: Path, name: str) -> nn.Module:
         if scalar in state and getattr(model, scalar, None) is not None:
             state[scalar] = state[scalar].reshape(getattr(model, scalar).shape)
     known = model.state_dict()
-    try:
+    with refused(f"{path} does not hold the weights of {name}", "Download them again.", RuntimeError):
         model.load_state_dict({key: t for key, t in state.items() if key in known or not key.endswith("position_ids")})
-    except RuntimeError as error:
-        reason = (str(error).splitlines()[1:2] or [str(error)])[0].strip()[:200]
-        raise InputError(f"{path} does not hold the weights of {name} ({reason}). Download them again.") from error
     return model
 
 

@@ -12,9 +12,7 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "squash", "longest")
-WANTED = (
-    "Use `clip_pixels=openai`, `clip_pixels=half`, or numbers: `clip_pixels=0.48,0.46,0.41/0.27,0.26,0.28/bilinear`."
-)
+WANTED = "Use `clip_pixels=openai`, `half`, or numbers, such as `clip_pixels=0.48,0.46,0.41/0.27,0.26,0.28/bilinear`."
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,9 @@ class Pixels:
     """The pixels that a CLIP was trained on; the defaults are OpenAI's. `mean` and `std` are of RGB in [0, 1].
 
     `resize` says how a photo became a square in the training: "squash" changes the aspect ratio, "shortest" keeps it and cuts
-    off the ends of the longer side, "longest" keeps it and pads the shorter side. It does not change what mlclip computes:
-    each view is a crop that is squashed to a square, so that no end of a photo is lost and no padding is labelled. With
-    "squash" the view of the whole photo is exactly what the CLIP was trained on. With "shortest" and "longest" that is so for
-    square crops only; other views are squeezed, as in both papers. So `resize` is recorded with the labels, but embeddings
-    do not depend on it.
+    off the ends of the longer side, "longest" keeps it and pads the shorter side. It is recorded with the labels and does not change
+    what mlclip computes: each view is a crop that is squashed to a square, as in both papers, so that no end of a photo is lost and no
+    padding is labelled.
     """
 
     mean: tuple[float, float, float] = IMAGE_MEAN
@@ -39,9 +35,7 @@ class Pixels:
         for name, values, least in (("mean", self.mean, 0.0), ("std", self.std, 1e-3)):
             triple = isinstance(values, tuple) and len(values) == 3
             if not triple or not all(type(v) in (int, float) and least <= v <= 1 for v in values):
-                raise InputError(
-                    f"the pixels' {name} is {str(values)[:60]!r}: it must be three numbers from {least:g} to 1"
-                )
+                raise InputError(f"the pixels' {name} is {str(values)[:60]!r}, not three numbers from {least:g} to 1")
         if self.interpolation not in INTERPOLATIONS or self.resize not in RESIZE_MODES:
             found = f"{self.interpolation}, {self.resize}"
             known = f"one of {', '.join(INTERPOLATIONS)}, and one of {', '.join(RESIZE_MODES)}"

@@ -11,13 +11,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import InputError
-from ..files import cache_folder
+from ..files import cache_folder, refused
 
 TINY = "tiny"  # a toy model that is part of the package, for trying mlclip
 TINY_FILE = Path(__file__).with_name("tiny.pt")
 BUILT_IN, HUB, FOLDER = "open_clip:", "hf-hub:", "local-dir:"  # how the names start that open_clip loads
 PART_SUFFIX = ".part"  # of an unfinished download
+OPENAI_URL = "https://openaipublic.azureedge.net/clip/models"
 VOC07_SOURCE = "LAION's CLIP_benchmark, benchmark/benchmark.csv, voc2007_multilabel"
 
 
@@ -38,24 +38,20 @@ class Entry:
         return cache_folder() / self.url.rsplit("/", 1)[-1]
 
 
-def _openai(name: str, sha256: str, approx_mb: int, resolution: int, voc07: str = "") -> Entry:
-    file = name.replace("/", "-").replace("@", "-") + ".pt"
-    url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
-    return Entry(name, url, sha256, approx_mb, resolution, voc07)
-
-
-_ENTRIES = (
-    _openai("RN50", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762", 256, 224),
-    _openai("RN101", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599", 292, 224),
-    _openai("RN50x4", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd", 422, 288),
-    _openai("RN50x16", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa", 661, 384),
-    _openai("RN50x64", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c", 1354, 448),
-    _openai("ViT-B/32", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", 354, 224, "76.0"),
-    _openai("ViT-B/16", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f", 351, 224, "78.9"),
-    _openai("ViT-L/14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", 933, 224, "79.0"),
-    _openai("ViT-L/14@336px", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02", 934, 336, "80.4"),
-)
-MODELS: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+MODELS: dict[str, Entry] = {
+    name: Entry(name, f"{OPENAI_URL}/{sha256}/{name.replace('/', '-').replace('@', '-')}.pt", sha256, *rest)
+    for name, sha256, *rest in (
+        ("RN50", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762", 256, 224),
+        ("RN101", "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599", 292, 224),
+        ("RN50x4", "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd", 422, 288),
+        ("RN50x16", "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa", 661, 384),
+        ("RN50x64", "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c", 1354, 448),
+        ("ViT-B/32", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", 354, 224, "76.0"),
+        ("ViT-B/16", "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f", 351, 224, "78.9"),
+        ("ViT-L/14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", 933, 224, "79.0"),
+        ("ViT-L/14@336px", "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02", 934, 336, "80.4"),
+    )
+}
 
 
 def available_models() -> list[str]:
@@ -77,12 +73,9 @@ def is_open_clip_name(name: str) -> bool:
 def hash_file(path: Path) -> str:
     """The sha256 of a file as 64 hexadecimal digits. InputError if it cannot be read."""
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
+    with refused(f"cannot read {path}", "Check its permissions.", OSError), open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -120,6 +113,7 @@ class Family:
     repositories: tuple[str, ...] = ()
 
 
+METACLIP2 = "timm/vit_huge_patch14_clip_224.metaclip2"
 FAMILIES = (
     Family("LAION-2B", "DIR", "mit", ("laion/CLIP-ViT-",)),
     Family("LAION-400M", "DIR", "mit", ("timm/vit_base_patch32_clip_224.laion400m",)),
@@ -129,18 +123,10 @@ FAMILIES = (
     Family("Hugging Face's CLIPModel", "DIR", "its README.md", ("openai/clip-",)),
     Family("PE-Core", "open_clip:PE-Core-B-16/meta", "apache-2.0", ("timm/PE-Core", "facebook/PE-Core")),
     Family("SigLIP, SigLIP 2", "open_clip:ViT-B-16-SigLIP2/webli", "apache-2.0", ("timm/ViT-",)),
-    Family(
-        "MetaCLIP 2",
-        "open_clip:ViT-H-14-worldwide/metaclip2_worldwide",
-        "cc-by-nc-4.0",
-        ("timm/vit_huge_patch14_clip_224.metaclip2",),
-    ),
+    Family("MetaCLIP 2", "open_clip:ViT-H-14-worldwide/metaclip2_worldwide", "cc-by-nc-4.0", (METACLIP2,)),
     Family("EVA-02", "open_clip:EVA02-L-14/merged2b_s4b_b131k", "mit", ("timm/eva02_",)),
     Family(
-        "MobileCLIP 1, 2",
-        "open_clip:MobileCLIP2-S2/dfndr2b",
-        "apple-amlr",
-        ("timm/MobileCLIP", "apple/MobileCLIP"),
+        "MobileCLIP 1, 2", "open_clip:MobileCLIP2-S2/dfndr2b", "apple-amlr", ("timm/MobileCLIP", "apple/MobileCLIP")
     ),
 )
 

@@ -103,9 +103,9 @@ def tokenize(texts: list[str] | str, context_length: int = 77) -> LongTensor:
     for row, text in zip(tokens, texts, strict=True):
         numbers = _encode(text)
         if len(numbers) > context_length:
-            start = " ".join(text[:60].split())
+            start = " ".join(text[:50].split())
             raise InputError(
-                f"the text {start!r} has {len(numbers)} tokens, but CLIP reads at most {context_length}. Shorten it."
+                f"text {start!r} has {len(numbers)} tokens; CLIP reads at most {context_length}. Shorten it."
             )
         row[: len(numbers)] = torch.tensor(numbers)
     return tokens

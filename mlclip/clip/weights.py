@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..config import InputError
+from ..files import refused
 from ..plain import RefusedError, read_torch
 
 GET_AGAIN = "Download the file again, or use another one."
@@ -44,20 +45,18 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     be read, holds no tensors, or holds NaN or infinite numbers.
     """
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-        tensors = _tensors(path, head)
-        if not all(name.isprintable() for name in tensors):  # messages may show them
-            raise RefusedError("names a tensor with control characters")
-        for name, tensor in tensors.items():
-            if not name.endswith(MASK) and not tensor.isfinite().all():
-                raise RefusedError(f"holds NaN or infinite numbers in {name}")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {path}: {reason}. Pass a weight file.") from error
-    except RefusedError as error:
-        raise InputError(f"{path} {error}. {GET_AGAIN}") from error
+    with refused(f"cannot read {path}", "Pass a weight file.", OSError, ValueError):  # ValueError: a NUL in the name
+        try:
+            with open(path, "rb") as file:
+                head = file.read(512)
+            tensors = _tensors(path, head)
+            if not all(name.isprintable() for name in tensors):  # messages may show them
+                raise RefusedError("names a tensor with control characters")
+            for name, tensor in tensors.items():
+                if not name.endswith(MASK) and not tensor.isfinite().all():
+                    raise RefusedError(f"holds NaN or infinite numbers in {name}")
+        except RefusedError as error:
+            raise InputError(f"{path} {error}. {GET_AGAIN}") from error
     return tensors
 
 
@@ -93,13 +92,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise InputError(f"{path} needs the safetensors package. Run: pip install safetensors") from error
-    try:
-        with safe_open(path, "pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{path} is truncated or damaged ({reason[:120]}). {GET_AGAIN}") from error
+    damaged = (SafetensorError, OSError, ValueError, RuntimeError)
+    with refused(f"{path} is truncated or damaged", GET_AGAIN, *damaged), safe_open(path, "pt") as file:
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
 
 
 # OpenAI's archives

@@ -3,7 +3,7 @@
 Only `loader` and `overlay` import torch.
 """
 
-from ..lazy_names import lazy_names
+from .. import lazy_names
 
 _NAMES = {
     "decode": "BACKGROUND MAX_PIXELS NOTED NOTES PROFILE SEVERAL Unreadable open_image",

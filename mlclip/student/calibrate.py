@@ -14,8 +14,13 @@ from torch import Tensor
 from ..config import InputError
 from ..labels.matching import match_classes, match_tables
 from ..labels.table import Labels
-from ..methods.calibration import expected_calibration_error, fit_calibration, logits_of
-from ..methods.thresholds import best_expected_f1, f1_of_classes
+from ..methods.calibration import (
+    best_expected_f1,
+    expected_calibration_error,
+    f1_of_classes,
+    fit_calibration,
+    logits_of,
+)
 from ..spelling import shorten
 from .checkpoint import Checkpoint
 
@@ -49,9 +54,8 @@ class CalibrationResult:
 def undo_calibration(checkpoint: Checkpoint) -> Checkpoint:
     """The model as its training left it, without an earlier calibration by true labels.
 
-    So labels of one calibration are not counted again in the next, and the same labels twice give the same model. The model
-    inside `checkpoint` is changed in place and is also in the result. Its predictions are the network's own, without the hierarchy
-    and groups of the classes: these are what a calibration is fitted to.
+    So the same labels twice give the same model. The model inside `checkpoint` is changed in place and is also in the result. Its
+    predictions are the network's own, without the hierarchy and groups of the classes: these are what a calibration is fitted to.
     """
     calibration = checkpoint.meta.get("calibration") or {}
     if calibration.get("source") != SOURCE:
@@ -75,8 +79,6 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> Calib
     photos, labelled or not (see `best_expected_f1`). The labels only change slope and offset, which many photos determine.
     For a class with fewer positives the threshold moves with the scores: the same photos are above it as before. A class
     without true labels does not change. `meta["calibration"]` has the facts, and the values before.
-
-    Raises InputError if no photo or no class is in both tables, if no cell is known, and as `check_truth` does.
     """
     true, rows, unmatched = _align_truth(checkpoint, predicted, truth)  # (M, C), (M,)
     model, old = checkpoint.model, checkpoint.thresholds
@@ -112,18 +114,15 @@ def check_truth(classes: Sequence[str], truth: Labels) -> None:
     """The checks that need no photo: InputError if no class is shared, or if a value is not 1, 0 or unknown."""
     shared = [truth.classes[column] for _, column in match_classes(classes, truth.classes)[0]]
     if not shared:
-        raise InputError(
-            f"the truth has no class of the model. The truth has {shorten(truth.classes)}; the model has {shorten(classes)}."
-        )
+        found, wanted = shorten(truth.classes), shorten(classes)
+        raise InputError(f"the truth has no class of the model. The truth has {found}; the model has {wanted}.")
     scores = truth.aligned(truth.paths, shared).scores
     wrong = ~((scores == 0) | (scores == 1) | scores.isnan())
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
         number, name = float(scores[row, column]), shared[column]
-        raise InputError(
-            f"the truth has the value {number:g} for {name!r} in {truth.paths[row]}. "
-            "Write 1 or 0, or leave the cell empty if it is not known."
-        )
+        what = f"the truth has the value {number:g} for {name!r} in {truth.paths[row]}"
+        raise InputError(f"{what}. Write 1 or 0, or leave the cell empty if it is not known.")
 
 
 def _align_truth(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tuple[Tensor, Tensor, list[str]]:
@@ -135,9 +134,7 @@ def _align_truth(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> tu
     true[:, [names.index(name) for name in match.classes]] = truth.scores[truth_rows][:, [j for _, j in match.columns]]
     labelled = ~true.isnan().all(1)
     if not labelled.any():
-        raise InputError(
-            f"the truth has no label for these {len(rows)} photos: every cell is empty. Write 1 or 0 in some."
-        )
+        raise InputError(f"the truth has no label for these {len(rows)} photos: every cell is empty. Fill in 1 or 0.")
     return true[labelled], rows[labelled], [*match.classes_only_second, *match.paths_only_second]
 
 

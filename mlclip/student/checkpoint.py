@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,13 +25,13 @@ from torch import Tensor, nn
 
 from ..clip.weights import read_safetensors
 from ..config import CLIP_HEAD, InputError
-from ..files import FORMAT_VERSION, atomic, existing_file, load_plain, parse_json, save_plain
+from ..files import FORMAT_VERSION, atomic, existing_file, load_plain, parse_json, refused, save_plain
 from ..labels.class_tree import ClassTree
 from ..methods.hierarchy import consistent_scores, consistent_thresholds
 from ..plain import check_fields
 from .clip_head import ClipHead, clip_head_of
-from .in_memory import InMemory
 from .model import Classifier, classifier_of, fold_batch_norm
+from .onnx_model import InMemory
 
 FORMAT, VERSION = "mlclip.model", FORMAT_VERSION
 MADE_BY = "mlclip train --labels labels.pt"
@@ -113,7 +112,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
     }
     if isinstance(model, ClipHead):
         content |= {"clip": model.needed, "grids": list(model.grids), "side": model.side, "pool": model.pool}
-    if _is_safetensors(path):
+    if str(path).lower().endswith(".safetensors"):
         _save_safetensors(content, path)
     else:
         save_plain(content, path)
@@ -124,14 +123,16 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Che
 
     `plain.FIELDS["model"]` says what it must hold. InputError if the file is missing or damaged.
     """
-    content = _load_safetensors(path) if _is_safetensors(path) else load_plain(path, kind="model", made_by=MADE_BY)
-    try:
+    content = (
+        _load_safetensors(path)
+        if str(path).lower().endswith(".safetensors")
+        else load_plain(path, kind="model", made_by=MADE_BY)
+    )
+    with refused(str(path), f"Create the file again with `{MADE_BY}`.", InputError):
         if content["arch"] == CLIP_HEAD:
             model = clip_head_of(content)
         else:
             model = classifier_of(content["arch"], content["classes"], content["size"], content["weights"])
-    except InputError as error:
-        raise InputError(f"{path}: {error}. Create the file again with `{MADE_BY}`.") from error
     return Checkpoint(model.to(device).eval(), content["thresholds"].float(), content["meta"])
 
 
@@ -179,24 +180,19 @@ def _save_safetensors(content: Mapping[str, Any], path: str | Path) -> None:
             file.write(weight.contiguous().numpy().tobytes())
 
 
-def _is_safetensors(path: str | Path) -> bool:
-    return os.fspath(path).lower().endswith(".safetensors")
-
-
 def _load_safetensors(path: str | Path) -> dict[str, Any]:
     """The content of a `model.pt` from a file of `_save_safetensors`. InputError if it is missing, damaged, or not a student."""
     path = existing_file(path, f"`{EXPORTED_BY}` creates it.")
     weights, texts = read_safetensors(path)
     if (texts.pop("format", None), texts.pop("version", None)) != (FORMAT, str(VERSION)):
         raise InputError(f"{path} is not a model of this version of mlclip. `{EXPORTED_BY}` creates one.")
-    try:
+    remedy = f"Create it again with `{EXPORTED_BY}`."
+    with refused(
+        f"{path} is damaged: its header is not valid", remedy, TypeError, ValueError, RuntimeError, OverflowError
+    ):
         facts = {name: parse_json(text) for name, text in texts.items()}
         thresholds = torch.tensor(facts.get("thresholds"), dtype=torch.float32)
         meta = {**(facts.get("training") or {}), "labels_meta": dict(facts.get("labels") or {})}
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InputError(
-            f"{path} is damaged: its header is not valid. Create it again with `{EXPORTED_BY}`."
-        ) from error
     if facts.get("teacher"):
         meta["labels_meta"]["clip"] = facts["teacher"]
     meta |= {"calibration": facts.get("calibration"), "measured": facts.get("measured")}

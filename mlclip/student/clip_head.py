@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..clip.pixels import pixels_of
 from ..clip.registry import find_name, is_open_clip_name
 from ..config import CLIP_HEAD, InputError
+from ..files import refused
 from ..methods.dense import pool_cells
 from ..methods.linear_head import pooled_logits
 from ..progress import SILENT, Progress
@@ -96,15 +97,11 @@ class ClipHead(nn.Module):
         needed, asked = self.needed, str(clip or self.needed["name"])
         wanted = f"CLIP {needed['name']} (sha256 {needed['sha256'][:12]}...)"
         if not (os.path.exists(asked) or find_name(asked) or is_open_clip_name(asked)):
-            raise InputError(
-                f"this model needs {wanted}, and {asked} is not a file. Put the weight file there, or name its new place with "
-                "`mlclip.load_model(FILE, clip=...)`."
-            )
-        try:
+            remedy = "Put the weight file there, or name its new place with `mlclip.load_model(FILE, clip=...)`."
+            raise InputError(f"this model needs {wanted}, and {asked} is not a file. {remedy}")
+        with refused(f"this model needs {wanted}", "", InputError):
             facts = {"activation": needed["activation"], "pixels": pixels_of(needed.get("pixels"))}
             loaded = load_clip(asked, **facts, offline=offline, progress=progress)
-        except InputError as error:
-            raise InputError(f"this model needs {wanted}: {error}") from error
         if loaded.sha256 != needed["sha256"]:
             raise InputError(f"this model needs {wanted}, and {asked} is another one (sha256 {loaded.sha256[:12]}...).")
         self._clip = [loaded]
@@ -146,10 +143,8 @@ class ClipHead(nn.Module):
 def refuse_clip_head(model: nn.Module, action: str) -> None:
     """InputError for a ClipHead, which cannot do what `action` says."""
     if isinstance(model, ClipHead):
-        raise InputError(
-            f"this model cannot {action}: it is a head on the embeddings of CLIP {model.needed['name']}. Train a student with "
-            "another `arch`, such as mobilenet_v2."
-        )
+        what = f"this model cannot {action}: it is a head on the embeddings of CLIP {model.needed['name']}"
+        raise InputError(f"{what}. Train a student with another `arch`, such as mobilenet_v2.")
 
 
 def clip_head_of(content: Mapping[str, Any]) -> ClipHead:

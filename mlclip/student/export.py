@@ -53,9 +53,7 @@ class Difference:
 
     def __str__(self) -> str:
         where = f"{self.photos} photos" if self.photos else "random images"
-        text = (
-            f"on {where}, its scores differ from PyTorch's by {self.mean:.1e} on average and {self.largest:.1e} at most"
-        )
+        text = f"on {where}, its scores differ from PyTorch's by {self.mean:.1e} on average, {self.largest:.1e} at most"
         if self.time is None:
             return text
         slow = "; slower, so use it only for its size, or `variant=fp32`" if self.time > 1 else ""
@@ -82,17 +80,14 @@ def export_onnx(
     has "classes", "thresholds" and "size" as JSON, "preprocess" in words, and "format", "version" and "variant".
 
     `variant`: "fp32", or "int8", a quarter of the size, for CPUs. int8 is static quantisation; it needs `photos` like those that
-    will be predicted. Their labels are not needed. With `photos`, the difference is measured on them, otherwise on random images.
-    Raises InputError if the extra is not installed, or if the scores differ too much.
+    will be predicted. With `photos`, the difference is measured on them, otherwise on random images. InputError if it is too large.
     """
     refuse_clip_head(checkpoint.model, "be exported to ONNX")
     try:
         names = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter imports onnxscript
         onnx, *_ = [import_module(name) for name in names]
     except ImportError as error:
-        raise InputError(
-            f"{error.name} is not installed. The export needs it: pip install onnx onnxscript onnxruntime"
-        ) from error
+        raise InputError(f"{error.name} is not installed. Run: pip install onnx onnxscript onnxruntime") from error
     if variant not in TOLERANCE:
         raise OptionError(f'`variant="{variant}"` is not known. Use one of {", ".join(TOLERANCE)}.')
     if variant == "int8" and photos is None:
@@ -150,10 +145,9 @@ def _graph(model: nn.Module, pixels: np.ndarray) -> Any:
             )
             return program.model_proto
     except RuntimeError as error:  # as are torch's OnnxExporterError and onnxscript's SerdeError
-        raise InputError(
-            f"the ONNX exporter of torch {torch.__version__} failed ({type(error).__name__}). Install versions of onnx, onnxscript and "
-            "protobuf from the same time as torch, or a newer torch."
-        ) from error
+        what = f"the ONNX exporter of torch {torch.__version__} failed ({type(error).__name__})"
+        remedy = "Install versions of onnx, onnxscript and protobuf from the same time as torch, or a newer torch."
+        raise InputError(f"{what}. {remedy}") from error
 
 
 @contextmanager

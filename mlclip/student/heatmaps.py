@@ -42,18 +42,16 @@ def write_heatmaps(
 ) -> int:
     """Write one JPEG per photo, `folder`/PATH.heatmap.jpg: the photo, then the map of each chosen class over the photo.
 
-    Where PATH is no name that can be written, `output_names` says what the file is called.
-    Colours go from the lowest cell of each map (blue) to its highest cell (red). So they compare places of a photo, not
-    classes; the score in the caption compares classes. `device`: None uses a GPU where there is one. Returns the number of
-    files; photos that cannot be read are skipped.
+    Where PATH is no name that can be written, `output_names` says what the file is called. Colours go from the lowest cell of each
+    map (blue) to its highest cell (red): they compare places of a photo, not classes. Returns the number of files; photos that cannot
+    be read are skipped.
     """
     refuse_clip_head(checkpoint.model, "draw heat maps")
     folder, device, model = Path(folder), choose_device(device or "auto"), checkpoint.model
     fast_layout(model, device).eval()
     written, names = 0, output_names([photo.path for photo in photos], ".heatmap.jpg")
-    batches = photo_batches(
-        PhotoViews(photos, model.size), batch_size=batch_size, num_workers=num_workers, device=device
-    )
+    views = PhotoViews(photos, model.size)
+    batches = photo_batches(views, batch_size=batch_size, num_workers=num_workers, device=device)
     with progress.bar("heat maps", len(photos), "photos") as bar:
         for indices, pixels, unreadable in batches:  # pixels (n, 1, 3, S, S)
             maps = class_maps(model, pixels[:, 0], device) if pixels is not None else ()  # (n, C, h, w)

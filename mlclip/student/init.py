@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ..clip import load_clip, read_state_dict
 from ..config import CLIP_ARCH, InputError, TrainConfig
+from ..files import refused
 from ..labels.table import Labels
-from .model import Classifier, clip_trunk, reason_of
+from .model import Classifier, clip_trunk
 
 MIN_FREQUENCY = 1e-3  # lowest class frequency for the initial bias
+OTHERWISE = f'Use `arch="{CLIP_ARCH}"` and the file of a CLIP as `init`.'
 _HEADS = ("fc.", "classifier.")  # torchvision's names of the head, which this student replaces
 
 
@@ -26,21 +28,14 @@ def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Cla
     if config.init == "clip":
         teacher = labels.meta.get("clip")
         if not teacher:
-            raise InputError(
-                f'`init="clip"`: the labels do not say which CLIP made them. Use `arch="{CLIP_ARCH}"` and the file of a CLIP as `init`.'
-            )
+            raise InputError(f'`init="clip"`: the labels do not say which CLIP made them. {OTHERWISE}')
         clip = load_clip(teacher["name"], offline=offline)
         if clip.sha256 != teacher["sha256"]:
-            raise InputError(
-                f'`init="clip"`: {teacher["name"]} is not the CLIP that made the labels (its sha256 is different). '
-                f'Use `arch="{CLIP_ARCH}"` and the file of a CLIP as `init`.'
-            )
+            raise InputError(f'`init="clip"`: {teacher["name"]} has another sha256 than the labels\' CLIP. {OTHERWISE}')
         state, origin = clip.state_dict(), f"CLIP {teacher['name']}"
     elif config.arch == CLIP_ARCH:
         if config.init in ("imagenet", "none"):
-            raise InputError(
-                f'`arch="{CLIP_ARCH}"` needs the weights of a CLIP. Use `init="clip"`, or the file of a CLIP as `init`.'
-            )
+            raise InputError(f'`arch="{CLIP_ARCH}"` needs a CLIP. Use `init="clip"`, or the file of a CLIP as `init`.')
         state, origin = _weights_of_file(config.init), config.init
     else:
         model = Classifier(config.arch, labels.classes, config.size, cam_boost=_boost(config))
@@ -70,12 +65,9 @@ def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:
     if student.arch.startswith("convnext"):
         state = {k.replace("classifier.0.", "norm."): v for k, v in state.items()}
     state = {k: v for k, v in state.items() if not k.startswith(_HEADS)}
-    try:
+    remedy = "Use another `arch`, or another file as `init`."
+    with refused(f"{origin} does not have weights of {student.arch}", remedy, RuntimeError):
         student.trunk.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(
-            f"{origin} does not have weights of {student.arch} ({reason_of(error)}). Use another `arch`, or another file as `init`."
-        ) from error
     return f"the student starts from {origin}"
 
 
@@ -95,22 +87,14 @@ def _torchvision_weights(arch: str, offline: bool) -> tuple[Mapping[str, Tensor]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     remedy = f'Download {weights.url} to {file}, or use `init="none"` or a file as `init`.'
     if not file.is_file() and offline:
-        raise InputError(
-            f"torchvision's weights of {arch} are missing, and `offline=True` allows no download. {remedy}"
-        )
+        raise InputError(f"torchvision's weights of {arch} are missing, and `offline=True` is set. {remedy}")
     if not file.is_file():
         sha256 = file.stem.rsplit("-", 1)[-1]  # its first digits, as in resnet18-f37072fd.pth
-        try:
+        what = f"torchvision's ImageNet weights of {arch} cannot be downloaded"
+        with refused(what, remedy, OSError, RuntimeError, HTTPException):
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(weights.url, str(file), sha256, progress=False)
-        except (OSError, RuntimeError, HTTPException) as error:
-            raise InputError(
-                f"torchvision's ImageNet weights of {arch} cannot be downloaded ({reason_of(error)}). {remedy}"
-            ) from error
-    try:
-        return read_state_dict(file), f"torchvision's {weights}"
-    except InputError as error:
-        raise InputError(f"torchvision's ImageNet weights of {arch}: {error}") from error
+    return read_state_dict(file), f"torchvision's {weights}"
 
 
 @torch.no_grad()

@@ -3,9 +3,8 @@
 The output of the convolution is the class activation map (CAM). It shows where the student saw a class.
 
 The trunks are torchvision's networks without their heads, with torchvision's parameter names. The two default students, resnet101 and
-mobilenet_v2, are written here: `import torchvision` also imports torch's compiler, and that takes as long as the rest of `mlclip
-predict` for one photo. A test compares them with torchvision's: the same initial weights from the same seed, the same outputs, the
-same state after a step of training.
+mobilenet_v2, are written here, and a test compares them: `import torchvision` also imports torch's compiler, and that takes as long as
+the rest of `mlclip predict` for one photo.
 
 Letters: N photos, C classes, K trunk channels, H W pixels, h w cells of the map.
 """
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from ..clip.pixels import IMAGE_MEAN, IMAGE_STD
 from ..config import ARCHS, CLIP_ARCH, CLIP_HEAD, InputError
+from ..files import refused
 from ..spelling import did_you_mean
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1]
@@ -33,10 +33,9 @@ class Classifier(nn.Module):
     """The network: photos -> logits and class activation maps.
 
     `classes` are the names in the order of the logits. `size` is the side of the square input in pixels; other sizes also
-    work. `trunk` computes feature maps (N, K, h, w); the default is torchvision's `arch`, with random weights until
-    `load_trunk` or `load_state_dict`. `cam_boost` multiplies positive cells of the class maps before pooling (CCD step 2); 1
-    is off. `scale` and `offset` (C,) calibrate the pooled logits; they are 1 and 0 until `calibrate`. These three are buffers:
-    they are saved with the weights but not trained.
+    work. `trunk` computes feature maps (N, K, h, w); the default is torchvision's `arch`, with random weights. The buffer `cam_boost`
+    multiplies positive cells of the class maps before pooling (CCD step 2); 1 is off. The buffers `scale` and `offset` (C,) calibrate
+    the pooled logits; they are 1 and 0 until `calibrate`.
     """
 
     def __init__(
@@ -83,20 +82,11 @@ def filled(build: Callable[[], nn.Module], weights: Mapping[str, Tensor], what: 
     All names and shapes are compared before memory is allocated: a small file cannot make us allocate more than its size. The
     counters of batch norm may be missing.
     """
-    try:
-        with torch.device("meta"):
-            build().load_state_dict(weights, assign=True)
-    except (KeyError, IndexError, RuntimeError, ZeroDivisionError) as error:
-        raise InputError(f"{what} ({reason_of(error)})") from error
+    with refused(what, "", LookupError, RuntimeError, ZeroDivisionError), torch.device("meta"):
+        build().load_state_dict(weights, assign=True)
     network = build()
     network.load_state_dict(weights)
     return network
-
-
-def reason_of(error: Exception) -> str:
-    """What does not fit, from an error of `load_state_dict`, whose first line names only the class."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[min(1, len(lines) - 1)].strip()[:200]
 
 
 def clip_trunk(state: Mapping[str, Tensor], origin: str) -> nn.Module:

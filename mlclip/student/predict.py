@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..images.loader import Batch
 from ..images.views import notes, separate_unreadable
 from ..labels.table import Labels
 from ..machine import default_workers
-from ..methods.thresholds import match_expected_positives
+from ..methods.calibration import match_expected_positives
 from ..progress import SILENT, LineProgress, Progress
 from .checkpoint import Checkpoint, load_checkpoint, make_consistent, thresholds_of
 from .clip_head import ClipHead
@@ -56,6 +56,7 @@ def class_maps(model: Classifier, pixels: Tensor, device: torch.device) -> Tenso
 def score_photos(
     model: Classifier | ClipHead,
     photos: Sequence[Photo],
+    rows: Sequence[int] | None = None,
     *,
     device: torch.device | str | None = None,
     batch_size: int = 64,
@@ -64,13 +65,13 @@ def score_photos(
     label: str = "predicting",
     batches: Iterable[Batch] | None = None,
 ) -> tuple[Tensor, list[tuple[int, str]]]:
-    """Sigmoid scores (N, C) of photos, float32 on the CPU, and (index, reason) of the photos that cannot be read.
+    """Sigmoid scores (N, C) of photos, float32 on the CPU, and (row, reason) of the photos that cannot be read.
 
-    Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Rows of unreadable
-    photos are NaN. `device`: None uses a GPU where there is one. `num_workers` decode photos in advance. `batches` are the
-    photos where they have been read already, as `photo_batches` returns them. A ClipHead takes no `batches`: it runs CLIP on every
-    photo, about `batch_size` views of CLIP's input size at a time.
+    Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Unreadable photos and those
+    that are not in `rows` have NaN. `device`: None uses a GPU where there is one. `batches` are the photos where they have been read
+    already, as `photo_batches` returns them. A ClipHead takes none: it runs CLIP, on about `batch_size` views of its input size at a time.
     """
+    rows = range(len(photos)) if rows is None else rows
     device = choose_device(device or "auto")
     if isinstance(model, ClipHead):
         model.load_encoder(progress=progress)
@@ -82,9 +83,10 @@ def score_photos(
         fast_layout(model, device).eval()
         views, photos_at_once = PhotoViews(photos, model.size), batch_size
     if batches is None:
-        batches = photo_batches(views, batch_size=photos_at_once, num_workers=num_workers, device=device)
+        loading = {"batch_size": photos_at_once, "num_workers": num_workers, "device": device}
+        batches = photo_batches(views, order=rows, **loading)
     scores, skipped = torch.full((len(photos), len(model.classes)), torch.nan), []
-    with progress.bar(label, len(photos), "photos") as bar, _scorer(model, device, batch_size) as score:
+    with progress.bar(label, len(rows), "photos") as bar, _scorer(model, device, batch_size) as score:
         for indices, pixels, unreadable in batches:  # pixels (n, V, 3, H, W), V = 1 without CLIP
             skipped += unreadable
             if pixels is not None:
@@ -104,35 +106,24 @@ def _scorer(
     On a CPU, each thread runs whole slices of a batch. If all threads shared every layer, they would wait for each other after it,
     and for the threads that decode photos. `benchmarks/speed.py` measures it.
     """
-    on_cpu, threads = device.type == "cpu", torch.get_num_threads()
     if isinstance(model, ClipHead):
-
-        def score(views: Tensor) -> Tensor:
-            return model.logits(model.vectors(views, batch_size)).sigmoid().cpu()
-
-        yield score
+        yield lambda views: model.logits(model.vectors(views, batch_size)).sigmoid().cpu()
         return
+    on_cpu, threads, pool = device.type == "cpu", torch.get_num_threads(), None
     network = fold_batch_norm(model) if on_cpu else model
-    if not on_cpu or threads == 1:
 
-        def score(views: Tensor) -> Tensor:
-            parts = views[:, 0].split(CPU_SLICE if on_cpu else len(views))
-            return torch.cat([_scores(network, part, device) for part in parts])
+    def score(views: Tensor) -> Tensor:
+        shared = pool and len(views) > 1  # of one photo, there is nothing to share out but the layers
+        most = CPU_SLICE if on_cpu else len(views)
+        parts = views[:, 0].split(min(most, math.ceil(len(views) / threads)) if shared else most)
+        return torch.cat(list((pool.map if shared else map)(_scores, repeat(network), parts, repeat(device))))
 
+    with ExitStack() as at_end:
+        if on_cpu and threads > 1:
+            starting = {"initializer": torch.set_num_threads, "initargs": (1,)}
+            pool = at_end.enter_context(ThreadPoolExecutor(threads, "forward", **starting))
+            at_end.callback(torch.set_num_threads, threads)  # the threads of the pool have changed it for the process
         yield score
-        return
-    with ThreadPoolExecutor(threads, "forward", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-
-        def score(views: Tensor) -> Tensor:
-            if len(views) == 1:  # nothing to share out but the layers
-                return _scores(network, views[:, 0], device)
-            parts = views[:, 0].split(min(CPU_SLICE, math.ceil(len(views) / threads)))
-            return torch.cat(list(pool.map(_scores, repeat(network), parts, repeat(device))))
-
-        try:
-            yield score
-        finally:
-            torch.set_num_threads(threads)  # the threads of the pool have changed it for the process
 
 
 @torch.inference_mode()
@@ -146,8 +137,6 @@ def load_model(
     path: str | Path = MODEL_FILE, *, device: str = "auto", clip: str | None = None, offline: bool = False
 ) -> Checkpoint | OnnxModel:
     """The student in a `model.pt`, `.safetensors` or `.onnx`: `model.predict(photo)` predicts photos in memory.
-
-    Raises InputError where the file is missing or damaged.
 
     For a model of `arch="clip-head"` its CLIP is loaded too: from the file `clip`, else by the name or path in the model. It is
     downloaded if it is missing, unless `offline`.

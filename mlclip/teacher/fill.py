@@ -1,7 +1,7 @@
 """Fill stores in one pass over the photos that any of them lacks. Resumable: only what is missing is computed.
 
 A photo is decoded once for all stores. The loop is the same for CLIP's embeddings and patch features (`encode.py`) and for the features
-of a student's trunk (`student/features.py`). With several ranks (torchrun), each encodes its share. All of them write shards into the same
+of a student's trunk (`training/probe.py`). With several ranks (torchrun), each encodes its share. All of them write shards into the same
 folders; the main rank decides what is missing and holds the locks.
 
 Letters: N photos, n photos of one batch, V views of a photo, M vectors of a photo, D the joint embedding.
@@ -270,7 +270,7 @@ def _check_common_folder(folder: Path, distributed: Distributed) -> None:
     token = folder / f".token-{distributed.broadcast(uuid.uuid4().hex)}"
     if distributed.is_main:
         token.touch()
-    distributed.barrier()
+    distributed.all_gather(None)  # it is there now
     deadline = time.monotonic() + SEEN_SECONDS
     while not token.exists() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -23,10 +23,8 @@ from ..clip.model import CLIP
 from ..clip.pixels import OPENAI, pixels_of
 from ..config import InputError, OptionError
 from ..labels.class_names import fill_template
-from ..methods.compound import pairs_of, with_pairs
 
 TEXTS_AT_ONCE = 256
-MOST_COMPOUND = 400  # names whose pairs become prompts: 79,800 of them
 CPU_PIXELS = 16 * 224**2  # of the views that a CPU encodes together
 LARGER = 640 / 448  # size of CCD's view of the whole photo, relative to CLIP's input size
 FLAT_MARGIN = 0.02  # a mean top-1 probability this close to 1/C means that the scores say nothing
@@ -102,34 +100,22 @@ class Teacher:
         return F.normalize(torch.cat(parts), dim=-1)
 
 
-def class_embeddings(
-    teacher: Teacher, prompt_names: Sequence[str], templates: Sequence[str], *, compound: bool = False
-) -> Tensor:
+def class_embeddings(teacher: Teacher, prompt_names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """The text side of both papers: prompt names (C) and templates (T) -> w (C, D), L2-normalised, float32, on the CPU.
 
-    Each name is put into each template, encoded and normalised. The mean over the templates is normalised again. With `compound`,
-    the prompts of all pairs of names, in the first template, count half (see `methods/compound.py`).
-    Raises InputError without templates, for a template without exactly one `{}`, and for the pairs of too many names.
+    Each name is put into each template, encoded and normalised. The mean over the templates is normalised again.
+    Raises InputError without templates, and for a template without exactly one `{}`.
     """
     if not templates:
         raise InputError("there is no prompt template. Pass at least one in `templates`, such as 'a photo of a {}'.")
     texts = [fill_template(template, name) for name in prompt_names for template in templates]
     per_text = teacher.embed_texts(texts).unflatten(0, (len(prompt_names), len(templates)))  # (C, T, D)
-    single = F.normalize(per_text.mean(dim=1), dim=-1).cpu()  # (C, D)
-    if not compound:
-        return single
-    if len(prompt_names) > MOST_COMPOUND:
-        raise InputError(
-            f"`compound` makes a prompt for every pair of {len(prompt_names)} names; it is for at most {MOST_COMPOUND}. Remove it."
-        )
-    pairs = [f"{prompt_names[a]} and {prompt_names[b]}" for a, b in pairs_of(len(prompt_names))]
-    return with_pairs(single, teacher.embed_texts([fill_template(templates[0], pair) for pair in pairs]).cpu())
+    return F.normalize(per_text.mean(dim=1), dim=-1).cpu()  # (C, D)
 
 
 def embeddings_of(meta: Mapping, teacher: Teacher) -> Tensor:
     """The class embeddings (C + contrast, D) that made the labels with this `meta`."""
-    names, compound = [*meta["prompts"], *meta.get("contrast", [])], bool(meta.get("settings", {}).get("compound"))
-    return class_embeddings(teacher, names, meta["templates"], compound=compound)
+    return class_embeddings(teacher, [*meta["prompts"], *meta.get("contrast", [])], meta["templates"])
 
 
 def class_scores(embeddings: Tensor, classes: Tensor, logit_scale: float) -> Tensor:

@@ -2,8 +2,7 @@
 
 Without it every epoch decodes every photo again. The file loses its name as soon as every rank of the machine has opened it.
 So the system frees its space when the training ends, also after a kill; no other process can change it; and several
-trainings of the same photos do not meet. A training that is continued decodes its photos again, which takes no longer than one
-epoch without the cache.
+trainings of the same photos do not meet. A training that is continued decodes its photos again.
 
 Letters: N photos, B of them in a batch, S side of the input in pixels.
 """
@@ -16,7 +15,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from ..config import InputError
 from ..distributed import Runtime
-from ..files import cache_folder
+from ..files import cache_folder, reason_of, refused
 from ..images import Photo
 from ..images.views import read_batches
 
@@ -33,11 +32,11 @@ SPARE_BYTES = 256 * 2**20  # that must stay free on the disk
 PHOTOS_AT_ONCE = 16  # are decoded and then written together
 
 
-class InputCache:
+class InputCache(NamedTuple):
     """The pixels of N photos (N, 3, S, S), read from the mapped file, and the reasons of those that cannot be read."""
 
-    def __init__(self, pixels: np.ndarray, unreadable: dict[int, str]):
-        self.pixels, self.unreadable = pixels, unreadable
+    pixels: np.ndarray
+    unreadable: dict[int, str]
 
     def batches(self, rows: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor | None, list[tuple[int, str]]]]:
         """The photos of `rows` in batches of `size`, in the form of `images.photo_batches`.
@@ -81,7 +80,7 @@ def open_input_cache(photos: Sequence[Photo], size: int, runtime: Runtime) -> In
             found = distributed.all_gather(unreadable)
             pixels = np.memmap(file, np.uint8, "r", shape=(len(photos), 3, size, size))
     except InputError as error:  # on every rank
-        runtime.progress.log(f"no input cache: {error}. Every epoch decodes the photos again.")
+        runtime.progress.log(f"no input cache: {reason_of(error)}. Every epoch decodes the photos again.")
         return None
     return InputCache(pixels, {row: reason for rank in mine for row, reason in found[rank].items()})
 
@@ -93,10 +92,8 @@ def _create(length: int) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         number, name = tempfile.mkstemp(*NAME, folder)
     except (OSError, InputError):
-        try:
+        with refused("neither the cache nor $TMPDIR can be written", "", OSError):
             number, name = tempfile.mkstemp(*NAME)
-        except OSError as error:
-            raise InputError(f"neither the cache nor $TMPDIR can be written ({error.strerror or error})") from error
     os.close(number)
     free = shutil.disk_usage(os.path.dirname(name)).free
     if length + SPARE_BYTES > free:
@@ -107,11 +104,9 @@ def _create(length: int) -> str:
 
 def _open(name: str, length: int) -> BinaryIO:
     """The open file, with `length` bytes that take no space yet. Windows deletes it when no process has it open any more."""
-    try:
+    with refused(f"{name} cannot be opened", "", OSError):
         file = os.fdopen(os.open(name, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_TEMPORARY", 0)), "r+b")
         file.truncate(length)
-    except OSError as error:
-        raise InputError(f"{name} cannot be opened ({error.strerror or error})") from error
     return file
 
 
@@ -122,18 +117,17 @@ def _fill(file: BinaryIO, photos: Sequence[Photo], rows: Sequence[int], size: in
     would end the process.
     """
     unreadable, chosen = {}, [photos[row] for row in rows]
-    batches = read_batches(
-        chosen, size, batch_size=PHOTOS_AT_ONCE, num_threads=runtime.num_workers, log=runtime.progress.log
-    )
-    try:
-        with runtime.bars.bar("decoding photos", len(rows), "photos") as bar:
-            for batch in batches:
-                for index, pixels in zip(batch.rows, batch.pixels, strict=True):
-                    file.seek(rows[index] * pixels.nbytes)
-                    file.write(pixels.tobytes())
-                unreadable |= {rows[index]: reason for index, reason in batch.unreadable}
-                bar.update(len(batch.rows) + len(batch.unreadable))
-            file.flush()
-    except OSError as error:
-        raise InputError(f"the decoded photos cannot be written ({error.strerror or error})") from error
+    threads, log = runtime.num_workers, runtime.progress.log
+    batches = read_batches(chosen, size, batch_size=PHOTOS_AT_ONCE, num_threads=threads, log=log)
+    with (
+        refused("the decoded photos cannot be written", "", OSError),
+        runtime.bars.bar("decoding photos", len(rows), "photos") as bar,
+    ):
+        for batch in batches:
+            for index, pixels in zip(batch.rows, batch.pixels, strict=True):
+                file.seek(rows[index] * pixels.nbytes)
+                file.write(pixels.tobytes())
+            unreadable |= {rows[index]: reason for index, reason in batch.unreadable}
+            bar.update(len(batch.rows) + len(batch.unreadable))
+        file.flush()
     return unreadable

@@ -5,20 +5,16 @@ Letters: N photos, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from ..config import TrainConfig
-from ..images.loader import Batch
 from ..labels.table import Labels
 from ..methods import ccd
+from ..methods.calibration import match_expected_positives
 from ..methods.cdul import update_latent
-from ..methods.thresholds import match_expected_positives
 from ..student.predict import score_photos
 from ..teacher.where import CellMaps, cell_levels
-from .input_cache import InputCache
 from .local_views import CropScorer, choose_local_views, local_labels
 from .state import TrainingState, pinned
 
@@ -49,15 +45,12 @@ def update_labels(state: TrainingState, scorer: CropScorer) -> tuple[Tensor, dic
     threshold = ccd.calibrate_threshold(readable)
     cells = None
     if config.local_views == "cells":
-        levels = runtime.distributed.on_main(
-            lambda: cell_levels(state.photos, scorer.teacher, scorer.text, runtime.num_workers)
-        )
+        facts = (state.photos, scorer.teacher, scorer.text, runtime.num_workers)
+        levels = runtime.distributed.on_main(lambda: cell_levels(*facts))
         cells = CellMaps(scorer.teacher, scorer.text, scorer.logit_scale, levels)
     views = choose_local_views(state.student, state.photos, scores, threshold, runtime, cells)
-    per_photo = sum(map(len, views.boxes)) / len(state.photos)
-    runtime.progress.log(
-        f"label update: {per_photo:.1f} local views per photo ({config.local_views}), class threshold {threshold:.3f}"
-    )
+    per_photo = f"{sum(map(len, views.boxes)) / len(state.photos):.1f} local views per photo"
+    runtime.progress.log(f"label update: {per_photo} ({config.local_views}), class threshold {threshold:.3f}")
     local = local_labels(scorer, state.photos, views.boxes, runtime)
     merged = ccd.merge_local(state.labels, local, config.update_keep)
     labels = pinned(torch.where(scores.isnan() | local.isnan(), state.labels, merged), state.corrected)
@@ -76,24 +69,15 @@ def predict_all(state: TrainingState) -> Tensor:
     distributed = state.distributed
     rows = distributed.shard(list(range(len(state.photos))))
     scores, unreadable = score_photos(
-        state.student, [state.photos[row] for row in rows], device=distributed.device, batch_size=PREDICT_BATCH,
-        num_workers=state.runtime.num_workers,
-        progress=state.runtime.progress, label="  predicting",
-        batches=_cached_batches(state.cache, rows) if state.cache else None,
+        state.student, state.photos, rows, device=distributed.device, batch_size=PREDICT_BATCH,
+        num_workers=state.runtime.num_workers, progress=state.runtime.progress, label="  predicting",
+        batches=state.cache.batches(rows, PREDICT_BATCH) if state.cache else None,
     )  # fmt: skip
-    state.skipped |= {state.photos[rows[index]].path: reason for index, reason in unreadable}
-    gathered = torch.full_like(state.labels, float("nan"))
-    for rank_rows, rank_scores in distributed.all_gather((rows, scores)):
+    state.skipped |= {state.photos[row].path: reason for row, reason in unreadable}
+    gathered = torch.full_like(state.labels, torch.nan)
+    for rank_rows, rank_scores in distributed.all_gather((rows, scores[rows])):
         gathered[rank_rows] = rank_scores
     return gathered
-
-
-def _cached_batches(cache: InputCache, rows: list[int]) -> Iterator[Batch]:
-    """The photos of `rows` from the cache as `score_photos` takes them: a photo is known by its place in `rows`."""
-    place = {row: index for index, row in enumerate(rows)}
-    for readable, pixels, unreadable in cache.batches(rows, PREDICT_BATCH):
-        indices = torch.tensor([place[row] for row in readable.tolist()], dtype=torch.int64)
-        yield indices, pixels, [(place[row], reason) for row, reason in unreadable]
 
 
 def refined_labels(state: TrainingState, labels: Labels) -> Labels:

@@ -1,8 +1,7 @@
 """CCD step 2, label update: which local views of a photo the teacher scores, and the local labels that its scores give.
 
-The views come from the class maps of the student or of the teacher. The scores are computed in the same way as the labels. For
-CCD and CDUL labels: a softmax, debiased if the labels are. For centred labels: the level of each class is subtracted, and the
-result is the probability of the upper mixture component.
+The views come from the class maps of the student or of the teacher. The scores are computed in the same way as the labels, see
+`CropScorer`.
 
 Letters: N photos, C classes, K local views of one photo, h w cells of a map, k crops, D the joint embedding.
 """
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ..config import InputError
 from ..distributed import Runtime
+from ..files import refused
 from ..images import Box, Photo, PhotoCrops, PhotoViews, photo_batches
 from ..images.overlay import as_bytes
 from ..labels.table import Labels
@@ -32,6 +32,7 @@ CAM_SIDE = 320  # class maps are resized to this many pixels per side ...
 CAM_MARGIN = 40  # ... and boxes get a margin of this many: the paper's 80 at 640
 PHOTOS_AT_ONCE = 256  # whose crops are scored together ...
 CROPS_AT_ONCE = 64  # ... in batches of this many
+OTHERWISE = 'train with `local_views="none"`.'
 REPORTED_PHOTOS = 60  # photos whose maps are kept for the report
 
 
@@ -83,7 +84,10 @@ def choose_local_views(
             for index, of_photo in zip(indices.tolist(), of_batch, strict=True):  # (C, h, w)
                 row = rows[index]
                 cams = of_photo[above[row]]  # (K, h, w)
-                found[row] = [_box_of(cam, least_margin=1.0 if cells else 0.0) for cam in cams]
+                margin = max(CAM_MARGIN, CAM_SIDE / min(cams.shape[1:]) if cells else 0.0)  # pixels
+                large = F.interpolate(cams[None], size=(CAM_SIDE, CAM_SIDE), mode="bilinear", align_corners=False)[0]
+                boxes = (ccd.cam_box(cam, margin=margin) for cam in large)
+                found[row] = [tuple(side / CAM_SIDE for side in box) for box in boxes]
                 if row in reported:
                     maps[row] = as_bytes(cams)
     views = LocalViews([[] for _ in photos], [[] for _ in photos])
@@ -92,13 +96,6 @@ def choose_local_views(
         for row, boxes in rank_boxes.items():
             views.boxes[row], views.classes[row] = boxes, above[row]
     return views
-
-
-def _box_of(cam: Tensor, least_margin: float) -> Box:
-    """The box of one class map (h, w), as shares of the photo's sides. Its margin is at least so many cells."""
-    margin = max(CAM_MARGIN, least_margin * CAM_SIDE / min(cam.shape))
-    large = F.interpolate(cam[None, None], size=(CAM_SIDE, CAM_SIDE), mode="bilinear", align_corners=False)[0, 0]
-    return tuple(side / CAM_SIDE for side in ccd.cam_box(large, margin=margin))
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,7 @@ class CropScorer:
     weights: Tensor | None = None  # (K, K) of `centred.competition`
 
     @property
-    def initial(self) -> float:
-        """The combined score of every class before the first crop."""
+    def initial(self) -> float:  # the combined score of every class before the first crop
         return 0.0 if self.levels is None else -math.inf
 
     def score(self, embeddings: Tensor) -> Tensor:
@@ -146,7 +142,7 @@ class CropScorer:
         return (self.slope * combined + self.offset).sigmoid().where(combined.isfinite(), torch.nan)
 
 
-def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool = False) -> CropScorer:
+def crop_scorer_for(labels: Labels, teacher: Teacher, other_teacher: bool = False) -> CropScorer:
     """The scorer with the prompts, biases or levels, and view sizes that `labels` were made with.
 
     Raises InputError if the labels do not say how they were made, or if `teacher` is not their CLIP and `other_teacher` is
@@ -154,22 +150,18 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
     """
     made, meta = labels.meta.get("clip"), labels.meta
     if not made or not meta.get("prompts"):
-        raise InputError(
-            "the labels do not say which CLIP and prompts made them; the label update needs both. Make them with "
-            '`mlclip pseudolabel`, or train with `local_views="none"`.'
-        )
+        what = "the labels do not say which CLIP and prompts made them"
+        raise InputError(f"{what}; the label update needs both. Make them with `mlclip pseudolabel`, or {OTHERWISE}")
     if meta.get("method") == "dense" and "mixture" not in meta:
-        raise InputError(
-            f"labels from the view sets {', '.join(meta['settings']['views'])} have no levels for crops. Make them with `--views default`, "
-            'or train with `local_views="none"`.'
-        )
-    if teacher is None:
-        raise InputError(
-            'the label update needs the CLIP that made the labels as `teacher`. Without it, train with `local_views="none"`.'
-        )
+        what = f"labels from the view sets {', '.join(meta['settings']['views'])} have no levels for crops"
+        raise InputError(f"{what}. Make them with `--views default`, or {OTHERWISE}")
     if not other_teacher:
         check_same_teacher(made, teacher)
-    try:
+    what, remedy = (
+        "the facts about how the labels were made are damaged",
+        "Make the labels again with `mlclip pseudolabel`.",
+    )
+    with refused(what, remedy, KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         settings, scale, classes = meta.get("settings", {}), made["logit_scale"], len(labels.classes)
         text = embeddings_of(meta, teacher)
         if meta.get("method") in ("centred", "dense"):
@@ -182,12 +174,6 @@ def crop_scorer_for(labels: Labels, teacher: Teacher | None, other_teacher: bool
         bias = torch.tensor(meta.get("bias") or [1.0] * classes)
         size = (made.get("view_size", 0) if meta.get("method") == "ccd" else 0) or teacher.larger_size()
         return CropScorer(teacher, text, classes, scale, size, bias, settings.get("floor", ccd.FLOOR))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"the facts about how the labels were made are damaged ({type(error).__name__}: {reason}). "
-            "Make the labels again with `mlclip pseudolabel`."
-        ) from error
 
 
 def local_labels(scorer: CropScorer, photos: Sequence[Photo], boxes: list[list[Box]], runtime: Runtime) -> Tensor:
@@ -223,9 +209,8 @@ def _score_crops(scorer: CropScorer, photos: list[Photo], boxes: list[list[Box]]
 
     teacher = scorer.teacher
     dataset = PhotoCrops(photos, boxes, scorer.longest, teacher.stride, teacher.pixels.interpolation)
-    for items in photo_batches(
-        dataset, batch_size=16, num_workers=runtime.num_workers, collate_fn=list, device=teacher.device
-    ):
+    loading = {"batch_size": 16, "num_workers": runtime.num_workers, "collate_fn": list, "device": teacher.device}
+    for items in photo_batches(dataset, **loading):
         for index, crops in items:
             for pixels in () if isinstance(crops, str) else crops:
                 same_size = waiting.setdefault(tuple(pixels.shape), [])

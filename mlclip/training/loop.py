@@ -21,16 +21,26 @@ from torch import Tensor
 
 from ..config import TrainConfig
 from ..distributed import Distributed, Runtime, choose_device
+from ..files import beside
 from ..labels.table import Labels, write_labels
 from ..student.checkpoint import Checkpoint, save_checkpoint
 from ..student.predict import fitted_thresholds
 from ..teacher.scoring import Teacher
-from .epoch_log import EpochLog, epoch_facts, epoch_line
 from .input_cache import open_input_cache
 from .label_step import label_step, predict_all, refined_labels, update_labels
 from .local_views import CropScorer, crop_scorer_for
 from .probe import start_from_probe, train_probe
-from .schedule import label_step_due, label_update_due, plan_line, predictions_due, schedule_warnings, training_is_over
+from .schedule import (
+    epoch_facts,
+    epoch_line,
+    label_step_due,
+    label_update_due,
+    plan_line,
+    predictions_due,
+    schedule_warnings,
+    training_is_over,
+    write_rows,
+)
 from .start import check_outputs, start_training
 from .state import TrainingState, model_meta, resume_file, save_state
 from .weight_step import weight_epoch
@@ -51,9 +61,7 @@ def train_student(
 ) -> Checkpoint:
     """Train a student on pseudo labels and write it to `output`: step 2 of CDUL (ICCV 2023) and of CCD (CVPR 2025).
 
-    The arguments are those of `train.train`, with what it has read: the table, its `truth`, and the `teacher` that made the labels
-    (another one needs `config.other_teacher`).
-
+    The arguments are those of `train.train`, with what it has read: the table, its `truth`, and the `teacher` that made the labels.
     Labels that are NaN (not known) do not enter the loss and do not change. Corrected labels do not change either, and their losses
     count `config.correction_weight` times. Photos that cannot be read are listed in `meta["skipped"]`. The state after every epoch
     is in `model.resume.pt` beside `output`, its facts in `model.log.csv`; a training that is resumed has the result of one that
@@ -95,8 +103,6 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
     `scorer` is the teacher of CCD's label update.
     """
     config, distributed, progress, predictions = state.config, state.distributed, state.runtime.progress, None
-    with distributed.together():
-        log = EpochLog(output, state.log) if distributed.is_main else None
     while not training_is_over(config, state.epochs, state.history):
         epoch = state.epochs + 1
 
@@ -123,16 +129,12 @@ def run_epochs(state: TrainingState, scorer: CropScorer | None, truth: Labels | 
         for skipped in distributed.all_gather(state.skipped):
             state.skipped = state.skipped | skipped
         with distributed.together():
-            if log:
+            if distributed.is_main:
                 save_state(state, resume_file(output))
-                log.write(state.log)
+                write_rows(beside(output, ".log.csv"), state.log)
         progress.log(epoch_line(facts))
 
-    if log:
-        log.close()
     if state.epochs < config.epochs:
-        progress.log(
-            f"stopped after epoch {state.epochs} of {config.epochs}: the label-free measure rises faster "
-            "(`stopping=False` does not stop)"
-        )
+        epochs = f"epoch {state.epochs} of {config.epochs}"
+        progress.log(f"stopped after {epochs}: the label-free measure rises faster (`stopping=False` does not stop)")
     return predict_all(state) if predictions is None else predictions

@@ -38,44 +38,26 @@ def check_outputs(
     check_output(output, overwrite=overwrite)
     probe = config.method == "probe"
     if state_file.exists() and not overwrite and (probe or not resume):
-        remedy = (
-            "A probe has no epochs to continue: use the `method` of that training"
-            if probe
-            else "Pass `resume=True` to continue it"
-        )
+        other = "A probe has no epochs to continue: use the `method` of that training"
+        remedy = other if probe else "Pass `resume=True` to continue it"
         raise InputError(f"{state_file} holds an unfinished training. {remedy}, or `overwrite=True` to start again.")
     if overwrite and not resume:
         state_file.unlink(missing_ok=True)  # else a later `resume` would continue the older training
     if save_labels:
         if not (config.method == "cdul" or config.updates_labels):
-            raise OptionError(
-                "`save_labels` needs a training that changes the labels. "
-                'Use `method="cdul"`, or `method="ccd"` with local views.'
-            )
+            ways = '`method="cdul"`, or `method="ccd"` with local views'
+            raise OptionError(f"`save_labels` needs a training that changes the labels. Use {ways}.")
         check_output(save_labels, overwrite=overwrite)
 
 
 def start_training(
     labels: Labels, config: TrainConfig, runtime: Runtime, *, offline: bool = False, resume_from: Path | None = None
 ) -> TrainingState:
-    """A training before its first epoch, or in the state saved in `resume_from` if that file exists.
-
-    Raises InputError if labels, photos and settings do not fit together, or do not match the saved training.
-    """
-    saved = None
-    if resume_from:  # ranks never start in different epochs
-        exists, identity = resume_from.exists, identity_of(labels, config)
-        saved = runtime.distributed.on_main(lambda: read_state(resume_from, identity) if exists() else None)
-    state = _new_training(labels, config, runtime, offline)
-    if saved:
-        restore(state, saved, resume_from)
-        runtime.progress.log(f"continuing after epoch {state.epochs}")
-    return state
-
-
-def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline: bool) -> TrainingState:
-    distributed = runtime.distributed
+    """A training before its first epoch, or in the state saved in `resume_from` if that file exists."""
+    distributed, identity, saved = runtime.distributed, identity_of(labels, config), None
     ranks = distributed.world_size
+    if resume_from:  # ranks never start in different epochs
+        saved = distributed.on_main(lambda: read_state(resume_from, identity) if resume_from.exists() else None)
     if config.batch_size % ranks:
         raise InputError(f"`batch_size={config.batch_size}` must be a multiple of {ranks}, the number of processes.")
     photos, scores, missing = training_photos(labels, config, runtime)
@@ -85,9 +67,8 @@ def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline
     precision = distributed.all_gather(precision)[0]
     network = model
     if ranks > 1 and distributed.device.type == "cuda":  # it sends gradients while others are computed
-        network = DistributedDataParallel(
-            model, process_group=distributed.group, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        settings = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        network = DistributedDataParallel(model, process_group=distributed.group, **settings)
     head = {"params": list(model.head.parameters()), "lr": config.lr * config.head_lr_factor}
     groups = [{"params": list(model.trunk.parameters())}, head]  # lists: they may be read twice
     try:
@@ -96,9 +77,11 @@ def _new_training(labels: Labels, config: TrainConfig, runtime: Runtime, offline
         optimizer = torch.optim.Adam(groups, lr=config.lr)
     latent = latent_of(scores) if config.method == "cdul" else None
     state = TrainingState(config, runtime, model, optimizer, photos, scores, latent, corrected_photos(labels, photos))
-    state.identity, state.skipped = identity_of(labels, config), missing
+    state.identity, state.skipped, state.network, state.precision = identity, missing, network, precision
     state.average = WeightAverage(model, config.average) if config.average else None
-    state.network, state.precision = network, precision
+    if saved:
+        restore(state, saved, resume_from)
+        runtime.progress.log(f"continuing after epoch {state.epochs}")
     return state
 
 
@@ -119,9 +102,7 @@ def training_photos(
         raise InputError(f"{len(found)} labelled photo is not enough to train on. Label at least 2.")
     scores = labels.scores[[row for row, _ in found]]  # (N, C)
     if scores.isnan().all():
-        raise InputError(
-            "no label is known: all scores of the photos that were found are empty. Label the photos again."
-        )
+        raise InputError("no label is known: the scores of all photos that were found are empty. Label them again.")
     if distributed.is_main:
         _warn_of_changed(labels, found, runtime)
     return [photo for _, photo in found], scores, missing
@@ -144,10 +125,8 @@ def _warn_of_changed(labels: Labels, found: list[tuple[int, Photo]], runtime: Ru
                     changed.append(photo.path)
             bar.update(len(part))
     if changed:
-        runtime.progress.log(
-            f"{len(changed):,} of {len(found):,} photos changed since they were labelled, such as {changed[0]}. They keep their "
-            "old labels; label them again with `mlclip pseudolabel`"
-        )
+        what = f"{len(changed):,} of {len(found):,} photos changed since they were labelled, such as {changed[0]}"
+        runtime.progress.log(f"{what}. They keep their old labels; label them again with `mlclip pseudolabel`")
 
 
 def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
@@ -164,9 +143,7 @@ def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, 
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             missing[path] = getattr(error, "strerror", None) or "not a valid path"
     if not found:
-        raise InputError(
-            f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass the folder of the photos as `root`."
-        )
+        raise InputError(f"none of the {len(labels.paths)} labelled photos is in {labels.root}. Pass their `root`.")
     return found, missing
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import InputError, TrainConfig
 from ..distributed import Distributed, Runtime
-from ..files import FORMAT_VERSION, beside, load_plain, save_plain
+from ..files import FORMAT_VERSION, beside, load_plain, refused, save_plain
 from ..images import Photo
 from ..labels.review import corrected_cells, corrections_of
 from ..labels.table import Labels
@@ -157,10 +157,8 @@ def read_state(file: Path, identity: dict) -> dict:
     if saved["run"]["labels"] != identity["labels"]:
         changed.append("the labels have changed")
     if changed:
-        raise InputError(
-            f"{file} cannot be continued: {', '.join(changed)}. `resume=True` needs the same settings and labels; "
-            "`overwrite=True` starts again."
-        )
+        remedy = "`resume=True` needs the same settings and labels; `overwrite=True` starts again."
+        raise InputError(f"{file} cannot be continued: {', '.join(changed)}. {remedy}")
     return saved
 
 
@@ -170,38 +168,27 @@ def restore(state: TrainingState, saved: dict, file: Path) -> None:
     lost, new = sorted(set(saved["photos"]) - set(paths)), sorted(set(paths) - set(saved["photos"]))
     if saved["photos"] != paths:
         when, which = ("now", lost) if lost else ("then", new)
-        what = (
-            f"photos missing {when}: {len(which)}, such as {which[0]}" if which else "the photos are in another order"
-        )
-        raise InputError(
-            f"{file} cannot be continued: {what}. Put the photos back as they were, or pass `overwrite=True` to start again."
-        )
-    try:
-        _restore(state, saved)
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"{file} is damaged: it does not fit {state.config.arch} with {state.labels.shape[1]} classes ({reason}). "
-            "`overwrite=True` starts again."
-        ) from error
-
-
-def _restore(state: TrainingState, saved: dict) -> None:
-    if saved["given"].shape != state.labels.shape:
-        raise ValueError(f"'given' has shape {tuple(saved['given'].shape)}, not {tuple(state.labels.shape)}")
-    if (saved["latent"] is None) != (state.latent is None):
-        raise ValueError("'latent' is of another method")
-    state.model.load_state_dict(saved["weights"])
-    groups = state.optimizer.state_dict()["param_groups"]  # equal to the saved ones, as the settings are
-    state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
-    for parameter, moments in state.optimizer.state.items():
-        shapes = {name: tuple(moment.shape) for name, moment in moments.items()}
-        if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
-            raise ValueError("'optimizer' has other tensors than Adam's")
-    if state.average:
-        state.average.load_state_dict(saved["average"])
-        if state.average.n_averaged < 0:
-            raise ValueError("'average' has a negative number of steps")
+        what = f"photos missing {when}: {len(which)}, such as {which[0]}" if which else "the photos have another order"
+        remedy = "Put the photos back as they were, or pass `overwrite=True` to start again."
+        raise InputError(f"{file} cannot be continued: {what}. {remedy}")
+    what = f"{file} is damaged: it does not fit {state.config.arch} with {state.labels.shape[1]} classes"
+    damaged = (RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+    with refused(what, "`overwrite=True` starts again.", *damaged):
+        if saved["given"].shape != state.labels.shape:
+            raise ValueError(f"'given' has shape {tuple(saved['given'].shape)}, not {tuple(state.labels.shape)}")
+        if (saved["latent"] is None) != (state.latent is None):
+            raise ValueError("'latent' is of another method")
+        state.model.load_state_dict(saved["weights"])
+        groups = state.optimizer.state_dict()["param_groups"]  # equal to the saved ones, as the settings are
+        state.optimizer.load_state_dict({"state": saved["optimizer"]["state"], "param_groups": groups})
+        for parameter, moments in state.optimizer.state.items():
+            shapes = {name: tuple(moment.shape) for name, moment in moments.items()}
+            if shapes != {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}:
+                raise ValueError("'optimizer' has other tensors than Adam's")
+        if state.average:
+            state.average.load_state_dict(saved["average"])
+            if state.average.n_averaged < 0:
+                raise ValueError("'average' has a negative number of steps")
     state.labels, state.latent, state.update = saved["given"], saved["latent"], saved["update"]
     state.epochs, state.log = int(saved["epochs"]), saved["log"]
     state.skipped |= saved["skipped"]
