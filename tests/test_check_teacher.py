@@ -1,7 +1,5 @@
 """`mlclip models`: the list of teachers, and the quick test of one; the teacher's facts travel into labels and models."""
 
-import json
-
 import pytest
 import torch
 
@@ -95,10 +93,3 @@ def test_other_pixels_or_another_activation_are_not_the_labels_teacher(labels, c
     with pytest.raises(InputError, match=r"its activation is quick_gelu; theirs is gelu"):
         crop_scorer_for(labels, Teacher(load_clip(clip_file, pixels=half)))
     crop_scorer_for(labels, Teacher(load_clip(clip_file)), other_teacher=True)
-
-
-def test_the_warning_about_assumed_facts_reaches_the_terminal(photos, clip_file, tmp_path, capsys):
-    command = ["pseudolabel", str(photos), "--classes", "red,green", "--clip", str(clip_file)]
-    assert _status([*command, "-o", str(tmp_path / "labels.json"), "-q"]) == 0
-    assert "--set clip_activation=gelu and --set clip_pixels=openai" in capsys.readouterr().err
-    assert json.loads((tmp_path / "labels.json").read_text())
