@@ -13,27 +13,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import bench
 import click
 import numpy as np
 import torch
-import torch.nn.functional as F
 import voc12
-from torch import Tensor, nn
 
 import mlclip
 from mlclip.clip import load_clip
 from mlclip.methods.linear_head import POOLS
-from mlclip.teacher.encode import StoredViews, encoded_views
+from mlclip.teacher.encode import encoded_views
 from mlclip.teacher.scoring import Teacher
-from mlclip.training import weight_step
 from mlclip.training.probe import clip_head_for, fit_pooled, stored_views
 from mlclip.training.start import labelled_photos
 
@@ -48,7 +42,6 @@ class Case:
     labels: Settings | str
     train: Settings = field(default_factory=dict)
     sharpness: float = 1.0  # factor of the labels' log-odds
-    mimic: float = 0.0  # λ of `Mimic`
     head: tuple[str, str] | None = None  # of a CLIP head: "views" or the size of the whole photo, and the pool
 
     @property
@@ -129,9 +122,6 @@ PARTS = {
         Case("centred, --method consistent", "centred", consistent()),
         Case("truth", "truth"),
     ],
-    **{f"mimic-{method}-world": [
-        Case(f"dense labels, {method}, λ = {weight:g}", DENSE, {"method": method}, mimic=weight) for weight in (0, 1, 8)
-    ] for method in ("fixed", "consistent")},
     **{f"clip-head-{labels['method']}-world": [
         Case(f"{vectors}, {pool}", labels, head=(kind, pool))
         for kind, vectors in (("views", "14 views"), ("2", "16 patch features, photo at 2×"), ("1.5", "9 patch features, photo at 1.5×"))
@@ -203,77 +193,6 @@ PARTS = {
 }  # fmt: skip
 
 
-class Mimic:
-    """The student also learns the teacher's embeddings of the views, from its own feature map. This is not in the package.
-
-    A 1×1 map M (D, K), shared by all views, takes the mean features of a view into the joint space: u = L2(M · mean). The target t
-    is the view's embedding minus the mean of its grid over the folder, L2-normalised. The loss of a photo gets λ times the mean
-    over its views of 1 - u·t. λ is constant and then falls to 0 over the last third of the training. M is dropped at the end.
-
-    Letters: N photos, B photos of a step, V views, D the joint embedding, K trunk channels, h w cells of the feature map.
-    """
-
-    def __init__(self, labels: mlclip.Labels, weight: float, config: mlclip.TrainConfig):
-        self.weight, self.config, self.projection = weight, config, None
-        photos = [photo for _, photo in labelled_photos(labels)[0]]
-        teacher, self.grids = Teacher(load_clip("tiny")), tuple(labels.meta["settings"]["grids"])
-        with encoded_views(photos, teacher, root=labels.root, grids=self.grids) as ([store], _):
-            parts = list(StoredViews(store, photos))
-        views = torch.cat([part for _, part in parts])[torch.cat([rows for rows, _ in parts]).argsort()]  # (N, V, D)
-        grids = views.split(store.key.sizes, dim=1)
-        self.targets = torch.cat([F.normalize(grid - grid.mean((0, 1)), dim=-1) for grid in grids], dim=1)
-        numbers = torch.arange(views.shape[1]).split(store.key.sizes)
-        self.mirrored = torch.cat(
-            [part.view(n, n).flip(1).flatten() for part, n in zip(numbers, self.grids, strict=True)]
-        )
-
-    def batches(self, photos: list, epoch: int, *others: Any) -> Iterator[tuple]:
-        """`epoch_batches`; the rows, the mirrored photos and λ of the present step are noted."""
-        generator = torch.Generator().manual_seed(weight_step._epoch_seed(self.config, epoch))
-        torch.randperm(len(photos), generator=generator)
-        flipped, seen = torch.rand(len(photos), generator=generator) < 0.5, 0
-        for rows, pixels, unreadable in epoch_batches(photos, epoch, *others):
-            done = (epoch - 1 + seen / len(photos)) / self.config.epochs
-            self.rows, self.flipped, self.now = rows, flipped[rows], self.weight * min(1.0, 3 * (1 - done))
-            seen += len(rows)
-            yield rows, pixels, unreadable
-
-    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, *others: Any) -> tuple:
-        """`weight_step`, with M among the parameters that learn."""
-        if self.projection is None:
-            seed, channels = torch.Generator().manual_seed(self.config.seed), model.head.in_channels
-            start = torch.randn(self.targets.shape[2], channels, generator=seed) / channels**0.5
-            self.projection = nn.Parameter(start)
-            optimizer.add_param_group({"params": [self.projection], "lr": optimizer.param_groups[1]["lr"]})
-            model.trunk.register_forward_hook(lambda _, __, features: setattr(self, "features", features))
-        return one_step(model, optimizer, *others)
-
-    def losses(self, targets: Tensor, logits: Tensor, weights: Tensor | None) -> Tensor:
-        """The losses (B,) of the labels and of the views."""
-        features = self.features[: len(logits)].float()  # (B, K, h, w), without the strong views
-        pooled = torch.cat([F.adaptive_avg_pool2d(features, n).flatten(2) for n in self.grids], dim=2)  # (B, K, V)
-        shown = F.normalize(torch.einsum("dk,bkv->bvd", self.projection, pooled), dim=-1)
-        wanted = self.targets[self.rows]  # (B, V, D)
-        wanted = torch.where(self.flipped[:, None, None], wanted[:, self.mirrored], wanted)
-        return label_losses(targets, logits, weights) + self.now * (1 - (shown * wanted).sum(-1)).mean(1)
-
-
-epoch_batches, one_step, label_losses = (
-    weight_step.epoch_batches, weight_step.weight_step, weight_step.bernoulli_kl_with_logits)  # fmt: skip
-
-
-@contextmanager
-def mimicking(labels: mlclip.Labels, weight: float, config: mlclip.TrainConfig) -> Iterator[None]:
-    """Inside it, a training has the loss of `Mimic`."""
-    if not weight:
-        yield
-        return
-    mimic = Mimic(labels, weight, config)
-    changed = {"epoch_batches": mimic.batches, "weight_step": mimic.step, "bernoulli_kl_with_logits": mimic.losses}
-    with mock.patch.multiple(weight_step, **changed):
-        yield
-
-
 class Part:
     """The photos, labels and students of one part of the ablation."""
 
@@ -303,16 +222,15 @@ class Part:
             return {"labels": bench.mean_ap(labels, world.truth_train), **clip_head(labels, *case.head, world, seed)}
         settings = {name: value for name, value in {**world.student, **case.train}.items() if value is not None}
         started = time.monotonic()
-        with mimicking(labels, case.mimic, mlclip.TrainConfig(seed=seed, **settings)):
-            model = mlclip.train(
-                labels,
-                self.out / "model.pt",
-                save_labels=refined if case.moves_labels else None,
-                overwrite=True,
-                progress=mlclip.SILENT,
-                seed=seed,
-                **settings,
-            )
+        model = mlclip.train(
+            labels,
+            self.out / "model.pt",
+            save_labels=refined if case.moves_labels else None,
+            overwrite=True,
+            progress=mlclip.SILENT,
+            seed=seed,
+            **settings,
+        )
         seconds = time.monotonic() - started
         after = mlclip.read_labels(refined) if case.moves_labels else labels
         quality = label_quality(labels, after, world.truth_train, world.only)

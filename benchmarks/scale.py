@@ -3,25 +3,35 @@
     python benchmarks/scale.py
     python benchmarks/scale.py --lists
     python benchmarks/scale.py --photos 30 --classes 2000,10000,20000
+    python benchmarks/scale.py --rows 50000,200000,1000000
 
 Each line is one whole process with an empty cache, "again" one whose embeddings are stored already. "Peak" is the memory (resident set) of
 the largest process of the command. The last lines fit a straight line to the times: seconds at the start, and seconds per photo.
 Memory must not grow with the photos: the ratio of the largest to the smallest folder is printed. Nothing else should run on the machine.
+
+With --rows, stores of drawn embeddings (14 × 64 numbers a photo) are written, and centred labels are made of them, each in a process of
+its own. "Rest" is the peak without the list of photos, the index of the store and the table. The times are of the processor. At the end,
+the labels of the second store are compared with those of a fit to all its photos.
 """
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import bench
 import click
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import mlclip
@@ -105,14 +115,106 @@ def lists_per_photo(out: Path, count: int = 200_000) -> None:
     del store
 
 
+ROW_VIEWS, ROW_WIDTH, ROW_NAMES, ROWS_AT_ONCE = (1, 2, 3), 64, 20, 1000
+
+
+def row_photos(count: int) -> list:
+    from mlclip.images import Photo
+
+    return [Photo(f"{n:09d}.jpg", f"/none/{n:09d}.jpg", 1000, n) for n in range(count)]
+
+
+def row_names() -> torch.Tensor:
+    """Names (20, 64) that have a direction in common, as CLIP's have."""
+    generator = torch.Generator().manual_seed(0)
+    common, own = torch.randn(1, ROW_WIDTH, generator=generator), torch.randn(ROW_NAMES, ROW_WIDTH, generator=generator)
+    return F.normalize(F.normalize(common, dim=-1) + 0.7 * F.normalize(own, dim=-1), dim=-1)
+
+
+def write_rows(folder: Path, count: int) -> None:
+    """A store of drawn photos: each shows a class with probability 0.1, in the whole photo, one quarter and one ninth of it."""
+    from mlclip.teacher.store import Key, Store
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    store, photos, text = (
+        Store(folder, Key("embeddings", "0" * 64, "gelu", 224, ROW_VIEWS)),
+        row_photos(count),
+        row_names(),
+    )
+    generator = torch.Generator().manual_seed(1)
+    for first in range(0, count, ROWS_AT_ONCE):
+        part = photos[first : first + ROWS_AT_ONCE]
+        shown = (torch.rand(len(part), ROW_NAMES, generator=generator) < 0.1).float()
+        seen = torch.zeros(len(part), 14, ROW_NAMES)
+        for start, size in ((0, 1), (1, 4), (5, 9)):
+            place = torch.randint(size, shown.shape, generator=generator)
+            seen[:, start : start + size] = F.one_hot(place, size).transpose(1, 2) * shown[:, None]
+        noise = torch.randn(len(part), 14, ROW_WIDTH, generator=generator) / ROW_WIDTH**0.5
+        contents = [hashlib.sha256(photo.path.encode()).digest()[:16] for photo in part]
+        views = F.normalize(text.mean(0) + 0.3 * seen @ text + 0.5 * noise, dim=-1)
+        store.write_shard(store.next_shard(), part, contents, views)
+    store.write_index(complete=True)
+
+
+def label_rows(folder: Path, count: int, output: Path | None, fit_to: int | None) -> None:
+    """Label a store of `write_rows`, and print seconds and megabytes."""
+    from mlclip.config import PseudolabelConfig
+    from mlclip.progress import SILENT
+    from mlclip.teacher import in_blocks
+    from mlclip.teacher.store import Key, Store
+
+    in_blocks.FIT_PHOTOS = fit_to or in_blocks.FIT_PHOTOS
+    torch.set_num_threads(1)
+    start = resident()
+    photos, store = row_photos(count), Store(folder, Key("embeddings", "0" * 64, "gelu", 224, ROW_VIEWS))
+    lists = resident() - start
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    started = time.process_time()
+    made_of = (row_names(), [-1] * ROW_NAMES, 100.0, PseudolabelConfig("centred"), None, SILENT)
+    scores, _ = in_blocks.label_stored([store], photos, *made_of)
+    seconds = time.process_time() - started
+    peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+    sizes = (peak, lists, scores.nbytes, peak - lists - scores.nbytes)
+    bench.row(count, f"{seconds:.1f}", *(f"{size / 1e6:.0f}" for size in sizes))
+    if output:
+        torch.save(scores, output)
+
+
+def in_a_process(task: Callable, *arguments: object) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=task, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{task.__name__} failed")
+
+
+def rows_of_a_store(out: Path, counts: list[int]) -> None:
+    bench.table("photos", "seconds", "peak, MB", "lists, MB", "table, MB", "rest, MB")
+    for count in counts:
+        in_a_process(write_rows, out / f"rows-{count}", count)
+        in_a_process(label_rows, out / f"rows-{count}", count, out / f"rows-{count}.pt", None)
+    if len(counts) > 1:
+        print(f"fitted to all of {counts[1]}:", flush=True)
+        in_a_process(label_rows, out / f"rows-{counts[1]}", counts[1], out / "rows-all.pt", counts[1])
+        apart = (torch.load(out / f"rows-{counts[1]}.pt") - torch.load(out / "rows-all.pt")).abs()
+        high = apart.flatten().kthvalue(int(0.99 * apart.numel())).values
+        print(
+            f"labels differ by {apart.mean():.1e} in the mean, {high:.1e} in 99 % of all and {apart.max():.1e} at most"
+        )
+
+
 @click.command(help=__doc__)
 @bench.out("scale")
 @bench.option("--photos", default="1000,5000,20000", callback=bench.numbers)
 @bench.option("--classes", default="20,200,1000", callback=bench.numbers)
 @click.option("--lists", is_flag=True, help="Only the memory of the lists, per photo.")
-def main(out: Path, photos: list[int], classes: list[int], lists: bool) -> None:
+@bench.option("--rows", default="0", callback=bench.numbers, help="If given, only stores of so many drawn embeddings.")
+def main(out: Path, photos: list[int], classes: list[int], lists: bool, rows: list[int]) -> None:
     if lists:
         return lists_per_photo(out.resolve())
+    if any(rows):
+        return rows_of_a_store(out.resolve(), rows)
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     labels, model = str(out / "labels.pt"), str(out / "model.pt")

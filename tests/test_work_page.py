@@ -13,7 +13,7 @@ from chromium import PROGRAM, Chromium
 from PIL import Image
 
 from mlclip.config import ReportConfig
-from mlclip.labels.corrections import correct, read_corrections
+from mlclip.labels.review import correct, read_corrections
 from mlclip.labels.table import Labels, read_truth
 from mlclip.report.pictures import difference_hash
 from mlclip.report.work_page import SCALE, packed, whole_thresholds, write_page

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..config import InputError, TableOptions
 from ..files import parse_json
 from ..spelling import one_line, shorten
-from .corrections import HEADER, read_corrections
+from .review import HEADER, read_corrections
 from .sheet import RECIPES, Say, Sheet, check_names, number_in, photo_column, read_sheet, short_key
 
 NAN = math.nan

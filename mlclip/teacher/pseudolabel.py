@@ -11,8 +11,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..clip import load_clip
 from ..clip.pixels import pixels_of
 from ..config import InputError, PseudolabelConfig, config_of
@@ -34,12 +32,11 @@ from ..labels.class_tree import ancestors
 from ..labels.table import Labels, write_labels
 from ..machine import default_workers
 from ..methods.calibration import thresholds_of_labels
-from ..methods.dense import encoded_sets
-from ..methods.hierarchy import raise_parents, related
+from ..methods.hierarchy import raise_parents
 from ..progress import SILENT, LineProgress, Progress
-from .encode import MEMORY_LIMIT, StoredViews, encoded_views
-from .fitted import Like, other_kind, read_like, seen_in
-from .label import centred_labels, label_by_ccd, label_by_cdul, label_by_view_sets
+from .encode import encoded_views
+from .fitted import Like, other_kind, read_like
+from .in_blocks import label_stored
 from .scoring import FLAT_MARGIN, Teacher, check_same_teacher, class_embeddings, default_clip, teacher_facts
 from .store import Store, as_tensor, identity
 
@@ -165,12 +162,10 @@ def label_photos(
 
         def label() -> Labels:
             photos = _readable(found, stores, skipped)
-            view_sets = [
-                StoredViews(opened, photos, teacher.device, MEMORY_LIMIT // len(stores), len(text)) for opened in stores
-            ]
             parents = classes.tree.parent_columns(list(classes))
             fitted = like.labels.meta["fitted"] if like else None
-            scores, summary = _scores(view_sets, text.to(teacher.device), parents, logit_scale, config, fitted)
+            made_of = (text.to(teacher.device), parents, logit_scale, config, fitted, runtime.progress)
+            scores, summary = label_stored(stores, photos, *made_of)
             if not scores.isfinite().all():
                 raise InputError(f"the labels are not all finite. The weights of {teacher.name} may be damaged.")
             scores = raise_parents(scores, parents)
@@ -196,41 +191,6 @@ def _readable(found: Found, stores: Sequence[Store], skipped: Sequence[Skip]) ->
         total = len(found.photos) + len(found.skipped)
         raise InputError(f"0 of {total} photos in {found.root} are readable{first}. No labels were written.")
     return photos
-
-
-def _scores(
-    views: Sequence[StoredViews],
-    text: Tensor,
-    parents: Sequence[int],
-    logit_scale: float,
-    config: PseudolabelConfig,
-    fitted: Mapping | None,
-) -> tuple[Tensor, dict[str, Any]]:
-    """The labels (N, C) and their summary. `views` are one view set, for dense labels all of `encoded_sets`.
-
-    `parents` (C,) has the column of each class's parent, or -1. `fitted` values are used, if there are any, else found.
-    The summary has "seen", the means of these photos, and in "fitted" those of the photos that the values come from.
-    """
-    running = (text, len(parents), logit_scale, config)
-    try:
-        if config.method in ("cdul", "ccd"):
-            label_by = label_by_cdul if config.method == "cdul" else label_by_ccd
-            scores, summary = label_by(views[0], *running, fitted=fitted)
-        elif config.method == "dense":
-            sets = dict(zip(encoded_sets(config.views), views, strict=True))
-            scores, summary = label_by_view_sets(sets, *running, related(parents), fitted)
-        else:
-            _, labels, summary = centred_labels(views[0], *running, related(parents), fitted)
-            scores = labels[:, : len(parents)].contiguous()
-    except (KeyError, TypeError, RuntimeError) as error:
-        if fitted is None:
-            raise
-        raise InputError(
-            f"the fitted values of `like` are damaged ({str(error)[:80]}); label the folder again."
-        ) from error
-    seen = seen_in(views[0], text[: len(parents)], scores)
-    fitted = {**summary["fitted"], "seen": fitted["seen"] if fitted else seen}
-    return scores, summary | {"fitted": fitted, "seen": seen}
 
 
 def _meta(

@@ -161,6 +161,10 @@ class Store:
     def __contains__(self, photo: Photo) -> bool:
         return self.contents.get(identity(photo)) in self._rows
 
+    def shard_of(self, photo: Photo) -> Path:
+        """The shard that holds a photo of this store."""
+        return self._rows[self.contents[identity(photo)]][0]
+
     def recognise(self, photos: Sequence[Photo], threads: int = 4) -> None:
         """Find photos whose content is in the store under another name or date."""
         unknown = [photo for photo in photos if photo.size in self._sizes and identity(photo) not in self.contents]

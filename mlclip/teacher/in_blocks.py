@@ -1,0 +1,130 @@
+"""Labels of any number of photos in bounded memory: fitted to at most FIT_PHOTOS of them, and made in blocks of photos.
+
+What a method fits (levels, mixtures, profiles, Gaussians, rankings, agreements, biases) are estimates from many photos; more photos than
+FIT_PHOTOS would hardly change them. With more, a sample is drawn by the hashes of the photos' contents. It depends on no order, no name
+and no rank. Then all photos are labelled by the fitted values, block by block, as with `like`.
+
+Letters: N photos, C classes, K names (classes and contrast names), D the joint embedding.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import InputError, PseudolabelConfig
+from ..images import Photo
+from ..methods.dense import encoded_sets
+from ..methods.hierarchy import related
+from ..progress import Progress
+from .encode import MEMORY_LIMIT, StoredViews
+from .fitted import seen_in
+from .label import centred_labels, label_by_ccd, label_by_cdul, label_by_view_sets
+from .store import Store, identity
+
+FIT_PHOTOS = 50_000  # to which labels are fitted; with fewer in all, everything happens at once
+BLOCK_PHOTOS = 20_000  # labelled together by fitted values
+
+
+def label_stored(
+    stores: Sequence[Store],
+    photos: Sequence[Photo],
+    text: Tensor,
+    parents: Sequence[int],
+    logit_scale: float,
+    config: PseudolabelConfig,
+    fitted: Mapping | None,
+    progress: Progress,
+) -> tuple[Tensor, dict[str, Any]]:
+    """The labels (N, C) and their summary. `stores` has one store, for dense labels those of all `encoded_sets`.
+
+    `text` (K, D) has the classes, then the contrast names. `parents` (C,) has the column of each class's parent, or -1. `fitted` values
+    are used, if there are any, else found. The summary has "seen", the means of these photos, and in "fitted" those of the photos that
+    the values come from.
+    """
+
+    def label(some: Sequence[Photo], values: Mapping | None) -> tuple[Tensor, dict[str, Any]]:
+        limit = MEMORY_LIMIT // len(stores)
+        views = [StoredViews(store, some, text.device, limit, len(text)) for store in stores]
+        return _scores(views, text, parents, logit_scale, config, values)
+
+    if len(photos) <= FIT_PHOTOS:
+        return label(photos, fitted)
+    if fitted is None:
+        fitted = label(sample_of(photos, stores[0]), None)[1]["fitted"]
+        progress.log(f"fitted to {FIT_PHOTOS} of {len(photos)} photos, drawn by their contents")
+    numbers: dict[Any, int] = {}  # of shards: a block has the photos of few of them
+    shards = (numbers.setdefault(stores[0].shard_of(photo), len(numbers)) for photo in photos)
+    order = torch.tensor(list(shards), dtype=torch.int32).argsort(stable=True)  # (N,)
+    scores, summaries = torch.empty(len(photos), len(parents)), []
+    with progress.bar("labels", len(photos), "photos") as bar:
+        for rows in order.split(BLOCK_PHOTOS):
+            scores[rows], summary = label([photos[row] for row in rows.tolist()], fitted)
+            summaries.append((len(rows), summary))
+            bar.update(len(rows))
+    return scores, _combined(summaries)
+
+
+def sample_of(photos: Sequence[Photo], store: Store) -> list[Photo]:
+    """The FIT_PHOTOS photos with the lowest hashes of their contents, in the order of `photos`."""
+    rows = heapq.nsmallest(FIT_PHOTOS, range(len(photos)), key=lambda row: store.contents[identity(photos[row])])
+    return [photos[row] for row in sorted(rows)]
+
+
+def _scores(
+    views: Sequence[StoredViews],
+    text: Tensor,
+    parents: Sequence[int],
+    logit_scale: float,
+    config: PseudolabelConfig,
+    fitted: Mapping | None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """What `label_stored` returns, for the photos of `views`."""
+    running = (text, len(parents), logit_scale, config)
+    try:
+        if config.method in ("cdul", "ccd"):
+            label_by = label_by_cdul if config.method == "cdul" else label_by_ccd
+            scores, summary = label_by(views[0], *running, fitted=fitted)
+        elif config.method == "dense":
+            sets = dict(zip(encoded_sets(config.views), views, strict=True))
+            scores, summary = label_by_view_sets(sets, *running, related(parents), fitted)
+        else:
+            _, labels, summary = centred_labels(views[0], *running, related(parents), fitted)
+            scores = labels[:, : len(parents)].contiguous()
+    except (KeyError, TypeError, RuntimeError) as error:
+        if fitted is None:
+            raise
+        raise InputError(
+            f"the fitted values of `like` are damaged ({str(error)[:80]}); label the folder again."
+        ) from error
+    seen = seen_in(views[0], text[: len(parents)], scores)
+    fitted = {**summary["fitted"], "seen": fitted["seen"] if fitted else seen}
+    return scores, summary | {"fitted": fitted, "seen": seen}
+
+
+def _combined(summaries: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """The summary of all blocks from (number of photos, summary) of each; what comes from the fit is the same in all."""
+    total = sum(photos for photos, _ in summaries)
+    histograms = {
+        name: {**one, "counts": [0] * len(one["counts"])} for name, one in summaries[0][1]["histograms"].items()
+    }
+    for name, one in histograms.items():
+        counts = [summary["histograms"][name]["counts"] for _, summary in summaries]
+        one["counts"] = [sum(of_bin) for of_bin in zip(*counts, strict=True)]
+    photos, mean, variance = (
+        torch.stack([summary["seen"][name].double() for _, summary in summaries])
+        for name in ("photos", "mean", "variance")
+    )  # (blocks, C)
+    count = photos.sum(0)
+    common = (photos * mean).sum(0) / count.clamp(min=1e-9)
+    squares = ((photos - 1).clamp(min=1) * variance + photos * (mean - common).square()).sum(0)
+    seen = {"photos": count, "mean": common, "variance": squares / (count - 1).clamp(min=1)}
+    return summaries[0][1] | {
+        "mean_top1": sum(photos * summary["mean_top1"] for photos, summary in summaries) / total,
+        "histograms": histograms,
+        "seen": {name: value.float() for name, value in seen.items()},
+    }
