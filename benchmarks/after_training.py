@@ -20,8 +20,8 @@ import voc12
 from torch import Tensor
 
 import mlclip
-from mlclip.labels.diagnosis import questions
 from mlclip.labels.matching import match_tables
+from mlclip.labels.review import questions
 from mlclip.methods import centred
 from mlclip.methods.calibration import (
     best_expected_f1,

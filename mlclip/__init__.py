@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from .config import TableOptions as TableOptions
     from .config import TrainConfig as TrainConfig
     from .images import find_images as find_images
-    from .labels.diagnosis import diagnose as diagnose
-    from .labels.diagnosis import questions as questions
     from .labels.metrics import Evaluation as Evaluation
     from .labels.metrics import average_precision as average_precision
     from .labels.metrics import evaluate as evaluate
     from .labels.metrics import mean_average_precision as mean_average_precision
+    from .labels.review import diagnose as diagnose
+    from .labels.review import questions as questions
     from .labels.table import Labels as Labels
     from .labels.table import export_labels as export_labels
     from .labels.table import read_labels as read_labels
@@ -75,7 +75,7 @@ _NAMES = {
     "student.calibrate": "calibrate",
     "student.export": "export_onnx",
     "report.work_page": "write_page",
-    "labels.diagnosis": "diagnose questions",
+    "labels.review": "diagnose questions",
     "teacher.pseudolabel": "pseudolabel",
     "training.train": "train",
     "clip": "available_models load_clip",

@@ -72,15 +72,6 @@ class Distributed:
         dist.broadcast_object_list(values, src=0)
         return value if self.is_main else values[0]
 
-    def agree(self, error: InputError | None) -> None:
-        """Raise the InputError of the lowest rank that has one, on every rank. Every rank must call this."""
-        errors = self.all_gather(error and (isinstance(error, OptionError), str(error)))
-        rank = next((rank for rank, other in enumerate(errors) if other), None)
-        if rank is not None:
-            wrong_usage, text = errors[rank]
-            text = text if rank == 0 else f"rank {rank}: {text}"
-            raise (OptionError if wrong_usage else InputError)(text) from error
-
     @contextmanager
     def together(self) -> Iterator[None]:
         """A block without communication. If it raises an InputError on any rank, every rank raises that error at its end.
@@ -92,7 +83,12 @@ class Distributed:
             yield
         except InputError as error:
             caught = error
-        self.agree(caught)
+        errors = self.all_gather(caught and (isinstance(caught, OptionError), str(caught)))
+        rank = next((rank for rank, other in enumerate(errors) if other), None)
+        if rank is not None:
+            wrong_usage, text = errors[rank]
+            text = text if rank == 0 else f"rank {rank}: {text}"
+            raise (OptionError if wrong_usage else InputError)(text) from caught
 
     def on_main(self, compute: Callable[[], T]) -> T:
         """The result of `compute` on every rank. Only the main rank runs it; its InputError is raised on every rank."""
@@ -160,10 +156,7 @@ class Runtime:
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device with this name, upper or lower case: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps".
-
-    Raises InputError if there is no such device.
-    """
+    """The device with this name, upper or lower case: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps"."""
     name = str(device).strip().lower()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -6,9 +6,7 @@ import math
 
 import pytest
 import torch
-from PIL import Image
 
-from mlclip.cli import _status
 from mlclip.config import InputError
 from mlclip.labels.table import Labels
 from mlclip.methods.calibration import logits_of
@@ -107,18 +105,3 @@ def test_classes_and_photos_of_the_truth_without_a_match_are_listed(checkpoint):
     odd = Labels([*truth.paths, "elsewhere.jpg"], ["cat", "dgo", "rare"], torch.cat([truth.scores, truth.scores[:1]]))
     found = calibrate(checkpoint, predicted, odd)
     assert found.unmatched == ["dgo", "elsewhere.jpg"] and found.untouched == ["dog", "other"]
-
-
-def test_one_animated_photo_among_several_works_with_every_command(checkpoint, photos, tmp_path, monkeypatch, capfd):
-    frames = [Image.linear_gradient("L").resize((40, 30)).rotate(turn) for turn in (0, 180)]
-    frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
-    save_checkpoint(checkpoint, tmp_path / "model.pt")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "truth.csv").write_text("path,class,value\n00.jpg,cat,1\n01.jpg,cat,0\nmoving.gif,cat,1\n")
-    assert _status(["predict", "photos", "--heatmaps", "maps"]) == 0
-    shown = capfd.readouterr()
-    assert (tmp_path / "maps" / "moving.gif.heatmap.jpg").is_file() and "moving.gif" in shown.out
-    assert shown.err.count("frames or pages: 1, such as moving.gif") == 1
-    assert _status(["evaluate", "photos", "--model", "model.pt", "--truth", "truth.csv"]) == 0
-    assert _status(["calibrate", "photos", "--truth", "truth.csv"]) == 0
-    assert load_checkpoint("calibrated.pt").meta["calibration"]["photos"] == 3

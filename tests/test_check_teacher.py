@@ -1,7 +1,5 @@
 """`mlclip models`: the list of teachers, and the quick test of one; the teacher's facts travel into labels and models."""
 
-import json
-
 import pytest
 import torch
 
@@ -26,10 +24,8 @@ def deaf_file(clip_file, tmp_path):
 def test_the_tiny_clip_passes_its_test_silently_without_the_network(capsys):
     assert _status(["models", "--check", "tiny", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
-    facts = dict(
-        line.split(None, 1)
-        for line in out.replace("mean top-1", "top1").replace("drawn pictures", "drawn").splitlines()
-    )
+    lines = out.replace("mean top-1", "top1").replace("drawn pictures", "drawn").splitlines()
+    facts = dict(line.split(None, 1) for line in lines)
     assert facts["activation"] == "quick_gelu" and facts["pixels"].startswith("OpenAI's mean and std, bicubic")
     assert facts["licence"] == "mit" and "18" in facts["drawn"] and int(facts["drawn"].split()[0]) >= 14
     assert float(facts["top1"].split()[0]) > 0.5 and err == ""
@@ -64,15 +60,8 @@ def test_the_list_names_every_family_with_its_licence_and_what_is_here(tmp_path,
 
 @pytest.fixture
 def labels(photos, clip_file):
-    quiet = {"device": "cpu", "progress": mlclip.SILENT}
-    return mlclip.pseudolabel(
-        photos,
-        ["red", "green", "blue"],
-        clip=str(clip_file),
-        clip_activation="gelu",
-        clip_pixels="0.4/0.3/bilinear",
-        **quiet,
-    )
+    settings = {"clip": str(clip_file), "clip_activation": "gelu", "clip_pixels": "0.4/0.3/bilinear"}
+    return mlclip.pseudolabel(photos, ["red", "green", "blue"], device="cpu", progress=mlclip.SILENT, **settings)
 
 
 def test_labels_and_models_hold_the_pixels_and_licence_of_the_teacher(labels, tmp_path):
@@ -104,10 +93,3 @@ def test_other_pixels_or_another_activation_are_not_the_labels_teacher(labels, c
     with pytest.raises(InputError, match=r"its activation is quick_gelu; theirs is gelu"):
         crop_scorer_for(labels, Teacher(load_clip(clip_file, pixels=half)))
     crop_scorer_for(labels, Teacher(load_clip(clip_file)), other_teacher=True)
-
-
-def test_the_warning_about_assumed_facts_reaches_the_terminal(photos, clip_file, tmp_path, capsys):
-    command = ["pseudolabel", str(photos), "--classes", "red,green", "--clip", str(clip_file)]
-    assert _status([*command, "-o", str(tmp_path / "labels.json"), "-q"]) == 0
-    assert "--set clip_activation=gelu and --set clip_pixels=openai" in capsys.readouterr().err
-    assert json.loads((tmp_path / "labels.json").read_text())

@@ -99,9 +99,7 @@ def test_a_variant_that_is_too_far_from_the_model_is_not_written(checkpoint, exp
     assert not list(tmp_path.iterdir())
 
 
-def test_int8_needs_photos_and_a_variant_must_exist(checkpoint, tmp_path):
-    with pytest.raises(OptionError, match='`variant="int8"` needs `photos`'):
-        export_onnx(checkpoint, tmp_path / "m.onnx", variant="int8")
+def test_a_variant_must_exist(checkpoint, tmp_path):
     with pytest.raises(OptionError, match='`variant="int4"` is not known'):
         export_onnx(checkpoint, tmp_path / "m.onnx", variant="int4")
 

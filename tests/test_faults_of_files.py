@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.student.checkpoint import Checkpoint, save_checkpoint
@@ -154,3 +155,30 @@ def test_a_loss_that_is_not_finite_is_one_line_and_the_last_epoch_can_still_be_u
     monkeypatch.undo()
     os.chdir(labels_file.parent)
     assert command(*train, "--epochs", "1", "--resume")[0] == 0 and Path("model.pt").exists()
+
+
+COMMANDS = [
+    ["evaluate", "--labels", "labels.pt", "--truth", "pipe"],
+    ["evaluate", "--labels", "labels.pt", "--truth", "pipe.csv"],
+    ["evaluate", "--labels", "labels.pt", "--truth", "coco:pipe.json"],
+    ["evaluate", "--labels", "labels.pt", "--truth", "label-studio:pipe.json"],
+    ["evaluate", "--labels", "pipe.csv", "--truth", "labels.pt"],
+    ["review", "--labels", "pipe.pt"],
+    ["review", "--labels", "labels.pt", "--corrections", "pipe.csv"],
+    ["train", "--labels", "labels.pt", "--corrections", "pipe.csv"],
+    ["train", "--labels", "coco:pipe.json"],
+    ["pseudolabel", ".", "-o", "new.pt", "--classes", "pipe"],
+    ["pseudolabel", ".", "-o", "new.pt", "--classes", "cat,dog", "--contrast", "pipe.txt"],
+]
+
+
+@pytest.mark.timeout(60)  # reading a pipe would wait for ever
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_named_pipe_is_refused_at_once(command, tmp_path, arguments):
+    for name in ("pipe", "pipe.csv", "pipe.json", "pipe.pt", "pipe.txt"):
+        os.mkfifo(tmp_path / name)
+    Image.linear_gradient("L").save(tmp_path / "a.jpg")
+    write_labels(Labels(["a.jpg"], ["cat", "dog"], torch.ones(1, 2)), tmp_path / "labels.pt")
+    status, out, err = command(*arguments)
+    assert (status, out) == (1, "")
+    assert "is a named pipe or a device, not a file" in err.strip().splitlines()[-1]

@@ -1,13 +1,8 @@
-"""`model.predict` of a loaded model: photos in memory, one or many, from several threads and in a small web server."""
+"""`model.predict` of a loaded model: photos in memory, one or many, and from several threads."""
 
 from __future__ import annotations
 
-import io
-import json
-import threading
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -72,35 +67,11 @@ def test_what_is_no_photo_is_an_error_of_one_line(files, photos):
         assert "\n" not in str(caught.value)
 
 
-def test_a_web_server_with_several_threads_answers_as_one_thread_does(files, photos):
-    model = mlclip.load_model(files / "model.pt")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            photo = self.rfile.read(int(self.headers["Content-Length"]))
-            answer = json.dumps(model.predict(photo)._asdict()).encode()
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_):
-            pass
-
-    def ask(data: bytes) -> dict:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}", data, timeout=60) as response:
-            return json.load(response)["scores"]
-
-    rng, sent = np.random.default_rng(0), []
-    for _ in range(8):
-        file = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)).save(file, "PNG")
-        sent.append(file.getvalue())
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, sent * 4))
-    server.shutdown()
-    server.server_close()
+def test_several_threads_answer_as_one_thread_does(files):
+    model, rng = mlclip.load_model(files / "model.pt"), np.random.default_rng(0)
+    sent = [Image.fromarray(rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:  # as in a web server
+        answers = [answer.scores for answer in pool.map(model.predict, sent * 4)]
     expected = [mlclip.load_model(files / "model.pt").predict(photo).scores for photo in sent]
     assert answers == [pytest.approx(scores, abs=1e-5) for scores in expected * 4]
     assert len({scores["cat"] for scores in answers}) > 1

@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +21,7 @@ from mlclip.config import InputError, TrainConfig
 from mlclip.distributed import Distributed, Runtime
 from mlclip.files import cache_folder
 from mlclip.images import PhotoViews, find_images, photo_batches
-from mlclip.labels.table import write_labels
 from mlclip.progress import SILENT, Progress
-from mlclip.student.checkpoint import load_checkpoint
 from mlclip.training import input_cache
 from mlclip.training.input_cache import open_input_cache
 from mlclip.training.loop import train_student
@@ -86,31 +81,6 @@ def test_two_caches_of_the_same_photos_do_not_share_anything_and_their_files_hav
     shutil.copyfile(photos / "01.jpg", photos / "07.jpg")
     second = open_input_cache(found.photos, 64, Runtime())
     assert np.array_equal(second.pixels[7], second.pixels[1]) and np.array_equal(first.pixels, before)
-
-
-def test_a_training_works_with_the_defaults_again_beside_another_and_after_a_kill(labels, tmp_path, monkeypatch):
-    """The command with its default workers and cache, as a process: a second training, and one that is killed and continued."""
-    monkeypatch.chdir(tmp_path)
-    write_labels(labels, "labels.pt")
-    options = ["--method", "consistent", "--set", "warmup=1", "--arch", "mobilenet_v3_small", "--init", "none"]
-    options += ["--size", "64", "--batch-size", "4", "--epochs", "4"]
-
-    def start(output: str, *more: str) -> subprocess.Popen:
-        command = [sys.executable, "-W", "error", "-m", "mlclip", "train", *options, "-o", output, *more]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-
-    killed, beside = start("a.pt"), start("b.pt")
-    deadline = time.monotonic() + 120
-    while not Path("a.resume.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.kill()
-    killed.communicate()
-    assert not Path("a.pt").exists() and not left()
-    assert "continuing after epoch" in (again := start("a.pt", "--resume")).communicate()[1] and again.returncode == 0
-    assert beside.communicate() and beside.returncode == 0
-    first, second = (load_checkpoint(name) for name in ("a.pt", "b.pt"))
-    states = (first.model.state_dict(), second.model.state_dict())
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items()) and not left()
 
 
 def test_too_little_space_and_a_full_disk_mean_no_cache_with_a_message(labels, found, tmp_path, monkeypatch, told):

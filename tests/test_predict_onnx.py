@@ -77,21 +77,6 @@ def test_every_format_is_printed_without_torch(model, photos, form):
         assert list(first["scores"]) == CLASSES
 
 
-def test_thresholds_and_topk_work_as_with_a_torch_model(model, photos, tmp_path, capfd):
-    command = ["predict", str(photos / "01.jpg"), "--model", str(model), "--format", "json", "-q"]
-
-    def labels(*more: str) -> list[str]:
-        assert _status([*command, *more]) == 0
-        return json.loads(capfd.readouterr().out)[0]["labels"]
-
-    assert labels() == ["green"]
-    assert labels("--threshold", "1") == []
-    assert sorted(labels("--threshold", "0")) == sorted(CLASSES)
-    assert labels("--topk", "1") == ["green"]
-    (tmp_path / "t.csv").write_text("class,threshold\ngreen,0.99\n")
-    assert labels("--threshold", str(tmp_path / "t.csv")) == []
-
-
 def test_the_scores_are_those_of_the_resized_photo_for_any_batch_and_thread_count(model, photos):
     found, loaded = find_images([photos]), load_onnx(model)
     one = predict_onnx(found, loaded, batch_size=64)

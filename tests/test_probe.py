@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from mlclip.config import InputError, TrainConfig
-from mlclip.distributed import Distributed, Runtime
+from mlclip.distributed import Runtime
 from mlclip.images import PhotoViews, find_images
 from mlclip.labels.table import write_labels
 from mlclip.methods.linear_head import choose_l2, fit_head
@@ -268,10 +268,10 @@ def test_crops_do_not_depend_on_batch_size_and_differ_between_epochs(labels):
 
     def epoch(number, **changes):
         config = replace(FIXED, augment="crop", **changes)
-        batches = [(rows, pixels) for rows, pixels, _ in epoch_batches(photos, number, config, 0, Distributed())]
+        batches = [(rows, pixels) for rows, pixels, _ in epoch_batches(photos, number, config, Runtime(num_workers=0))]
         return torch.cat([pixels for _, pixels in batches])[torch.cat([rows for rows, _ in batches]).argsort()]
 
     first = epoch(1)
     assert torch.equal(first, epoch(1, batch_size=3)) and not torch.equal(first, epoch(2))
-    plain = torch.cat([pixels for _, pixels, _ in epoch_batches(photos, 1, FIXED, 0, Distributed())])
+    plain = torch.cat([pixels for _, pixels, _ in epoch_batches(photos, 1, FIXED, Runtime(num_workers=0))])
     assert first.shape == plain.shape and first.dtype == torch.uint8

@@ -6,8 +6,10 @@ import re
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from conftest import Told
+
 from mlclip.clip.registry import Entry
-from mlclip.progress import Bar, Progress
+from mlclip.progress import Bar
 
 CONTENT = random.Random(0).randbytes(3 << 20)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -49,12 +51,10 @@ class Handler(BaseHTTPRequestHandler):
         """Write nothing to stderr."""
 
 
-class Recorder(Progress):
+class Recorder(Told):
     def __init__(self):
-        self.lines, self.bars = [], []
-
-    def log(self, line):
-        self.lines.append(line)
+        super().__init__()
+        self.bars = []
 
     @contextmanager
     def bar(self, label, total, unit="", done=0):

@@ -99,7 +99,7 @@ def pseudolabel(images, output, device, progress, **more):
 
 def _show_diagnosis(labels, progress: Console) -> None:
     """Print how many photos have each class and how sure the labels are, and what looks wrong."""
-    from ..labels.diagnosis import diagnose
+    from ..labels.review import diagnose
 
     found = diagnose(labels)
     if len(found.classes) <= options.CLASSES_SHOWN:

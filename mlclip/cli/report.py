@@ -45,9 +45,9 @@ def report(labels, truth, root, threshold, predictions, corrections, output, ove
     from dataclasses import replace
 
     from ..files import check_output
-    from ..labels.corrections import corrections_of, joined, read_corrections, said_unknown, sorted_out
     from ..labels.matching import enough_match
     from ..labels.metrics import read_known
+    from ..labels.review import corrections_of, joined, read_corrections, said_unknown, sorted_out
     from ..labels.table import read_labels
     from ..report.work_page import write_page
 

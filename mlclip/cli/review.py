@@ -31,8 +31,7 @@ def review(labels, predictions, model, corrections, count, form, progress):
     A model that contradicts labels should not have learned them by heart; the model of --method probe is a good choice. If its
     photos have moved, or to choose the device: mlclip predict PHOTOS -o scores.pt, then --predictions scores.pt.
     """
-    from ..labels.corrections import correct, read_corrections
-    from ..labels.diagnosis import questions
+    from ..labels.review import correct, questions, read_corrections
     from ..labels.table import read_labels
 
     if predictions and model:

@@ -9,12 +9,5 @@ if TYPE_CHECKING:  # what users import
     from .registry import available_models as available_models
     from .tokenizer import tokenize as tokenize
 
-_NAMES = {
-    "model": "CLIP build_clip",
-    "load": "load_clip",
-    "weights": "read_state_dict",
-    "tokenizer": "tokenize",
-    "registry": "MODELS Entry available_models cached_weights",
-    "download": "download",
-}
+_NAMES = {"load": "load_clip", "weights": "read_state_dict", "tokenizer": "tokenize", "registry": "available_models"}
 __all__, __getattr__, __dir__ = lazy_names(__name__, _NAMES)

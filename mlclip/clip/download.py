@@ -32,7 +32,8 @@ def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False
     """
     path, part = entry.path, entry.path.with_name(entry.path.name + PART_SUFFIX)
     if not path.is_file() and offline:
-        raise InputError(f"CLIP {entry.name} is not in the cache (`offline=True`). Download {entry.url} to {path}.")
+        what = f"CLIP {entry.name} is not in the cache, and `offline=True` forbids downloads"
+        raise InputError(f"{what}. Download {entry.url} to {path}.")
     if not path.is_file():
         waiting = f"another process is downloading {path}: waiting for it"
         with (

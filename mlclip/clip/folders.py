@@ -46,10 +46,7 @@ class ClipFacts:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], ClipFacts, str]:
-    """The tensors of the CLIP in a folder under our names, the facts about it, and the sha256 of its weights.
-
-    InputError if the folder does not hold a whole CLIP: one line that says what is missing.
-    """
+    """The tensors of the CLIP in a folder under our names, the facts about it, and the sha256 of its weights."""
     if (folder / "adapter_config.json").is_file():
         raise InputError(f"{folder} holds a LoRA adapter, not a whole CLIP. Merge it into its model first.")
     files, config = weights_in(folder)

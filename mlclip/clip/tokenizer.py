@@ -83,25 +83,20 @@ def _encode_word(word: str) -> tuple[int, ...]:
     return tuple(ids[piece] for piece in pieces)
 
 
-def _encode(text: str) -> list[int]:
-    import regex
-
-    words = regex.findall(WORDS, clean(text), regex.IGNORECASE)
-    return [START, *(number for word in words for number in _encode_word(word)), END]
-
-
 def tokenize(texts: list[str] | str, context_length: int = 77) -> LongTensor:
     """Token ids (N, context_length), int64: start token, the text's tokens, end token, then zeros.
 
     Raises InputError for a text of more than `context_length` tokens, including start and end; texts are never cut.
     Text that spells a special token, such as "<|endoftext|>", is ordinary text.
     """
+    import regex
     import torch
 
     texts = [texts] if isinstance(texts, str) else texts
     tokens = torch.zeros(len(texts), context_length, dtype=torch.long)
     for row, text in zip(tokens, texts, strict=True):
-        numbers = _encode(text)
+        words = regex.findall(WORDS, clean(text), regex.IGNORECASE)
+        numbers = [START, *(number for word in words for number in _encode_word(word)), END]
         if len(numbers) > context_length:
             start = " ".join(text[:50].split())
             raise InputError(

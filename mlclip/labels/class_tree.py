@@ -93,8 +93,6 @@ def named_classes(
         text, *prompts = re.split(r"(?<!\\)=", entry, maxsplit=1)
         names = [*re.split(r"(?<!\\)>", text), *prompts]
         names = [re.sub(r"\\([\\=>])", r"\1", clean_name(name)) for name in names]
-        if not all(names):
-            raise InputError(f"{source} has a blank class name ({entry.strip()!r:.200}). Write `label = prompt name`.")
         path = names[: len(names) - len(prompts)]
         for above, child in pairwise(path):
             if parents.get(child, above) != above:

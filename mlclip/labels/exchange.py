@@ -24,7 +24,7 @@ from ..images.names import output_names, photo_file
 from ..spelling import shorten
 from .class_tree import ClassTree, ancestors
 from .datasets import UNKNOWN, notes_of, photo_path, table_of
-from .labels import Labels, chosen, short
+from .labels import Labels, short
 from .sheet import json_in, load_text, save_csv, save_text
 
 KEYWORD_SEPARATOR = "; "  # between the keywords of a photo, for `exiftool -sep`
@@ -100,7 +100,7 @@ def write_coco(labels: Labels, file: Path) -> None:
     parents = ClassTree.of(labels.meta).parents
     ids = {name: number for number, name in enumerate(labels.classes, start=1)}
     images, annotations = [], []
-    for image, (path, names) in enumerate(chosen(labels), start=1):
+    for image, (path, names) in enumerate(zip(labels.paths, labels.chosen(), strict=True), start=1):
         images.append({"id": image, "file_name": path})
         for name, score in names.items():
             number = len(annotations) + 1
@@ -130,7 +130,7 @@ def write_label_studio(labels: Labels, file: Path, url_prefix: str) -> list[Path
     clip = (labels.meta.get("clip") or {}).get("name")
     made_by = [f"mlclip {__version__}", labels.meta.get("method"), clip and f"CLIP {clip}"]
     tasks = []
-    for (path, names), scores in zip(chosen(labels), labels.scores.tolist(), strict=True):
+    for path, names, scores in zip(labels.paths, labels.chosen(), labels.scores.tolist(), strict=True):
         known = {n: None if x != x else short(x) for n, x in zip(labels.classes, scores, strict=True)}
         highest = max((x for x in known.values() if x is not None), default=0)
         certainty = sum(names.values()) / len(names) if names else 1 - highest
@@ -246,7 +246,7 @@ def write_keywords(labels: Labels, file: Path) -> None:
     if wrong:
         raise InputError(f"the class {wrong[:60]!r} has a semicolon, which separates keywords. Rename it.")
     rows = []
-    for path, names in chosen(labels):
+    for path, names in zip(labels.paths, labels.chosen(), strict=True):
         nested = ["|".join([*reversed(ancestors(name, parents)), name]) for name in names]
         photo = os.path.abspath(os.path.join(labels.root, path))
         rows.append([photo, KEYWORD_SEPARATOR.join(names), KEYWORD_SEPARATOR.join(nested)])
@@ -255,7 +255,7 @@ def write_keywords(labels: Labels, file: Path) -> None:
 
 def write_folders(labels: Labels, folder: Path) -> None:
     """A folder for each class with links to its photos, or copies where links are not possible. InputError if no photo is there."""
-    pairs = [(name, path) for path, names in chosen(labels) for name in names]
+    pairs = [(name, path) for path, names in zip(labels.paths, labels.chosen(), strict=True) for name in names]
     places = output_names([f"{name.replace('/', '_')}/{path}" for name, path in pairs], "")
     there = [os.path.isfile(photo_file(labels.root, path)) for _, path in pairs]
     if not any(there):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
@@ -138,10 +138,13 @@ class Labels:
 
     def above_threshold(self) -> list[list[str]]:
         """The names of the classes that reach their threshold, for each photo, best score first."""
-        reached = (self.scores >= self.thresholds).tolist()
+        return list(map(list, self.chosen()))
+
+    def chosen(self) -> list[dict[str, float]]:
+        """The same with their scores, as text files hold them: {class: score} of each photo."""
         order = self.scores.nan_to_num(-1).argsort(dim=1, descending=True, stable=True).tolist()
-        rows = zip(order, reached, strict=True)
-        return [[self.classes[column] for column in columns if reaches[column]] for columns, reaches in rows]
+        rows = zip(order, self.scores.tolist(), (self.scores >= self.thresholds).tolist(), strict=True)
+        return [{self.classes[c]: short(scores[c]) for c in best if reached[c]} for best, scores, reached in rows]
 
     def to_pandas(self) -> pandas.DataFrame:
         """A DataFrame of the scores: index "path", one column per class, NaN = unknown. Raises InputError without pandas."""
@@ -151,16 +154,6 @@ class Labels:
             raise InputError("pandas is not installed. Install it with `pip install pandas`.") from error
         index = pandas.Index(self.paths, name="path", dtype=object)  # pyarrow refuses names that are not UTF-8
         return pandas.DataFrame(self.scores.numpy(), index=index, columns=self.classes, copy=True)
-
-
-# -- what is written of a table for another tool
-
-
-def chosen(labels: Labels) -> Iterator[tuple[str, dict[str, float]]]:
-    """(path, {class: score}) of each photo, with the classes that reach their thresholds, best first."""
-    column = {name: c for c, name in enumerate(labels.classes)}
-    for path, names, scores in zip(labels.paths, labels.above_threshold(), labels.scores.tolist(), strict=True):
-        yield path, {name: short(scores[column[name]]) for name in names}
 
 
 def short(score: float) -> float:

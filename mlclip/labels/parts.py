@@ -18,8 +18,8 @@ from torch import Tensor
 from ..config import InputError
 from ..images.names import photo_file
 from ..spelling import one_line, shorten
-from .corrections import corrections_of
 from .labels import Labels
+from .review import corrections_of
 
 LabelFiles = str | Path | Sequence[str | Path]  # a file, a pattern such as "labels-*.pt", or several of them
 SAME = ("method", "settings", "prompts", "contrast", "templates", "hierarchy")  # of the `meta` of all parts

@@ -12,8 +12,8 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
-from ..labels.diagnosis import diagnose
 from ..labels.metrics import matched_cells, mean_average_precision
+from ..labels.review import diagnose
 from ..labels.table import Labels
 from ..methods.calibration import expected_calibration_error, reliability
 from ..spelling import shorten

@@ -20,9 +20,8 @@ from torch import Tensor
 from ..config import InputError, ReportConfig
 from ..files import atomic
 from ..images.names import photo_file
-from ..labels.corrections import corrections_of, sorted_out
-from ..labels.diagnosis import belief, matched_belief, questions, wrong_labels
 from ..labels.matching import match_tables, placed
+from ..labels.review import belief, corrections_of, matched_belief, questions, sorted_out, wrong_labels
 from ..labels.table import Labels
 from ..progress import SILENT, Progress
 from . import html as page

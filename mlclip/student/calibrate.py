@@ -97,14 +97,8 @@ def calibrate(checkpoint: Checkpoint, predicted: Labels, truth: Labels) -> Calib
     found = {name: int(positives[c]) for c, name in enumerate(model.classes) if known[c]}
     kept = [name for c, name in enumerate(model.classes) if known[c] and not enough[c]]
     after = _quality(scores[rows], true, thresholds)
-    facts = {
-        "source": SOURCE,
-        "photos": len(rows),
-        "positives": found,
-        "kept": kept,
-        "before": earlier,
-        **asdict(after),
-    }
+    facts = {"source": SOURCE, "photos": len(rows), "positives": found, "kept": kept, "before": earlier}
+    facts |= asdict(after)
     calibrated = Checkpoint(model, thresholds, {**checkpoint.meta, "calibration": facts})
     untouched = [name for name in model.classes if name not in found]
     return CalibrationResult(calibrated, len(rows), found, kept, untouched, unmatched, before, after)

@@ -119,10 +119,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read the student of a `model.pt` or `model.safetensors`, in eval mode on `device`.
-
-    `plain.FIELDS["model"]` says what it must hold. InputError if the file is missing or damaged.
-    """
+    """Read the student of a `model.pt` or `model.safetensors`, in eval mode on `device`."""
     content = (
         _load_safetensors(path)
         if str(path).lower().endswith(".safetensors")

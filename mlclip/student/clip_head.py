@@ -88,7 +88,7 @@ class ClipHead(nn.Module):
     ) -> None:
         """Load the CLIP that the head needs, unless it is loaded: by its name or path, or from the file `clip`.
 
-        A name is downloaded once, unless `offline=True`. InputError if the CLIP cannot be loaded or has another sha256.
+        A name is downloaded once, unless `offline=True`.
         """
         from ..clip import load_clip
 

@@ -26,12 +26,10 @@ SIDE = 360  # longer side of one picture of the strip, pixels
 CAPTION = 22  # height of the line of text above it, pixels
 GAP = 6  # between two pictures, pixels
 
-Chosen = Sequence[tuple[int, float]]  # (class column, score) of each class to draw for one photo
-
 
 def write_heatmaps(
     photos: Sequence[Photo],
-    chosen: Sequence[Chosen],
+    chosen: Sequence[Sequence[tuple[int, float]]],
     checkpoint: Checkpoint,
     folder: str | Path,
     *,
@@ -42,6 +40,7 @@ def write_heatmaps(
 ) -> int:
     """Write one JPEG per photo, `folder`/PATH.heatmap.jpg: the photo, then the map of each chosen class over the photo.
 
+    `chosen` has the (column, score) of the classes of each photo.
     Where PATH is no name that can be written, `output_names` says what the file is called. Colours go from the lowest cell of each
     map (blue) to its highest cell (red): they compare places of a photo, not classes. Returns the number of files; photos that cannot
     be read are skipped.

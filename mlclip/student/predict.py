@@ -58,7 +58,7 @@ def score_photos(
     photos: Sequence[Photo],
     rows: Sequence[int] | None = None,
     *,
-    device: torch.device | str | None = None,
+    device: torch.device,
     batch_size: int = 64,
     num_workers: int = 2,
     progress: Progress = SILENT,
@@ -68,11 +68,10 @@ def score_photos(
     """Sigmoid scores (N, C) of photos, float32 on the CPU, and (row, reason) of the photos that cannot be read.
 
     Each photo is resized to the student's square input (aspect ratio not kept), without augmentation. Unreadable photos and those
-    that are not in `rows` have NaN. `device`: None uses a GPU where there is one. `batches` are the photos where they have been read
-    already, as `photo_batches` returns them. A ClipHead takes none: it runs CLIP, on about `batch_size` views of its input size at a time.
+    that are not in `rows` have NaN. `batches` are the photos where they have been read already, as `photo_batches` returns them. A
+    ClipHead takes none: it runs CLIP, on about `batch_size` views of its input size at a time.
     """
     rows = range(len(photos)) if rows is None else rows
-    device = choose_device(device or "auto")
     if isinstance(model, ClipHead):
         model.load_encoder(progress=progress)
         interpolation = model.to(device).eval().encoder_on(device).pixels.interpolation

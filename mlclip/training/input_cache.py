@@ -67,8 +67,11 @@ def open_input_cache(photos: Sequence[Photo], size: int, runtime: Runtime) -> In
             with distributed.together():
                 own = _create(length) if place == 0 else None
             name = distributed.all_gather(own)[mine[0]]
-            with distributed.together():
-                file = _open(name, length)
+            with distributed.together(), refused(f"{name} cannot be opened", "", OSError):
+                # Its bytes take no space yet. Windows deletes it when no process has it open any more.
+                flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_TEMPORARY", 0)
+                file = os.fdopen(os.open(name, flags), "r+b")
+                file.truncate(length)
         finally:
             if own:  # every rank has opened the file, or none will
                 with suppress(OSError):
@@ -100,14 +103,6 @@ def _create(length: int) -> str:
         os.unlink(name)
         raise InputError(f"{os.path.dirname(name)} needs {length / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free")
     return name
-
-
-def _open(name: str, length: int) -> BinaryIO:
-    """The open file, with `length` bytes that take no space yet. Windows deletes it when no process has it open any more."""
-    with refused(f"{name} cannot be opened", "", OSError):
-        file = os.fdopen(os.open(name, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_TEMPORARY", 0)), "r+b")
-        file.truncate(length)
-    return file
 
 
 def _fill(file: BinaryIO, photos: Sequence[Photo], rows: Sequence[int], size: int, runtime: Runtime) -> dict[int, str]:

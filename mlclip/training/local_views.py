@@ -145,8 +145,7 @@ class CropScorer:
 def crop_scorer_for(labels: Labels, teacher: Teacher, other_teacher: bool = False) -> CropScorer:
     """The scorer with the prompts, biases or levels, and view sizes that `labels` were made with.
 
-    Raises InputError if the labels do not say how they were made, or if `teacher` is not their CLIP and `other_teacher` is
-    False. CDUL's labels are not debiased: their biases are 1.
+    CDUL's labels are not debiased: their biases are 1. `other_teacher` allows another CLIP than that of the labels.
     """
     made, meta = labels.meta.get("clip"), labels.meta
     if not made or not meta.get("prompts"):

@@ -130,10 +130,7 @@ def _warn_of_changed(labels: Labels, found: list[tuple[int, Photo]], runtime: Ru
 
 
 def labelled_photos(labels: Labels) -> tuple[list[tuple[int, Photo]], dict[str, str]]:
-    """(row of labels, photo) for every row whose file exists, and path -> reason for the other rows.
-
-    InputError if a path leads out of the folder `labels.root`.
-    """
+    """(row of labels, photo) for every row whose file exists, and path -> reason for the other rows."""
     found, missing = [], {}
     for row, path in enumerate(labels.paths):
         file = photo_file(labels.root, path)

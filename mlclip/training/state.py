@@ -18,7 +18,7 @@ from ..config import InputError, TrainConfig
 from ..distributed import Distributed, Runtime
 from ..files import FORMAT_VERSION, beside, load_plain, refused, save_plain
 from ..images import Photo
-from ..labels.corrections import corrected_cells, corrections_of
+from ..labels.review import corrected_cells, corrections_of
 from ..labels.table import Labels
 from ..student.model import Classifier
 

@@ -22,10 +22,10 @@ from ..config import (
 )
 from ..distributed import Distributed, Runtime, describe_device, restarted, start_distributed
 from ..files import cache_folder, locked
-from ..labels.corrections import Corrections, correct, read_corrections
 from ..labels.matching import match_tables
 from ..labels.metrics import name_of, read_known, truth_for
 from ..labels.parts import LabelFiles, label_files
+from ..labels.review import Corrections, correct, read_corrections
 from ..labels.table import Labels, read_labels
 from ..machine import default_workers
 from ..progress import SILENT, LineProgress, Progress

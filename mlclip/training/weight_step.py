@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from ..config import InputError, TrainConfig
-from ..distributed import Distributed
+from ..distributed import Distributed, Runtime
 from ..images import Photo, PhotoViews, photo_batches
 from ..methods import ccd
 from ..methods.cdul import bernoulli_kl_with_logits
@@ -49,7 +49,7 @@ def weight_epoch(state: TrainingState, targets: Tensor) -> tuple[float, float]:
     sums = torch.zeros(2, dtype=precise, device=device)  # losses, photos
     mean, seen, note, timed = 0.0, 0.0, "", min(FORECAST_STEPS, steps)
     started = after_first_step = time.monotonic()
-    batches = epoch_batches(state.photos, epoch, config, state.runtime.num_workers, distributed, state.cache)
+    batches = epoch_batches(state.photos, epoch, config, state.runtime, state.cache)
     with (
         fast_convolutions(state.model, device, state.precision),
         progress.bar(f"epoch {epoch}/{config.epochs}", photos, "photos") as bar,
@@ -148,19 +148,14 @@ def weight_step(
 
 
 def epoch_batches(
-    photos: list[Photo],
-    epoch: int,
-    config: TrainConfig,
-    num_workers: int,
-    distributed: Distributed,
-    cache: InputCache | None = None,
+    photos: list[Photo], epoch: int, config: TrainConfig, runtime: Runtime, cache: InputCache | None = None
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, str]]]:
     """This rank's part of every weight step of an epoch: rows (B,), uint8 pixels (B, 3, H, W), path -> reason of unreadable photos.
 
     Order, flips and crops depend only on the seed and the epoch, not on batch size, dataloader workers, world size or `cache`. Every
     rank gets the same number of steps; a part may be empty.
     """
-    generator = torch.Generator().manual_seed(_epoch_seed(config, epoch))
+    distributed, generator = runtime.distributed, torch.Generator().manual_seed(_epoch_seed(config, epoch))
     torch.manual_seed(_epoch_seed(config, epoch))  # for trunks with stochastic depth
     order = distributed.shard(torch.randperm(len(photos), generator=generator).tolist())
     flipped = torch.rand(len(photos), generator=generator) < 0.5
@@ -169,9 +164,8 @@ def epoch_batches(
     if cache:
         batches = cache.batches(order, per_rank)
     else:
-        views, device = PhotoViews(photos, config.size), distributed.device
-        batches = photo_batches(views, batch_size=per_rank, num_workers=num_workers, order=order, device=device)
-        batches = iter(batches)
+        loading = {"batch_size": per_rank, "num_workers": runtime.num_workers, "device": runtime.device}
+        batches = iter(photo_batches(PhotoViews(photos, config.size), order=order, **loading))
     for _ in range(steps):
         rows, pixels, skipped = next(batches, (torch.empty(0, dtype=torch.long), None, []))
         unreadable = {photos[index].path: reason for index, reason in skipped}
