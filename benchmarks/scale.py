@@ -5,8 +5,8 @@
     python benchmarks/scale.py --photos 30 --classes 2000,10000,20000
     python benchmarks/scale.py --rows 50000,200000,1000000
     python benchmarks/scale.py --scenes 600
-    python benchmarks/scale.py --jobs 8 40
-    python benchmarks/scale.py --jobs 8 37
+    python benchmarks/scale.py --jobs 8 12
+    python benchmarks/scale.py --jobs 8 11
 
 Each line is one whole process with an empty cache, "again" one whose embeddings are stored already. "Peak" is the memory (resident set) of
 the largest process of the command. The last lines fit a straight line to the times: seconds at the start, and seconds per photo.
@@ -14,7 +14,7 @@ Memory must not grow with the photos: the ratio of the largest to the smallest f
 
 With --rows, stores of drawn embeddings (14 × 64 numbers a photo) are written, and centred labels are made of them, each in a process of
 its own. "Rest" is the peak without the list of photos, the index of the store and the table. The times are of the processor. At the end,
-the labels of the second store are compared with those of a fit to all its photos.
+the labels of the second store are compared with those of a fit to all its photos, which uses other photos in another order.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ def write_rows(folder: Path, count: int) -> None:
     store.write_index(complete=True)
 
 
-def label_rows(folder: Path, count: int, output: Path | None, fit_to: int | None) -> None:
-    """Label a store of `write_rows`, and print seconds and megabytes."""
+def label_rows(folder: Path, count: int, output: Path, fit_to: int | None = None, shift: int = 0) -> None:
+    """Label a store of `write_rows`, and print seconds and megabytes. With `shift`, the first photos come last."""
     from mlclip.config import PseudolabelConfig
     from mlclip.progress import SILENT
     from mlclip.teacher import in_blocks
@@ -171,7 +171,9 @@ def label_rows(folder: Path, count: int, output: Path | None, fit_to: int | None
     in_blocks.FIT_PHOTOS = fit_to or in_blocks.FIT_PHOTOS
     torch.set_num_threads(1)
     start = resident()
-    photos, store = row_photos(count), Store(folder, Key("embeddings", "0" * 64, "gelu", 224, ROW_VIEWS))
+    photos = row_photos(count)
+    photos = photos[shift:] + photos[:shift]
+    store = Store(folder, Key("embeddings", "0" * 64, "gelu", 224, ROW_VIEWS))
     lists = resident() - start
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     started = time.process_time()
@@ -181,8 +183,7 @@ def label_rows(folder: Path, count: int, output: Path | None, fit_to: int | None
     peak = 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
     sizes = (peak, lists, scores.nbytes, peak - lists - scores.nbytes)
     bench.row(count, f"{seconds:.1f}", *(f"{size / 1e6:.0f}" for size in sizes))
-    if output:
-        torch.save(scores, output)
+    torch.save(scores.roll(shift, 0), output)
 
 
 def in_a_process(task: Callable, *arguments: object) -> None:
@@ -197,14 +198,22 @@ def rows_of_a_store(out: Path, counts: list[int]) -> None:
     bench.table("photos", "seconds", "peak, MB", "lists, MB", "table, MB", "rest, MB")
     for count in counts:
         in_a_process(write_rows, out / f"rows-{count}", count)
-        in_a_process(label_rows, out / f"rows-{count}", count, out / f"rows-{count}.pt", None)
+        in_a_process(label_rows, out / f"rows-{count}", count, out / f"rows-{count}.pt")
     if len(counts) > 1:
-        print(f"fitted to all of {counts[1]}:", flush=True)
-        in_a_process(label_rows, out / f"rows-{counts[1]}", counts[1], out / "rows-all.pt", counts[1])
-        apart = (torch.load(out / f"rows-{counts[1]}.pt") - torch.load(out / "rows-all.pt")).abs()
+        compare_fits(out, counts[1])
+
+
+def compare_fits(out: Path, count: int) -> None:
+    """Labels of a sample's fit against those of a fit to all photos, and these against the same with the photos in another order."""
+    print(f"fitted to all of {count}, and in another order:", flush=True)
+    for shift in (0, 5):
+        in_a_process(label_rows, out / f"rows-{count}", count, out / f"rows-all-{shift}.pt", count, shift)
+    of_sample, of_all, of_order = (torch.load(out / f"rows-{name}.pt") for name in (count, "all-0", "all-5"))
+    for what, one in (("a sample", of_sample), ("another order", of_order)):
+        apart = (one - of_all).abs()
         high = apart.flatten().kthvalue(int(0.99 * apart.numel())).values
         print(
-            f"labels differ by {apart.mean():.1e} in the mean, {high:.1e} in 99 % of all and {apart.max():.1e} at most"
+            f"{what}: labels differ by {apart.mean():.1e} in the mean, {high:.1e} in 99 % of all, {apart.max():.1e} at most"
         )
 
 
