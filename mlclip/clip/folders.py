@@ -26,12 +26,8 @@ from .weights import read_state_dict
 OPEN_CLIP_CONFIG, CONFIG = "open_clip_config.json", "config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
                      "open_clip_pytorch_model.pth")  # fmt: skip
-HUGGING_FACE_WEIGHTS = (
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model-*-of-*.bin",
-)
+HUGGING_FACE_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin",
+                        "pytorch_model-*-of-*.bin")  # fmt: skip
 DOWNLOAD_AGAIN = "Download the folder again, or pass another one."
 
 
