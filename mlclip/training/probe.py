@@ -161,10 +161,8 @@ def _fit_stored(
         raise InputError(f"only {readable} of the {len(photos)} labelled photos can be read. A probe needs at least 2.")
     device = runtime.device if runtime.device.type == "cuda" else torch.device("cpu")
     fitted = runtime.distributed.on_main(lambda: fit(*stored_views(store, photos, device), labels, weights, seed))
-    how = (
-        f"the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels (loss {fitted.loss:.4f})"
-    )
-    runtime.progress.log(f"head: L2 penalty {fitted.l2:.3g}, {how}")
+    how = f"the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels"
+    runtime.progress.log(f"head: L2 penalty {fitted.l2:.3g}, {how} (loss {fitted.loss:.4f})")
     return fitted, {skip.path: skip.reason for skip in skipped}
 
 
