@@ -4,6 +4,9 @@
     python benchmarks/scale.py --lists
     python benchmarks/scale.py --photos 30 --classes 2000,10000,20000
     python benchmarks/scale.py --rows 50000,200000,1000000
+    python benchmarks/scale.py --scenes 600
+    python benchmarks/scale.py --jobs 8 40
+    python benchmarks/scale.py --jobs 8 37
 
 Each line is one whole process with an empty cache, "again" one whose embeddings are stored already. "Peak" is the memory (resident set) of
 the largest process of the command. The last lines fit a straight line to the times: seconds at the start, and seconds per photo.
@@ -21,6 +24,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -204,15 +208,82 @@ def rows_of_a_store(out: Path, counts: list[int]) -> None:
         )
 
 
+def fit_of_scenes(out: Path, fit_to: int) -> None:
+    """mAP of the demo's scenes with labels that are fitted to all of them, and to some."""
+    from mlclip.teacher import in_blocks
+
+    world, tables = bench.demo_world(out, 0), []
+    os.environ["MLCLIP_CACHE"] = str(out / "cache")
+    for count in (in_blocks.FIT_PHOTOS, fit_to):
+        in_blocks.FIT_PHOTOS = count
+        names = world.truth_train.classes
+        tables.append(
+            mlclip.pseudolabel(world.train, names, clip="tiny", method="centred", device="cpu", progress=mlclip.SILENT)
+        )
+    means = [f"{bench.mean_ap(table, world.truth_train):.2f}" for table in tables]
+    apart = (tables[0].scores - tables[1].scores).abs()
+    print(f"mAP fitted to all {len(apart)} scenes {means[0]} %, to {fit_to} of them {means[1]} %")
+    print(f"labels differ by {apart.mean():.1e} in the mean and {apart.max():.1e} at most")
+
+
+def jobs(out: Path, parts: int = 8, photos_per_part: int = 40) -> None:
+    """Run `job.sh` of docs/scale.md on drawn photos in folders, kill one job, repeat it, and compare with a single run."""
+    here = out / "jobs"
+    shutil.rmtree(here, ignore_errors=True)
+    scenes = sorted(Path(small_photos(out, parts * photos_per_part)).iterdir())
+    for number in range(parts):
+        folder = here / "photos" / f"{number:02d}"
+        folder.mkdir(parents=True)
+        for photo in scenes[number * photos_per_part : (number + 1) * photos_per_part]:
+            os.link(photo, folder / photo.name)
+        (here / f"part-{number:02d}.txt").write_text(f"photos/{number:02d}\n")
+    script = (Path(__file__).parents[1] / "docs" / "scale.md").read_text().split("```sh\n")[1].split("```")[0]
+    (here / "job.sh").write_text(script)
+    environment = os.environ | {
+        "MLCLIP_CACHE": str(here / "cache"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+    def run(command: str) -> int:
+        return subprocess.run(command, shell=True, cwd=here, env=environment).returncode
+
+    run(f"mlclip pseudolabel photos/00 --classes {names(20, out)} --clip tiny -o sample.pt -q")
+    run("mlclip pseudolabel photos --like sample.pt --store store-all -o all.pt -q")
+    killed = subprocess.Popen(["sh", "job.sh", "3"], cwd=here, env=environment, start_new_session=True)
+    while not list(here.glob("store-03/shard-*")) and killed.poll() is None:
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    print(f"job 3 killed: status {killed.wait()}, labels {(here / 'labels-03.pt').exists()}")
+    print(f"xargs: status {run(f'seq 0 {parts - 1} | xargs -P 2 -n 1 sh job.sh')}")
+    one, many = mlclip.read_labels(here / "all.pt"), mlclip.read_labels(str(here / "labels-*.pt"))
+    print(f"{len(many)} photos; equal to the bit: {one.paths == many.paths and torch.equal(one.scores, many.scores)}")
+    apart = (one.scores - many.aligned(one.paths, one.classes).scores).abs()
+    print(f"{(apart > 0).any(1).sum()} photos differ, by {apart.max():.1e} at most")
+
+
 @click.command(help=__doc__)
 @bench.out("scale")
 @bench.option("--photos", default="1000,5000,20000", callback=bench.numbers)
 @bench.option("--classes", default="20,200,1000", callback=bench.numbers)
 @click.option("--lists", is_flag=True, help="Only the memory of the lists, per photo.")
 @bench.option("--rows", default="0", callback=bench.numbers, help="If given, only stores of so many drawn embeddings.")
-def main(out: Path, photos: list[int], classes: list[int], lists: bool, rows: list[int]) -> None:
+@click.option("--scenes", type=int, help="Only the demo's scenes, with labels that are fitted to so many of them.")
+@click.option("--jobs", "parts", type=(int, int), help="Only so many jobs with so many photos each.")
+def main(
+    out: Path,
+    photos: list[int],
+    classes: list[int],
+    lists: bool,
+    rows: list[int],
+    parts: tuple | None,
+    scenes: int | None,
+) -> None:
     if lists:
         return lists_per_photo(out.resolve())
+    if scenes:
+        return fit_of_scenes(out.resolve(), scenes)
+    if parts:
+        return jobs(out.resolve(), *parts)
     if any(rows):
         return rows_of_a_store(out.resolve(), rows)
     out = out.resolve()

@@ -269,6 +269,7 @@ def test_too_little_memory_or_space_is_one_line_with_the_options_to_lower(comman
     monkeypatch.setattr(cli.predict, "invoke", Mock(side_effect=error))
     status, _, err = command("predict", "photos")
     assert status == 1 and err.startswith(f"mlclip: {words}") and len(err.splitlines()) == 1
+    assert "Lower batch_size (--set batch_size=16) or --workers" in cli.explain(MemoryError(), cli.pseudolabel)
 
 
 def test_other_errors_of_the_program_are_not_hidden(command, monkeypatch):

@@ -244,9 +244,7 @@ def test_a_video_is_refused_with_the_ffmpeg_line(name, tmp_path):
         find_images(tmp_path / name)
 
 
-def test_folders_of_other_programs_and_files_that_look_like_photos_are_named_and_not_labelled(
-    photos, clip_file, tmp_path, monkeypatch, capsys
-):
+def test_what_other_programs_leave_is_named_and_not_labelled(photos, clip_file, tmp_path, monkeypatch, capsys):
     """What photo managers, NAS boxes, cameras and downloads leave in a folder; two photos are the user's own."""
     monkeypatch.chdir(tmp_path)
     data = (photos / "00.jpg").read_bytes()

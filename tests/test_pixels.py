@@ -445,9 +445,7 @@ def test_a_file_is_read_again_after_one_error(tmp_path, monkeypatch, error):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_labels_are_those_of_the_plain_twins_and_everything_unusual_is_said_once(
-    clip_file, tmp_path, monkeypatch, capsys
-):
+def test_labels_are_those_of_the_plain_twins(clip_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     best, adobe = OPTIONS["JPEG"], SPACES["Adobe RGB"]

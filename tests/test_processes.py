@@ -92,6 +92,7 @@ def label_and_train() -> None:
     train_student("model.pt", "ccd", epochs=2, warmup=1, clip="clip.pt", save_labels="updated.json")
     label_photos(output="dense.pt", method="dense")
     train_student("probe.pt", "probe")
+    mlclip.pseudolabel("photos", like="dense.pt", clip="clip.pt", output="again.pt", device="cpu", progress=SILENT)
     # steps of 10 and 1 photos: one of two processes has no photo in the last
     aligned = {"epochs": 2, "warmup": 1, "average": 0.5, "batch_size": 10}
     train_student("aligned.pt", "cdul", save_labels="aligned.json", **aligned)
@@ -114,6 +115,7 @@ def test_several_machines_make_the_labels_and_the_model_of_one(machines, monkeyp
         assert one.meta["skipped"] == several.meta["skipped"]
         assert torch.allclose(one.scores, several.scores, atol=tolerance), name
     assert [path for path, _ in read_labels(results / "labels.pt").meta["skipped"]] == ["05.jpg"]
+    assert torch.allclose(read_labels(results / "again.pt").scores, read_labels(results / "dense.pt").scores, atol=1e-6)
     for name in ("model.pt", "probe.pt", "aligned.pt"):
         one, several = (load_checkpoint(folder / name).model.state_dict() for folder in (Path(), results))
         assert all(torch.allclose(one[key].float(), several[key].float(), atol=2e-3) for key in one), name

@@ -184,9 +184,7 @@ def test_a_misspelt_name_gets_a_suggestion_and_no_colours(args, words, photos, t
     assert words in err and "\x1b" not in out + err
 
 
-def test_verbose_says_what_is_used_and_when_and_the_result_is_the_same(
-    photos, clip_file, tmp_path, monkeypatch, capsys
-):
+def test_verbose_says_what_is_used_and_when(photos, clip_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     base = ["pseudolabel", str(photos), "--classes", "red,green", "--clip", str(clip_file)]
     assert _status([*base, "-o", "a.csv", "-v"]) == 0

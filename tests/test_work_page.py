@@ -56,9 +56,7 @@ def shown(browser: Chromium) -> list[str]:
 
 
 @needs_browser
-def test_labels_marked_by_keyboard_are_in_the_downloaded_file_and_are_still_there_after_a_reload(
-    labels, browser, tmp_path
-):
+def test_labels_marked_by_keyboard_are_downloaded_and_survive_a_reload(labels, browser, tmp_path):
     write_page(labels, tmp_path / "report.html", looks=ReportConfig(sort="doubt"))
     browser.open(tmp_path / "report.html")
     assert shown(browser)[:2] == ["11.jpg", "10.jpg"]
@@ -79,9 +77,7 @@ def test_labels_marked_by_keyboard_are_in_the_downloaded_file_and_are_still_ther
 
 
 @needs_browser
-def test_a_photo_is_shown_large_several_are_answered_at_once_and_complete_ones_are_a_file_of_their_own(
-    labels, photos, browser, tmp_path
-):
+def test_large_photos_answers_for_several_and_a_file_of_complete_ones(labels, photos, browser, tmp_path):
     labels.scores[:, 2] = 0.98
     truth = Labels(labels.paths, CLASSES, (labels.scores > 0.5).float(), root=str(photos))
     truth.scores[3] = torch.tensor([1.0, 1.0, 0.0])  # not dog as labelled, but cow

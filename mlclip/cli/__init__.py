@@ -192,13 +192,8 @@ def explain(error: Exception, command: click.Command | None) -> str | None:
         return f"the output cannot be written: {reason}"
     params = command.params if command else []
     names = {name for param in params for name in (*param.opts, *getattr(param, "fields", ()))}
-    advice = {
-        "--batch-size": "--batch-size",
-        "batch_size": "--set batch_size=16",
-        "--size": "--size",
-        "--workers": "--workers",
-    }
-    lower = [words for name, words in advice.items() if name in names]
+    words = {"batch_size": "batch_size (--set batch_size=16)"}
+    lower = [words.get(name, name) for name in ("--batch-size", "batch_size", "--size", "--workers") if name in names]
     remedy = f"Lower {' or '.join(lower)}" if lower else "Use fewer photos"
     if type(error).__name__ == "OutOfMemoryError":
         return f"the GPU is out of memory. {remedy}, or use --device cpu."

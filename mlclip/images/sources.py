@@ -26,7 +26,6 @@ def read_paths(spec: str) -> tuple[str, list[str]]:
     """The folder of a list file and the absolute paths in it. Empty lines and lines that begin with "#" are ignored.
 
     `spec` is the file, or "table.csv:column", also of a .tsv or .parquet file; without a column, that is `path`.
-    Raises InputError if the file cannot be read, is not text, has no such column, or names no path.
     """
     file, column = spec, None
     if not os.path.isfile(spec) and spec.rpartition(":")[0].lower().endswith(TABLES):

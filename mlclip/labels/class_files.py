@@ -161,10 +161,7 @@ def write_thresholds(path: Path, classes: Sequence[str], thresholds: Sequence[fl
 
 
 def read_thresholds(path: Path, classes: Sequence[str], default: Sequence[float]) -> list[float]:
-    """The thresholds of `classes` from a file of `write_thresholds`; a class that the file does not name gets its `default`.
-
-    Raises InputError for a class that is not in `classes`, a duplicate class, or a threshold that is not a number in [0, 1].
-    """
+    """The thresholds of `classes` from a file of `write_thresholds`; a class that the file does not name gets its `default`."""
     existing_file(path, "`mlclip export -o thresholds.csv` writes the thresholds of a model, which you can edit.")
     if path.suffix.lower() == ".json":
         content = json_in(load_text(path), path)

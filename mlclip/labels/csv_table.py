@@ -124,10 +124,7 @@ def _rows_of(sheet: Sheet, split: str) -> list[int]:
 
 
 def _is_class(sheet: Sheet, column: int, beside_names: bool, known: Collection[str]) -> bool:
-    """Whether a column holds scores. Beside a column of names, only if all of its cells are scores.
-
-    InputError for a column without a name, or with cells of which only some are scores.
-    """
+    """Whether a column holds scores. Beside a column of names, only if all of its cells are scores. InputError if only some are."""
     name, cells = sheet.header[column], set(sheet.column(column))
     if not name and column:
         raise InputError(f"{sheet.file}, line 1: a class has no name (column {column + 1}). Name or remove it.")

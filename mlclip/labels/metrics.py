@@ -160,7 +160,6 @@ def compare_consistency(labels: Labels, truth: Labels, tree: ClassTree) -> list[
     """Two lines: the mAP of scores that are not yet consistent, and of what `tree` makes of them; and their contradictions.
 
     Those are scores above the parent's, classes without their parent, and photos with two classes of a group.
-    Raises InputError as `mean_average_precision` does.
     """
     parents, groups = tree.parent_columns(labels.classes), tree.group_columns(labels.classes)
     means, counts = [], []

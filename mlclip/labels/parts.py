@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,30 +65,27 @@ def join_parts(parts: Sequence[Labels], files: Sequence[str]) -> Labels:
             "the photos of the labels are on different drives. Train on each drive's labels alone."
         ) from error
 
-    def below(part: Labels) -> Callable[[str], str]:
+    def below(part: Labels, path: str) -> str:
         """How a path of the part is called below the common root."""
-        folder = os.path.abspath(part.root)
-        return lambda path: path if one_root else _slashes(os.path.relpath(os.path.join(folder, path), root))
+        return path if one_root else os.path.relpath(os.path.join(part.root, path), root).replace(os.sep, "/")
 
     of_file: dict[str, str] = {}
     for part, file in zip(parts, files, strict=True):
         for path in part.paths:
-            name = path if one_root else _slashes(os.path.relpath(photo_file(part.root, path), root))
+            if not one_root:
+                photo_file(part.root, path)  # an error if it leads out of the part's own root
+            name = below(part, path)
             if of_file.setdefault(name, file) != file:
                 raise InputError(
                     f"the photo {one_line(name, 200)} is in {of_file[name]} and in {file}. Leave one of them out."
                 )
     meta = {key: value for key, value in first.meta.items() if all(_equal(value, part.meta.get(key)) for part in parts)}
-    meta |= {"skipped": [[below(part)(path), why] for part in parts for path, why in part.meta.get("skipped") or []]}
-    meta |= {"corrections": {below(part)(path): of for part in parts for path, of in corrections_of(part).items()}}
+    meta |= {"skipped": [[below(part, path), why] for part in parts for path, why in part.meta.get("skipped") or []]}
+    meta |= {"corrections": {below(part, path): of for part in parts for path, of in corrections_of(part).items()}}
     content = [part.meta.get("content") for part in parts]
     meta |= {"content": torch.cat(content) if all(isinstance(hashes, Tensor) for hashes in content) else None}
     meta = {key: value for key, value in meta.items() if value is not None and not (key == "corrections" and not value)}
     return Labels(list(of_file), first.classes, torch.cat([part.scores for part in parts]), root, meta)
-
-
-def _slashes(path: str) -> str:
-    return path.replace(os.sep, "/")
 
 
 def _check_same_kind(first: Labels, other: Labels, first_file: str, file: str) -> None:

@@ -52,7 +52,6 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
     .pt and .json store everything. .csv (a `path` column and one column per class, empty = unknown) and .jsonl (one line
     `{"path": ..., "scores": {class: score or null}}` per photo) do not store `root` and `meta`, but for the thresholds, which are in
     a file beside it, `scores.thresholds.csv`. Scores are read back exactly.
-    Raises InputError for another suffix, a file that exists without `overwrite`, or a folder that cannot be written.
     """
     suffix = _suffix(path)
     path = check_output(path, overwrite=overwrite)

@@ -81,10 +81,7 @@ def figure(picture: Image.Image, caption: str, colour: str = "") -> str:
 
 
 def histogram(caption: str, edges: Sequence[float], counts: Sequence[float]) -> str:
-    """Inline SVG: one bar per bin, with the total, the highest count and three of the edges.
-
-    Raises ValueError unless there is one more edge than counts and all numbers are finite.
-    """
+    """Inline SVG: one bar per bin, with the total, the highest count and three of the edges."""
     if len(edges) != len(counts) + 1 or not counts or not all(map(math.isfinite, [*edges, *counts])):
         raise ValueError(f"{len(edges)} edges, {len(counts)} counts")
     width, height, top, left = 360, 130, 14, 4

@@ -44,7 +44,7 @@ def label_stored(
 
     `text` (K, D) has the classes, then the contrast names. `parents` (C,) has the column of each class's parent, or -1. `fitted` values
     are used, if there are any, else found. The summary has "seen", the means of these photos, and in "fitted" those of the photos that
-    the values come from.
+    the values come from. With more than FIT_PHOTOS photos, it is that of the sample.
     """
 
     def label(some: Sequence[Photo], values: Mapping | None) -> tuple[Tensor, dict[str, Any]]:
@@ -54,19 +54,18 @@ def label_stored(
 
     if len(photos) <= FIT_PHOTOS:
         return label(photos, fitted)
+    _, summary = label(sample_of(photos, stores[0]), fitted)
     if fitted is None:
-        fitted = label(sample_of(photos, stores[0]), None)[1]["fitted"]
         progress.log(f"fitted to {FIT_PHOTOS} of {len(photos)} photos, drawn by their contents")
     numbers: dict[Any, int] = {}  # of shards: a block has the photos of few of them
     shards = (numbers.setdefault(stores[0].shard_of(photo), len(numbers)) for photo in photos)
     order = torch.tensor(list(shards), dtype=torch.int32).argsort(stable=True)  # (N,)
-    scores, summaries = torch.empty(len(photos), len(parents)), []
+    scores = torch.empty(len(photos), len(parents))
     with progress.bar("labels", len(photos), "photos") as bar:
         for rows in order.split(BLOCK_PHOTOS):
-            scores[rows], summary = label([photos[row] for row in rows.tolist()], fitted)
-            summaries.append((len(rows), summary))
+            scores[rows], _ = label([photos[row] for row in rows.tolist()], summary["fitted"])
             bar.update(len(rows))
-    return scores, _combined(summaries)
+    return scores, summary
 
 
 def sample_of(photos: Sequence[Photo], store: Store) -> list[Photo]:
@@ -104,27 +103,3 @@ def _scores(
     seen = seen_in(views[0], text[: len(parents)], scores)
     fitted = {**summary["fitted"], "seen": fitted["seen"] if fitted else seen}
     return scores, summary | {"fitted": fitted, "seen": seen}
-
-
-def _combined(summaries: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
-    """The summary of all blocks from (number of photos, summary) of each; what comes from the fit is the same in all."""
-    total = sum(photos for photos, _ in summaries)
-    histograms = {
-        name: {**one, "counts": [0] * len(one["counts"])} for name, one in summaries[0][1]["histograms"].items()
-    }
-    for name, one in histograms.items():
-        counts = [summary["histograms"][name]["counts"] for _, summary in summaries]
-        one["counts"] = [sum(of_bin) for of_bin in zip(*counts, strict=True)]
-    photos, mean, variance = (
-        torch.stack([summary["seen"][name].double() for _, summary in summaries])
-        for name in ("photos", "mean", "variance")
-    )  # (blocks, C)
-    count = photos.sum(0)
-    common = (photos * mean).sum(0) / count.clamp(min=1e-9)
-    squares = ((photos - 1).clamp(min=1) * variance + photos * (mean - common).square()).sum(0)
-    seen = {"photos": count, "mean": common, "variance": squares / (count - 1).clamp(min=1)}
-    return summaries[0][1] | {
-        "mean_top1": sum(photos * summary["mean_top1"] for photos, summary in summaries) / total,
-        "histograms": histograms,
-        "seen": {name: value.float() for name, value in seen.items()},
-    }

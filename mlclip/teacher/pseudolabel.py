@@ -75,12 +75,13 @@ def pseudolabel(
     """
     given = {"classes": classes, "contrast": contrast, "templates": templates}
     facts = {"clip_activation": clip_activation, "clip_pixels": clip_pixels}
-    as_before = None if like is None else read_like(like, settings | given | facts)
     own = (config_of(PseudolabelConfig, settings), *given.values())
-    config, classes, contrast, templates = as_before[1:5] if as_before else own
     progress, distributed = progress or LineProgress(), distributed or start_distributed(device)
     runtime = Runtime(distributed, default_workers() if num_workers is None else num_workers, progress)
     with distributed.session():
+        chosen = settings | given | facts
+        as_before = None if like is None else distributed.on_main(lambda: read_like(like, chosen))
+        config, classes, contrast, templates = as_before[1:5] if as_before else own
         with distributed.together():
             found = find_images(images, exclude)
             found.say_left_out(progress)

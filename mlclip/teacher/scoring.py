@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -192,31 +191,14 @@ def check_same_teacher(
         )
 
 
-@dataclass(frozen=True)
-class TeacherCheck:
-    """What a teacher says about some pictures."""
+def check_teacher(teacher: Teacher, pictures: Tensor, truth: Sequence[int], names: Sequence[str]) -> tuple[int, float]:
+    """How many of the uint8 `pictures` (N, 3, S, S) a teacher names right, and its mean top-1 probability.
 
-    pictures: int
-    names: int
-    right: int  # pictures whose name has the highest score
-    mean_top1: float  # in [0, 1]; 1 / names if all scores are equal
-    dimensions: int  # D
-
-    @property
-    def flat(self) -> bool:
-        """Whether the scores say nothing about the names: the mean top-1 probability is that of equal scores."""
-        return self.mean_top1 <= 1 / self.names + FLAT_MARGIN
-
-
-def check_teacher(teacher: Teacher, pictures: Tensor, truth: Sequence[int], names: Sequence[str]) -> TeacherCheck:
-    """Let a teacher name uint8 `pictures` (N, 3, S, S); `truth` (N,) are indices into `names`.
-
-    InputError if an embedding is not finite: the weights are damaged.
+    `truth` (N,) are indices into `names`. InputError if an embedding is not finite: the weights are damaged.
     """
     text = class_embeddings(teacher, names, ["a photo of a {}"])  # (C, D)
     views = teacher.embed_views(pictures).cpu()  # (N, D)
     if not (text.isfinite().all() and views.isfinite().all()):
         raise InputError(f"{teacher.name} gives embeddings that are not finite. Its weights may be damaged.")
     top1, best = class_scores(views, text, teacher.logit_scale).max(dim=-1)  # (N,)
-    right = int((best == torch.tensor(list(truth))).sum())
-    return TeacherCheck(len(pictures), len(names), right, float(top1.double().mean()), text.shape[1])
+    return int((best == torch.tensor(list(truth))).sum()), float(top1.double().mean())
