@@ -200,9 +200,7 @@ def start_distributed(device: str | torch.device = "auto") -> Distributed:
     for other, (kind, _) in enumerate(kinds):
         if kind != kinds[0][0]:
             what = f"rank 0 has the device {kinds[0][0]} and rank {other} has {kind}"
-            raise InputError(
-                f'{what}. All ranks need the same kind: pass `device="cpu"`, or use only machines with GPUs.'
-            )
+            raise InputError(f'{what}. All ranks need the same kind: pass `device="cpu"`, or use machines with GPUs.')
     if all(own_gpu for _, own_gpu in kinds) and dist.get_backend() != "nccl":
         distributed = replace(distributed, group=_nccl_group())
     return distributed

@@ -60,9 +60,8 @@ def read_torch(path: str | Path, *, mmap: bool = False) -> Any:
         tensors = [value for value in level if isinstance(value, Tensor)]
         if any(t.layout != torch.strided or t.is_meta or t.is_quantized or t.is_complex() for t in tensors):
             raise RefusedError("holds a tensor of an unusual kind")
-        inner = [
-            value.values() if isinstance(value, dict) else value for value in level if not isinstance(value, Tensor)
-        ]
+        containers = [value for value in level if not isinstance(value, Tensor)]
+        inner = [value.values() if isinstance(value, dict) else value for value in containers]
         kept = [item for items in inner for item in items if isinstance(item, dict | list | tuple | Tensor)]
         level = list({id(item): item for item in kept}.values())
         if not level:

@@ -127,6 +127,19 @@ def clip_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def model_file(tmp_path_factory) -> Path:
+    """A student with random weights, in a folder of its own."""
+    from mlclip.student.checkpoint import Checkpoint, save_checkpoint
+    from mlclip.student.model import Classifier
+
+    torch.manual_seed(0)
+    model = Classifier("mobilenet_v3_small", ["red", "green", "blue"], 64).eval()
+    file = tmp_path_factory.mktemp("model") / "model.pt"
+    save_checkpoint(Checkpoint(model, torch.full((3,), 0.5)), file)
+    return file
+
+
+@pytest.fixture(scope="session")
 def teacher(clip_file):
     from mlclip.clip import load_clip
     from mlclip.teacher.scoring import Teacher

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -124,6 +125,14 @@ def test_the_notebook_runs_and_its_results_are_short(tmp_path, own_cache, monkey
     assert repr(labels).startswith("<Labels: 60 photos × 18 classes, ") and repr(model).startswith(
         "<Checkpoint: clip-resnet"
     )
+    pages = []
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(HTML=str, display=pages.append))
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    labels.show(2)
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    with pytest.raises(InputError, match="notebook"):
+        labels.show(2)
+    assert [page.count("<img") for page in pages] == [2]
     assert first._repr_html_().count("<img") == 3 and len(labels._repr_html_()) < 60_000
     assert "mAP" in repr(evaluation) and "<td>star</td>" in evaluation._repr_html_()
     assert all(len(repr(value)) < 2000 for value in shown) and set(one.labels) <= set(labels.classes)

@@ -24,22 +24,12 @@ from mlclip.files import cache_folder
 from mlclip.images import find_images
 from mlclip.images.names import LONGEST_NAME, output_names, photo_file
 from mlclip.labels.table import Labels, write_labels
-from mlclip.student.checkpoint import Checkpoint, save_checkpoint
 from mlclip.student.heatmaps import write_heatmaps
-from mlclip.student.model import Classifier
 
 CLASSES = ["red", "green", "blue"]
 NOBODY = 65534
 WRITE = "import sys, os, signal; from mlclip import files\nwith files.atomic(sys.argv[1]) as file:\n file.write_text('half')\n"
 needs_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can do this")
-
-
-@pytest.fixture
-def model_file(tmp_path) -> Path:
-    torch.manual_seed(0)
-    checkpoint = Checkpoint(Classifier("mobilenet_v3_small", CLASSES, 64).eval(), torch.full((3,), 0.5), {})
-    save_checkpoint(checkpoint, tmp_path / "model.pt")
-    return tmp_path / "model.pt"
 
 
 @pytest.fixture

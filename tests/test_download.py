@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 import threading
+from unittest.mock import Mock
 
 import pytest
 from toy_server import CONTENT, SHA256, Recorder, Server
@@ -125,33 +126,18 @@ def test_without_network_the_error_names_the_url_and_the_path_for_a_manual_copy(
     assert entry.url in line and str(entry.path) in line and "by hand" in line
 
 
-def block_sockets(monkeypatch):
-    def blocked(*_, **__):
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", blocked)
-    monkeypatch.setattr(socket, "create_connection", blocked)
-    monkeypatch.setattr(socket, "getaddrinfo", blocked)
-
-
-def test_offline_with_an_empty_cache_is_refused_without_a_connection(server, monkeypatch, own_cache):
+def test_offline_or_with_a_cached_file_there_is_no_connection(server, monkeypatch, own_cache):
     entry = server.entry()
-    block_sockets(monkeypatch)
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, Mock(side_effect=AssertionError("a socket was opened")))
     line = refused(entry, offline=True)
     assert entry.url in line and str(entry.path) in line and "`offline=True`" in line
     assert list(own_cache.iterdir()) == []
-
-
-@pytest.mark.parametrize("offline", [True, False])
-def test_a_cached_file_needs_no_connection(server, monkeypatch, offline):
-    entry = server.entry()
     entry.path.write_bytes(CONTENT)
-    block_sockets(monkeypatch)
-    assert download(entry, offline=offline) == entry.path
+    assert download(entry) == download(entry, offline=True) == entry.path
     entry.path.unlink()
-    if not offline:
-        with pytest.raises(AssertionError, match="a socket was opened"):  # proves that sockets are blocked
-            download(entry)
+    with pytest.raises(AssertionError, match="a socket was opened"):  # proves that sockets are blocked
+        download(entry)
 
 
 def test_an_unwritable_cache_is_named(server, monkeypatch, tmp_path):

@@ -22,20 +22,10 @@ from mlclip import cli, images
 from mlclip.files import locked
 from mlclip.labels.table import Labels, read_labels, write_labels
 from mlclip.student import predict
-from mlclip.student.checkpoint import Checkpoint, save_checkpoint
-from mlclip.student.model import Classifier
 from mlclip.teacher import pseudolabel
 from mlclip.training import start
 
 CLASSES = ["red", "green", "blue"]
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
-    file = tmp_path_factory.mktemp("model") / "model.pt"
-    save_checkpoint(Checkpoint(Classifier("mobilenet_v3_small", CLASSES, 64), torch.full((3,), 0.5), {}), file)
-    return file
 
 
 # Photos

@@ -29,11 +29,6 @@ def labels(photos) -> Labels:
     return Labels([f"{n:02d}.jpg" for n in range(12)], CLASSES, scores, root=str(photos))
 
 
-@pytest.fixture
-def truth(labels) -> Labels:
-    return replace(labels, scores=torch.nn.functional.one_hot(torch.arange(12) % 3).float())
-
-
 def log_rows(model_file) -> list[dict[str, str]]:
     with open(model_file.with_suffix(".log.csv"), newline="") as file:
         return list(csv.DictReader(file))
@@ -76,7 +71,8 @@ def test_with_rate_zero_the_labels_do_not_change_and_unknown_labels_stay_unknown
     assert torch.allclose(refined.scores, labels.scores, atol=1e-5, equal_nan=True)
 
 
-def test_the_truth_adds_numbers_to_the_log_and_has_no_other_effect(labels, truth, tmp_path):
+def test_the_truth_adds_numbers_to_the_log_and_has_no_other_effect(labels, tmp_path):
+    truth = replace(labels, scores=torch.nn.functional.one_hot(torch.arange(12) % 3).float())
     plain = train_student(labels, tmp_path / "a.pt", config=CONFIG)
     with_truth = train_student(labels, tmp_path / "b.pt", config=CONFIG, truth=truth)
     weights = plain.model.state_dict()

@@ -44,9 +44,7 @@ def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False
                 return _fetch(entry, part, progress)
     if (found := hash_file(path)) != entry.sha256:
         what = f"{path} is truncated or not the file of CLIP {entry.name}"
-        raise InputError(
-            f"{what}: its sha256 is {found}, expected {entry.sha256}. Delete it: mlclip downloads it again."
-        )
+        raise InputError(f"{what}: its sha256 is {found}, expected {entry.sha256}. Delete it to download it again.")
     return path
 
 
@@ -61,9 +59,7 @@ def _fetch(entry: Entry, part: Path, progress: Progress) -> Path:
         except _BrokenError as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures == FAILURES:
-                remedy = (
-                    f"Try again later to continue from {_size(part)} bytes, or copy the file to {entry.path} by hand."
-                )
+                remedy = f"Try again to continue from {_size(part)} bytes, or copy the file to {entry.path} by hand."
                 raise InputError(f"cannot download {entry.url} ({error}). {remedy}") from error
             progress.log(f"the download of {entry.name} was interrupted ({error}): trying again")
         time.sleep(PAUSE * failures)
@@ -71,9 +67,7 @@ def _fetch(entry: Entry, part: Path, progress: Progress) -> Path:
     if found != entry.sha256:
         part.unlink()
         what = f"{entry.url} has the sha256 {found}, expected {entry.sha256}"
-        raise InputError(
-            f"{what}. The download was deleted. Try again, or copy the right file to {entry.path} by hand."
-        )
+        raise InputError(f"{what}. It was deleted. Try again, or copy the right file to {entry.path} by hand.")
     os.replace(part, entry.path)
     return entry.path
 

@@ -26,12 +26,8 @@ from .weights import read_state_dict
 OPEN_CLIP_CONFIG, CONFIG = "open_clip_config.json", "config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
                      "open_clip_pytorch_model.pth")  # fmt: skip
-HUGGING_FACE_WEIGHTS = (
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model-*-of-*.bin",
-)
+HUGGING_FACE_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin",
+                        "pytorch_model-*-of-*.bin")  # fmt: skip
 DOWNLOAD_AGAIN = "Download the folder again, or pass another one."
 
 
@@ -53,7 +49,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], ClipFacts, str]:
     if not (folder / config).is_file():
         what = f"{folder} holds weights but no {config}, which says how they are used. Download it from the same place"
         raise InputError(
-            f"{what}, or pass {files[0]} with `clip_activation=gelu` and `clip_pixels=openai`, if they are right."
+            f"{what}, or pass {files[0]}, `clip_activation=gelu` and `clip_pixels=openai` if that is right."
         )
     damaged = (InputError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
     with refused(f"the json files in {folder} do not describe a CLIP that mlclip can use", DOWNLOAD_AGAIN, *damaged):
@@ -78,9 +74,7 @@ def weights_in(folder: Path) -> tuple[list[Path], str]:
             raise InputError(f"{folder} does not hold all parts of {name}. Download all of them again.")
         return files, OPEN_CLIP_CONFIG if name in OPEN_CLIP_WEIGHTS else CONFIG
     wanted = f"{OPEN_CLIP_WEIGHTS[0]} or {HUGGING_FACE_WEIGHTS[0]}"
-    raise InputError(
-        f"{folder} is a folder without weights of a CLIP ({wanted}). Download them, or pass a file or a name."
-    )
+    raise InputError(f"{folder} is a folder without weights of a CLIP ({wanted}). Download them, or pass a file.")
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -99,8 +99,7 @@ def tokenize(texts: list[str] | str, context_length: int = 77) -> LongTensor:
         numbers = [START, *(number for word in words for number in _encode_word(word)), END]
         if len(numbers) > context_length:
             start = " ".join(text[:50].split())
-            raise InputError(
-                f"text {start!r} has {len(numbers)} tokens; CLIP reads at most {context_length}. Shorten it."
-            )
+            what = f"the text {start!r} has {len(numbers)} tokens"
+            raise InputError(f"{what}; CLIP reads at most {context_length}. Shorten it.")
         row[: len(numbers)] = torch.tensor(numbers)
     return tokens

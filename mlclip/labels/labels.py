@@ -79,9 +79,21 @@ class Labels:
         counts = (self.scores >= self.thresholds).sum(0).tolist()
         rows = sorted(zip(self.classes, counts, strict=True), key=lambda row: -row[1])[:IN_A_CELL]
         cells = "".join(f"<tr><td>{escape(name)}</td><td>{count}</td></tr>" for name, count in rows)
-        cards = "".join(map(self._card, self.paths[:CARDS], self.above_threshold()[:CARDS]))
         table = f"<table><tr><th>class</th><th>photos</th></tr>{cells}</table>"
-        return f"<p>{escape(repr(self))}</p><div style='display:flex;gap:12px;flex-wrap:wrap'>{table}{cards}</div>"
+        return f"<p>{escape(repr(self))}</p>{self._cards(CARDS, table)}"
+
+    def show(self, count: int = IN_A_CELL) -> None:
+        """Show the first `count` photos with their classes in a notebook. Raises InputError where there is none."""
+        try:
+            from IPython.display import HTML, display
+        except ImportError as error:
+            raise InputError("`show` needs a notebook. `mlclip report` writes a page of all photos.") from error
+        display(HTML(self._cards(count)))
+
+    def _cards(self, count: int, first: str = "") -> str:
+        """The first `count` photos side by side as HTML, after `first`."""
+        cards = "".join(map(self._card, self.paths[:count], self.above_threshold()[:count]))
+        return f"<div style='display:flex;gap:12px;flex-wrap:wrap'>{first}{cards}</div>"
 
     def _card(self, path: str, names: list[str]) -> str:
         """One photo as HTML, with its classes; without the picture where it cannot be opened."""

@@ -120,11 +120,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read the student of a `model.pt` or `model.safetensors`, in eval mode on `device`."""
-    content = (
-        _load_safetensors(path)
-        if str(path).lower().endswith(".safetensors")
-        else load_plain(path, kind="model", made_by=MADE_BY)
-    )
+    safe = str(path).lower().endswith(".safetensors")
+    content = _load_safetensors(path) if safe else load_plain(path, kind="model", made_by=MADE_BY)
     with refused(str(path), f"Create the file again with `{MADE_BY}`.", InputError):
         if content["arch"] == CLIP_HEAD:
             model = clip_head_of(content)
@@ -184,9 +181,8 @@ def _load_safetensors(path: str | Path) -> dict[str, Any]:
     if (texts.pop("format", None), texts.pop("version", None)) != (FORMAT, str(VERSION)):
         raise InputError(f"{path} is not a model of this version of mlclip. `{EXPORTED_BY}` creates one.")
     remedy = f"Create it again with `{EXPORTED_BY}`."
-    with refused(
-        f"{path} is damaged: its header is not valid", remedy, TypeError, ValueError, RuntimeError, OverflowError
-    ):
+    damaged = (TypeError, ValueError, RuntimeError, OverflowError)
+    with refused(f"{path} is damaged: its header is not valid", remedy, *damaged):
         facts = {name: parse_json(text) for name, text in texts.items()}
         thresholds = torch.tensor(facts.get("thresholds"), dtype=torch.float32)
         meta = {**(facts.get("training") or {}), "labels_meta": dict(facts.get("labels") or {})}

@@ -74,8 +74,7 @@ class ClipHead(nn.Module):
 
     def cost(self) -> str:
         """What prediction needs, in words."""
-        views = "1 view" if self.work == 1 else f"{self.work} views"
-        what = f"once, {self.size} px" if self.side else views
+        what = f"once, {self.size} px" if self.side else f"{self.work} views"
         return f"CLIP {self.needed['name']} for every photo ({what})"
 
     def use(self, teacher: Teacher) -> ClipHead:

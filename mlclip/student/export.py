@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config import InputError, OptionError
 from ..files import atomic
@@ -58,17 +58,6 @@ class Difference:
             return text
         slow = "; slower, so use it only for its size, or `variant=fp32`" if self.time > 1 else ""
         return f"{text}; on this machine it takes {self.time:.2f} times as long as fp32{slow}"
-
-
-class _Scores(nn.Module):
-    """uint8 pixels (N, 3, H, W) -> scores (N, C). Normalisation and sigmoid are part of the exported graph."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.model(pixels).sigmoid()
 
 
 def export_onnx(
@@ -135,7 +124,7 @@ def _graph(model: nn.Module, pixels: np.ndarray) -> Any:
     try:
         with _interruptible():
             program = torch.onnx.export(
-                _Scores(model).eval(),
+                nn.Sequential(model, nn.Sigmoid()).eval(),  # normalisation and sigmoid are part of the graph
                 (torch.from_numpy(pixels),),
                 input_names=["pixels"],
                 output_names=["scores"],

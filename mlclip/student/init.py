@@ -25,6 +25,7 @@ def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Cla
 
     `init="clip"` takes the image ResNet of the CLIP that made the labels. `arch="clip-resnet"` takes that of a CLIP file.
     """
+    boost = config.cam_boost if config.two_views else 1.0
     if config.init == "clip":
         teacher = labels.meta.get("clip")
         if not teacher:
@@ -38,15 +39,11 @@ def new_student(config: TrainConfig, labels: Labels, offline: bool) -> tuple[Cla
             raise InputError(f'`arch="{CLIP_ARCH}"` needs a CLIP. Use `init="clip"`, or the file of a CLIP as `init`.')
         state, origin = _weights_of_file(config.init), config.init
     else:
-        model = Classifier(config.arch, labels.classes, config.size, cam_boost=_boost(config))
+        model = Classifier(config.arch, labels.classes, config.size, cam_boost=boost)
         return model, load_trunk(model, config.init, offline=offline)
     trunk = clip_trunk(state, origin)
-    model = Classifier(CLIP_ARCH, labels.classes, config.size, trunk=trunk, cam_boost=_boost(config))
+    model = Classifier(CLIP_ARCH, labels.classes, config.size, trunk=trunk, cam_boost=boost)
     return model, f"the student starts from the image ResNet of {origin}"
-
-
-def _boost(config: TrainConfig) -> float:
-    return config.cam_boost if config.two_views else 1.0
 
 
 def load_trunk(student: Classifier, init: str, *, offline: bool = False) -> str:

@@ -71,9 +71,8 @@ def adjust_hue(pixels: Tensor, factors: Tensor) -> Tensor:
     low, value = rgb.aminmax(dim=1, keepdim=True)  # (B, 1, H, W)
     span = value - low
     red, green, blue = rgb.split(1, dim=1)
-    sixths = torch.where(
-        value == red, green - blue, torch.where(value == green, 2 * span + blue - red, 4 * span + red - green)
-    )
+    other = torch.where(value == green, 2 * span + blue - red, 4 * span + red - green)
+    sixths = torch.where(value == red, green - blue, other)
     hue = sixths / span.clamp(min=1e-9) + 6 * factors  # (B, 1, H, W) in sixths of the circle; a grey pixel has span 0
     channels = torch.tensor([5.0, 3.0, 1.0], device=pixels.device).view(1, 3, 1, 1)
     distance = (channels + hue).remainder(6)  # (B, 3, H, W)

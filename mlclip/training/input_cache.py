@@ -114,10 +114,8 @@ def _fill(file: BinaryIO, photos: Sequence[Photo], rows: Sequence[int], size: in
     unreadable, chosen = {}, [photos[row] for row in rows]
     threads, log = runtime.num_workers, runtime.progress.log
     batches = read_batches(chosen, size, batch_size=PHOTOS_AT_ONCE, num_threads=threads, log=log)
-    with (
-        refused("the decoded photos cannot be written", "", OSError),
-        runtime.bars.bar("decoding photos", len(rows), "photos") as bar,
-    ):
+    bars = runtime.bars.bar("decoding photos", len(rows), "photos")
+    with refused("the decoded photos cannot be written", "", OSError), bars as bar:
         for batch in batches:
             for index, pixels in zip(batch.rows, batch.pixels, strict=True):
                 file.seek(rows[index] * pixels.nbytes)

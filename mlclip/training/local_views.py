@@ -156,10 +156,8 @@ def crop_scorer_for(labels: Labels, teacher: Teacher, other_teacher: bool = Fals
         raise InputError(f"{what}. Make them with `--views default`, or {OTHERWISE}")
     if not other_teacher:
         check_same_teacher(made, teacher)
-    what, remedy = (
-        "the facts about how the labels were made are damaged",
-        "Make the labels again with `mlclip pseudolabel`.",
-    )
+    what = "the facts about how the labels were made are damaged"
+    remedy = "Make the labels again with `mlclip pseudolabel`."
     with refused(what, remedy, KeyError, TypeError, ValueError, RuntimeError, AttributeError):
         settings, scale, classes = meta.get("settings", {}), made["logit_scale"], len(labels.classes)
         text = embeddings_of(meta, teacher)

@@ -98,9 +98,8 @@ def train_probe(
     weights = label_weights(corrected_photos(labels, photos), config)
     problem = Problem(photos, scores, weights, labels.root, config.seed)
     if config.arch == CLIP_HEAD:
-        with encoded_views(
-            photos, teacher, root=labels.root, runtime=runtime, **_encoded_for(labels, teacher)
-        ) as filled:
+        asked = {"root": labels.root, "runtime": runtime, **_encoded_for(labels, teacher)}
+        with encoded_views(photos, teacher, **asked) as filled:
             fitted, unreadable = _fit_stored(fit_pooled, filled, problem, runtime)
         model = clip_head_for(filled.stores[0].key, labels.classes, fitted, teacher)
         runtime.progress.log(f"prediction with this model will run {model.cost()}; pool: {model.pool}")
@@ -161,10 +160,8 @@ def _fit_stored(
         raise InputError(f"only {readable} of the {len(photos)} labelled photos can be read. A probe needs at least 2.")
     device = runtime.device if runtime.device.type == "cuda" else torch.device("cpu")
     fitted = runtime.distributed.on_main(lambda: fit(*stored_views(store, photos, device), labels, weights, seed))
-    how = (
-        f"the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels (loss {fitted.loss:.4f})"
-    )
-    runtime.progress.log(f"head: L2 penalty {fitted.l2:.3g}, {how}")
+    how = f"the best of {len(fitted.tried)} in {FOLDS}-fold cross-validation against the labels"
+    runtime.progress.log(f"head: L2 penalty {fitted.l2:.3g}, {how} (loss {fitted.loss:.4f})")
     return fitted, {skip.path: skip.reason for skip in skipped}
 
 
@@ -252,9 +249,8 @@ def fit_pooled(
 ) -> FittedHead:
     """The head for the views (n, V, K) of some `rows` of labels (N, C), with the pool that has the lower loss on held-out photos."""
     inputs = {LOG_MEAN_EXP: views, MEAN: views.mean(1, keepdim=True)}
-    return min(
-        (fit_views(inputs[pool], rows, labels, weights, seed, pool) for pool in pools), key=lambda head: head.loss
-    )
+    heads = [fit_views(inputs[pool], rows, labels, weights, seed, pool) for pool in pools]
+    return min(heads, key=lambda head: head.loss)
 
 
 def clip_head_for(key: Key, classes: Sequence[str], fitted: FittedHead, teacher: Teacher) -> ClipHead:

@@ -50,10 +50,8 @@ def weight_epoch(state: TrainingState, targets: Tensor) -> tuple[float, float]:
     mean, seen, note, timed = 0.0, 0.0, "", min(FORECAST_STEPS, steps)
     started = after_first_step = time.monotonic()
     batches = epoch_batches(state.photos, epoch, config, state.runtime, state.cache)
-    with (
-        fast_convolutions(state.model, device, state.precision),
-        progress.bar(f"epoch {epoch}/{config.epochs}", photos, "photos") as bar,
-    ):
+    shown = progress.bar(f"epoch {epoch}/{config.epochs}", photos, "photos")
+    with fast_convolutions(state.model, device, state.precision), shown as bar:
         for step, (rows, pixels, unreadable) in enumerate(batches, 1):
             state.skipped |= unreadable
             strong, factors = (None if table is None else table[rows] for table in (jitter, weights))
