@@ -15,7 +15,7 @@ from PIL import Image, TiffImagePlugin
 
 from mlclip import read_labels
 from mlclip.cli import _status
-from mlclip.images import MAX_PIXELS, NOTED, PROFILE, Unreadable, open_image, read_parts
+from mlclip.images import MAX_PIXELS, NOTED, PROFILE, Unreadable, decode, open_image, read_parts
 from mlclip.images.decode import _orientation
 from mlclip.teacher.store import contents_of
 
@@ -245,6 +245,8 @@ def test_a_jpeg_above_the_limit_is_decoded_at_a_fraction_and_another_format_is_r
     assert open_bytes(tmp_path, data, smallest=(20, 20)).size == (50, 40)
     assert "too large (400×320, over 10,000 pixels)" in reason(tmp_path, encoded(twin, "PNG"))
     assert MAX_PIXELS == 178_000_000
+    with decode._STRICT_AND_QUIET:  # another thread may be in `Image.crop`, which multiplies the limit
+        assert 2 * Image.MAX_IMAGE_PIXELS > MAX_PIXELS
 
 
 # --- orientation ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ MAX_PIXELS = 178_000_000  # no more are decoded of a photo
 MAX_BYTES = 2**30
 SETTINGS = (  # of Pillow, while it decodes
     (ImageFile, "LOAD_TRUNCATED_IMAGES", False),
-    (Image, "MAX_IMAGE_PIXELS", None),  # MAX_PIXELS stands in its place
+    (Image, "MAX_IMAGE_PIXELS", 2**62),  # MAX_PIXELS stands in its place; not None, which other threads may multiply
     (PngImagePlugin, "MAX_TEXT_CHUNK", 2**24),  # bytes of one text of a PNG, or of its colour profile
     (PngImagePlugin, "MAX_TEXT_MEMORY", 2**28),  # bytes of all texts
 )
