@@ -111,6 +111,7 @@ def test_the_file_says_what_is_recorded_and_no_name_of_a_photo_or_folder(handed)
     for line in (
         "- licence: mit",
         "- epochs: 3",
+        "- grids: 1, 2",
         "- photos: 20",
         "- mAP\\_report\\_only: 0.75",
         "| big \\| \\*dog\\* | 0.123 |",

@@ -14,6 +14,7 @@ from mlclip.distributed import Runtime
 from mlclip.images import PhotoViews, find_images
 from mlclip.labels.table import write_labels
 from mlclip.methods.linear_head import choose_l2, fit_head
+from mlclip.student.card import last_epoch
 from mlclip.student.checkpoint import load_checkpoint
 from mlclip.student.model import Classifier
 from mlclip.student.predict import predict
@@ -168,6 +169,7 @@ def test_a_probe_learns_colours_and_leaves_the_trunk_as_it_is(labels, tmp_path):
     [chosen] = [row for row in rows if row["chosen"] == "1"]
     assert float(chosen["held_out_loss"]) <= min(float(row["held_out_loss"]) for row in rows) * 1.0002
     assert float(chosen["predictions_mAP_report_only"]) > 0.5 and float(chosen["labels_mAP_report_only"]) == 1
+    assert last_epoch(tmp_path / "m.pt")["chosen"] == 1  # the card shows this row
     assert not resume_file(tmp_path / "m.pt").exists()
 
 

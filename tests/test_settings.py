@@ -152,6 +152,8 @@ def test_set_changes_rare_settings_and_lists_them(capsys):
     for text, words in wrong.items():
         assert _status(["train", "--set", text]) == 2
         assert words in capsys.readouterr().err
+    assert _status(["pseudolabel", "no-folder", "--set", "batch_size=0"]) == 2
+    assert "batch_size is 0: it must be at least 1" in capsys.readouterr().err
     assert _status(["train", "--set", "help"]) == 0
     assert "sigma = 1.0\n    [cdul] Width" in capsys.readouterr().out
 

@@ -132,7 +132,10 @@ class TeacherConfig:
 class EncodingConfig:
     """What changes how a CLIP computes, and no result."""
 
-    batch_size: int = rare(64, "Views that CLIP encodes at once; fewer need less memory.")
+    batch_size: int = rare(64, "Views that CLIP encodes at once; fewer need less memory.", least=1)
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def label_files(source: LabelFiles) -> list[str]:
     if not isinstance(source, str | os.PathLike):
         return [file for one in source for file in label_files(one)]
     name = os.fspath(source)
-    return [name] if os.path.exists(name) or not glob.has_magic(name) else sorted(glob.glob(name, recursive=True))
+    file = name.removeprefix("label-studio:").removeprefix("coco:")
+    return [name] if os.path.exists(file) or not glob.has_magic(name) else sorted(glob.glob(name, recursive=True))
 
 
 def missing_numbers(files: Sequence[str]) -> list[int]:

@@ -43,7 +43,7 @@ def hand_over(model_file: str | Path, output: str | Path, *, overwrite: bool = F
 
 
 def last_epoch(model_file: str | Path) -> dict[str, float]:
-    """The numbers of the last epoch in the `.log.csv` beside a model file; empty where there is none.
+    """The numbers of the last epoch, or of a probe's chosen row, in the `.log.csv` beside a model file; empty where there is none.
 
     >>> last_epoch("no-such-model.pt")
     {}
@@ -52,7 +52,8 @@ def last_epoch(model_file: str | Path) -> dict[str, float]:
     if not file.is_file():
         return {}
     found, rows = {}, list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8", errors="replace"))))
-    for name, text in (rows[-1] if rows else {}).items():
+    row = next((row for row in rows if row.get("chosen") == "1"), rows[-1] if rows else {})
+    for name, text in row.items():
         try:
             found[str(name)] = float(text)
         except (TypeError, ValueError):
@@ -120,8 +121,8 @@ def _section(title: str, facts: Any, *names: str) -> str:
         pairs += [(prefix + key, item) for key, item in value.items()] if isinstance(value, dict) else [(name, value)]
     lines = []
     for name, value in pairs:
-        if value not in (None, "", [], {}):
-            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if value not in (None, "", [], (), {}):
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             lines.append(f"- {_text(name)}: {_text(f'{value:g}' if isinstance(value, float) else text)}")
     return "\n".join([f"## {title}", "", *(lines or [NOT_RECORDED.capitalize() + "."])])
 

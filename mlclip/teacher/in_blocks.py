@@ -50,7 +50,14 @@ def label_stored(
     def label(some: Sequence[Photo], values: Mapping | None) -> tuple[Tensor, dict[str, Any]]:
         limit = MEMORY_LIMIT // len(stores)
         views = [StoredViews(store, some, text.device, limit, len(text)) for store in stores]
-        return _scores(views, text, parents, logit_scale, config, values)
+        try:
+            return _scores(views, text, parents, logit_scale, config, values)
+        except (KeyError, TypeError, RuntimeError) as error:
+            if fitted is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise InputError(
+                f"the fitted values of `like` are damaged ({str(error)[:80]}); label the folder again."
+            ) from error
 
     if len(photos) <= FIT_PHOTOS:
         return label(photos, fitted)
@@ -84,22 +91,15 @@ def _scores(
 ) -> tuple[Tensor, dict[str, Any]]:
     """What `label_stored` returns, for the photos of `views`."""
     running = (text, len(parents), logit_scale, config)
-    try:
-        if config.method in ("cdul", "ccd"):
-            label_by = label_by_cdul if config.method == "cdul" else label_by_ccd
-            scores, summary = label_by(views[0], *running, fitted=fitted)
-        elif config.method == "dense":
-            sets = dict(zip(encoded_sets(config.views), views, strict=True))
-            scores, summary = label_by_view_sets(sets, *running, related(parents), fitted)
-        else:
-            _, labels, summary = centred_labels(views[0], *running, related(parents), fitted)
-            scores = labels[:, : len(parents)].contiguous()
-    except (KeyError, TypeError, RuntimeError) as error:
-        if fitted is None:
-            raise
-        raise InputError(
-            f"the fitted values of `like` are damaged ({str(error)[:80]}); label the folder again."
-        ) from error
+    if config.method in ("cdul", "ccd"):
+        label_by = label_by_cdul if config.method == "cdul" else label_by_ccd
+        scores, summary = label_by(views[0], *running, fitted=fitted)
+    elif config.method == "dense":
+        sets = dict(zip(encoded_sets(config.views), views, strict=True))
+        scores, summary = label_by_view_sets(sets, *running, related(parents), fitted)
+    else:
+        _, labels, summary = centred_labels(views[0], *running, related(parents), fitted)
+        scores = labels[:, : len(parents)].contiguous()
     seen = seen_in(views[0], text[: len(parents)], scores)
     fitted = {**summary["fitted"], "seen": fitted["seen"] if fitted else seen}
     return scores, summary | {"fitted": fitted, "seen": seen}

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..clip import load_clip
 from ..clip.pixels import pixels_of
-from ..config import InputError, PseudolabelConfig, config_of
+from ..config import EncodingConfig, InputError, PseudolabelConfig, config_of
 from ..distributed import Distributed, Runtime, describe_device, start_distributed
 from ..files import cache_folder, check_output
 from ..images import Found, Images, Photo, find_images
@@ -76,6 +76,7 @@ def pseudolabel(
     given = {"classes": classes, "contrast": contrast, "templates": templates}
     facts = {"clip_activation": clip_activation, "clip_pixels": clip_pixels}
     own = (config_of(PseudolabelConfig, settings), *given.values())
+    EncodingConfig(batch_size)  # is it allowed?
     progress, distributed = progress or LineProgress(), distributed or start_distributed(device)
     runtime = Runtime(distributed, default_workers() if num_workers is None else num_workers, progress)
     with distributed.session():

@@ -210,7 +210,10 @@ def trunk_features(model: Classifier, photos: Sequence[Photo], root: str, runtim
 
             def temporary() -> str:
                 try:
-                    return at_end.enter_context(TemporaryDirectory(prefix="mlclip-features-"))
+                    # A file that cannot be deleted, as on some network drives, must not end a training.
+                    return at_end.enter_context(
+                        TemporaryDirectory(prefix="mlclip-features-", ignore_cleanup_errors=True)
+                    )
                 except OSError:
                     raise unusable from None
 
