@@ -70,24 +70,22 @@ def pseudolabel(
     name, a preset ("voc", "coco", "nuswide"), a class file, or "cat,dog=a small dog". None looks for classes.txt beside the photos,
     else takes the preset "coco". `contrast`: names that compete with the classes and are then dropped, in the same forms. `clip`: see
     `load_clip`; None takes the default of the device. `clip_activation`, `clip_pixels`, `precision`: see TeacherConfig. `settings` are
-    fields of PseudolabelConfig. `like`: labels or their file, from which all of this comes, and all that was fitted: the label of a
-    photo does not depend on the other photos. Raises InputError.
+    fields of PseudolabelConfig. `like`: labels or their file, which give all of this and all that was fitted. Raises InputError.
     """
     given = {"classes": classes, "contrast": contrast, "templates": templates}
     facts = {"clip_activation": clip_activation, "clip_pixels": clip_pixels}
-    own = (config_of(PseudolabelConfig, settings), *given.values())
+    own, chosen = (config_of(PseudolabelConfig, settings), *given.values()), settings | given | facts
     EncodingConfig(batch_size)  # is it allowed?
     progress, distributed = progress or LineProgress(), distributed or start_distributed(device)
     runtime = Runtime(distributed, default_workers() if num_workers is None else num_workers, progress)
     with distributed.session():
-        chosen = settings | given | facts
         as_before = None if like is None else distributed.on_main(lambda: read_like(like, chosen))
         config, classes, contrast, templates = as_before[1:5] if as_before else own
         with distributed.together():
             found = find_images(images, exclude)
             found.say_left_out(progress)
-            progress.detail(f"{len(found.photos)} photos in {found.root}; {describe_device(distributed.device)}")
-            progress.detail(f"cache: {cache_folder()}")
+            place = f"{found.root}; {describe_device(distributed.device)}; cache {cache_folder()}"
+            progress.detail(f"{len(found.photos)} photos in {place}")
             names = find_classes(classes, found.root, progress.log)
             others = find_contrast(contrast, names, progress.log)
             check_class_count(names, others)
@@ -98,11 +96,11 @@ def pseudolabel(
                 config = replace(config, method="dense")
         prompts = templates_for(templates, config.method)
         show_prompts(prompts, names | others, getattr(teacher.clip, "english", True), progress.log)
-        running = {"like": as_before, "store": store, "batch_size": batch_size, "runtime": runtime}
-        labels = label_photos(found, names, teacher, config=config, templates=prompts, contrast=others, **running)
+        how = {"config": config, "templates": prompts, "contrast": others, "like": as_before}
+        labels = label_photos(found, names, teacher, **how, store=store, batch_size=batch_size, runtime=runtime)
         if output is not None:
             distributed.on_main(lambda: write_labels(labels, output, overwrite=overwrite))
-    return labels
+        return labels
 
 
 def _load_teacher(

@@ -33,7 +33,7 @@ CAM_MARGIN = 40  # ... and boxes get a margin of this many: the paper's 80 at 64
 PHOTOS_AT_ONCE = 256  # whose crops are scored together ...
 CROPS_AT_ONCE = 64  # ... in batches of this many
 OTHERWISE = 'train with `local_views="none"`.'
-REPORTED_PHOTOS = 60  # photos whose maps are kept for the report
+REPORTED_PHOTOS = 24  # photos whose maps are kept for the report, which draws as many
 
 
 @dataclass
@@ -46,7 +46,7 @@ class LocalViews:
 
 
 def pictured_rows(count: int) -> list[int]:
-    """The rows of a table of `count` photos that a report of the default length shows."""
+    """The rows of a table of `count` photos whose label update a report draws, evenly spaced."""
     shown = min(REPORTED_PHOTOS, count)
     return [i * count // shown for i in range(shown)]
 
