@@ -192,7 +192,7 @@ def test_verbose_says_what_is_used_and_when(photos, clip_file, tmp_path, monkeyp
     assert _status([*base, "-o", "a.csv", "-v"]) == 0
     told = capsys.readouterr().err
     found = "0 of 12 photos are already"
-    for words in ("store of embeddings: ", "device ", "reading the weights", found, "cache: ", " s] "):
+    for words in ("store of embeddings: ", "device ", "reading the weights", found, "; cache ", " s] "):
         assert words in told, told
     assert _status([*base, "-o", "b.csv"]) == 0
     assert " s] " not in capsys.readouterr().err

@@ -112,7 +112,7 @@ def _from_file(asked: str, activation: str | None, pixels: Pixels | None, offlin
         what = [*([] if activation else ["activation quick_gelu"]), *([] if pixels else ["OpenAI's pixels"])]
         progress.log(
             f"warning: {path} does not say how it was trained: {' and '.join(what)} are assumed. If that is wrong, the labels "
-            "are bad. The model's open_clip_config.json tells (quick_gelu, preprocess_cfg): pass the folder with it, or set "
+            "are bad. The model's open_clip_config.json tells (quick_gelu, preprocess_cfg): pass the folder with it, or use "
             "`clip_activation=gelu` and `clip_pixels=openai`"
         )
     model = _built(state, ClipFacts("quick_gelu", HeadWidths(), None, {}), activation, pixels, path)
@@ -127,7 +127,7 @@ def _from_folder(folder: Path, activation: str | None, pixels: Pixels | None, pr
             progress.log(f"warning: the json in {folder} says {name} {said}; `clip_{name}` is used: {asked}")
     if not (pixels or facts.pixels):
         what = f"warning: {folder} holds no preprocessor_config.json: OpenAI's pixels are assumed"
-        progress.log(f"{what}. Download it from the same place, or set `clip_pixels=openai`")
+        progress.log(f"{what}. Download it from the same place, or use `clip_pixels=openai`")
     model = _built(state, facts, activation, pixels, folder)
     model.name, model.sha256, model.licence = str(folder), sha256, licence_of_folder(folder)
     is_resnet = isinstance(model.visual, ModifiedResNet)
