@@ -205,13 +205,16 @@ def file_lock(path: str | Path, *, if_held: Callable[[], None]) -> Iterator[None
     asked = False
     while True:
         with open(path, "w") as file:
+            ours = False
             if not _try_lock(file.fileno()):
                 if not asked:
                     if_held()
                 asked = True
                 time.sleep(LOCK_SECONDS)
                 continue
-            if path.exists() and os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+            with suppress(FileNotFoundError):
+                ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            if not ours:
                 continue  # the previous holder has removed this file in the meantime
             try:
                 yield

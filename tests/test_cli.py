@@ -79,8 +79,8 @@ def test_evaluate_takes_labels_or_a_model(mlclip, scenes):
     assert 0.3 < json.loads(labels.stdout)["mAP"] <= 1
     model = mlclip("evaluate", "test", "--model", "model.pt", "--truth", "truth_test.csv", cwd=scenes)
     assert model.returncode == 0 and "mAP" in model.stdout
-    assert mlclip("evaluate", "--truth", "truth_test.csv", cwd=scenes).returncode == 2
-    table = mlclip("evaluate", "--labels", "labels.pt", "--truth", "truth_train.csv", cwd=scenes)
+    assert mlclip("evaluate", "--truth", "truth_test.csv", "--model", "model.pt", cwd=scenes).returncode == 2
+    table = mlclip("evaluate", "--truth", "truth_train.csv", cwd=scenes)  # of labels.pt
     error = json.loads(labels.stdout)["ECE"]
     assert 0 < error < 1 and f"(ECE): {100 * error:.1f} %" in table.stderr and "ECE" not in table.stdout
 
@@ -130,9 +130,9 @@ def test_a_table_of_predictions_keeps_the_thresholds_and_is_continued(form, mlcl
     whole = read_labels(tmp_path / table)
     limits = load_checkpoint(scenes / "model.pt").thresholds
     assert torch.allclose(whole.thresholds, limits, atol=1e-6) and len({*limits.tolist()}) > 1
-    mlclip("export", "--to", "exiftool", "--labels", table, "-o", "own.csv", cwd=tmp_path)
-    given = ["--threshold", scenes / "model.pt", "-o", "model.csv"]
-    mlclip("export", "--to", "exiftool", "--labels", table, *given, cwd=tmp_path)
+    export = ["export", "--to", "exiftool", "--labels", table, "--root", "imgs"]
+    mlclip(*export, "-o", "own.csv", cwd=tmp_path)
+    mlclip(*export, "--threshold", scenes / "model.pt", "-o", "model.csv", cwd=tmp_path)
     assert (tmp_path / "own.csv").read_text() == (tmp_path / "model.csv").read_text()
 
     (tmp_path / "imgs" / first[0].name).unlink()
@@ -145,6 +145,14 @@ def test_a_table_of_predictions_keeps_the_thresholds_and_is_continued(form, mlcl
     (tmp_path / "imgs" / "damaged.jpg").write_bytes(b"none")
     done = mlclip("predict", "imgs", *model, "-o", table, "--append", cwd=tmp_path)
     assert done.returncode == 3 and "damaged.jpg" in done.stderr and read_labels(tmp_path / table).paths == longer.paths
+    if form == "csv":  # it stores no folder: a hidden file beside it does
+        (tmp_path / "imgs").rename(tmp_path / "others")
+        done = mlclip("predict", "others", *model, "-o", table, "--append", cwd=tmp_path)
+        assert done.returncode == 1 and f"the photos in {table} are in {tmp_path / 'imgs'}" in done.stderr
+        (tmp_path / "others").rename(tmp_path / "imgs")
+        shutil.copy(first[0], tmp_path / "imgs" / "new.jpg")  # another photo of the same name
+        assert "2 are new" in mlclip("predict", "imgs", *model, "-o", table, "--append", cwd=tmp_path).stderr
+        assert torch.allclose(read_labels(tmp_path / table).scores[3], whole.scores[0], atol=1e-4)
     other = mlclip("predict", "imgs", *model, "-o", table, "--append", "--threshold", "0.9", cwd=tmp_path)
     assert other.returncode == 1 and "has other classes or thresholds than the model" in other.stderr
 

@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet
 
 from mlclip.cli import cli
-from mlclip.config import EncodingConfig, PseudolabelConfig, TeacherConfig, TrainConfig
+from mlclip.config import EncodingConfig, PseudolabelConfig, ReportConfig, TableOptions, TeacherConfig, TrainConfig
 from mlclip.demo import write_scenes
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def readme_commands() -> list[str]:
 
 
 NOT_RUN = {  # what a line contains -> why it is not run
-    "git clone": "it needs the network",
+    "cd mlclip": "it is for the shell",
     "pip install": "it needs the network",
     "zsh_source": "it needs another shell",
     "fish_source": "it needs another shell",
@@ -155,6 +155,8 @@ def settings_page() -> str:
         ("The teacher", TeacherConfig),
         ("Encoding", EncodingConfig),
         ("mlclip train", TrainConfig),
+        ("Tables of other programs, with train, evaluate, calibrate and report", TableOptions),
+        ("mlclip report", ReportConfig),
     ):
         lines += [f"## {title}", "", "| setting | default | methods | what it does |", "|---|---|---|---|"]
         for field in fields(config):

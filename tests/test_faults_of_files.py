@@ -54,6 +54,26 @@ def changed(file: Path, change) -> None:
     torch.save(content, "bad.pt")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("predict photos --model student.pt -o scores.tsv", "scores.tsv is not a name for a labels file"),
+        ("predict photos --model student.pt -o scores --append", "scores is not a name for a labels file"),
+        ("pseudolabel photos --clip CLIP --classes a,b -o labels.xlsx", "labels.xlsx is a spreadsheet"),
+        ("train --labels labels.pt -o .", ". is a folder"),
+        ("train --labels labels.pt -o student.onnx", "student.onnx must end in .pt or .safetensors"),
+        ("train --labels labels.pt --method cdul --save-labels refined", "refined is not a name for a labels file"),
+        ("calibrate photos --model student.pt --truth labels.pt -o student.onnx", "student.onnx must end in .pt"),
+    ],
+)
+def test_a_name_that_no_output_can_have_is_refused_before_the_first_photo(
+    command, labels_file, model_file, monkeypatch, arguments, words
+):
+    monkeypatch.setattr("PIL.Image.open", lambda *_: pytest.fail("a photo was opened"))
+    status, out, line = command(arguments)
+    assert (status, out) == (1, "") and line.startswith("mlclip: ") and words in line
+
+
 # Photos and lists
 
 

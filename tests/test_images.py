@@ -357,15 +357,16 @@ def test_a_folder_that_cannot_be_listed_is_skipped(tmp_path, monkeypatch):
     assert "Permission denied" in found.skipped[0].reason
 
 
-def test_a_list_file_may_have_comments_blanks_duplicates_and_missing_files(tmp_path):
-    fill(tmp_path, "in/a.jpg", "in/b c.jpg", "d.raw", "in/more/e.jpg")
-    lines = ["a.jpg", "", "# comment", "  b c.jpg  ", "a.jpg", "missing.jpg", "../d.raw", "more"]
+def test_a_list_file_may_have_comments_blanks_duplicates_and_missing_files(tmp_path, told):
+    fill(tmp_path, "in/a.jpg", "in/b c.jpg", "in/#1.jpg", "d.raw", "in/more/e.jpg")
+    lines = ["a.jpg", "", "# comment", "  b c.jpg  ", "#1.jpg", "a.jpg", "missing.jpg", "../d.raw", "more"]
     lines.append(str(tmp_path / "in/a.jpg"))
     (tmp_path / "in/list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     found = find_images([f"@{tmp_path}/in/list.txt"])
     assert found.root == str(tmp_path)
-    assert paths(found) == ["in/a.jpg", "in/b c.jpg", "d.raw", "in/more/e.jpg"]
-    assert found.repeated == 2
+    assert paths(found) == ["in/a.jpg", "in/b c.jpg", "in/#1.jpg", "d.raw", "in/more/e.jpg"]
+    found.say_left_out(told)
+    assert found.repeated == 2 and told.lines == ["named more than once, used once: 2 photos"]
     assert [(skip.path, skip.reason) for skip in found.skipped] == [("in/missing.jpg", "not found")]
 
 

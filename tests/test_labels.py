@@ -183,8 +183,9 @@ def test_the_csv_can_be_read_by_pandas(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-def test_json_output_is_ascii_and_contains_no_nan(tmp_path, suffix):
-    labels = Labels(UNUSUAL, ["x"], torch.full((len(UNUSUAL), 1), NAN))
+def test_json_output_is_ascii_and_contains_no_nan_or_infinity(tmp_path, suffix):
+    fitted = {"offsets": torch.tensor([-torch.inf, 1.0])}  # of a class without a sure photo
+    labels = Labels(UNUSUAL, ["x"], torch.full((len(UNUSUAL), 1), NAN), meta=fitted)
     write_labels(labels, tmp_path / f"l{suffix}")
     text = (tmp_path / f"l{suffix}").read_bytes().decode("ascii")
     for part in [text] if suffix == ".json" else text.splitlines():

@@ -31,16 +31,15 @@ def calibrate(images, model, truth, output, overwrite, tables, **running):
     Within each class, the order of the photos does not change, and neither does the average precision. With fewer
     labels, the result stays closer to the model after training. An earlier calibration is undone first.
     """
-    from ..files import check_output
     from ..labels.matching import enough_match
     from ..labels.metrics import read_known
     from ..student.calibrate import calibrate as fit
     from ..student.calibrate import check_truth, undo_calibration
-    from ..student.checkpoint import load_checkpoint, save_checkpoint
+    from ..student.checkpoint import check_model_output, load_checkpoint, save_checkpoint
     from ..student.predict import predict
 
     progress = running["progress"]
-    check_output(output, overwrite=overwrite)
+    check_model_output(output, overwrite=overwrite)
     checkpoint = undo_calibration(load_checkpoint(model))
     known = read_known(truth, checkpoint.model.classes, tables, progress)
     check_truth(checkpoint.model.classes, known)

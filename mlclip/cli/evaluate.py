@@ -6,7 +6,7 @@ import json
 
 import click
 
-from ..config import TableOptions
+from ..config import LABELS_FILE, TableOptions
 from ..labels.class_tree import ClassTree
 from . import options
 from .console import printable, table
@@ -17,6 +17,7 @@ from .settings import settings
 @click.argument("images", nargs=-1, metavar="[IMAGES...]", type=click.Path())
 @options.place(
     "--labels",
+    show_default=f"{LABELS_FILE}, without --model",
     help="A table of scores: .pt, .csv, .json or .jsonl, or 'labels-*.pt'; or label-studio:FILE or coco:FILE.",
 )
 @options.place("--model", help="Instead of --labels: a model, .pt, .safetensors or .onnx; it predicts IMAGES.")
@@ -44,6 +45,8 @@ def evaluate(images, labels, model, truth, only, form, tables, **running):
     from ..labels.metrics import compare_consistency
     from ..labels.metrics import evaluate as compare
 
+    if not (labels or model or images):
+        labels = LABELS_FILE
     if (labels is None) == (model is None):
         raise click.UsageError("Pass either --labels FILE, or --model FILE and IMAGES.")
     if bool(model) != bool(images):

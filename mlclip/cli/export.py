@@ -11,7 +11,7 @@ from . import options
 
 TOOLS = {  # for --to: the default output, and what a person does with it
     "label-studio": ("label-studio.json", "create a project with the configuration {1}, and import {0}"),
-    "coco": ("coco.json", "it can also be read here: mlclip evaluate --truth coco:{0}"),
+    "coco": ("coco.json", "it can also be read here: mlclip evaluate --labels FILE --truth coco:{0}"),
     "csv": ("export.csv", "open it in a spreadsheet or with pandas"),
     "exiftool": ("keywords.csv", 'exiftool -csv={0} -sep "; " PHOTOS writes the keywords into the photos'),
     "folders": ("by-class", "look into {0}: a folder for each class, with links to its photos"),

@@ -12,7 +12,7 @@ from .settings import settings
 
 @click.command()
 @click.option(
-    "--check", "clip", metavar="NAME|FILE|DIR", help="Load one teacher, as --clip does, and let it name drawings."
+    "--check", "clip", metavar="NAME|FILE|DIR", help="Load a teacher that is on this machine, and let it name drawings."
 )
 @settings(TeacherConfig)
 @options.device

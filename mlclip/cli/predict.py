@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from contextlib import suppress
+from pathlib import Path
 
 import click
 
 from ..config import InputError
-from ..files import check_output
+from ..files import atomic, check_output, locked
+from ..labels.sheet import check_table_output
 from . import options
 from .console import table
 from .settings import config_file
@@ -27,7 +30,7 @@ MAPS_SHOWN = 5  # heat maps per photo, for the classes with the highest scores
 @options.place(
     "-o",
     "--output",
-    help="Instead of printing, write all scores and thresholds to this table, .pt, .csv, .json or .jsonl. Every command reads it.",
+    help="Instead of printing, write all scores and thresholds to this table, .pt, .csv, .json or .jsonl.",
 )
 @click.option("--append", is_flag=True, help="With -o: keep the rows of the table, and predict what it lacks.")
 @options.threshold
@@ -79,7 +82,9 @@ def predict(ctx, images, exclude, model, form, output, append, threshold, topk, 
     thresholds = options.thresholds_of(threshold, classes, thresholds)
     found, known = find_images(images, exclude), None
     if output:  # what is wrong with the inputs comes first
-        check_output(output, overwrite=overwrite or append)
+        check_table_output(output, overwrite=overwrite or append)
+    if append:
+        ctx.with_resource(locked(_hidden(output, "lock"), output))  # another --append would lose its rows
     if append and os.path.exists(output):
         found, known = _without_known(found, output, classes, thresholds, running["progress"])
     labels = _predicted(found, student, **running)
@@ -91,11 +96,14 @@ def predict(ctx, images, exclude, model, form, output, append, threshold, topk, 
         _print(labels, chosen, thresholds, topk, form)
     if heatmaps:
         _draw_heatmaps(labels, chosen, thresholds, student, heatmaps, **running)
-    return options.report_skipped(labels.meta["skipped"])
+    return options.report_skipped(labels.meta["skipped"], output)
 
 
 def _without_known(found, output: str, classes: list[str], thresholds: list[float], progress):
-    """The photos that the table `output` does not have, and the table. InputError if another model made it."""
+    """The photos that the table `output` does not have or that are newer, and the table without these.
+
+    InputError if another model made the table, or if its photos are in another folder.
+    """
     from dataclasses import replace
 
     from ..labels.table import read_labels
@@ -103,14 +111,38 @@ def _without_known(found, output: str, classes: list[str], thresholds: list[floa
     known = read_labels(output)
     pairs = zip(known.thresholds.tolist(), thresholds, strict=False)
     if known.classes != classes or any(abs(one - other) > 1e-4 for one, other in pairs):
-        remedy = "Use the model that made it, or replace it with --overwrite."
+        remedy = "Use the model that made it, or make the table again: --overwrite instead of --append."
         raise InputError(f"{output} has other classes or thresholds than the model. {remedy}")
-    if os.path.splitext(output)[1].lower() in (".pt", ".json") and known.root != found.root:
-        raise InputError(f"the photos in {output} are in {known.root}. Name IMAGES in this way, or choose another -o.")
-    there = {*known.paths}
-    new = [photo for photo in found.photos if photo.path not in there]
+    root, note = known.root, ""
+    if not _stores_root(output):
+        file = _hidden(output, "root")
+        root = os.fsdecode(file.read_bytes()) if file.exists() else found.root
+        note = f" If they have moved, delete {file}."
+    if root != found.root:
+        remedy = f"Name IMAGES in this way, or choose another -o.{note}"
+        raise InputError(f"the photos in {output} are in {root}. {remedy}")
+    written, there = os.stat(output).st_mtime_ns, {*known.paths}
+    new = [photo for photo in found.photos if photo.path not in there or _newer(photo, written)]
     progress.log(f"{output} has {len(found.photos) - len(new)} of {len(found.photos)} photos: {len(new)} are new")
+    there -= {photo.path for photo in new}
+    known = known.aligned([path for path in known.paths if path in there], known.classes)
     return replace(found, photos=new, known=len(found.photos) - len(new)), known
+
+
+def _newer(photo, written: int) -> bool:
+    """Whether a photo was changed, or put in its place, after a time in nanoseconds: a camera uses its names again."""
+    with suppress(OSError):  # a member of a shard has no times of its own
+        return os.stat(photo.file).st_ctime_ns > written
+    return photo.mtime_ns > written
+
+
+def _hidden(output: str, ending: str) -> Path:
+    """The hidden file beside a table that locks it, or that keeps the folder of its photos."""
+    return Path(output).with_name(f".{Path(output).name}.{ending}")
+
+
+def _stores_root(output: str) -> bool:
+    return output.lower().endswith((".pt", ".json"))
 
 
 def _write(labels, output: str, known, progress) -> None:
@@ -124,7 +156,10 @@ def _write(labels, output: str, known, progress) -> None:
         paths, scores = [*known.paths, *paths], torch.cat([known.scores, scores])
     table = Labels(paths, labels.classes, scores, labels.root, labels.meta)
     write_labels(table, output, overwrite=True)
-    root = "" if output.lower().endswith((".pt", ".json")) else f" --root {shlex.quote(table.root)}"
+    root = "" if _stores_root(output) else f" --root {shlex.quote(table.root)}"
+    if root:
+        with atomic(_hidden(output, "root")) as temporary:
+            temporary.write_bytes(os.fsencode(table.root))
     progress.log(f"{output}: {len(table)} photos; next: mlclip report --labels {shlex.quote(output)}{root}")
 
 

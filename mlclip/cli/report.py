@@ -32,7 +32,7 @@ def report(labels, truth, root, threshold, predictions, corrections, output, ove
     The page loads nothing from the network, and sends nothing.
 
     For `mlclip calibrate`: sort by random in the page, correct each of the first twenty photos or more and press c (all its
-    labels are right now). Download complete.csv, and run `mlclip calibrate PHOTOS --truth complete.csv`.
+    labels are correct). Download complete.csv, and run `mlclip calibrate PHOTOS --truth complete.csv`.
 
     Predictions can be shown instead of labels:
 

@@ -11,7 +11,7 @@ from .console import table
 @click.command()
 @options.labels(help="The table to look at: .pt, .csv, .json or .jsonl.")
 @options.place("--predictions", help="A model's scores of the photos, as a table: what it contradicts comes first.")
-@options.place("--model", help="Instead of --predictions: a model, .pt or .onnx; it predicts the labelled photos.")
+@options.place("--model", help="Instead of --predictions: a model, .pt, .safetensors or .onnx, to predict them.")
 @options.place("--corrections", help="Lines `path,class,value`: these labels need no second look.")
 @click.option("-n", "count", type=click.IntRange(1), default=20, show_default=True, help="Number of labels.")
 @options.choice(
@@ -41,9 +41,12 @@ def review(labels, predictions, model, corrections, count, form, progress):
         known = correct(known, read_corrections(corrections)).labels
     scores = read_labels(predictions) if predictions else None
     if model:
+        from ..images import Found
         from ..student.predict import predict
+        from ..training.start import labelled_photos
 
-        scores = predict(known.root, model, progress=progress)
+        photos = [photo for _, photo in labelled_photos(known)[0]]
+        scores = predict(Found(known.root, photos, [], 0), model, progress=progress)
     rows = [[q.path, q.name, f"{q.score:.3f}", q.reason] for q in questions(known, scores, count)]
     header = ["path", "class", "score", "reason"]
     if form == "csv":

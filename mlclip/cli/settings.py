@@ -162,7 +162,7 @@ def _section(file: str, command: str) -> dict[str, Any]:
     except ImportError as error:
         raise InputError("--config needs Python 3.11 or newer. Pass the options on the command line.") from error
     try:
-        content = tomllib.loads(existing_file(file, "docs/settings.md lists the settings.").read_text("utf-8"))
+        content = tomllib.loads(existing_file(file, "docs/settings.md lists the settings.").read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # tomllib's errors are ValueErrors
         raise InputError(f"{file} cannot be read as settings in TOML ({error}). Correct it.") from error
     for name, value in content.items():

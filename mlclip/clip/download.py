@@ -32,7 +32,7 @@ def download(entry: Entry, *, progress: Progress = SILENT, offline: bool = False
     """
     path, part = entry.path, entry.path.with_name(entry.path.name + PART_SUFFIX)
     if not path.is_file() and offline:
-        what = f"CLIP {entry.name} is not in the cache, and `offline=True` forbids downloads"
+        what = f"CLIP {entry.name} is not in the cache, and nothing may be downloaded (`offline=True`)"
         raise InputError(f"{what}. Download {entry.url} to {path}.")
     if not path.is_file():
         waiting = f"another process is downloading {path}: waiting for it"

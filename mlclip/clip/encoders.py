@@ -264,7 +264,7 @@ def embed_with_cells(visual: nn.Module, pixels: Tensor, attention: str = "key") 
         cells = visual.ln_post(_attention_only(last, x[:, 1:], ATTENTIONS[attention])) @ visual.proj  # (N, h·w, D)
     else:
         what = f"the cells of this CLIP's image encoder ({type(visual).__name__}) are not known"
-        raise InputError(f'{what}. Use another CLIP, or `method="centred"`.')
+        raise InputError(f"{what}. Use another CLIP, or centred labels, which need no cells.")
     height, width = (side // visual.stride for side in pixels.shape[2:])
     return embeddings, cells.unflatten(1, (height, width))  # (N, h, w, D)
 

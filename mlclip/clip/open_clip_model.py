@@ -114,7 +114,7 @@ def load_open_clip(name: str, *, offline: bool = False) -> OpenClipModel:
     except ImportError as error:  # a tokenizer of transformers
         raise InputError(f"{name} needs a package that is not installed ({error}). {INSTALL}") from error
     except Exception as error:  # open_clip, timm and Hugging Face raise whatever they like
-        hint = "`offline=True` forbids downloads" if offline else "Is the name right, and is there a network?"
+        hint = "Nothing may be downloaded (`offline=True`)" if offline else "Is the name right, and is there a network?"
         raise InputError(f"open_clip cannot build {name}: {reason_of(error)}. {hint}") from error
     loaded = OpenClipModel(_with_weights(model, path, name).eval(), tokenizer, config["embed_dim"])
     loaded.name, loaded.sha256 = name, _fingerprint(model, config)

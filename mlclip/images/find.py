@@ -66,6 +66,8 @@ class Found:
     def say_left_out(self, progress: Progress) -> None:
         for line in self.left_out:
             progress.log(line)
+        if self.repeated:
+            progress.log(f"named more than once, used once: {self.repeated} photos")
 
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found  # what `find_images` takes

@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from fnmatch import fnmatch
 
 from ..config import InputError
 from ..files import load_text
@@ -50,7 +50,8 @@ def _names(file: str, column: str | None) -> list[str]:
     separator = max(",\t;", key=first.count)
     is_table = column or (file.lower().endswith(TABLES) and (separator in first or first.strip() == DEFAULT))
     if not is_table:
-        return [line for line in text.split("\n") if not line.strip().startswith("#")]
+        lines, folder = map(str.strip, text.split("\n")), os.path.dirname(file)
+        return [line for line in lines if line[:1] != "#" or os.path.exists(os.path.join(folder, line))]  # "#1.jpg"
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         rows.fieldnames = [name.strip() for name in rows.fieldnames or []]
@@ -118,7 +119,8 @@ class LeftOut:
     """Counts what one search leaves out. `exclude` are patterns for names, or for paths from the source or the current folder."""
 
     def __init__(self, exclude: Sequence[str] = ()):
-        self.patterns = {pattern: os.path.abspath(pattern) for pattern in (each.rstrip("/") for each in exclude)}
+        patterns = (each.replace(os.sep, "/").rstrip("/") for each in exclude)
+        self.patterns = {pattern: os.path.abspath(pattern) for pattern in patterns}
         self.used: set[str] = set()  # patterns
         self.folders: Counter[str] = Counter()
         self.files: dict[str, list[str]] = defaultdict(list)  # by kind
@@ -130,7 +132,7 @@ class LeftOut:
             here = "/".join(parts[:end])
             for pattern, absolute in self.patterns.items():
                 inside = here if "/" in pattern else parts[end - 1]
-                if fnmatchcase(inside, pattern) or fnmatchcase(os.path.join(top, here), absolute):
+                if fnmatch(inside, pattern) or fnmatch(os.path.join(top, *parts[:end]), absolute):
                     self.used.add(pattern)
                     self.files["excluded"].append(path)
                     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from ..config import InputError
 from ..spelling import nearest, shorten
@@ -137,7 +138,9 @@ def find_classes(classes: Classes | None, root: str, log: Log) -> ClassList:
     for folder in (root, os.path.dirname(root), os.getcwd()):
         file = os.path.join(folder, CLASS_FILE)
         if os.path.isfile(file):
-            log(f"class names from {os.path.relpath(file)}")
+            with suppress(ValueError):  # Windows: the file is on another drive
+                file = os.path.relpath(file)
+            log(f"class names from {file}")
             return _told(parse_classes(file), log)
     log(f"no class names given: {DEFAULT_NAMES}. Name your own with `classes`, or in {os.path.join(root, CLASS_FILE)}")
     return parse_classes(DEFAULT_PRESET)

@@ -184,7 +184,8 @@ def _reading_of_minus_one(meaning: dict[str, float], counts: Counter[str], sheet
         return "absent"
     line = next(line for line, row in zip(sheet.lines, sheet.rows, strict=True) if "-1" in map(str.strip, row))
     both = "'-1' can mean that the class is absent (0 is then unknown), or that it is not known (0 is then absent)"
-    raise InputError(f'{sheet.file}, line {line}: {both}. Write `minus_one="absent"` or `minus_one="unknown"`.')
+    remedy = 'Write `minus_one="absent"` or `minus_one="unknown"`, or leave unknown cells empty'
+    raise InputError(f"{sheet.file}, line {line}: {both}. {remedy}.")
 
 
 # -- one column of class names

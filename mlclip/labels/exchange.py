@@ -250,6 +250,8 @@ def write_keywords(labels: Labels, file: Path) -> None:
         nested = ["|".join([*reversed(ancestors(name, parents)), name]) for name in names]
         photo = os.path.abspath(os.path.join(labels.root, path))
         rows.append([photo, KEYWORD_SEPARATOR.join(names), KEYWORD_SEPARATOR.join(nested)])
+    if not any(os.path.isfile(photo) for photo, *_ in rows):
+        raise InputError(f"no photo of the table is a file in {labels.root}. Say with `root` where the photos are.")
     save_csv([["SourceFile", "Subject", "HierarchicalSubject"], *rows], file)
 
 

@@ -16,8 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..config import InputError
-from ..files import atomic, load_text, parse_json
+from ..files import atomic, check_output, load_text, parse_json
 from ..spelling import one_line, shorten
+
+TABLE_SUFFIXES = (".pt", ".csv", ".json", ".jsonl")  # of tables that mlclip writes
 
 SEPARATORS = {"commas": ",", "semicolons": ";", "tabs": "\t", "pipes": "|"}
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters around a name in a header
@@ -34,6 +36,22 @@ PHOTO = re.compile(r"\.(jpe?g|png|gif|bmp|tiff?|webp|ppm|pgm|heic|avif|jfif)$", 
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
 
 Say = Callable[[str], None]
+
+
+def check_table_output(path: str | Path, *, overwrite: bool) -> Path:
+    """As `files.check_output`. InputError for a suffix that no table of labels has too."""
+    table_suffix(path)
+    return check_output(path, overwrite=overwrite)
+
+
+def table_suffix(path: str | Path, suffixes: Sequence[str] = TABLE_SUFFIXES) -> str:
+    """The suffix in lower case. InputError for one that no table of labels has."""
+    suffix = Path(path).suffix.lower()
+    if suffix in (".xlsx", ".xls", ".ods"):
+        raise InputError(f"{path} is a spreadsheet. Save its table as .csv (CSV UTF-8 in Excel).")
+    if suffix not in suffixes:
+        raise InputError(f"{path} is not a name for a labels file. It must end in .pt, .csv, .json or .jsonl.")
+    return suffix
 
 
 def json_in(text: str, file: Path, line: int = 1) -> Any:
@@ -151,7 +169,7 @@ def photo_column(sheet: Sheet, wanted: str | None, say: Say) -> int:
     found = exact or [n for n in photos if n in named] or named or photos or ids[:1] or index
     if len(found) > 1:
         choices = " or ".join(f'`path_column="{one_line(header[n])}"`' for n in found[:3])
-        raise InputError(f"{where}: several columns could hold the photos. Choose one: {choices}.")
+        raise InputError(f"{where}: several columns could hold the photos. Choose one: {choices}; or name it `path`.")
     if not found:
         remedy = 'Write path,class,class,..., or name the column with `path_column="..."`.'
         raise InputError(f"{where}: no column `path` with the photos. The columns are {shown}. {remedy}")

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import posixpath
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,21 @@ from .exchange import (
 )
 from .labels import Labels as Labels
 from .parts import LabelFiles, join_parts, label_files, missing_numbers
-from .sheet import RECIPES, check_names, json_in, load_text, save_csv, save_text
+from .sheet import (
+    RECIPES,
+    TABLE_SUFFIXES,
+    check_names,
+    check_table_output,
+    json_in,
+    load_text,
+    save_csv,
+    save_text,
+    table_suffix,
+)
 
 MADE_BY = "mlclip pseudolabel"
 THRESHOLDS = ".thresholds.csv"  # the file with the thresholds beside a table that has no place for them
-SUFFIXES = (".pt", ".csv", ".json", ".jsonl")
-READ_SUFFIXES = (*SUFFIXES, ".tsv", ".txt")
+READ_SUFFIXES = (*TABLE_SUFFIXES, ".tsv", ".txt")
 DATASETS = {"voc": read_voc, "coco": read_coco, "nuswide": read_nuswide, "imagefolder": read_image_folder}
 Names = Collection[str]
 FORMS = "voc:DIR[:split], coco:FILE, nuswide:DIR[:split], imagefolder:DIR[:split], label-studio:FILE"
@@ -53,8 +62,8 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
     `{"path": ..., "scores": {class: score or null}}` per photo) do not store `root` and `meta`, but for the thresholds, which are in
     a file beside it, `scores.thresholds.csv`. Scores are read back exactly.
     """
-    suffix = _suffix(path)
-    path = check_output(path, overwrite=overwrite)
+    path = check_table_output(path, overwrite=overwrite)
+    suffix = path.suffix.lower()
     content = {"format": "mlclip.labels", "version": FORMAT_VERSION, "root": labels.root, "paths": labels.paths}
     content |= {"classes": labels.classes, "scores": labels.scores.clone(), "meta": labels.meta}
     if suffix == ".pt":
@@ -64,7 +73,7 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
     digits = labels.scores.numpy().astype(str).tolist()  # the fewest that give the same float32 again
     scores = [[None if cell == "nan" else float(cell) for cell in row] for row in digits]
     if suffix == ".json":
-        text = json.dumps(content | {"scores": scores}, indent=1, default=lambda tensor: tensor.tolist())
+        text = json.dumps(content | {"scores": scores}, indent=1, default=_finite)
         save_text(text + "\n", path)
     elif suffix == ".jsonl":
         rows = [dict(zip(labels.classes, row, strict=True)) for row in scores]
@@ -82,6 +91,11 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
             write_thresholds(limits, labels.classes, labels.thresholds.tolist())
         else:
             limits.unlink(missing_ok=True)  # those of an earlier table would be wrong
+
+
+def _finite(tensor: torch.Tensor) -> list:
+    """A tensor of `meta` as lists; JSON has no −∞, the offset of a class without a sure photo, so it becomes the lowest number."""
+    return (tensor.clamp(min=torch.finfo(tensor.dtype).min) if tensor.is_floating_point() else tensor).tolist()
 
 
 def export_labels(
@@ -138,7 +152,7 @@ def read_labels(
     kind, _, place = path.partition(":")
     if kind in ("label-studio", "coco"):
         return read_label_studio(place) if kind == "label-studio" else read_coco(place, scores=True)
-    suffix = _suffix(path, READ_SUFFIXES)
+    suffix = table_suffix(path, READ_SUFFIXES)
     path = existing_file(path, f"Make a labels file with `{MADE_BY}`.")
     try:
         if suffix == ".pt":
@@ -232,15 +246,6 @@ def _looks_like(place: str) -> str | None:
         forms = ", ".join(f"{kind}:{place}" for kind in kinds or DATASETS)
         raise InputError(f"{place} {what}. Say how to read it: {forms}; docs/formats.md has others.")
     return kinds[0]
-
-
-def _suffix(path: str | Path, suffixes: Sequence[str] = SUFFIXES) -> str:
-    suffix = Path(path).suffix.lower()
-    if suffix in (".xlsx", ".xls", ".ods"):
-        raise InputError(f"{path} is a spreadsheet. Save its table as .csv (CSV UTF-8 in Excel).")
-    if suffix not in suffixes:
-        raise InputError(f"{path} is not a name for a labels file. It must end in .pt, .csv, .json or .jsonl.")
-    return suffix
 
 
 def _check_plain(value: Any, where: str) -> None:

@@ -118,12 +118,12 @@
     for (const cell of marks.keys()) counts.set(photoOf(cell), (counts.get(photoOf(cell)) || 0) + 1);
     return [...counts].filter(([, count]) => count === C).map(([photo]) => photo);
   }
-  // All labels of these photos are right now: every class without a mark is marked as its label says.
+  // All labels of these photos are correct: every class without a mark is marked as its label says.
   function complete(photos) {
     const cells = photos.flatMap((photo) => everyClass.map((c) => photo * C + c)).filter((cell) => !marks.has(cell));
     if (!cells.length) return say("Already complete");
     markAll(cells.map((cell) => [cell, labelled(cell) ? 1 : 0]));
-    say(photos.length === 1 ? "Complete: all labels of this photo are right now" : `${photos.length} photos are complete`);
+    say(photos.length === 1 ? "Complete: all labels of this photo are correct" : `${photos.length} photos are complete`);
     return true;
   }
 

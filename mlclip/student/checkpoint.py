@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from ..clip.weights import read_safetensors
 from ..config import CLIP_HEAD, InputError
-from ..files import FORMAT_VERSION, atomic, existing_file, load_plain, parse_json, refused, save_plain
+from ..files import FORMAT_VERSION, atomic, check_output, existing_file, load_plain, parse_json, refused, save_plain
 from ..labels.class_tree import ClassTree
 from ..methods.hierarchy import consistent_scores, consistent_thresholds
 from ..plain import check_fields
 from .clip_head import ClipHead, clip_head_of
 from .model import Classifier, classifier_of, fold_batch_norm
-from .onnx_model import InMemory
+from .onnx_model import InMemory, is_onnx
 
 FORMAT, VERSION = "mlclip.model", FORMAT_VERSION
 MADE_BY = "mlclip train --labels labels.pt"
@@ -95,6 +95,13 @@ def thresholds_of(checkpoint: Checkpoint) -> Tensor:
     if not tree or not checkpoint.consistent:
         return checkpoint.thresholds
     return consistent_thresholds(checkpoint.thresholds, tree.parent_columns(classes), tree.group_columns(classes))
+
+
+def check_model_output(path: str | Path, *, overwrite: bool) -> None:
+    """As `check_output`. InputError for the name of an ONNX file too."""
+    if is_onnx(path):
+        raise InputError(f"{path} must end in .pt or .safetensors. `mlclip export` makes an .onnx file of it.")
+    check_output(path, overwrite=overwrite)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:

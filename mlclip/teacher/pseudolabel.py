@@ -15,7 +15,7 @@ from ..clip import load_clip
 from ..clip.pixels import pixels_of
 from ..config import EncodingConfig, InputError, PseudolabelConfig, config_of
 from ..distributed import Distributed, Runtime, describe_device, start_distributed
-from ..files import cache_folder, check_output
+from ..files import cache_folder
 from ..images import Found, Images, Photo, find_images
 from ..images.find import Skip
 from ..labels.class_names import (
@@ -29,6 +29,7 @@ from ..labels.class_names import (
     templates_for,
 )
 from ..labels.class_tree import ancestors
+from ..labels.sheet import check_table_output
 from ..labels.table import Labels, write_labels
 from ..machine import default_workers
 from ..methods.calibration import thresholds_of_labels
@@ -90,7 +91,7 @@ def pseudolabel(
             others = find_contrast(contrast, names, progress.log)
             check_class_count(names, others)
             if output is not None and distributed.is_main:  # what is wrong with the inputs comes first
-                check_output(output, overwrite=overwrite)
+                check_table_output(output, overwrite=overwrite)
             teacher = _load_teacher(clip, precision, facts, offline, as_before, runtime)
             if not as_before and settings.get("method") is None and teacher.is_resnet:
                 config = replace(config, method="dense")

@@ -98,7 +98,7 @@ def default_store(key: Key, root: str) -> Path:
 
 def identity(photo: Photo) -> Identity:
     """What says that a file has not changed."""
-    return photo.path, photo.size, photo.mtime_ns
+    return os.path.abspath(photo.file), photo.size, photo.mtime_ns
 
 
 def contents_of(photos: Sequence[Photo], threads: int = 4) -> list[bytes | None]:

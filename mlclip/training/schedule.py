@@ -154,11 +154,11 @@ def stopping_measure(predictions: Tensor, labels: Tensor) -> float:
 
 def true_facts(tables: dict[str, Tensor], photos: list[Photo], classes: list[str], truth: Labels) -> dict[str, float]:
     """mAP in [0, 1] of each table of scores (N, C) against the truth. For the report only: no decision may use it."""
-    facts = {}
+    facts, there = {}, {*truth.paths}
     for name, scores in tables.items():
-        known = (~scores.isnan().all(1)).nonzero().flatten().tolist()
+        known = [row for row in (~scores.isnan().all(1)).nonzero().flatten().tolist() if photos[row].path in there]
         table = Labels([photos[row].path for row in known], classes, scores[known])
-        facts[f"{name}_mAP_{REPORT_ONLY}"] = mean_average_precision(table, truth)[0]
+        facts[f"{name}_mAP_{REPORT_ONLY}"] = mean_average_precision(table, truth)[0] if known else math.nan
     return facts
 
 

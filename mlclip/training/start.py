@@ -17,6 +17,7 @@ from ..files import check_output
 from ..images import Photo
 from ..images.names import photo_file
 from ..images.shards import locate
+from ..labels.sheet import check_table_output
 from ..labels.table import Labels
 from ..methods.cdul import latent_of
 from ..student.init import new_student, start_bias
@@ -47,7 +48,7 @@ def check_outputs(
         if not (config.method == "cdul" or config.updates_labels):
             ways = '`method="cdul"`, or `method="ccd"` with local views'
             raise OptionError(f"`save_labels` needs a training that changes the labels. Use {ways}.")
-        check_output(save_labels, overwrite=overwrite)
+        check_table_output(save_labels, overwrite=overwrite)
 
 
 def start_training(

@@ -46,7 +46,7 @@ class TrainingState:
     update: dict = field(default_factory=dict)  # facts of CCD's label update for the report; empty before it
     average: WeightAverage | None = None  # of the model's weights so far; None without averaging
     network: nn.Module | None = None  # the model, or torch's DistributedDataParallel around it
-    precision: str = "fp32"  # of the weight steps: "fp32", "bf16" or "fp16"
+    precision: str = "fp32"  # of the weight steps: "fp32" or "bf16"
     cache: InputCache | None = None  # of the decoded photos; None where every epoch decodes them
     forecast: str = ""  # how long the training takes, as it was told
 
@@ -192,5 +192,4 @@ def restore(state: TrainingState, saved: dict, file: Path) -> None:
     state.labels, state.latent, state.update = saved["given"], saved["latent"], saved["update"]
     state.epochs, state.log = int(saved["epochs"]), saved["log"]
     state.skipped |= saved["skipped"]
-    if saved["precision"] != "fp16" or state.distributed.device.type == "cuda":  # which a GPU may have saved
-        state.precision = saved["precision"]
+    state.precision = saved["precision"]

@@ -29,7 +29,7 @@ from ..labels.review import Corrections, correct, read_corrections
 from ..labels.table import Labels, read_labels
 from ..machine import default_workers
 from ..progress import SILENT, LineProgress, Progress
-from ..student.checkpoint import Checkpoint
+from ..student.checkpoint import Checkpoint, check_model_output
 from ..teacher.scoring import Teacher
 from .loop import train_student
 
@@ -77,6 +77,7 @@ def train(
         progress.detail(f"labels of {len(table)} photos in {place}")
         with distributed.together():
             if distributed.is_main:
+                check_model_output(output, overwrite=True)
                 locks.enter_context(locked(output.with_name(f".{output.name}.lock"), str(output)))
             teacher = _update_teacher(config, table, clip, offline, distributed, progress)
         return train_student(

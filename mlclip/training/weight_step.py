@@ -177,15 +177,15 @@ def epoch_batches(
 
 
 def choose_training_precision(name: str, arch: str, device: torch.device) -> str:
-    """The precision that `name` ("auto", "fp32" or "bf16") means for weight steps of `arch` on `device`: "fp32", "bf16" or "fp16".
+    """The precision that `name` ("auto", "fp32" or "bf16") means for weight steps of `arch` on `device`: "fp32" or "bf16".
 
-    "auto": bf16 on GPUs that have it and fp16 on older ones; bf16 on a CPU with instructions for it, for the
-    architectures that gain from it; else fp32.
+    "auto": bf16 on GPUs that have it, and on a CPU with instructions for it, for the architectures that gain from it; else
+    fp32. In fp16, small gradients become zero.
     """
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     gains = device.type == "cpu" and arch.startswith(FASTER_IN_BF16)
     return "bf16" if gains and cpu_bf16_is_faster() else "fp32"
 
