@@ -366,7 +366,7 @@ def test_a_list_file_may_have_comments_blanks_duplicates_and_missing_files(tmp_p
     assert found.root == str(tmp_path)
     assert paths(found) == ["in/a.jpg", "in/b c.jpg", "in/#1.jpg", "d.raw", "in/more/e.jpg"]
     found.say_left_out(told)
-    assert found.repeated == 2 and told.lines == ["named more than once, used once: 2 photos"]
+    assert found.repeated == 2 and told.lines == ["named or linked more than once, used once: 2 photos"]
     assert [(skip.path, skip.reason) for skip in found.skipped] == [("in/missing.jpg", "not found")]
 
 

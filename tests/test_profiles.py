@@ -34,6 +34,16 @@ def test_profiles_separate_classes_that_a_single_name_cannot_separate(seed):
     assert after > before + 0.003, (before, after)
 
 
+def test_a_covariance_of_a_part_of_the_photos_has_no_negative_variance():
+    """The part has another mean than all photos."""
+    views, weights = torch.randn(90, 4, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(90, 4, 3)
+    views[1::3] += 5
+    views[2::3] += 5
+    sums = profiles.statistics(views, weights, every=3)
+    mean = sums.total / sums.views
+    assert torch.linalg.eigvalsh(sums.products / sums.views - mean.outer(mean)).min() > 0.5
+
+
 def test_statistics_of_portions_of_the_photos_can_be_added():
     views, _ = drawn_views(90)
     weights = profiles.sure_views(views, torch.rand(90, 3, generator=torch.Generator().manual_seed(1)), sure=0.6)

@@ -85,6 +85,12 @@ def test_added_names_that_mean_the_same_erase_no_class(scenes, told, method):
     ]
 
 
+def test_in_a_few_photos_no_names_count_as_the_same(scenes, told):
+    files = [str(scenes / "train" / f"{number:05d}.jpg") for number in range(1, 3)]
+    labels = mlclip.pseudolabel(files, KINDS, clip="tiny", method="centred", store=scenes / "few", progress=told)
+    assert len(labels) == 2 and "same_names" not in labels.meta
+
+
 def test_a_contrast_name_that_means_the_same_does_not_erase_the_class(scenes, told):
     plain, contrasted = (label(scenes, KINDS, told, contrast=names) for names in (None, ["umbrellas"]))
     assert (found(plain, "umbrella") != found(contrasted, "umbrella")).sum() <= 0.1 * found(plain, "umbrella").sum() + 1

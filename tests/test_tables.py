@@ -308,6 +308,7 @@ NAMES = ["no", "NA", "null", "1e3", "=1+1"]
 def test_what_mlclip_writes_it_reads_whatever_the_classes_are_called(tmp_path, monkeypatch, capsys, form):
     monkeypatch.chdir(tmp_path)
     labels = Labels([f"{n}.jpg" for n in range(6)], NAMES, torch.cat([torch.eye(5), torch.zeros(1, 5)]))
+    (tmp_path / "0.jpg").touch()  # keywords need a photo that is there
     write_labels(labels, "labels.pt")
     if form in TOOLS:
         assert _status(["export", "--to", form, "-q"]) == 0

@@ -36,23 +36,22 @@ def cache(clear, clear_weights, yes):
             click.echo(table(["what", "size", "photos", "last use", "path"], _rows(weights, stores), right=[1, 2]))
         progress.log(f"{cache_folder()}: {_size(sum(item.size for item in [*weights, *stores]))} in total")
         return 0
-    left = 0  # bytes of decoded photos that a killed training has left
-    for file in (cache_folder() / "inputs").glob("mlclip-inputs-*.u8"):
-        with suppress(OSError):
-            size = file.stat().st_size
-            file.unlink()
-            left += size
+    left = list(
+        (cache_folder() / "inputs").glob("mlclip-inputs-*.u8")
+    )  # decoded photos that a killed training has left
     weights = weights if clear_weights else []
     what = f"{len(stores)} stores of embeddings, cells or features"
     what += f" and {len(weights)} weight files" if clear_weights else ""
-    size = _size(sum(item.size for item in [*stores, *weights]))
-    if not stores and not weights:
+    what += f" and {len(left)} files of decoded photos" if left else ""
+    size = _size(sum(item.size for item in [*stores, *weights]) + sum(file.stat().st_size for file in left))
+    if not (stores or weights or left):
         progress.log(f"{cache_folder()}: nothing to delete")
     elif yes or click.confirm(f"Delete {what} ({size})?", err=True):
-        freed = left + clear_stores(stores)
-        for file in weights:
-            file.path.unlink(missing_ok=True)
-            freed += file.size
+        freed = clear_stores(stores)
+        for file in [*left, *(item.path for item in weights)]:
+            with suppress(FileNotFoundError):
+                freed += file.stat().st_size
+                file.unlink()
         progress.log(f"{cache_folder()}: {what} deleted, {_size(freed)} freed")
     return 0
 

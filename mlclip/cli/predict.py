@@ -132,7 +132,9 @@ def _without_known(found, output: str, classes: list[str], thresholds: list[floa
 def _newer(photo, written: int) -> bool:
     """Whether a photo was changed, or put in its place, after a time in nanoseconds: a camera uses its names again."""
     with suppress(OSError):  # a member of a shard has no times of its own
-        return os.stat(photo.file).st_ctime_ns > written
+        status = os.stat(photo.file)  # on Windows, ctime is when a file was created, also where it was replaced
+        changed = status.st_mtime_ns if os.name == "nt" else os.lstat(photo.file).st_ctime_ns
+        return max(status.st_ctime_ns, changed) > written
     return photo.mtime_ns > written
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ..config import InputError
 from . import options
 from .console import table
 
@@ -45,8 +46,11 @@ def review(labels, predictions, model, corrections, count, form, progress):
         from ..student.predict import predict
         from ..training.start import labelled_photos
 
-        photos = [photo for _, photo in labelled_photos(known)[0]]
-        scores = predict(Found(known.root, photos, [], 0), model, progress=progress)
+        try:
+            found = Found(known.root, [photo for _, photo in labelled_photos(known)[0]], [], 0)
+        except InputError:  # a .csv does not store the folder of its photos: they may be in one below this
+            found = known.root
+        scores = predict(found, model, progress=progress)
     rows = [[q.path, q.name, f"{q.score:.3f}", q.reason] for q in questions(known, scores, count)]
     header = ["path", "class", "score", "reason"]
     if form == "csv":

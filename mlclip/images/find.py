@@ -67,7 +67,7 @@ class Found:
         for line in self.left_out:
             progress.log(line)
         if self.repeated:
-            progress.log(f"named more than once, used once: {self.repeated} photos")
+            progress.log(f"named or linked more than once, used once: {self.repeated} photos")
 
 
 Images = str | os.PathLike | Sequence[str | os.PathLike] | Found  # what `find_images` takes

@@ -251,7 +251,10 @@ def write_keywords(labels: Labels, file: Path) -> None:
         photo = os.path.abspath(os.path.join(labels.root, path))
         rows.append([photo, KEYWORD_SEPARATOR.join(names), KEYWORD_SEPARATOR.join(nested)])
     if not any(os.path.isfile(photo) for photo, *_ in rows):
-        raise InputError(f"no photo of the table is a file in {labels.root}. Say with `root` where the photos are.")
+        where = os.path.abspath(labels.root)
+        raise InputError(
+            f"no photo of the table is a file in {where} (a member of a .tar is none). Say with `root` where they are."
+        )
     save_csv([["SourceFile", "Subject", "HierarchicalSubject"], *rows], file)
 
 

@@ -95,7 +95,9 @@ def write_labels(labels: Labels, path: str | Path, *, overwrite: bool = False) -
 
 def _finite(tensor: torch.Tensor) -> list:
     """A tensor of `meta` as lists; JSON has no −∞, the offset of a class without a sure photo, so it becomes the lowest number."""
-    return (tensor.clamp(min=torch.finfo(tensor.dtype).min) if tensor.is_floating_point() else tensor).tolist()
+    tensor = torch.as_tensor(tensor)
+    limits = torch.finfo(tensor.dtype) if tensor.is_floating_point() else None
+    return (tensor.clamp(limits.min, limits.max) if limits else tensor).tolist()
 
 
 def export_labels(

@@ -32,9 +32,10 @@ def pool_cells(cells: Tensor, side: int) -> Tensor:
     >>> pool_cells(torch.tensor([[[[3.0, 0.0], [0.0, 4.0]]]]), 1)
     tensor([[[0.7071, 0.7071]]])
     """
-    maps = F.normalize(cells.float(), dim=-1).permute(0, 3, 1, 2)  # (N, D, h, w)
+    on_mps = cells.device.type == "mps"  # where adaptive pooling needs sides that are multiples
+    maps = F.normalize((cells.cpu() if on_mps else cells).float(), dim=-1).permute(0, 3, 1, 2)  # (N, D, h, w)
     size = tuple(min(side, length) for length in maps.shape[2:])
-    return F.normalize(F.adaptive_avg_pool2d(maps, size).flatten(2).transpose(1, 2), dim=-1)
+    return F.normalize(F.adaptive_avg_pool2d(maps, size).flatten(2).transpose(1, 2), dim=-1).to(cells.device)
 
 
 def agreement(logits: Tensor, labels: Tensor, threshold: float = PRESENT) -> float:

@@ -73,10 +73,14 @@ def sure_views(logits: Tensor, labels: Tensor, sure: float = SURE) -> Tensor:
 def statistics(cosines: Tensor, weights: Tensor, every: int = 1) -> Statistics:
     """The sums over the views of some photos: cosines (N, V, K) or embeddings (N, V, D), and weights (N, V, K) from `sure_views`.
 
-    The products are estimated from each `every`-th view. They are the most expensive of the sums.
+    The products, the most expensive of the sums, are estimated from each `every`-th photo, moved to the mean of all: with another
+    mean, the covariance would have negative variances.
     """
     x, w = (part.flatten(0, 1).double() for part in (cosines, weights))  # (N·V, K)
-    part = x[::every]
+    part = x
+    if every > 1:
+        part = cosines[::every].flatten(0, 1).double()
+        part = part + (x.mean(0) - part.mean(0))
     return Statistics(len(x), x.sum(0), part.T @ part * (len(x) / len(part)), w.sum(0), w.T @ x)
 
 

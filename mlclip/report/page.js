@@ -122,6 +122,7 @@
   function complete(photos) {
     const cells = photos.flatMap((photo) => everyClass.map((c) => photo * C + c)).filter((cell) => !marks.has(cell));
     if (!cells.length) return say("Already complete");
+    if (cells.some((cell) => scores[cell] === UNKNOWN)) return say("Answer the classes without a score (–) first");
     markAll(cells.map((cell) => [cell, labelled(cell) ? 1 : 0]));
     say(photos.length === 1 ? "Complete: all labels of this photo are correct" : `${photos.length} photos are complete`);
     return true;
@@ -214,7 +215,7 @@
   function filtered() {
     const chosen = $("class").value, columns = chosen === "" ? everyClass : [Number(chosen)];
     const state = $("state").value, words = $("find").value.toLowerCase();
-    const low = Number($("low").value) * SCALE, high = Number($("high").value) * SCALE, least = Number($("doubt").value);
+    const low = Number($("low").value) * SCALE, high = Number($("high").value || 1) * SCALE, least = Number($("doubt").value);
     const cellFits = FITS[state], photoFits = PHOTO_FITS[state];
     const open = !cellFits && low <= 0 && high >= SCALE && least <= 0;
     const fits = (cell) => {

@@ -63,7 +63,7 @@ def write_page(
     data = _tables(shown, predictions, truth) | {
         "paths": shown.paths,
         "classes": shown.classes,
-        "key": page_key(labels),
+        "key": page_key(shown),
         "sort": looks.sort,
         "thumbnails": pictures.sources,
         "originals": [pictures.sources[i] and _address(shown.root, path, output) for path, i in row.items()],

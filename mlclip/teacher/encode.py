@@ -104,7 +104,8 @@ def encoded_views(
 @torch.inference_mode()
 def embed_views_and_cells(teacher: Teacher, pixels: Tensor, attention: str) -> tuple[Tensor, Tensor]:
     """uint8 views (N, 3, H, W) -> embeddings (N, D) and patch features (N, h, w, D), L2-normalised, float32, on the teacher's device."""
-    visual, dtype = teacher.clip.visual, teacher.clip.dtype
+    visual = teacher.clip.visual
+    dtype = next(visual.parameters()).dtype
     parts = [
         embed_with_cells(visual, teacher.normalised(part).to(dtype), attention) for part in teacher.portions(pixels)
     ]

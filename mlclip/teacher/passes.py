@@ -17,6 +17,7 @@ from .scoring import class_scores
 
 HISTOGRAM_BINS = 20
 MOST_VIEWS = 200_000  # covariances of embeddings and correlations of names are estimated from about so many views
+FEWEST_PHOTOS = 20  # in fewer, names that have nothing in common correlate by chance
 
 
 class Centred(NamedTuple):
@@ -40,6 +41,9 @@ class Centred(NamedTuple):
 
 def name_competition(views: StoredViews, text: Tensor, related: centred.Pairs) -> Tensor | None:
     """How much the names compete in these views, (K, K); None if all of them compete fully. See `centred.competition`."""
+    if len(views) < FEWEST_PHOTOS:
+        weights = centred.competition_of([(*pair, 0.0) for pair in related], len(text))
+        return None if weights is None else weights.to(text.device)
     count, total, products, many = 0, 0.0, 0.0, len(text) > centred.MOST_DENSE
     every = max(1, len(views) * sum(views.sizes) // MOST_VIEWS)
     for _, embeddings in views:  # (n, V, D)

@@ -49,7 +49,7 @@ KINDS = {
     "cells": "mlclip pseudolabel --method dense",
     "features": "mlclip train --method probe",
 }  # what stores hold, and the command that makes it
-Identity = tuple[str, int, int]  # relative path, bytes, modification time in ns
+Identity = tuple[str, int, int]  # absolute path, bytes, modification time in ns
 
 SHARD = re.compile(r"shard-\d+-\d+\.pt")
 TEMPORARY = re.compile(rf"\.(shard-\d+-\d+\.pt|{re.escape(PHOTOS)}|{re.escape(MANIFEST)})\..*|\.token-[0-9a-f]+")

@@ -192,4 +192,5 @@ def restore(state: TrainingState, saved: dict, file: Path) -> None:
     state.labels, state.latent, state.update = saved["given"], saved["latent"], saved["update"]
     state.epochs, state.log = int(saved["epochs"]), saved["log"]
     state.skipped |= saved["skipped"]
-    state.precision = saved["precision"]
+    if saved["precision"] != "fp16":  # of an earlier version
+        state.precision = saved["precision"]
