@@ -9,9 +9,10 @@ the kinds; the temperature is learned, and the scale is at most CLIP's 100). Som
 so it over-predicts the frequent kinds. The weights are saved in half precision, and the accuracy is measured with the saved weights.
 Two cores need about ten minutes. The same seed on the same machine and PyTorch gives the same weights. Log: benchmarks/train_tiny_clip.log.
 
-With `--vision vit --distil`, a small vision transformer learns the image embeddings of that CLIP instead: of single objects and of crops
-of scenes, by their cosine, for `--minutes`. The text side stays. It shows what dense labels make of a transformer (`labels.py vit`),
-and is not shipped. With `--pool mean`, its embedding is the mean of the patches after the last block instead of the class token.
+With `--vision vit --distil`, a small vision transformer learns the image embeddings of that CLIP instead, by their cosine, for `--minutes`:
+of single objects and of crops of scenes, also mirrored. The text side stays. It shows what dense labels make of a transformer
+(`labels.py vit`), and is not shipped. With `--pool mean`, its embedding is the mean of the patches after the last block instead of
+the class token.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from mlclip.clip.tokenizer import tokenize
 from mlclip.demo import KINDS, SINGLE_FREQUENCY, draw_scene, draw_single
 
 RESOLUTION, WIDTH, LAYERS, EMBED_DIM = 64, 16, (1, 1, 1, 1), 128
-PATCH, VIT_WIDTH, VIT_LAYERS = 8, 128, 4
+VIT_WIDTH = 128
 CROPS, SMALLEST_CROP = 10, 0.3  # of each scene; the side of a crop is from this share of the scene's up to all of it
 TEXT = {"context": 77, "vocab": 49408, "width": 64, "layers": 2}
 TEMPLATES = (
@@ -76,6 +77,9 @@ class Options:
     vision: str
     distil: bool
     pool: str
+    patch: int
+    layers: int
+    start: str | None
     minutes: float
 
 
@@ -96,6 +100,9 @@ class Options:
     default="class",
     help="Of a vit: its class token, or the mean of its patches.",
 )
+@click.option("--patch", default=16, help="Of a vit: the side of its patches in pixels.")
+@click.option("--layers", default=4, help="Of a vit: its blocks.")
+@click.option("--start", type=click.Path(exists=True), help="With --distil: weights of an earlier run, to begin with.")
 @click.option("--minutes", default=25.0, help="Time of training with --distil.")
 def main(**chosen) -> None:
     options = Options(**chosen)
@@ -117,7 +124,7 @@ def main(**chosen) -> None:
     if options.distil:
         model = distilled(pixels, options, log)
     else:
-        model = new_clip(options.vision).to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        model = new_clip(options).to(memory_format=torch.channels_last)  # twice as fast on a CPU
         fit(model, pixels, torch.from_numpy(kinds), options, log)
     state = to_state(model)
     torch.save(state, options.output)
@@ -144,9 +151,9 @@ def draw(kinds: np.ndarray, seed: int, processes: int, first: int = 0) -> Tensor
     return torch.from_numpy(pictures).permute(0, 3, 1, 2)  # (N, 3, H, W), channels last in memory
 
 
-def new_clip(vision: str = "resnet") -> CLIP:
+def new_clip(options: Options) -> CLIP:
     """An untrained CLIP, initialised as CLIP was: normally distributed weights, scaled by width and depth."""
-    visual = new_resnet() if vision == "resnet" else new_vit()
+    visual = new_resnet() if options.vision == "resnet" else new_vit(options.patch, options.layers)
     model = CLIP(visual, RESOLUTION, TEXT, EMBED_DIM, "quick_gelu")
     width, layers = TEXT["width"], TEXT["layers"]
     nn.init.normal_(model.token_embedding.weight, std=0.02)
@@ -165,12 +172,11 @@ def init_blocks(blocks: nn.ModuleList, width: int, layers: int) -> None:
         nn.init.normal_(block.mlp.c_proj.weight, std=(width * 2 * layers) ** -0.5)
 
 
-def new_vit() -> VisionTransformer:
-    size = (VIT_WIDTH, VIT_LAYERS, 4 * VIT_WIDTH)
-    visual = VisionTransformer(RESOLUTION // PATCH, PATCH, size, EMBED_DIM, "quick_gelu")
+def new_vit(patch: int, layers: int) -> VisionTransformer:
+    visual = VisionTransformer(RESOLUTION // patch, patch, (VIT_WIDTH, layers, 4 * VIT_WIDTH), EMBED_DIM, "quick_gelu")
     for parameter in (visual.class_embedding, visual.positional_embedding, visual.proj):
         nn.init.normal_(parameter, std=VIT_WIDTH**-0.5)
-    init_blocks(visual.transformer.resblocks, VIT_WIDTH, VIT_LAYERS)
+    init_blocks(visual.transformer.resblocks, VIT_WIDTH, layers)
     return visual
 
 
@@ -278,22 +284,26 @@ def image_embeddings(model: CLIP, pixels: Tensor) -> Tensor:
 
 
 def distilled(pixels: Tensor, options: Options, log: Callable[[str], None]) -> CLIP:
-    """A CLIP with a new image encoder that learns the shipped one's embeddings of `pixels` and of as many crops of scenes.
+    """A CLIP with a new image encoder that learns the shipped one's embeddings of `pixels` and of as many crops of scenes, and of
+    their mirror images.
 
     The loss is 1 − cosine. The learning rate follows the share of the minutes that has passed.
     """
     teacher = mlclip.load_clip("tiny")
     pixels = torch.cat([pixels, draw_crops(len(pixels) // CROPS, options.seed, options.threads)])
+    pixels = torch.cat([pixels, pixels.flip(-1)])
     held_out = draw_crops(HELD_OUT_EACH, options.seed, options.threads, first=HELD_OUT)
     with torch.inference_mode():
         targets, expected = (
             torch.cat([image_embeddings(teacher, part) for part in of.split(256)]) for of in (pixels, held_out)
         )
     targets = targets.clone()
-    model = new_clip(options.vision)
+    model = new_clip(options)
     for name, parameter in teacher.named_parameters():
         if not name.startswith("visual."):
             model.get_parameter(name).data.copy_(parameter)
+    if options.start:
+        model.load_state_dict(torch.load(options.start, weights_only=True))
     model = with_pool(model, options.pool)
     optimizer = new_optimizer(model.visual, options)
     log(
