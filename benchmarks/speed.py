@@ -384,7 +384,8 @@ def onnx(run: Run, model: str, only: str | None, count: int | None) -> None:
         file = files[f"ONNX {name}"] = run.out / f"{name}.onnx"
         inside = mock.patch.object(quantization, "quantize_static", of_8_bits) if "8 bits" in name else nullcontext()
         with inside:
-            mlclip.export_onnx(checkpoint, file, variant=variant, photos=photos if variant == "int8" else None)
+            found = mlclip.export_onnx(checkpoint, file, variant=variant, photos=photos if variant == "int8" else None)
+        print(f"{name}: {found}", flush=True)
     bench.table("model", "mAP (%)", "size (MB)", "photos/s")
     for name, file in files.items():
         seconds = []

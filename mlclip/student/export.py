@@ -36,8 +36,8 @@ PREPROCESS = (  # the steps of `images.views.view_array`
     "RGB, turned by the EXIF orientation, resized to size × size (aspect ratio not kept) by antialiased bicubic interpolation "
     "as Pillow's, uint8, channels first"
 )
-# The largest accepted difference from PyTorch's scores: of one score, and on average.
-TOLERANCE = {"fp32": (1e-3, 1e-4), "int8": (0.5, 0.03)}
+# The largest accepted difference from PyTorch's scores: of one score, and on average. In int8 a single score may be far off.
+TOLERANCE = {"fp32": (1e-3, 1e-4), "int8": (1.0, 0.03)}
 CALIBRATION_PHOTOS = 128  # of the given ones, evenly spaced
 REPEAT_SECONDS = 0.1
 
