@@ -36,9 +36,7 @@ def cache(clear, clear_weights, yes):
             click.echo(table(["what", "size", "photos", "last use", "path"], _rows(weights, stores), right=[1, 2]))
         progress.log(f"{cache_folder()}: {_size(sum(item.size for item in [*weights, *stores]))} in total")
         return 0
-    left = list(
-        (cache_folder() / "inputs").glob("mlclip-inputs-*.u8")
-    )  # decoded photos that a killed training has left
+    left = list((cache_folder() / "inputs").glob("mlclip-inputs-*.u8"))  # photos decoded by a killed training
     weights = weights if clear_weights else []
     what = f"{len(stores)} stores of embeddings, cells or features"
     what += f" and {len(weights)} weight files" if clear_weights else ""

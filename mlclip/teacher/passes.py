@@ -41,16 +41,15 @@ class Centred(NamedTuple):
 
 def name_competition(views: StoredViews, text: Tensor, related: centred.Pairs) -> Tensor | None:
     """How much the names compete in these views, (K, K); None if all of them compete fully. See `centred.competition`."""
-    if len(views) < FEWEST_PHOTOS:
-        weights = centred.competition_of([(*pair, 0.0) for pair in related], len(text))
-        return None if weights is None else weights.to(text.device)
     count, total, products, many = 0, 0.0, 0.0, len(text) > centred.MOST_DENSE
     every = max(1, len(views) * sum(views.sizes) // MOST_VIEWS)
-    for _, embeddings in views:  # (n, V, D)
+    for _, embeddings in views if len(views) >= FEWEST_PHOTOS else ():  # (n, V, D)
         vectors = embeddings.flatten(0, 1)[::every]
         x = (vectors if many else vectors @ text.T).cpu().double()  # (n·V, D or K)
         count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
-    if many:
+    if not count:
+        weights = centred.competition_of([(*pair, 0.0) for pair in related], len(text))
+    elif many:
         weights = centred.competition_of_many(count, total, products, text, related)
     else:
         weights = centred.competition(count, total, products, related)
